@@ -1,0 +1,49 @@
+# `make demo` and `make test` need Python 3.10+ and make, nothing else: all the rest goes into the folder $(VENV).
+PYTHON ?= python3
+VENV ?= .venv
+DEMO_EPOCHS ?= 30
+PYTEST_ARGS ?=
+
+BIN := $(VENV)/bin
+
+.PHONY: demo test test-all lint format clean
+
+demo: $(VENV)/.installed
+	$(BIN)/python train.py --data data/demo.yaml --cfg models/yolov5n-swinv2.yaml --weights '' --img 320 \
+	  --hyp data/hyps/hyp.swinv2.yaml --epochs $(DEMO_EPOCHS) --name demo
+
+test: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest -m "not slow and not gpu" $(PYTEST_ARGS)
+
+test-all: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+lint: $(VENV)/.installed-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/python -m pytest -q tests/test_imports.py
+
+format: $(VENV)/.installed-dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf .venv .pytest_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# The stamps make the second call fast; a changed requirements file installs again.
+$(VENV)/.installed: requirements.txt
+	@$(PYTHON) -c 'import sys; v = sys.version.split()[0]; \
+	  sys.exit(None if sys.version_info >= (3, 10) else f"Python {v} is too old: make PYTHON=/path/to/python3.10-or-newer")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --disable-pip-version-check -r requirements.txt
+	@$(BIN)/python -c 'import cv2' 2>/dev/null || { \
+	  echo 'opencv-python does not load here (no libGL?): replacing it with opencv-python-headless'; \
+	  $(BIN)/python -m pip uninstall -q -y opencv-python && \
+	  $(BIN)/python -m pip install --disable-pip-version-check 'opencv-python-headless>=4.6' && \
+	  $(BIN)/python -c 'import cv2'; }
+	@touch $@
+
+$(VENV)/.installed-dev: requirements-dev.txt $(VENV)/.installed
+	$(BIN)/python -m pip install --disable-pip-version-check -r requirements-dev.txt
+	@touch $@

@@ -1,0 +1,248 @@
+"""Checkpoints: save and load without pickled code, rebuild the model, transfer weights, strip for release."""
+
+import errno
+import pickle
+import pickletools
+import zipfile
+from collections.abc import Iterable, Mapping
+from copy import deepcopy
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from models.yolo import DetectionModel
+from utils.general import LOGGER, VERSION, atomic_path, git_describe
+from utils.torch_utils import intersect_dicts
+
+FORMAT = 1  # of the dict below; a file with a higher number is refused
+FIELDS = {  # name -> what it holds
+    "format": "int, see FORMAT",
+    "version": "str, VERSION of the program that wrote the file",
+    "epoch": "int, last finished epoch; -1 in a stripped file",
+    "best_fitness": "float, highest fitness so far, or None",
+    "model": "state dict of the model that trains; in a stripped file the averaged one, in float16",
+    "ema": "state dict of the averaged model, or None",
+    "updates": "int, updates of the average, or None",
+    "optimizer": "state dict, or None",
+    "scaler": "state dict of the gradient scaler, or None",
+    "stopper": "dict of EarlyStopping.state_dict, or None",
+    "last_step": "int, iteration of the last optimizer step, or None",
+    "rng": "dict of rng_state, or None",
+    "yaml": "dict, the model table with ch and nc",
+    "names": "dict, class number -> class name",
+    "stride": "list of float, pixels per cell of each level",
+    "hyp": "dict of Hyp.to_dict with the loss gains fitted to the model (Hyp.scaled), or None",
+    "opt": "dict, the options of the run",
+    "git": "str, state of the repository, or None",
+    "date": "str, ISO time of writing",
+}
+TRAINING_FIELDS = (
+    "ema",
+    "updates",
+    "optimizer",
+    "scaler",
+    "stopper",
+    "last_step",
+    "rng",
+    "best_fitness",
+)  # None when stripped
+
+
+def save_checkpoint(path: str | Path, ckpt: Mapping[str, Any]) -> None:
+    """Write a checkpoint; after a crash or on a full disk the old file is still there, complete.
+
+    Args:
+        path: target; its folder must exist.
+        ckpt: the entries of `FIELDS`; format, version, last_step, git and date are filled in if absent. Paths become
+            texts, NumPy scalars numbers; tensors are written as they are.
+
+    Raises:
+        ValueError: an entry is missing or unknown.
+        TypeError: a value is neither plain nor a tensor; names its place.
+        OSError: the file cannot be written; names it.
+    """
+    now = datetime.now().astimezone().isoformat()
+    filled = {"format": FORMAT, "version": VERSION, "last_step": None, "date": now, **ckpt}
+    if "git" not in filled:
+        filled["git"] = git_describe()
+    if filled.keys() != FIELDS.keys():
+        missing, unknown = sorted(FIELDS.keys() - filled.keys()), sorted(filled.keys() - FIELDS.keys())
+        raise ValueError(f"{path}: a checkpoint lacks {missing} and does not know {unknown}")
+    plain = {key: _plain(filled[key], key) for key in FIELDS}
+    try:
+        with atomic_path(path) as tmp, tmp.open("wb") as file:
+            torch.save(plain, file)
+    except FileNotFoundError:  # the folder; the message says so
+        raise
+    except (OSError, RuntimeError) as e:  # torch turns a failed write into a RuntimeError
+        cause = next((c for c in (e, e.__cause__, e.__context__) if isinstance(c, OSError)), None)
+        reason = cause.strerror if cause and cause.strerror else str(e).splitlines()[0]
+        code = cause.errno if cause and cause.errno else errno.EIO
+        raise OSError(code, f"checkpoint not written: {reason}", str(path)) from e
+
+
+def _plain(value: Any, where: str) -> Any:
+    """Copy containers, keep tensors and plain values, turn paths and NumPy scalars into plain values."""
+    if value is None or type(value) in (bool, int, float, str) or isinstance(value, Tensor):
+        return value
+    if isinstance(value, Mapping):
+        return {_plain(k, where): _plain(v, f"{where}[{k!r}]") for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(_plain(item, f"{where}[{i}]") for i, item in enumerate(value))
+    if isinstance(value, Path):
+        return str(value)
+    if isinstance(value, np.generic):
+        return value.item()
+    raise TypeError(f"checkpoint entry {where}: {type(value).__name__} is neither a plain type nor a tensor")
+
+
+def load_checkpoint(path: str | Path, device: str | torch.device = "cpu") -> dict[str, Any]:
+    """Read a checkpoint; no code in the file is run.
+
+    Args:
+        path: file written by `save_checkpoint`.
+        device: where the tensors go.
+
+    Returns:
+        The entries of `FIELDS`.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: no checkpoint, a damaged one, one with pickled objects (the original YOLOv5 writes these), or one
+            of a newer format.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such checkpoint (looked in {path.absolute().parent})")
+    _refuse_objects(path)
+    try:
+        ckpt = torch.load(path, map_location=device, weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError) as e:
+        raise ValueError(f"{path}: this checkpoint is damaged: {str(e).splitlines()[0]}") from e
+    if not isinstance(ckpt, dict) or not isinstance(ckpt.get("format"), int):
+        raise ValueError(f"{path}: a PyTorch file, but no checkpoint of this program (no entry 'format')")
+    if ckpt["format"] > FORMAT:
+        raise ValueError(
+            f"{path}: written in format {ckpt['format']} by version {ckpt.get('version')}; this is version {VERSION}, "
+            f"which reads up to format {FORMAT}. Update the program"
+        )
+    missing = [key for key in FIELDS if key not in ckpt]
+    if missing:
+        raise ValueError(f"{path}: this checkpoint lacks {', '.join(missing)}")
+    return ckpt
+
+
+def _refuse_objects(path: Path) -> None:
+    """Raise ValueError unless the file is a zip of torch.save whose pickle names nothing but tensors and containers."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = [name for name in archive.namelist() if name.endswith("/data.pkl")]
+            data = archive.read(names[0]) if names else b""
+    except zipfile.BadZipFile:
+        raise ValueError(f"{path}: not a checkpoint, or not all of it: the file is no PyTorch archive") from None
+    if not data or any(name.endswith("constants.pkl") for name in names):
+        raise ValueError(f"{path}: not a checkpoint (an archive of another kind)")
+    known = ("torch ", "torch._utils ", "collections OrderedDict")
+    found = {arg for code, arg, _ in pickletools.genops(data) if code.name == "GLOBAL" and not arg.startswith(known)}
+    if not found:
+        return
+    if any(name.startswith(("models.", "ultralytics.")) for name in found):
+        raise ValueError(
+            f"{path}: a checkpoint of the original YOLOv5, which holds pickled program objects. These cannot be read "
+            "yet: train from a model file (--weights '' --cfg models/yolov5s.yaml)"
+        )
+    names = ", ".join(sorted(name.replace(" ", ".") for name in found))
+    raise ValueError(f"{path}: refused, the file holds Python objects that could run code when loaded ({names})")
+
+
+def strip_optimizer(f: str | Path, s: str | Path = "") -> None:
+    """Reduce a checkpoint to what detection needs: the averaged model in float16, classes, tables, options.
+
+    The anchors and numbers that float16 cannot hold keep their precision. Such a file cannot be resumed.
+
+    Args:
+        f: checkpoint to read.
+        s: file to write; "" replaces `f`.
+
+    Raises:
+        FileNotFoundError, ValueError: as `load_checkpoint`.
+        OSError: the file cannot be written.
+    """
+    ckpt = load_checkpoint(f)
+    state = _weights(ckpt)
+    ckpt |= dict.fromkeys(TRAINING_FIELDS)
+    ckpt |= {"epoch": -1, "model": {k: v if k.endswith("anchors") else _half(v) for k, v in state.items()}}
+    target = Path(s or f)
+    save_checkpoint(target, ckpt)
+    LOGGER.info(f"optimizer stripped from {f}{f', saved as {s}' if s else ''}, {target.stat().st_size / 1e6:.1f} MB")
+
+
+def _half(x: Tensor) -> Tensor:
+    """Return floats as float16 unless one of them is too large for it."""
+    half = x.half() if x.is_floating_point() else x
+    return half if torch.isfinite(half).all() else x
+
+
+def _weights(ckpt: Mapping[str, Any]) -> dict[str, Tensor]:
+    """Return the averaged weights, in a stripped file those of the model."""
+    return ckpt["model"] if ckpt["ema"] is None else ckpt["ema"]
+
+
+def build_model(ckpt: Mapping[str, Any], fuse: bool = False) -> DetectionModel:
+    """Build the model of a checkpoint, with the averaged weights if there are any.
+
+    Args:
+        ckpt: from `load_checkpoint`; not changed.
+        fuse: merge every BatchNorm into its convolution.
+
+    Returns:
+        The model in float32 and evaluation mode, with the names and hyperparameters of the checkpoint.
+
+    Raises:
+        ValueError: the weights do not fit the model table of the checkpoint.
+    """
+    table = deepcopy(ckpt["yaml"])
+    model = DetectionModel(cfg=table, ch=table["ch"], nc=table["nc"], verbose=False)
+    try:
+        model.load_state_dict(_weights(ckpt), strict=True)
+    except RuntimeError as e:
+        raise ValueError(f"the weights of this checkpoint do not fit its own model table: {e}") from None
+    model.names = dict(ckpt["names"])
+    model.hyp = None if ckpt["hyp"] is None else dict(ckpt["hyp"])
+    model = model.float().eval()
+    return model.fuse() if fuse else model
+
+
+def attempt_load(weights: str | Path, device: str | torch.device | None = None, fuse: bool = True) -> DetectionModel:
+    """Load a model for detection: averaged weights, float32, evaluation mode.
+
+    Args:
+        weights: checkpoint file.
+        device: where the model goes; None is the CPU.
+        fuse: merge every BatchNorm into its convolution.
+
+    Raises:
+        FileNotFoundError, ValueError: as `load_checkpoint` and `build_model`.
+    """
+    return build_model(load_checkpoint(weights), fuse).to(device or "cpu")
+
+
+def transfer_weights(model: torch.nn.Module, ckpt: Mapping[str, Any], exclude: Iterable[str] = ()) -> tuple[int, int]:
+    """Copy into `model` what fits from a checkpoint: same name and same shape, here another number of classes too.
+
+    Args:
+        model: changed in place.
+        ckpt: from `load_checkpoint`; its entry `model` is taken.
+        exclude: entries whose name holds one of these texts stay as they are, for example "anchors".
+
+    Returns:
+        Number of entries copied, number of entries of the model (parameters and buffers).
+    """
+    own = model.state_dict()
+    taken = intersect_dicts(ckpt["model"], own, exclude)
+    model.load_state_dict(taken, strict=False)
+    return len(taken), len(own)

@@ -1,0 +1,744 @@
+"""Building blocks of the detectors: the convolutional ones of YOLOv5 and those of Swin Transformer V2.
+
+YOLO letters: c1, c2 channels in and out; k, s, p, g, d kernel, stride, padding, groups, dilation; n repeats; e hidden channels as a
+fraction of c2. Shapes: B batch, C channels, H W map, K windows per image, N tokens per window, h heads, d head width.
+Every block takes and gives (B, C, H, W); only the parts of the Swin stages work channel-last, (B, H, W, C), between themselves.
+"""
+
+import math
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from models.windows import (
+    autocast_off,
+    choose_core,
+    effective_shift,
+    logit_factor,
+    normalize_queries_keys,
+    padded_size,
+    relative_coords,
+    relative_index,
+    window_mask,
+    window_partition,
+    window_reverse,
+)
+
+
+def autopad(k: int | Sequence[int], p: int | Sequence[int] | None = None, d: int = 1) -> int | list[int]:
+    """Return the padding that keeps the size at stride 1 for kernel `k` and dilation `d`, unless `p` is given."""
+    if p is not None:
+        return p
+    if isinstance(k, int):
+        return (d * (k - 1) + 1) // 2
+    return [(d * (side - 1) + 1) // 2 for side in k]
+
+
+class Conv(nn.Module):
+    """Convolution without bias, batch normalisation, activation.
+
+    `act` is True for the default activation, a module, or anything else for none. The padding keeps the size at stride 1.
+    """
+
+    default_act: nn.Module = nn.SiLU()
+
+    def __init__(
+        self, c1: int, c2: int, k: int = 1, s: int = 1, p: int | None = None, g: int = 1, d: int = 1, act: bool = True
+    ) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(c1, c2, k, s, autopad(k, p, d), groups=g, dilation=d, bias=False)
+        self.bn = nn.BatchNorm2d(c2)
+        self.act = self.default_act if act is True else act if isinstance(act, nn.Module) else nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.act(self.bn(self.conv(x)))
+
+    def forward_fuse(self, x: Tensor) -> Tensor:
+        """Run the block after its normalisation was folded into the convolution."""
+        return self.act(self.conv(x))
+
+
+class DWConv(Conv):
+    """Depth-wise `Conv`: as many groups as c1 and c2 have in common."""
+
+    def __init__(self, c1: int, c2: int, k: int = 1, s: int = 1, d: int = 1, act: bool = True) -> None:
+        super().__init__(c1, c2, k, s, g=math.gcd(c1, c2), d=d, act=act)
+
+
+class DWConvTranspose2d(nn.ConvTranspose2d):
+    """Depth-wise transposed convolution; p1 is the padding, p2 the output padding."""
+
+    def __init__(self, c1: int, c2: int, k: int = 1, s: int = 1, p1: int = 0, p2: int = 0) -> None:
+        super().__init__(c1, c2, k, s, p1, p2, groups=math.gcd(c1, c2))
+
+
+class Bottleneck(nn.Module):
+    """A 1x1 and a 3x3 convolution with a shortcut where c1 equals c2."""
+
+    def __init__(self, c1: int, c2: int, shortcut: bool = True, g: int = 1, e: float = 0.5) -> None:
+        super().__init__()
+        h = int(c2 * e)
+        self.cv1 = Conv(c1, h, 1, 1)
+        self.cv2 = Conv(h, c2, 3, 1, g=g)
+        self.add = shortcut and c1 == c2
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.cv2(self.cv1(x))
+        return x + y if self.add else y
+
+
+class CrossConv(nn.Module):
+    """A row and a column convolution with a shortcut where asked and c1 equals c2."""
+
+    def __init__(
+        self, c1: int, c2: int, k: int = 3, s: int = 1, g: int = 1, e: float = 1.0, shortcut: bool = False
+    ) -> None:
+        super().__init__()
+        h = int(c2 * e)
+        self.cv1 = Conv(c1, h, (1, k), (1, s))
+        self.cv2 = Conv(h, c2, (k, 1), (s, 1), g=g)
+        self.add = shortcut and c1 == c2
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.cv2(self.cv1(x))
+        return x + y if self.add else y
+
+
+class BottleneckCSP(nn.Module):
+    """Cross-stage partial block of v3 (Wang et al., arXiv:1911.11929), with plain convolutions on both paths."""
+
+    def __init__(self, c1: int, c2: int, n: int = 1, shortcut: bool = True, g: int = 1, e: float = 0.5) -> None:
+        super().__init__()
+        h = int(c2 * e)
+        self.cv1 = Conv(c1, h, 1, 1)
+        self.cv2 = nn.Conv2d(c1, h, 1, 1, bias=False)
+        self.cv3 = nn.Conv2d(h, h, 1, 1, bias=False)
+        self.cv4 = Conv(2 * h, c2, 1, 1)
+        self.bn = nn.BatchNorm2d(2 * h)
+        self.act = nn.SiLU()
+        self.m = nn.Sequential(*(Bottleneck(h, h, shortcut, g, e=1.0) for _ in range(n)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        deep = self.cv3(self.m(self.cv1(x)))
+        return self.cv4(self.act(self.bn(torch.cat((deep, self.cv2(x)), 1))))
+
+
+class C3(nn.Module):
+    """Cross-stage partial block with three 1x1 convolutions around n bottlenecks."""
+
+    def __init__(self, c1: int, c2: int, n: int = 1, shortcut: bool = True, g: int = 1, e: float = 0.5) -> None:
+        super().__init__()
+        h = int(c2 * e)
+        self.cv1 = Conv(c1, h, 1, 1)
+        self.cv2 = Conv(c1, h, 1, 1)
+        self.cv3 = Conv(2 * h, c2, 1)
+        self.m = nn.Sequential(*(Bottleneck(h, h, shortcut, g, e=1.0) for _ in range(n)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.cv3(torch.cat((self.m(self.cv1(x)), self.cv2(x)), 1))
+
+
+class C3x(C3):
+    """`C3` with cross convolutions."""
+
+    def __init__(self, c1: int, c2: int, n: int = 1, shortcut: bool = True, g: int = 1, e: float = 0.5) -> None:
+        super().__init__(c1, c2, 0, shortcut, g, e)
+        h = int(c2 * e)
+        self.m = nn.Sequential(*(CrossConv(h, h, 3, 1, g, 1.0, shortcut) for _ in range(n)))
+
+
+class C3TR(C3):
+    """`C3` around global self-attention with 4 heads."""
+
+    def __init__(self, c1: int, c2: int, n: int = 1, shortcut: bool = True, g: int = 1, e: float = 0.5) -> None:
+        super().__init__(c1, c2, 0, shortcut, g, e)
+        h = int(c2 * e)
+        self.m = TransformerBlock(h, h, 4, n)
+
+
+class C3SPP(C3):
+    """`C3` around spatial pyramid pooling."""
+
+    def __init__(
+        self,
+        c1: int,
+        c2: int,
+        k: Sequence[int] = (5, 9, 13),
+        n: int = 1,
+        shortcut: bool = True,
+        g: int = 1,
+        e: float = 0.5,
+    ) -> None:
+        super().__init__(c1, c2, 0, shortcut, g, e)
+        h = int(c2 * e)
+        self.m = SPP(h, h, k)
+
+
+class C3Ghost(C3):
+    """`C3` with ghost bottlenecks."""
+
+    def __init__(self, c1: int, c2: int, n: int = 1, shortcut: bool = True, g: int = 1, e: float = 0.5) -> None:
+        super().__init__(c1, c2, 0, shortcut, g, e)
+        h = int(c2 * e)
+        self.m = nn.Sequential(*(GhostBottleneck(h, h) for _ in range(n)))
+
+
+class TransformerLayer(nn.Module):
+    """Global self-attention and a linear pair, both with shortcuts, without normalisation or activation."""
+
+    def __init__(self, c: int, heads: int) -> None:
+        super().__init__()
+        self.q = nn.Linear(c, c, bias=False)
+        self.k = nn.Linear(c, c, bias=False)
+        self.v = nn.Linear(c, c, bias=False)
+        self.ma = nn.MultiheadAttention(embed_dim=c, num_heads=heads)
+        self.fc1 = nn.Linear(c, c, bias=False)
+        self.fc2 = nn.Linear(c, c, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.ma(self.q(x), self.k(x), self.v(x))[0] + x
+        return self.fc2(self.fc1(x)) + x
+
+
+class TransformerBlock(nn.Module):
+    """Global transformer layers over all cells of a map, with a learned linear position term."""
+
+    def __init__(self, c1: int, c2: int, heads: int, layers: int) -> None:
+        super().__init__()
+        self.conv = Conv(c1, c2) if c1 != c2 else None
+        self.linear = nn.Linear(c2, c2)
+        self.tr = nn.Sequential(*(TransformerLayer(c2, heads) for _ in range(layers)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.conv is not None:
+            x = self.conv(x)
+        shape = x.shape
+        tokens = x.flatten(2).permute(2, 0, 1)  # (H * W, B, C)
+        tokens = self.tr(tokens + self.linear(tokens))
+        return tokens.permute(1, 2, 0).reshape(shape)
+
+
+class SPP(nn.Module):
+    """Spatial pyramid pooling (He et al., arXiv:1406.4729) with stride 1."""
+
+    def __init__(self, c1: int, c2: int, k: Sequence[int] = (5, 9, 13)) -> None:
+        super().__init__()
+        h = c1 // 2
+        self.cv1 = Conv(c1, h, 1, 1)
+        self.cv2 = Conv(h * (len(k) + 1), c2, 1, 1)
+        self.m = nn.ModuleList(nn.MaxPool2d(side, 1, side // 2) for side in k)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.cv1(x)
+        return self.cv2(torch.cat([x, *(pool(x) for pool in self.m)], 1))
+
+
+class SPPF(nn.Module):
+    """`SPP` as one pooling applied three times: k = 5 equals the pyramid 5, 9, 13."""
+
+    def __init__(self, c1: int, c2: int, k: int = 5) -> None:
+        super().__init__()
+        h = c1 // 2
+        self.cv1 = Conv(c1, h, 1, 1)
+        self.cv2 = Conv(h * 4, c2, 1, 1)
+        self.m = nn.MaxPool2d(k, 1, k // 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.cv1(x)
+        y = self.m(x)
+        z = self.m(y)
+        return self.cv2(torch.cat((x, y, z, self.m(z)), 1))
+
+
+class Focus(nn.Module):
+    """Stack the four phases of each 2x2 square along the channels, column parity slow, then convolve."""
+
+    def __init__(
+        self, c1: int, c2: int, k: int = 1, s: int = 1, p: int | None = None, g: int = 1, act: bool = True
+    ) -> None:
+        super().__init__()
+        self.conv = Conv(c1 * 4, c2, k, s, p, g, act=act)
+
+    def forward(self, x: Tensor) -> Tensor:
+        phases = (x[..., r::2, c::2] for c in (0, 1) for r in (0, 1))
+        return self.conv(torch.cat(tuple(phases), 1))
+
+
+class GhostConv(nn.Module):
+    """Half of the channels by a convolution, the other half from these by a cheap depth-wise one (arXiv:1911.11907)."""
+
+    def __init__(self, c1: int, c2: int, k: int = 1, s: int = 1, g: int = 1, act: bool = True) -> None:
+        super().__init__()
+        h = c2 // 2
+        self.cv1 = Conv(c1, h, k, s, None, g, act=act)
+        self.cv2 = Conv(h, h, 5, 1, None, h, act=act)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.cv1(x)
+        return torch.cat((y, self.cv2(y)), 1)
+
+
+class GhostBottleneck(nn.Module):
+    """Two ghost convolutions with a shortcut, and a depth-wise convolution between them at stride 2."""
+
+    def __init__(self, c1: int, c2: int, k: int = 3, s: int = 1) -> None:
+        super().__init__()
+        h = c2 // 2
+        self.conv = nn.Sequential(
+            GhostConv(c1, h, 1, 1),
+            DWConv(h, h, k, s, act=False) if s == 2 else nn.Identity(),
+            GhostConv(h, c2, 1, 1, act=False),
+        )
+        self.shortcut = (
+            nn.Sequential(DWConv(c1, c1, k, s, act=False), Conv(c1, c2, 1, 1, act=False)) if s == 2 else nn.Identity()
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(x) + self.shortcut(x)
+
+
+class Contract(nn.Module):
+    """Move gain x gain squares into channels, phase slow: channel (i * gain + j) * C + c is pixel (row i, column j)."""
+
+    def __init__(self, gain: int = 2) -> None:
+        super().__init__()
+        self.gain = gain
+
+    def forward(self, x: Tensor) -> Tensor:
+        b, c, h, w = x.shape
+        g = self.gain
+        x = x.view(b, c, h // g, g, w // g, g).permute(0, 3, 5, 1, 2, 4)  # (B, g, g, C, H / g, W / g)
+        return x.reshape(b, c * g * g, h // g, w // g)
+
+
+class Expand(nn.Module):
+    """Spread channels into gain x gain squares: the inverse of `Contract`."""
+
+    def __init__(self, gain: int = 2) -> None:
+        super().__init__()
+        self.gain = gain
+
+    def forward(self, x: Tensor) -> Tensor:
+        b, c, h, w = x.shape
+        g = self.gain
+        x = x.view(b, g, g, c // g**2, h, w).permute(0, 3, 4, 1, 5, 2)  # (B, C / g^2, H, g, W, g)
+        return x.reshape(b, c // g**2, h * g, w * g)
+
+
+class Concat(nn.Module):
+    """Concatenate a list of maps along dimension `d`."""
+
+    def __init__(self, dimension: int = 1) -> None:
+        super().__init__()
+        self.d = dimension
+
+    def forward(self, x: list[Tensor]) -> Tensor:
+        return torch.cat(x, self.d)
+
+
+class MixConv2d(nn.Module):
+    """Convolutions of several kernel sizes side by side (arXiv:1907.09595).
+
+    With `equal_ch` each size gets an equal share of the c2 channels; otherwise the shares give each size about equal weights.
+    """
+
+    def __init__(self, c1: int, c2: int, k: Sequence[int] = (1, 3), s: int = 1, equal_ch: bool = True) -> None:
+        super().__init__()
+        self.m = nn.ModuleList(
+            nn.Conv2d(c1, c, side, s, side // 2, groups=math.gcd(c1, c), bias=False)
+            for side, c in zip(k, self.split_channels(c2, k, equal_ch), strict=True)
+        )
+        self.bn = nn.BatchNorm2d(c2)
+        self.act = nn.SiLU()
+
+    @staticmethod
+    def split_channels(c2: int, k: Sequence[int], equal_ch: bool) -> list[int]:
+        """Return the channels of each kernel size; they sum to `c2`."""
+        n = len(k)
+        if equal_ch:
+            group = torch.linspace(0, n - 1e-6, c2, dtype=torch.float64).floor().long()
+            return torch.bincount(group, minlength=n).tolist()
+        inverse = [1 / side**2 for side in k]
+        return [round(c2 * share / sum(inverse)) for share in inverse]
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.act(self.bn(torch.cat([conv(x) for conv in self.m], 1)))
+
+
+def drop_path_rates(rate: float, depth: int) -> list[float]:
+    """Return the stochastic depth rate of each of `depth` blocks: 0 at the first, `rate` at the last, linear between them."""
+    return [rate * i / max(depth - 1, 1) for i in range(depth)]
+
+
+class DropPath(nn.Module):
+    """Drop a residual branch for whole samples (Huang et al., arXiv:1603.09382) and scale the kept ones by 1 / (1 - rate)."""
+
+    def __init__(self, rate: float = 0.0) -> None:
+        super().__init__()
+        self.rate = rate
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training or self.rate == 0.0:
+            return x
+        keep = 1.0 - self.rate
+        return x * x.new_empty((x.shape[0],) + (1,) * (x.ndim - 1)).bernoulli_(keep).div_(keep)
+
+    def extra_repr(self) -> str:
+        return f"rate={self.rate:g}"
+
+
+def choose_heads(width: int, head_width: int = 32) -> int:
+    """Return the largest divisor of `width` not above max(1, width // head_width) that leaves heads a multiple of 8 wide.
+
+    Raises:
+        ValueError: `width` is not a multiple of 8.
+    """
+    for heads in range(max(1, width // head_width), 0, -1):
+        if width % heads == 0 and (width // heads) % 8 == 0:
+            return heads
+    raise ValueError(f"attention needs a width that is a multiple of 8, not {width}")
+
+
+def as_pair(value: int | Sequence[int]) -> tuple[int, int]:
+    """Return (rows, columns) of a window given as one number or two.
+
+    Raises:
+        ValueError: a side is not a positive integer.
+    """
+    pair = (value, value) if isinstance(value, int) else tuple(value)
+    if len(pair) != 2 or not all(isinstance(side, int) and side > 0 for side in pair):
+        raise ValueError(f"a window is one or two positive integers, not {value!r}")
+    return pair
+
+
+class WindowAttention(nn.Module):
+    """Scaled cosine attention within windows with a log-spaced continuous position bias (Swin V2, sections 3.2 and 3.3).
+
+    logits = cos(q, k) * min(exp(logit_scale), 100) + 16 * sigmoid(bias network(log-spaced offset)); queries and values have a learned
+    bias, keys have none. Normalisation, position bias, logits and softmax are float32 whatever the dtype around them.
+
+    Args:
+        dim: channels, a multiple of `heads`.
+        heads: attention heads.
+        window: side of the window in cells, or (rows, columns).
+        pretrained_window: window for which the bias network was trained, if that was another one.
+        core: `auto`, `explicit` or `sdpa`; see `windows.choose_core`.
+
+    Raises:
+        ValueError: `dim` cannot be divided by `heads`.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        heads: int,
+        window: int | Sequence[int],
+        *,
+        pretrained_window: int | Sequence[int] | None = None,
+        core: str = "auto",
+    ) -> None:
+        super().__init__()
+        if heads < 1 or dim % heads:
+            raise ValueError(f"{dim} channels cannot be split over {heads} attention heads")
+        self.heads = heads
+        self.window = as_pair(window)
+        self.pretrained_window = as_pair(pretrained_window or window)
+        self.core = core
+        self.logit_scale = nn.Parameter(torch.full((heads, 1, 1), math.log(10.0)))
+        self.cpb_mlp = nn.Sequential(nn.Linear(2, 512), nn.ReLU(), nn.Linear(512, heads, bias=False))
+        self.qkv = nn.Linear(dim, 3 * dim, bias=False)
+        self.q_bias = nn.Parameter(torch.zeros(dim))
+        self.v_bias = nn.Parameter(torch.zeros(dim))
+        self.proj = nn.Linear(dim, dim)
+
+    def position_bias(self) -> Tensor:
+        """Return the bias of every pair of tokens, float32 (h, N, N), values in (0, 16)."""
+        hidden, _, out = self.cpb_mlp
+        device = hidden.weight.device
+        with autocast_off(device.type):
+            table = relative_coords(self.window, self.pretrained_window, device)  # (offsets, 2)
+            table = F.relu(F.linear(table, hidden.weight.float(), hidden.bias.float()))
+            table = 16.0 * F.linear(table, out.weight.float()).sigmoid()  # (offsets, h)
+            n = self.window[0] * self.window[1]
+            return table.t().index_select(1, relative_index(self.window, device)).view(self.heads, n, n)
+
+    def constants(self) -> tuple[Tensor, Tensor]:
+        """Return the factor of each head, float32 (h, 1, 1), and the position bias, float32 (h, N, N)."""
+        if self.fused:
+            return self.factor.float(), self.bias.float()
+        return logit_factor(self.logit_scale), self.position_bias()
+
+    @property
+    def fused(self) -> bool:
+        """Whether `fuse` was called."""
+        return not hasattr(self, "cpb_mlp")
+
+    @torch.no_grad()
+    def fuse(self) -> None:
+        """Replace temperature and bias network by the constants they make; not reversible, for inference only."""
+        if self.fused:
+            return
+        factor, bias = self.constants()
+        del self.logit_scale, self.cpb_mlp
+        self.register_buffer("factor", factor)
+        self.register_buffer("bias", bias)
+
+    def forward(self, x: Tensor, blocked: Tensor | None = None) -> Tensor:
+        """Attend within each window.
+
+        Args:
+            x: tokens, (B * K, N, C).
+            blocked: bool (K, N, N) from `windows.window_mask`, or None where all tokens may attend to all.
+
+        Returns:
+            (B * K, N, C).
+        """
+        windows, n, c = x.shape
+        qkv_bias = torch.cat((self.q_bias, torch.zeros_like(self.q_bias), self.v_bias))
+        qkv = F.linear(x, self.qkv.weight, qkv_bias).view(windows, n, 3, self.heads, c // self.heads)
+        qkv = qkv.permute(2, 0, 3, 1, 4).contiguous()  # (3, B * K, h, N, d)
+        core = choose_core(self.core, x.device.type, self.training and torch.is_grad_enabled())
+        with autocast_off(x.device.type):
+            factor, bias = self.constants()
+            q, k = normalize_queries_keys(qkv[:2], factor)
+            x = core(q, k, qkv[2], bias, blocked)  # (B * K, h, N, d)
+        return self.proj(x.transpose(1, 2).reshape(windows, n, c))
+
+    def extra_repr(self) -> str:
+        return f"heads={self.heads}, window={self.window}, core={self.core}"
+
+
+class Mlp(nn.Module):
+    """Two linear layers with an exact GELU between them, channel-last.
+
+    `depthwise` adds a 3x3 depth-wise convolution over the map before the GELU (SegFormer's Mix-FFN, arXiv:2105.15203, equation 2); it
+    is not part of Swin V2.
+    """
+
+    def __init__(self, dim: int, hidden: int, *, depthwise: bool = False) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(dim, hidden)
+        self.dw = nn.Conv2d(hidden, hidden, 3, 1, 1, groups=hidden) if depthwise else None
+        self.act = nn.GELU()
+        self.fc2 = nn.Linear(hidden, dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.fc1(x)  # (B, H, W, hidden)
+        if self.dw is not None:
+            x = self.dw(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+        return self.fc2(self.act(x))
+
+
+class SwinV2Block(nn.Module):
+    """Window attention and MLP, each normalised *after* it ran, inside its residual branch (Swin V2, figure 1 and section 3.2).
+
+    The map may have any size: it is padded at the bottom and right to whole windows, then rolled. With zero gains (the authors'
+    initialisation) a fresh block is the identity.
+
+    Args:
+        dim: channels.
+        heads: attention heads.
+        window: side of the window in cells of this map, or (rows, columns).
+        shift: cells by which the windows are shifted, or (rows, columns); 0 for a regular block.
+        mlp_ratio: hidden channels of the MLP as a multiple of `dim`.
+        drop_path: probability of dropping each residual branch in training.
+        mask_padding: keep padding out of the attention; off reproduces torchvision.
+        norm_gain: initial weight of both normalisations.
+        depthwise: see `Mlp`; beyond the paper.
+        pretrained_window: see `WindowAttention`.
+        core: see `WindowAttention`.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        heads: int,
+        window: int | Sequence[int] = 8,
+        shift: int | Sequence[int] = 0,
+        *,
+        mlp_ratio: float = 4.0,
+        drop_path: float = 0.0,
+        mask_padding: bool = True,
+        norm_gain: float = 0.0,
+        depthwise: bool = False,
+        pretrained_window: int | Sequence[int] | None = None,
+        core: str = "auto",
+    ) -> None:
+        super().__init__()
+        self.attn = WindowAttention(dim, heads, window, pretrained_window=pretrained_window, core=core)
+        self.norm1 = nn.LayerNorm(dim)
+        self.mlp = Mlp(dim, int(dim * mlp_ratio), depthwise=depthwise)
+        self.norm2 = nn.LayerNorm(dim)
+        self.drop_path = DropPath(drop_path)
+        self.shift = (shift, shift) if isinstance(shift, int) else tuple(shift)
+        self.mask_padding = mask_padding
+        self.norm_gain = norm_gain
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Initialise as the authors do: truncated normal weights of deviation 0.02, zero biases, `norm_gain` in the norms."""
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.trunc_normal_(module.weight, std=0.02)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+        for norm in (self.norm1, self.norm2):
+            nn.init.constant_(norm.weight, self.norm_gain)
+
+    def attend(self, x: Tensor) -> Tensor:
+        """Run the shifted window attention on a map, (B, H, W, C) to (B, H, W, C)."""
+        _, height, width, _ = x.shape
+        window = self.attn.window
+        padded = padded_size(height, width, window)
+        shift = effective_shift(padded, window, self.shift)
+        pads = padded != (height, width)
+        if pads:
+            x = F.pad(x, (0, 0, 0, padded[1] - width, 0, padded[0] - height))  # (B, Hp, Wp, C)
+        if any(shift):
+            x = x.roll((-shift[0], -shift[1]), (1, 2))
+        blocked = None
+        if any(shift) or (pads and self.mask_padding):
+            blocked = window_mask(height, width, window, shift, self.mask_padding, x.device)  # (K, N, N)
+        x = window_reverse(self.attn(window_partition(x, window), blocked), window, padded)
+        if any(shift):
+            x = x.roll(shift, (1, 2))
+        return x[:, :height, :width] if pads else x
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (B, H, W, C) to (B, H, W, C)."""
+        x = x + self.drop_path(self.norm1(self.attend(x)))
+        return x + self.drop_path(self.norm2(self.mlp(x)))
+
+    def extra_repr(self) -> str:
+        return f"shift={self.shift}, mask_padding={self.mask_padding}"
+
+
+class SwinV2Stage(nn.Module):
+    """Pairs of a regular and a shifted `SwinV2Block` on one map, (B, C, H, W) to (B, C, H, W).
+
+    Args:
+        c1: channels in.
+        c2: channels out, equal to `c1`.
+        n: blocks; an odd number is rounded up, so that every regular block has its shifted partner.
+        window: side of the window in cells, or (rows, columns).
+        heads: attention heads; None chooses by `choose_heads`.
+        head_width: width of a head that is aimed at when `heads` is None.
+        checkpointing: recompute each block in the backward pass instead of keeping its activations.
+        **block: further keywords of `SwinV2Block`.
+
+    Raises:
+        ValueError: c1 differs from c2, or the width does not suit the heads.
+    """
+
+    def __init__(
+        self,
+        c1: int,
+        c2: int,
+        n: int = 2,
+        window: int | Sequence[int] = 8,
+        heads: int | None = None,
+        *,
+        head_width: int = 32,
+        checkpointing: bool = False,
+        **block: object,
+    ) -> None:
+        super().__init__()
+        if c1 != c2:
+            raise ValueError(f"SwinV2Stage keeps its width, but got {c1} channels in and {c2} out")
+        heads = heads or choose_heads(c2, head_width)
+        half = tuple(side // 2 for side in as_pair(window))
+        self.checkpointing = checkpointing
+        self.blocks = nn.ModuleList(
+            SwinV2Block(c2, heads, window, half if i % 2 else 0, **block) for i in range(n + n % 2)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x.permute(0, 2, 3, 1)  # (B, H, W, C)
+        for block in self.blocks:
+            if self.checkpointing and self.training and torch.is_grad_enabled():
+                x = checkpoint(block, x, use_reentrant=False)
+            else:
+                x = block(x)
+        return x.permute(0, 3, 1, 2)
+
+
+class C3SwinV2(nn.Module):
+    """Cross-stage partial block around a `SwinV2Stage`: the stage takes the place of the bottlenecks of `C3`.
+
+    Args as in `C3` and `SwinV2Stage`; `e` is the width of the stage as a fraction of `c2`.
+    """
+
+    def __init__(
+        self,
+        c1: int,
+        c2: int,
+        n: int = 2,
+        window: int | Sequence[int] = 8,
+        heads: int | None = None,
+        *,
+        e: float = 0.5,
+        **stage: object,
+    ) -> None:
+        super().__init__()
+        h = int(c2 * e)
+        self.cv1 = Conv(c1, h, 1, 1)
+        self.cv2 = Conv(c1, h, 1, 1)
+        self.cv3 = Conv(2 * h, c2, 1)
+        self.m = SwinV2Stage(h, h, n, window, heads, **stage)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.cv3(torch.cat((self.m(self.cv1(x)), self.cv2(x)), 1))
+
+
+class LayerNorm2d(nn.LayerNorm):
+    """Layer normalisation over the channels of a (B, C, H, W) map."""
+
+    def __init__(self, c1: int) -> None:
+        super().__init__(c1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+
+
+class PatchEmbed(nn.Module):
+    """Cut the image into k x k patches, embed each with c2 channels and normalise (Swin, section 3.1).
+
+    An image whose sides are not multiples of k is padded with zeros at the bottom and right.
+    """
+
+    def __init__(self, c1: int, c2: int, k: int = 4) -> None:
+        super().__init__()
+        self.proj = nn.Conv2d(c1, c2, k, k)
+        self.norm = LayerNorm2d(c2)
+        self.k = k
+
+    def forward(self, x: Tensor) -> Tensor:
+        height, width = x.shape[2:]
+        if height % self.k or width % self.k:
+            x = F.pad(x, (0, -width % self.k, 0, -height % self.k))
+        return self.norm(self.proj(x))  # (B, c2, H / k, W / k)
+
+
+class PatchMerging(nn.Module):
+    """Halve a map: concatenate each 2x2 square, reduce with one linear layer, then normalise (Swin V2 puts the norm last).
+
+    The neighbours are stacked in the order (row, column) = (0, 0), (1, 0), (0, 1), (1, 1). Odd maps get a row or column of zeros at
+    the bottom or right.
+    """
+
+    def __init__(self, c1: int, c2: int) -> None:
+        super().__init__()
+        self.reduction = nn.Linear(4 * c1, c2, bias=False)
+        self.norm = nn.LayerNorm(c2)
+        nn.init.trunc_normal_(self.reduction.weight, std=0.02)
+
+    def forward(self, x: Tensor) -> Tensor:
+        height, width = x.shape[2:]
+        x = x.permute(0, 2, 3, 1)  # (B, H, W, C)
+        if height % 2 or width % 2:
+            x = F.pad(x, (0, 0, 0, width % 2, 0, height % 2))
+        x = torch.cat([x[:, r::2, c::2] for c in (0, 1) for r in (0, 1)], -1)  # (B, H / 2, W / 2, 4 * C)
+        return self.norm(self.reduction(x)).permute(0, 3, 1, 2)

@@ -1,0 +1,43 @@
+"""Count the operations of a detector with thop, including what thop does not see: attention and functional linear layers."""
+
+from collections.abc import Callable
+from copy import deepcopy
+
+import thop
+import torch
+from torch import Tensor, nn
+
+Counter = Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]
+
+
+def count_window_attention(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+    """Add the multiply-adds of a window attention: four projections of each token, its logits and its weighted values.
+
+    The position bias network is left out: it does not depend on the image and is folded away for inference.
+    """
+    windows, n, c = inputs[0].shape
+    module.total_ops += torch.DoubleTensor([windows * n * (4 * c * c + 2 * n * c)])
+
+
+def count_multihead_attention(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+    """Add the multiply-adds of `nn.MultiheadAttention` on (T, B, C) inputs of equal length."""
+    tokens, batch, c = inputs[0].shape
+    module.total_ops += torch.DoubleTensor([batch * tokens * (4 * c * c + 2 * tokens * c)])
+
+
+def count_gflops(model: nn.Module, imgsz: tuple[int, int], channels: int, counters: dict[type, Counter]) -> float:
+    """Return the cost of one image in units of 1e9 floating point operations, two for each multiply-add.
+
+    Convolutions, linear layers and normalisations are counted; activations, pooling and nearest upsampling are free. The copy that is
+    run lives on the meta device, so that any size costs no memory and little time.
+
+    Args:
+        model: any module that takes (1, channels, height, width); it is not changed.
+        imgsz: height and width in pixels.
+        channels: channels of the image.
+        counters: operation counters of module types that thop does not know.
+    """
+    copy = deepcopy(model).to("meta").eval()
+    image = torch.zeros(1, channels, *imgsz, device="meta")
+    macs, _ = thop.profile(copy, (image,), custom_ops=counters, verbose=False)
+    return macs * 2 / 1e9

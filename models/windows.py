@@ -1,0 +1,262 @@
+"""Shifted windows and scaled cosine attention of Swin Transformer V2 as pure functions of tensors.
+
+Source: Liu et al., "Swin Transformer V2: Scaling Up Capacity and Resolution", CVPR 2022, arXiv:2111.09883; shifted windows from
+Liu et al., "Swin Transformer", ICCV 2021, arXiv:2103.14030.
+
+Letters: B batch, H W map, Hp Wp map padded to whole windows, K windows per image, N tokens per window, C channels, h heads, d head
+width. Maps are channel-last (B, H, W, C). A window and a shift are pairs (rows, columns) in cells of the map.
+
+Differences from the published implementations, each with a test: maps are padded *before* they are rolled, padded cells are never
+attended to, and the normaliser of queries and keys is bounded so that half precision cannot overflow.
+"""
+
+import math
+from collections import OrderedDict
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from functools import wraps
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+MAX_LOGIT_SCALE = math.log(100.0)  # temperature of at least 0.01, paper section 3.2
+BLOCKED = -30000.0  # underflows to 0 in the softmax of every float type and stays finite in float16
+NORM_FLOOR = 1e-6  # least squared length of a query or key; bounds the gradient of the normaliser by 1e3
+
+
+def autocast_off(device_type: str) -> AbstractContextManager:
+    """Return a context in which autocast leaves dtypes alone; a null context where the device has no autocast (meta)."""
+    if torch.amp.is_autocast_available(device_type):
+        return torch.autocast(device_type, enabled=False)
+    return nullcontext()
+
+
+def cached_constant(build: Callable[..., Tensor], size: int = 64) -> Callable[..., Tensor]:
+    """Keep the last `size` results of a function that makes a constant tensor from hashable arguments.
+
+    The cache lies outside every module, so no state dict, deep copy or exponential average ever sees it. It is by-passed while a
+    graph is traced, and fake tensors are never stored. Constants are made outside inference mode, so that a later training step may
+    save them for its backward pass.
+    """
+    store: OrderedDict[tuple, Tensor] = OrderedDict()
+
+    @wraps(build)
+    def cached(*key: object) -> Tensor:
+        if torch.compiler.is_compiling():
+            return build(*key)
+        if key in store:
+            store.move_to_end(key)
+            return store[key]
+        with torch.inference_mode(False), torch.no_grad():
+            constant = build(*key)
+        if type(constant) is Tensor:
+            store[key] = constant
+            if len(store) > size:
+                store.popitem(last=False)
+        return constant
+
+    cached.cache = store
+    return cached
+
+
+def window_partition(x: Tensor, window: tuple[int, int]) -> Tensor:
+    """Cut a padded map into windows.
+
+    Args:
+        x: features, (B, Hp, Wp, C); Hp and Wp are multiples of the window's sides.
+        window: rows and columns of a window.
+
+    Returns:
+        (B * K, N, C) with K = (Hp / rows) * (Wp / columns) and N = rows * columns, windows and tokens row by row.
+
+    Raises:
+        ValueError: a side of the map is not a multiple of the window's.
+    """
+    b, hp, wp, c = x.shape
+    wy, wx = window
+    if not torch.compiler.is_compiling() and (hp % wy or wp % wx):
+        raise ValueError(f"a map of {hp}x{wp} cells cannot be cut into windows of {wy}x{wx}; pad it first")
+    x = x.view(b, hp // wy, wy, wp // wx, wx, c).transpose(2, 3)  # (B, Ky, Kx, wy, wx, C)
+    return x.reshape(-1, wy * wx, c)  # (B * K, N, C)
+
+
+def window_reverse(windows: Tensor, window: tuple[int, int], padded: tuple[int, int]) -> Tensor:
+    """Put windows back into a map: the inverse of `window_partition`.
+
+    Args:
+        windows: (B * K, N, C) in the order of `window_partition`.
+        window: rows and columns of a window.
+        padded: Hp and Wp of the map.
+
+    Returns:
+        (B, Hp, Wp, C).
+    """
+    wy, wx = window
+    ky, kx = padded[0] // wy, padded[1] // wx
+    c = windows.shape[-1]
+    x = windows.view(-1, ky, kx, wy, wx, c).transpose(2, 3)  # (B, Ky, wy, Kx, wx, C)
+    return x.reshape(-1, ky * wy, kx * wx, c)  # (B, Hp, Wp, C)
+
+
+def padded_size(height: int, width: int, window: tuple[int, int]) -> tuple[int, int]:
+    """Return the sides rounded up to whole windows."""
+    return height + (-height) % window[0], width + (-width) % window[1]
+
+
+def effective_shift(padded: tuple[int, int], window: tuple[int, int], shift: tuple[int, int]) -> tuple[int, int]:
+    """Return the shift with 0 on each axis that a single window covers (there is nothing to connect on it)."""
+    return tuple(s if p > w else 0 for p, w, s in zip(padded, window, shift, strict=True))
+
+
+def _axis_codes(length: int, padded: int, window: int, shift: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Return the region number (padded,) and whether a cell is padding (padded,) along one rolled axis."""
+    i = torch.arange(padded, device=device)
+    region = (i >= padded - window).long() + (i >= padded - shift).long()
+    return region, (i >= length - shift) & (i < padded - shift)
+
+
+def build_window_mask(
+    height: int, width: int, window: tuple[int, int], shift: tuple[int, int], mask_padding: bool, device: torch.device
+) -> Tensor:
+    """Say which tokens of a window may not attend to which after padding (bottom, right) and rolling by -shift.
+
+    A key is blocked when it comes from the other side of the rolled map or, with `mask_padding`, when it is padding. A token is never
+    blocked from itself, so that every row of the softmax has a term (rows of padded queries are cropped away later).
+
+    Args:
+        height: rows of the map before padding.
+        width: columns of the map before padding.
+        window: rows and columns of a window.
+        shift: cells by which the padded map was rolled towards the top left.
+        mask_padding: block padded keys as well; off, the function is torchvision's.
+        device: where the mask is made.
+
+    Returns:
+        bool (K, N, N), True at [window, query, key] where attention is forbidden.
+    """
+    hp, wp = padded_size(height, width, window)
+    region_y, pad_y = _axis_codes(height, hp, window[0], shift[0], device)
+    region_x, pad_x = _axis_codes(width, wp, window[1], shift[1], device)
+    region = (3 * region_y[:, None] + region_x[None, :])[None, :, :, None]  # (1, Hp, Wp, 1)
+    region = window_partition(region, window)[..., 0]  # (K, N)
+    blocked = region[:, :, None] != region[:, None, :]  # (K, N, N)
+    if mask_padding:
+        padding = (pad_y[:, None] | pad_x[None, :])[None, :, :, None]
+        blocked = blocked | window_partition(padding, window)[:, None, :, 0]
+    itself = torch.arange(window[0] * window[1], device=device)
+    return blocked & (itself[:, None] != itself[None, :])
+
+
+window_mask = cached_constant(build_window_mask)
+
+
+def build_relative_coords(window: tuple[int, int], pretrained: tuple[int, int], device: torch.device) -> Tensor:
+    """Make the log-spaced offsets that feed the position bias network (paper equation 4).
+
+    Args:
+        window: rows and columns of the window that is used.
+        pretrained: rows and columns of the window that the network was trained with; its last offset maps to log2(9) / 3.
+        device: where the table is made.
+
+    Returns:
+        float32 ((2 * rows - 1) * (2 * columns - 1), 2), vertical offset first and slow, values within +-1.06 without transfer.
+    """
+    axes = []
+    for w, p in zip(window, pretrained, strict=True):
+        offset = torch.arange(1 - w, w, device=device, dtype=torch.float32) * (8.0 / max(p - 1, 1))
+        axes.append(offset.sign() * torch.log2(1.0 + offset.abs()) / 3.0)
+    return torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1).view(-1, 2)
+
+
+relative_coords = cached_constant(build_relative_coords)
+
+
+def build_relative_index(window: tuple[int, int], device: torch.device) -> Tensor:
+    """Return int64 (N * N,): the row of `relative_coords` for each pair (query, key) of a window, query slow."""
+    wy, wx = window
+    i = torch.arange(wy * wx, device=device)
+    y, x = i // wx, i % wx
+    index = (y[:, None] - y[None, :] + wy - 1) * (2 * wx - 1) + (x[:, None] - x[None, :] + wx - 1)
+    return index.view(-1)
+
+
+relative_index = cached_constant(build_relative_index)
+
+
+def logit_factor(logit_scale: Tensor) -> Tensor:
+    """Return the inverse temperature exp(min(logit_scale, ln 100)) in float32, at most 100."""
+    return logit_scale.float().clamp(max=MAX_LOGIT_SCALE).exp()
+
+
+def normalize_queries_keys(qk: Tensor, factor: Tensor) -> Tensor:
+    """Scale queries and keys to unit length, in one pass, and multiply the queries by their head's factor.
+
+    Vectors shorter than 1e-3 are divided by 1e-3 instead of their length (the published form divides by as little as 1e-12, which
+    overflows the gradient in float16).
+
+    Args:
+        qk: (2, B * K, h, N, d), any float type; queries at index 0.
+        factor: float32 (h, 1, 1), see `logit_factor`.
+
+    Returns:
+        float32 (2, B * K, h, N, d).
+    """
+    qk = qk.float()
+    scale = torch.stack((factor, torch.ones_like(factor)))[:, None]  # (2, 1, h, 1, 1)
+    inverse_length = (qk * qk).sum(-1, keepdim=True).clamp(min=NORM_FLOOR).rsqrt()  # (2, B * K, h, N, 1)
+    return qk * (inverse_length * scale)
+
+
+def attend_explicit(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, blocked: Tensor | None) -> Tensor:
+    """Attend with logits and softmax in float32 (the accurate form, and the faster one for training on a CPU).
+
+    Args:
+        q: float32 (B * K, h, N, d), unit vectors times the factor of their head.
+        k: float32 (B * K, h, N, d), unit vectors.
+        v: (B * K, h, N, d) in the dtype of the linear layers.
+        bias: float32 (h, N, N).
+        blocked: bool (K, N, N) from `window_mask`, or None.
+
+    Returns:
+        (B * K, h, N, d) in the dtype of `v`.
+    """
+    logits = q @ k.transpose(-2, -1)  # (B * K, h, N, N)
+    if blocked is None:
+        logits = logits + bias
+    else:
+        masked = torch.where(blocked[:, None], BLOCKED, bias)  # (K, h, N, N)
+        logits = (logits.view(-1, *masked.shape) + masked).view(logits.shape)
+    return logits.softmax(-1).to(v.dtype) @ v
+
+
+def attend_sdpa(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, blocked: Tensor | None) -> Tensor:
+    """Attend through the fused kernel of PyTorch; arguments and result as in `attend_explicit`.
+
+    Everything is 4-D and the mask is broadcast over the first axis only, the one form that stays fused on every device: windows share
+    the heads' axis when they need different masks.
+    """
+    q, k, bias = q.to(v.dtype), k.to(v.dtype), bias.to(v.dtype)
+    if blocked is None:
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=bias[None], scale=1.0)
+    n, d = q.shape[-2:]
+    masked = torch.where(blocked[:, None], BLOCKED, bias).view(1, -1, n, n)  # (1, K * h, N, N)
+    q, k, v = (t.reshape(-1, masked.shape[1], n, d) for t in (q, k, v))  # (B, K * h, N, d)
+    out = F.scaled_dot_product_attention(q, k, v, attn_mask=masked, scale=1.0)
+    return out.view(-1, bias.shape[0], n, d)
+
+
+ATTENTION_CORES = {"explicit": attend_explicit, "sdpa": attend_sdpa}
+
+
+def choose_core(name: str, device_type: str, training: bool) -> Callable[..., Tensor]:
+    """Pick the attention core: `explicit`, `sdpa`, or `auto` (explicit for training on a CPU, the fused kernel otherwise).
+
+    Raises:
+        ValueError: the name is none of the three.
+    """
+    if name == "auto":
+        name = "explicit" if training and device_type == "cpu" else "sdpa"
+    if name not in ATTENTION_CORES:
+        raise ValueError(f"unknown attention core {name!r}; allowed: auto, {', '.join(ATTENTION_CORES)}")
+    return ATTENTION_CORES[name]

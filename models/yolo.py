@@ -1,0 +1,464 @@
+"""Build a detector from its YAML table: the Detect head, the table of blocks, the parser and the model.
+
+A model YAML has the keys nc, depth_multiple, width_multiple, anchors, backbone and head; the last two are rows
+`[from, number, module, args]`. See `parse_model`.
+"""
+
+import ast
+import difflib
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from copy import deepcopy
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from models import common
+from models.flops import count_gflops, count_multihead_attention, count_window_attention
+from utils.general import LOGGER, check_file, colorstr, make_divisible, yaml_load
+from utils.torch_utils import fuse_conv_and_bn, initialize_weights
+
+COUNTERS = {
+    common.WindowAttention: count_window_attention,
+    nn.MultiheadAttention: count_multihead_attention,
+}
+
+
+class Detect(nn.Module):
+    """Anchor-based head: one 1x1 convolution per level and the decoding of its output.
+
+    In training it returns the raw maps, one (B, A, H, W, 5 + nc) per level. In evaluation it returns (boxes, raw maps) with boxes
+    (B, R, 5 + nc) float32: centre x, centre y, width, height in pixels of the network input, objectness and class scores 0..1; R runs
+    over levels, anchors, rows, columns. With `export` set it returns (boxes,).
+
+    Args:
+        nc: classes.
+        anchors: one flat list w, h, w, h, ... per level, in pixels.
+        ch: channels of each input.
+    """
+
+    def __init__(self, nc: int = 80, anchors: list[list[float]] = (), ch: list[int] = ()) -> None:
+        super().__init__()
+        self.nc = nc
+        self.no = nc + 5
+        self.nl = len(anchors)
+        self.na = len(anchors[0]) // 2
+        self.export = False
+        self.register_buffer("anchors", torch.tensor(anchors, dtype=torch.float32).view(self.nl, -1, 2))
+        self.register_buffer("stride", torch.ones(self.nl), persistent=False)
+        self.m = nn.ModuleList(nn.Conv2d(c, self.no * self.na, 1) for c in ch)
+
+    def forward(self, x: list[Tensor]) -> list[Tensor] | tuple[Tensor, ...]:
+        raw = []
+        for conv, feature in zip(self.m, x, strict=True):
+            y = conv(feature)
+            b, _, h, w = y.shape
+            raw.append(y.view(b, self.na, self.no, h, w).permute(0, 1, 3, 4, 2).contiguous())  # (B, A, H, W, 5 + nc)
+        if self.training:
+            return raw
+        boxes = torch.cat([self.decode(y, level) for level, y in enumerate(raw)], 1)
+        return (boxes,) if self.export else (boxes, raw)
+
+    def decode(self, raw: Tensor, level: int) -> Tensor:
+        """Turn the raw map of one level, (B, A, H, W, 5 + nc), into rows of boxes, (B, A * H * W, 5 + nc), in float32.
+
+        xy = (2 sigmoid - 0.5 + cell) * stride, wh = (2 sigmoid)^2 * anchor.
+        """
+        b, _, h, w, _ = raw.shape
+        stride = self.stride[level].float()
+        rows = torch.arange(h, device=raw.device, dtype=torch.float32)
+        columns = torch.arange(w, device=raw.device, dtype=torch.float32)
+        cell = torch.stack((columns.expand(h, w), rows[:, None].expand(h, w)), -1) - 0.5  # (H, W, 2)
+        anchor = (self.anchors[level].float() * stride).view(1, self.na, 1, 1, 2)
+        xy, wh, scores = raw.float().sigmoid().split((2, 2, self.nc + 1), -1)
+        xy = (xy * 2 + cell) * stride
+        wh = wh * 2
+        return torch.cat((xy, wh * wh * anchor, scores), -1).view(b, -1, self.no)
+
+
+@dataclass(frozen=True)
+class Row:
+    """How a block fits into the YAML grammar.
+
+    Attributes:
+        block: the class.
+        channels: rule for its arguments and output width. `scaled`: (c1, c2, *args), c2 times the width multiple; `same`: (c1,);
+            `kept`: (*args), output as wide as input; `sum`: (*args), inputs concatenated; `squared` and `divided`: (gain), output width
+            c1 * gain^2 or c1 / gain^2; `detect`: (nc, anchors) and the widths of its inputs.
+        repeats: `inside` passes the number of repeats to the block as third argument; `outside` stacks copies of it.
+    """
+
+    block: type[nn.Module]
+    channels: str = "scaled"
+    repeats: str = "outside"
+
+
+BLOCKS = {
+    "Conv": Row(common.Conv),
+    "DWConv": Row(common.DWConv),
+    "DWConvTranspose2d": Row(common.DWConvTranspose2d),
+    "Bottleneck": Row(common.Bottleneck),
+    "BottleneckCSP": Row(common.BottleneckCSP, repeats="inside"),
+    "C3": Row(common.C3, repeats="inside"),
+    "C3Ghost": Row(common.C3Ghost, repeats="inside"),
+    "C3SPP": Row(common.C3SPP),
+    "C3SwinV2": Row(common.C3SwinV2, repeats="inside"),
+    "C3TR": Row(common.C3TR, repeats="inside"),
+    "C3x": Row(common.C3x, repeats="inside"),
+    "Concat": Row(common.Concat, channels="sum"),
+    "Contract": Row(common.Contract, channels="squared"),
+    "CrossConv": Row(common.CrossConv),
+    "Detect": Row(Detect, channels="detect"),
+    "Expand": Row(common.Expand, channels="divided"),
+    "Focus": Row(common.Focus),
+    "GhostBottleneck": Row(common.GhostBottleneck),
+    "GhostConv": Row(common.GhostConv),
+    "LayerNorm2d": Row(common.LayerNorm2d, channels="same"),
+    "MixConv2d": Row(common.MixConv2d),
+    "PatchEmbed": Row(common.PatchEmbed),
+    "PatchMerging": Row(common.PatchMerging),
+    "SPP": Row(common.SPP),
+    "SPPF": Row(common.SPPF),
+    "SwinV2Stage": Row(common.SwinV2Stage, repeats="inside"),
+    "nn.BatchNorm2d": Row(nn.BatchNorm2d, channels="same"),
+    "nn.ConvTranspose2d": Row(nn.ConvTranspose2d),
+    "nn.MaxPool2d": Row(nn.MaxPool2d, channels="kept"),
+    "nn.AvgPool2d": Row(nn.AvgPool2d, channels="kept"),
+    "nn.Identity": Row(nn.Identity, channels="kept"),
+    "nn.Upsample": Row(nn.Upsample, channels="kept"),
+    "nn.ZeroPad2d": Row(nn.ZeroPad2d, channels="kept"),
+}
+ACTIVATIONS = ("ELU", "GELU", "Hardswish", "Identity", "LeakyReLU", "Mish", "PReLU", "ReLU", "ReLU6", "SiLU")
+REQUIRED_KEYS = ("nc", "depth_multiple", "width_multiple", "anchors", "backbone", "head")
+
+
+def parse_activation(text: str) -> nn.Module:
+    """Build the activation that a YAML names, such as `nn.LeakyReLU(0.1)`, without evaluating it as code.
+
+    Raises:
+        ValueError: the text is not a call of an allowed activation with literal arguments.
+    """
+    allowed = f"allowed: {', '.join(f'nn.{name}(...)' for name in ACTIVATIONS)}"
+    try:
+        call = ast.parse(text, mode="eval").body
+        name = call.func.attr
+        args = [ast.literal_eval(arg) for arg in call.args]
+        keywords = {keyword.arg: ast.literal_eval(keyword.value) for keyword in call.keywords}
+    except (AttributeError, SyntaxError, ValueError) as error:
+        raise ValueError(f"activation: {text!r} is not an activation; {allowed}") from error
+    if ast.unparse(call.func) != f"nn.{name}" or name not in ACTIVATIONS:
+        raise ValueError(f"activation: {text!r} is not an activation; {allowed}")
+    return getattr(nn, name)(*args, **keywords)
+
+
+@contextmanager
+def default_activation(text: str | None) -> Iterator[None]:
+    """Let `Conv` use the named activation while a model is built, and its own default again afterwards."""
+    before = common.Conv.default_act
+    try:
+        if text:
+            common.Conv.default_act = parse_activation(text)
+        yield
+    finally:
+        common.Conv.default_act = before
+
+
+def _check_keys(d: dict[str, Any], source: str) -> None:
+    missing = [key for key in REQUIRED_KEYS if key not in d]
+    if missing:
+        raise ValueError(f"{source}: missing key {missing[0]!r}; a model needs {', '.join(REQUIRED_KEYS)}")
+    for key in ("backbone", "head"):
+        if not isinstance(d[key], list) or not d[key]:
+            raise ValueError(f"{source}: {key!r} must be a list of rows [from, number, module, args]")
+    if not isinstance(d["nc"], int) or d["nc"] < 1:
+        raise ValueError(f"{source}: 'nc' must be a positive number of classes, not {d['nc']!r}")
+    for key in ("depth_multiple", "width_multiple"):
+        if not isinstance(d[key], int | float) or d[key] <= 0:
+            raise ValueError(f"{source}: {key!r} must be a positive number, not {d[key]!r}")
+
+
+def _expand_anchors(anchors: Any, levels: int, source: str) -> list[list[float]]:
+    """Return one flat list of anchor sides per level; a number k stands for k placeholders per level (see AutoAnchor)."""
+    if isinstance(anchors, int):
+        return [list(range(anchors * 2))] * levels
+    if not isinstance(anchors, list) or len(anchors) != levels:
+        count = len(anchors) if isinstance(anchors, list) else repr(anchors)
+        raise ValueError(f"{source}: 'anchors' has {count} levels, but Detect reads {levels} maps")
+    if any(len(level) != len(anchors[0]) or len(level) % 2 or not level for level in anchors):
+        raise ValueError(f"{source}: every level of 'anchors' needs the same number of w, h pairs, got {anchors}")
+    return anchors
+
+
+def _resolve_args(args: list[Any], nc: int, anchors: Any) -> list[Any]:
+    """Replace the words of a row by what they stand for; other text stays text (`nearest`)."""
+    words = {"nc": nc, "anchors": anchors, "None": None, "True": True, "False": False}
+    return [words.get(arg, arg) if isinstance(arg, str) else arg for arg in args]
+
+
+class _Parser:
+    """The state of one pass over the rows: channels so far and the multiples."""
+
+    def __init__(self, d: dict[str, Any], ch: int, source: str) -> None:
+        self.d, self.source = d, source
+        self.gd, self.gw = d["depth_multiple"], d["width_multiple"]
+        self.divisor = d.get("channel_multiple") or 8
+        self.channels = [ch]
+        self.save: set[int] = set()
+
+    def width_of(self, f: int, i: int) -> int:
+        index = f if f >= 0 else i + f
+        if not (-1 <= index < i) or (index == -1 and i):
+            raise ValueError(f"'from' is {f}, but row {i} can only read rows 0 to {i - 1} or -1 to {-i}")
+        return self.channels[index + 1] if index >= 0 else self.channels[0]
+
+    def scaled(self, c2: Any, anchors: Any, nc: int) -> int:
+        if not isinstance(c2, int) or c2 < 1:
+            raise ValueError(f"the first argument must be a number of channels, not {c2!r}")
+        levels = anchors[0] if isinstance(anchors, list) else [0] * (2 * anchors)
+        if c2 == len(levels) // 2 * (nc + 5):
+            return c2
+        return make_divisible(c2 * self.gw, self.divisor)
+
+    def arguments(self, row: Row, inputs: list[int], n: int, args: list[Any]) -> tuple[list[Any], int, int]:
+        """Return the positional arguments of the block, its output width and how often it is stacked."""
+        c1, anchors, nc = inputs[0], self.d["anchors"], self.d["nc"]
+        if row.channels == "scaled":
+            if not args:
+                raise ValueError("the first argument must be a number of channels, but there is none")
+            c2 = self.scaled(args[0], anchors, nc)
+            inside = [n] if row.repeats == "inside" else []
+            return [c1, c2, *inside, *args[1:]], c2, 1 if inside else n
+        if row.channels == "same":
+            return [c1], c1, n
+        if row.channels == "sum":
+            return args, sum(inputs), n
+        if row.channels == "squared":
+            return args, c1 * args[0] ** 2, n
+        if row.channels == "divided":
+            return args, c1 // args[0] ** 2, n
+        if row.channels == "detect":
+            return [nc, _expand_anchors(args[1] if len(args) > 1 else anchors, len(inputs), self.source), inputs], 0, 1
+        return args, c1, n
+
+    def build(self, i: int, f: int | list[int], n: int, name: str, args: list[Any]) -> nn.Module:
+        """Build row `i` and remember its output width."""
+        if name not in BLOCKS:
+            close = difflib.get_close_matches(name, BLOCKS, 1)
+            hint = f" Did you mean {close[0]!r}?" if close else ""
+            raise ValueError(f"unknown module {name!r}.{hint} Allowed: {', '.join(BLOCKS)}")
+        if not isinstance(n, int) or n < 1:
+            raise ValueError(f"'number' must be a positive integer, not {n!r}")
+        if not isinstance(args, list):
+            raise ValueError(f"'args' must be a list, not {args!r}")
+        row = BLOCKS[name]
+        froms = [f] if isinstance(f, int) else f
+        if not froms or not all(isinstance(index, int) for index in froms):
+            raise ValueError(f"'from' must be an integer or a list of integers, not {f!r}")
+        inputs = [self.width_of(index, i) for index in froms]
+        n = max(round(n * self.gd), 1) if n > 1 else n
+        args = _resolve_args(args, self.d["nc"], self.d["anchors"])
+        keywords = args.pop() if args and isinstance(args[-1], dict) else {}
+        args, c2, stacked = self.arguments(row, inputs, n, args)
+        try:
+            copies = [row.block(*args, **keywords) for _ in range(stacked)]
+        except TypeError as error:
+            raise ValueError(f"{name} cannot take the arguments {args} {keywords or ''}: {error}") from error
+        module = copies[0] if stacked == 1 else nn.Sequential(*copies)
+        module.i, module.f, module.type = i, f, name
+        module.np = sum(p.numel() for p in module.parameters())
+        self.save.update(index % i for index in froms if index != -1 and i)
+        self.channels.append(c2)
+        self.log(module, len(copies), args, keywords)
+        return module
+
+    def log(self, module: nn.Module, n: int, args: list[Any], keywords: dict[str, Any]) -> None:
+        if self.d.get("verbose", True):
+            shown = str(args) + (f" {keywords}" if keywords else "")
+            LOGGER.info(f"{module.i:>3}{module.f!s:>18}{n:>3}{module.np:>10}  {module.type:<24}{shown:<30}")
+
+
+def parse_model(d: dict[str, Any], ch: list[int], source: str = "model", verbose: bool = True) -> tuple[nn.Sequential, list[int]]:
+    """Build the rows of a model YAML.
+
+    Each row is `[from, number, module, args]`. `from` is a row index or a list of them, negative ones relative; `number` above 1 is
+    multiplied by depth_multiple; widths are multiplied by width_multiple and rounded up to channel_multiple (8). A mapping as last
+    argument gives keywords of the block: `[-1, 6, C3SwinV2, [256, 8, {norm_gain: 1.0}]]`.
+
+    Args:
+        d: the YAML mapping; `nc` and `anchors` are in effect.
+        ch: channels of the image, in a list.
+        source: name of the file, for messages.
+        verbose: log a table of the rows.
+
+    Returns:
+        The rows as one Sequential and the sorted indices of the outputs that later rows read.
+
+    Raises:
+        ValueError: naming file, row and the allowed values.
+    """
+    _check_keys(d, source)
+    parser = _Parser({**d, "verbose": verbose}, ch[0], source)
+    if verbose:
+        LOGGER.info(f"\n{'':>3}{'from':>18}{'n':>3}{'params':>10}  {'module':<24}{'arguments':<30}")
+    layers = []
+    with default_activation(d.get("activation")):
+        for i, entry in enumerate(d["backbone"] + d["head"]):
+            section = f"backbone row {i}" if i < len(d["backbone"]) else f"head row {i - len(d['backbone'])} (layer {i})"
+            if not isinstance(entry, list) or len(entry) != 4:
+                raise ValueError(f"{source}: {section}: a row is [from, number, module, args], not {entry!r}")
+            try:
+                layers.append(parser.build(i, *entry))
+            except ValueError as error:
+                raise ValueError(f"{source}: {section}: {error}") from error
+    if not isinstance(layers[-1], Detect):
+        raise ValueError(f"{source}: the last row must be Detect, not {layers[-1].type}")
+    return nn.Sequential(*layers), sorted(parser.save)
+
+
+class DetectionModel(nn.Module):
+    """A detector built from a model YAML.
+
+    Training: `forward(images)` gives one raw map (B, A, H, W, 5 + nc) per level. Evaluation: (boxes, raw maps), see `Detect`. Images
+    are (B, ch, H, W) floats 0..1 with H and W multiples of the largest stride.
+
+    Args:
+        cfg: path of a YAML file, or its mapping.
+        ch: channels of the image; the YAML's `ch` is used when it has one.
+        nc: classes; None keeps the YAML's.
+        anchors: anchors per level that replace the YAML's by placeholders for AutoAnchor; None keeps the YAML's.
+        verbose: log the table of rows and the summary.
+
+    Attributes:
+        yaml: the mapping in effect. names: class index to name. stride: pixels per cell of each level, float tensor.
+        model: the rows. save: rows whose output is kept. hyp: hyperparameters, set by training.
+    """
+
+    def __init__(
+        self,
+        cfg: str | Path | dict[str, Any] = "yolov5s.yaml",
+        ch: int = 3,
+        nc: int | None = None,
+        anchors: float | None = None,
+        verbose: bool = True,
+    ) -> None:
+        super().__init__()
+        self.yaml_file = None if isinstance(cfg, dict) else Path(cfg).name
+        self.yaml = deepcopy(cfg) if isinstance(cfg, dict) else yaml_load(check_file(cfg, (".yaml", ".yml")))
+        source = self.yaml_file or "model"
+        ch = self.yaml["ch"] = self.yaml.get("ch", ch)
+        if nc and nc != self.yaml.get("nc"):
+            if verbose:
+                LOGGER.info(f"{source}: nc={self.yaml.get('nc')} overridden by nc={nc}")
+            self.yaml["nc"] = nc
+        if anchors:
+            self.yaml["anchors"] = round(anchors)
+        self.model, self.save = parse_model(self.yaml, [ch], source, verbose)
+        self.nc = self.yaml["nc"]
+        self.names = {i: str(i) for i in range(self.nc)}
+        self.hyp: dict[str, Any] | None = None
+        initialize_weights(self)
+        self._find_strides(ch, source)
+        self._init_biases()
+        if rate := self.yaml.get("drop_path"):
+            self.set_drop_path(rate)
+        if verbose:
+            self.info()
+
+    @property
+    def detect(self) -> Detect:
+        """The head."""
+        return self.model[-1]
+
+    @property
+    def stride(self) -> Tensor:
+        """Pixels per cell of each level, (levels,)."""
+        return self.detect.stride
+
+    @torch.no_grad()
+    def _find_strides(self, ch: int, source: str) -> None:
+        """Run an empty image to find the stride of each level, then bring the anchors into the order and unit of the levels."""
+        size = 256
+        training = self.training
+        # evaluation statistics stay untouched because the probe runs on a copy
+        probe = deepcopy(self).to("meta").train()
+        try:
+            maps = probe(torch.zeros(1, ch, size, size, device="meta"))
+        except RuntimeError as error:
+            raise ValueError(f"{source}: the rows do not fit together: {error}") from error
+        self.train(training)
+        stride = torch.tensor([size / y.shape[-2] for y in maps])
+        area = self.detect.anchors.prod(-1).mean(-1)
+        if (area[-1] - area[0]) * (stride[-1] - stride[0]) < 0:
+            self.detect.anchors.copy_(self.detect.anchors.flip(0))
+        self.detect.stride.copy_(stride)
+        self.detect.anchors /= stride.view(-1, 1, 1)
+
+    @torch.no_grad()
+    def _init_biases(self) -> None:
+        """Start objectness at about 8 objects per 640-pixel image and classes at 0.6 over their number (arXiv:1708.02002, 3.3)."""
+        head = self.detect
+        for conv, stride in zip(head.m, head.stride.tolist(), strict=True):
+            bias = conv.bias.view(head.na, -1)
+            bias[:, 4] += math.log(8 / (640 / stride) ** 2)
+            bias[:, 5:] += math.log(0.6 / (head.nc - 0.99999))
+
+    def forward(self, x: Tensor) -> list[Tensor] | tuple[Tensor, ...]:
+        outputs = []
+        for module in self.model:
+            if module.f != -1:
+                x = outputs[module.f] if isinstance(module.f, int) else [x if f == -1 else outputs[f] for f in module.f]
+            x = module(x)
+            outputs.append(x if module.i in self.save else None)
+        return x
+
+    def fuse(self) -> "DetectionModel":
+        """Fold batch normalisation into convolutions and the position bias of each window attention into a constant, in place."""
+        for module in self.modules():
+            if isinstance(module, common.Conv) and hasattr(module, "bn"):
+                module.conv = fuse_conv_and_bn(module.conv, module.bn)
+                del module.bn
+                module.forward = module.forward_fuse
+            elif isinstance(module, common.WindowAttention):
+                module.fuse()
+        return self
+
+    def set_drop_path(self, rate: float) -> None:
+        """Give the blocks of all Swin stages a stochastic depth that grows from 0 at the first to `rate` at the last."""
+        blocks = [module for module in self.modules() if isinstance(module, common.SwinV2Block)]
+        for block, value in zip(blocks, common.drop_path_rates(rate, len(blocks)), strict=True):
+            block.drop_path.rate = value
+
+    def set_attention_core(self, core: str) -> None:
+        """Choose how every window attention is computed: `auto`, `explicit` or `sdpa`."""
+        for module in self.modules():
+            if isinstance(module, common.WindowAttention):
+                module.core = core
+
+    def set_activation_checkpointing(self, enabled: bool) -> None:
+        """Recompute the blocks of the Swin stages in the backward pass instead of keeping their activations."""
+        for module in self.modules():
+            if isinstance(module, common.SwinV2Stage):
+                module.checkpointing = enabled
+
+    def gflops(self, imgsz: int | tuple[int, int] = 640) -> float:
+        """Return the cost of one image, 1e9 operations, two per multiply-add."""
+        size = (imgsz, imgsz) if isinstance(imgsz, int) else imgsz
+        return count_gflops(self, size, self.yaml["ch"], COUNTERS)
+
+    def info(self, imgsz: int = 640) -> None:
+        """Log layers, parameters, gradients and GFLOPs."""
+        parameters = sum(p.numel() for p in self.parameters())
+        gradients = sum(p.numel() for p in self.parameters() if p.requires_grad)
+        layers = sum(1 for module in self.modules() if not list(module.children()))
+        name = Path(self.yaml_file).stem if self.yaml_file else "Model"
+        LOGGER.info(
+            f"{colorstr(name)} summary: {layers} layers, {parameters} parameters, {gradients} gradients, "
+            f"{self.gflops(imgsz):.1f} GFLOPs at {imgsz}\n"
+        )
+
+
+Model = DetectionModel

@@ -1,0 +1,174 @@
+"""Reading one image and one label file: every rule with a line that keeps it and one that breaks it."""
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image, ImageOps
+
+from utils.label_reader import image_size, parse_labels, verify_image_label
+
+
+def read(text, nc=None):
+    return parse_labels(text, "a.txt", nc)
+
+
+def save(path, width=40, height=20, **options):
+    pixels = np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8)
+    Image.fromarray(pixels).save(path, **options)
+    return path
+
+
+# Lines ----------------------------------------------------------------------------------------------------------------
+def test_boxes_are_read_in_order():
+    labels, segments, messages = read("2 .5 .4 .3 .2\n\n  0 0.1 0.2 0.1 0.1  \n")
+    assert labels.dtype == np.float32
+    assert labels == pytest.approx(np.array([[2, 0.5, 0.4, 0.3, 0.2], [0, 0.1, 0.2, 0.1, 0.1]]))
+    assert segments == []
+    assert messages == []
+
+
+def test_empty_text():
+    labels, segments, messages = read("\n \n")
+    assert labels.shape == (0, 5)
+    assert segments == messages == []
+
+
+def test_confidence_is_dropped():
+    labels, _, messages = read("1 .5 .5 .2 .2 .93")
+    assert labels == pytest.approx(np.array([[1, 0.5, 0.5, 0.2, 0.2]]))
+    assert messages == []
+
+
+def test_polygon_becomes_the_box_around_it_and_mixes_with_boxes():
+    labels, segments, messages = read("0 .1 .2 .5 .2 .3 .8\n1 .5 .5 .2 .2")
+    assert labels == pytest.approx(np.array([[0, 0.3, 0.5, 0.4, 0.6], [1, 0.5, 0.5, 0.2, 0.2]]))
+    assert segments[0] == pytest.approx(np.array([[0.1, 0.2], [0.5, 0.2], [0.3, 0.8]]))
+    assert segments[1].shape == (0, 2)
+    assert messages == []
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        ("0 .5 .5 .2", "4 columns"),
+        ("0 .1 .2 .5 .2 .3 .8 .9", "8 columns"),
+        ("0 .5 x .2 .2", "not made of numbers"),
+        ("cat .5 .5 .2 .2", "not made of numbers"),
+        ("0.5 .5 .5 .2 .2", r"class 0\.5; allowed are 0 to 2"),
+        ("-1 .5 .5 .2 .2", "class -1"),
+        ("3 .5 .5 .2 .2", "class 3; allowed are 0 to 2"),
+        ("nan .5 .5 .2 .2", "class nan"),
+        ("0 1.2 .5 .2 .2", r"not all within 0\.\.1"),
+        ("0 -.2 .5 .2 .2", r"not all within 0\.\.1"),
+        ("0 320 240 50 40", r"not all within 0\.\.1"),
+        ("0 .5 nan .2 .2", r"not all within 0\.\.1"),
+        ("0 .5 .5 inf .2", r"not all within 0\.\.1"),
+        ("0 .5 .5 0 .2", "no area"),
+        ("0 .1 .1 .5 .1 .9 .1", "no area"),
+    ],
+)
+def test_a_bad_line_is_reported_and_only_it_is_left_out(line, reason):
+    labels, _, messages = read(f"1 .5 .5 .2 .2\n{line}\n2 .5 .5 .2 .2\n", nc=3)
+    assert labels[:, 0].tolist() == [1, 2]
+    assert len(messages) == 1
+    with pytest.raises(ValueError, match=rf"^a\.txt:2: line left out: .*{reason}"):
+        raise ValueError(messages[0])
+
+
+def test_any_class_without_nc():
+    assert read("91 .5 .5 .2 .2")[0][0, 0] == 91
+
+
+def test_rounding_errors_are_clipped():
+    labels, _, messages = read("0 .5 .5 1.0005 .2\n0 -.0005 .5 .2 .2\n1 -.001 .5 .5 1.001 .7 .7")
+    assert labels[:, 1:] == pytest.approx(
+        np.array([[0.5, 0.5, 1, 0.2], [0, 0.5, 0.2, 0.2], [0.35, 0.75, 0.7, 0.5]]), abs=1e-6
+    )
+    assert messages == []
+
+
+def test_repeated_labels_are_left_out_and_order_stays():
+    labels, segments, messages = read("1 .5 .5 .2 .2\n0 .1 .2 .5 .2 .3 .8\n1 .5 .5 .2 .2\n0 .1 .2 .5 .2 .3 .8\n")
+    assert labels[:, 0].tolist() == [1, 0]
+    assert [len(s) for s in segments] == [0, 3]
+    assert messages == ["a.txt: 2 repeated labels left out"]
+
+
+# Images ---------------------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("suffix", ["jpg", "png", "webp", "tif"])
+@pytest.mark.parametrize(("orientation", "size"), [(1, (40, 20)), (3, (40, 20)), (6, (20, 40)), (8, (20, 40))])
+def test_size_is_the_one_opencv_decodes(tmp_path, suffix, orientation, size):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    file = save(tmp_path / f"a.{suffix}", exif=exif)
+    assert image_size(str(file)) == size
+    decoded = cv2.imdecode(np.fromfile(file, np.uint8), cv2.IMREAD_COLOR)
+    assert decoded.shape[1::-1] == size
+    turned = np.asarray(ImageOps.exif_transpose(Image.open(file)))
+    assert np.abs(decoded[..., ::-1].astype(int) - turned).mean() < 3
+
+
+@pytest.mark.parametrize("suffix", ["bmp", "png"])
+def test_size_without_exif(tmp_path, suffix):
+    assert image_size(str(save(tmp_path / f"a.{suffix}"))) == (40, 20)
+
+
+def test_verified_pair_and_untouched_files(tmp_path):
+    image, label = save(tmp_path / "a.jpg"), tmp_path / "a.txt"
+    label.write_text("0 .5 .5 .2 .2\n0 .5 .5\n", encoding="utf-8-sig")  # Windows editors put a mark in front
+    before = image.read_bytes(), label.read_bytes()
+    result = verify_image_label(str(image), str(label), 1)
+    assert (result.ok, result.state, result.size) == (True, "found", (40, 20))
+    assert result.labels.shape == (1, 5)
+    assert result.messages[0].startswith(f"{label}:2: ")
+    assert (image.read_bytes(), label.read_bytes()) == before
+
+
+def test_missing_and_empty_label_files_make_backgrounds(tmp_path):
+    image, label = save(tmp_path / "a.png"), tmp_path / "a.txt"
+    missing = verify_image_label(str(image), str(label))
+    assert (missing.ok, missing.state, missing.labels.shape) == (True, "missing", (0, 5))
+    label.write_text("\n")
+    assert verify_image_label(str(image), str(label)).state == "empty"
+
+
+def test_a_label_file_that_is_no_text_drops_lines_not_the_image(tmp_path):
+    image, label = save(tmp_path / "a.png"), tmp_path / "a.txt"
+    label.write_bytes(b"\xff\xfe\x00\x01 1 2\n0 .5 .5 .2 .2\n")
+    result = verify_image_label(str(image), str(label))
+    assert result.ok
+    assert len(result.labels) == 1
+    assert len(result.messages) == 1
+
+
+def test_cut_off_jpeg_is_reported_and_never_rewritten(tmp_path):
+    image = save(tmp_path / "a.jpg", 200, 200)
+    image.write_bytes(image.read_bytes()[:-3000])
+    before = image.read_bytes()
+    result = verify_image_label(str(image), str(tmp_path / "a.txt"))
+    assert (result.ok, result.state) == (False, "corrupt")
+    assert result.messages[0].startswith(f"{image}: image left out: ")
+    assert image.read_bytes() == before
+
+
+def test_jpeg_with_bytes_behind_its_end_is_fine(tmp_path):
+    image = save(tmp_path / "a.jpg")
+    image.write_bytes(image.read_bytes() + b"\x00\x00trailer")
+    assert verify_image_label(str(image), str(tmp_path / "a.txt")).ok
+
+
+@pytest.mark.parametrize(
+    ("width", "height", "format_", "reason"), [(9, 40, "PNG", "at least 10 x 10"), (40, 20, "GIF", "format gif")]
+)
+def test_unfit_images_are_left_out(tmp_path, width, height, format_, reason):
+    image = save(tmp_path / "a.png", width, height, format=format_)
+    result = verify_image_label(str(image), "none.txt")
+    assert not result.ok
+    assert reason in result.messages[0]
+
+
+def test_a_file_that_is_no_image_is_left_out(tmp_path):
+    image = tmp_path / "a.jpg"
+    image.write_text("no image")
+    assert not verify_image_label(str(image), "none.txt").ok
+    assert not verify_image_label(str(tmp_path / "absent.jpg"), "none.txt").ok

@@ -1,0 +1,186 @@
+"""results.csv, TensorBoard, and the object that feeds both."""
+
+import builtins
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from utils.callbacks import Callbacks
+from utils.loggers import Loggers
+from utils.loggers.to_csv import RESULT_COLUMNS, CsvLogger
+from utils.loggers.to_tensorboard import TensorBoardLogger
+
+VALUES = dict(zip(RESULT_COLUMNS[1:], [0.123456789, *range(2, 12), 0.01, 1e-7], strict=True))
+
+
+def tags(folder):
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    events = accumulator.EventAccumulator(str(folder), size_guidance={"images": 0, "scalars": 0})
+    events.Reload()
+    return events
+
+
+# CSV
+
+
+def test_columns_have_their_known_names_and_order():
+    assert ", ".join(RESULT_COLUMNS) == (
+        "epoch, train/box_loss, train/obj_loss, train/cls_loss, metrics/precision, metrics/recall, metrics/mAP_0.5, "
+        "metrics/mAP_0.5:0.95, val/box_loss, val/obj_loss, val/cls_loss, x/lr0, x/lr1, x/lr2"
+    )
+
+
+def test_cells_are_twenty_wide_with_five_digits(tmp_path):
+    CsvLogger(tmp_path / "results.csv").write(7, VALUES)
+    header, row = (tmp_path / "results.csv").read_text(encoding="utf-8").splitlines()
+    for line in (header, row):
+        assert [len(cell) for cell in line.split(",")] == [20] * 14
+    assert header.startswith("               epoch,      train/box_loss")
+    assert row.startswith("                   7,             0.12346,                   2,")
+    assert row.endswith("               1e-07")
+
+
+def test_csv_reads_back_with_pandas(tmp_path):
+    log = CsvLogger(tmp_path / "results.csv")
+    for epoch in range(3):
+        log.write(epoch, VALUES | {"metrics/recall": math.nan})
+    table = pd.read_csv(tmp_path / "results.csv", skipinitialspace=True)
+    assert list(table.columns) == list(RESULT_COLUMNS)
+    assert list(table["epoch"]) == [0, 1, 2]
+    assert table["metrics/recall"].isna().all()
+    assert table["x/lr2"][1] == 1e-7
+
+
+def test_csv_goes_on_in_an_existing_file(tmp_path):
+    CsvLogger(tmp_path / "results.csv").write(0, VALUES)
+    CsvLogger(tmp_path / "results.csv").write(1, VALUES)
+    assert len((tmp_path / "results.csv").read_text(encoding="utf-8").splitlines()) == 3
+
+
+def test_truncate_drops_later_rows_and_torn_ones(tmp_path):
+    log = CsvLogger(tmp_path / "results.csv")
+    log.truncate(0)  # no file yet
+    assert not log.path.exists()
+    for epoch in range(4):
+        log.write(epoch, VALUES)
+    before = log.path.read_text(encoding="utf-8").splitlines()
+    with log.path.open("a", encoding="utf-8") as file:
+        file.write("                   4,    0.1")  # a crash in the middle of a row
+    log.truncate(2)
+    assert log.path.read_text(encoding="utf-8").splitlines() == before[:3]
+    log.write(2, VALUES)
+    assert log.path.read_text(encoding="utf-8").splitlines() == before[:4]
+    log.truncate(0)
+    assert log.path.read_text(encoding="utf-8").splitlines() == before[:1]
+
+
+@pytest.mark.parametrize("values", [{}, VALUES | {"extra": 1}, {k: v for k, v in VALUES.items() if k != "x/lr0"}])
+def test_csv_wants_every_column(tmp_path, values):
+    with pytest.raises(ValueError, match="expected a value for each of"):
+        CsvLogger(tmp_path / "results.csv").write(0, values)
+    assert not (tmp_path / "results.csv").exists()
+
+
+def test_csv_does_not_touch_a_foreign_file(tmp_path):
+    (tmp_path / "results.csv").write_text("a,b\n1,2\n", encoding="utf-8")
+    log = CsvLogger(tmp_path / "results.csv")
+    for action in (lambda: log.write(0, VALUES), lambda: log.truncate(0)):
+        with pytest.raises(ValueError, match="its columns differ"):
+            action()
+    assert (tmp_path / "results.csv").read_text(encoding="utf-8") == "a,b\n1,2\n"
+
+
+# TensorBoard
+
+
+def test_tensorboard_stores_curves_pictures_and_texts(tmp_path):
+    picture = np.arange(48, dtype=np.uint8).reshape(4, 4, 3)
+    Image.fromarray(picture).save(tmp_path / "a.png")
+    log = TensorBoardLogger(tmp_path / "events")
+    assert log.active
+    for step in range(3):
+        log.scalars({"a": step / 2, "b": math.nan if step == 1 else np.float32(step)}, step)
+    log.image("picture", tmp_path / "a.png", 2)
+    log.text("note", "hello", 2)
+    log.close()
+    log.close()
+    events = tags(tmp_path / "events")
+    assert [(e.step, e.value) for e in events.Scalars("a")] == [(0, 0.0), (1, 0.5), (2, 1.0)]
+    assert [e.step for e in events.Scalars("b")] == [0, 2]
+    (tmp_path / "b.png").write_bytes(events.Images("picture")[0].encoded_image_string)
+    assert np.array_equal(np.asarray(Image.open(tmp_path / "b.png")), picture)
+    assert "note/text_summary" in events.Tags()["tensors"]
+
+
+def test_tensorboard_names_a_picture_it_cannot_read(tmp_path):
+    log = TensorBoardLogger(tmp_path)
+    with pytest.raises(FileNotFoundError, match="none.png"):
+        log.image("picture", tmp_path / "none.png", 0)
+    log.close()
+
+
+def test_without_the_package_one_warning_and_no_events(tmp_path, monkeypatch, caplog):
+    real_import = builtins.__import__
+
+    def without_tensorboard(name, *args, **kwargs):
+        if name.startswith(("torch.utils.tensorboard", "tensorboard")):
+            raise ModuleNotFoundError("No module named 'tensorboard'")
+        return real_import(name, *args, **kwargs)
+
+    monkeypatch.setattr(builtins, "__import__", without_tensorboard)
+    log = TensorBoardLogger(tmp_path)
+    log.scalars({"a": 1.0}, 0)
+    log.image("a", tmp_path / "none.png", 0)
+    log.text("a", "b", 0)
+    log.close()
+    assert not log.active
+    assert len(caplog.messages) == 1
+    assert "pip install tensorboard" in caplog.messages[0]
+    assert list(tmp_path.iterdir()) == []
+
+
+# Both
+
+
+def test_a_run_of_two_epochs_reaches_both_logs(tmp_path):
+    callbacks = Callbacks()
+    Loggers(tmp_path).register(callbacks)
+    for epoch in range(2):
+        vals = [epoch + i / 100 for i in range(13)]
+        callbacks.run("on_fit_epoch_end", vals=vals, epoch=epoch, best_fitness=0.5, fi=0.25 * epoch)
+    Image.new("RGB", (4, 4)).save(tmp_path / "results.png")
+    Image.new("RGB", (4, 4)).save(tmp_path / "labels.jpg")
+    callbacks.run("on_train_end", last=tmp_path / "last.pt", best=tmp_path / "best.pt", epoch=1, results=[0.1] * 7)
+    callbacks.run("teardown")
+    table = pd.read_csv(tmp_path / "results.csv", skipinitialspace=True)
+    assert table.iloc[1].tolist() == pytest.approx([1, *(1 + i / 100 for i in range(13))])
+    events = tags(tmp_path)
+    assert set(events.Tags()["scalars"]) == {*RESULT_COLUMNS[1:], "fitness/epoch", "fitness/best"}
+    assert events.Scalars("x/lr2")[1].value == pytest.approx(1.12)
+    assert set(events.Tags()["images"]) == {"results", "labels"}
+
+
+def test_logs_can_be_switched_off(tmp_path):
+    callbacks = Callbacks()
+    loggers = Loggers(tmp_path, csv=False, tensorboard=False)
+    loggers.register(callbacks)
+    loggers.truncate(0)
+    callbacks.run("on_fit_epoch_end", vals=range(13), epoch=0, best_fitness=0.0, fi=0.0)
+    callbacks.run("on_train_end", last=tmp_path, best=tmp_path, epoch=0, results=[0.0] * 7)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_truncate_before_a_resumed_run(tmp_path):
+    log = CsvLogger(tmp_path / "results.csv")
+    for epoch in range(3):
+        log.write(epoch, VALUES)
+    Loggers(tmp_path, tensorboard=False).truncate(1)
+    assert len(log.path.read_text(encoding="utf-8").splitlines()) == 2
+
+
+def test_the_number_of_values_is_checked(tmp_path):
+    with pytest.raises(ValueError, match="zip"):
+        Loggers(tmp_path, tensorboard=False).on_fit_epoch_end(range(12), 0, 0.0, 0.0)

@@ -1,0 +1,212 @@
+"""Parameter groups, optimizers and schedules."""
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from models.common import WindowAttention
+from models.yolo import DetectionModel
+from utils.hyp import Hyp
+from utils.optim import (
+    accumulate_at,
+    build_optimizer,
+    lr_factor,
+    param_groups,
+    scaled_decay,
+    set_schedule_,
+    warmup_iterations,
+)
+
+
+class Odd(nn.Module):
+    """Parameters that a rule by name or by class alone would sort wrongly."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 1)
+        self.norm = nn.GroupNorm(2, 4)
+        self.attention = nn.MultiheadAttention(4, 2)
+        self.act = nn.PReLU()
+        self.gain = nn.Parameter(torch.ones(4, 1, 1))
+        self.logit_scale = nn.Parameter(torch.ones(2, 1, 1))
+        self.cpb_mlp = nn.Sequential(nn.Linear(2, 8), nn.ReLU(), nn.Linear(8, 2, bias=False))
+        self.q_bias = nn.Parameter(torch.zeros(4))
+        self.temperature = nn.Parameter(torch.tensor(1.0))
+        self.shared = self.conv
+        self.frozen = nn.Linear(2, 2).requires_grad_(False)
+
+
+def group_names(model):
+    names = {id(p): name for name, p in model.named_parameters()}
+    return [{names[id(p)] for p in group} for group in param_groups(model)]
+
+
+def test_each_parameter_finds_its_group():
+    bias, decay, no_decay = group_names(Odd())
+    assert bias == {
+        "conv.bias", "norm.bias", "attention.in_proj_bias", "attention.out_proj.bias", "cpb_mlp.0.bias", "q_bias"
+    }  # fmt: skip
+    assert decay == {"conv.weight", "attention.in_proj_weight", "attention.out_proj.weight", "gain"}
+    assert no_decay == {
+        "norm.weight",
+        "act.weight",
+        "logit_scale",
+        "cpb_mlp.0.weight",
+        "cpb_mlp.2.weight",
+        "temperature",
+    }
+
+
+def test_window_attention_decays_its_projections_only():
+    _, decay, no_decay = group_names(WindowAttention(32, 2, 4))
+    assert decay == {"qkv.weight", "proj.weight"}
+    assert {name.split(".")[0] for name in no_decay} == {"logit_scale", "cpb_mlp"}
+
+
+@pytest.mark.parametrize("cfg", ["models/yolov5n.yaml", "models/yolov5n-swinv2.yaml"])
+def test_groups_of_a_model_are_a_partition(cfg):
+    model = DetectionModel(cfg, verbose=False)
+    model.model[0].requires_grad_(False)
+    ids = [id(p) for group in param_groups(model) for p in group]
+    assert len(ids) == len(set(ids))
+    assert set(ids) == {id(p) for p in model.parameters() if p.requires_grad}
+
+
+def test_yolov5n_has_the_known_numbers_of_biases_weights_and_norms():
+    assert [len(group) for group in param_groups(DetectionModel("models/yolov5n.yaml", verbose=False))] == [60, 60, 57]
+
+
+@pytest.mark.parametrize("name", ["SGD", "Adam", "AdamW"])
+def test_only_the_middle_group_decays(name):
+    optimizer = build_optimizer(Odd(), name, lr=0.02, momentum=0.8, decay=0.1, beta2=0.9)
+    assert type(optimizer).__name__ == name
+    assert [group["weight_decay"] for group in optimizer.param_groups] == [0.0, 0.1, 0.0]
+    for group in optimizer.param_groups:
+        assert group["lr"] == 0.02
+        if name == "SGD":
+            assert (group["momentum"], group["nesterov"]) == (0.8, True)
+        else:
+            assert group["betas"] == (0.8, 0.9)
+
+
+def test_sgd_step_by_hand():
+    """Nesterov: v = g + m v, p -= lr (g + m v); with decay g = grad + d p."""
+    model = nn.Linear(1, 1)
+    model.weight.data.fill_(2.0)
+    model.bias.data.fill_(3.0)
+    optimizer = build_optimizer(model, "SGD", lr=0.1, momentum=0.5, decay=0.01)
+    model(torch.ones(1, 1)).sum().backward()  # both gradients are 1
+    optimizer.step()
+    g = 1 + 0.01 * 2
+    assert model.weight.item() == pytest.approx(2 - 0.1 * (g + 0.5 * g))
+    assert model.bias.item() == pytest.approx(3 - 0.1 * 1.5)
+
+
+def test_sgd_without_momentum_is_allowed():
+    build_optimizer(Odd(), "SGD", momentum=0.0)
+
+
+def test_unknown_optimizers_and_frozen_models_are_refused():
+    with pytest.raises(ValueError, match="unknown optimizer 'Lion': choose SGD, Adam or AdamW"):
+        build_optimizer(Odd(), "Lion")
+    with pytest.raises(ValueError, match="nothing to train"):
+        build_optimizer(nn.Linear(1, 1).requires_grad_(False))
+
+
+LINEAR = {0: 1, 1: 0.9901, 25: 0.7525, 50: 0.505, 99: 0.0199}
+COSINE = {0: 1, 1: 0.99975575, 25: 0.85501786, 50: 0.505, 99: 0.01024425}
+
+
+@pytest.mark.parametrize(("cosine", "expected"), [(False, LINEAR), (True, COSINE)])
+def test_rate_vectors(cosine, expected):
+    for epoch, factor in expected.items():
+        assert lr_factor(epoch, 100, 0.01, cosine) == pytest.approx(factor, abs=5e-9)
+
+
+@pytest.mark.parametrize("cosine", [False, True])
+def test_rate_falls_from_one_to_its_end(cosine):
+    factors = [lr_factor(epoch, 30, 0.1, cosine) for epoch in range(31)]
+    assert factors[0] == 1
+    assert factors[-1] == pytest.approx(0.1)
+    assert all(a > b for a, b in zip(factors, factors[1:], strict=False))
+
+
+@pytest.mark.parametrize(
+    ("warmup_epochs", "batches", "epochs", "expected"),
+    [
+        (3, 1000, 100, 3000),
+        (3.3835, 1000, 100, 3384),
+        (3, 20, 100, 100),
+        (3, 20, 8, 80),
+        (3, 1000, 2, 1000),
+        (0, 20, 100, 0),
+    ],
+)
+def test_warmup_has_100_iterations_but_at_most_half_of_the_training(warmup_epochs, batches, epochs, expected):
+    assert warmup_iterations(warmup_epochs, batches, epochs) == expected
+
+
+def test_accumulation_grows_to_the_nominal_batch():
+    steps = [accumulate_at(ni, 100, 8, 64) for ni in range(120)]
+    assert steps[0] == 1
+    assert steps[50] == 4  # halfway between 1 and 8 lies 4.5, which rounds to the even number
+    assert steps[100:] == [8] * 20
+    assert steps == sorted(steps)
+
+
+@pytest.mark.parametrize(
+    ("batch", "nominal", "expected"), [(64, 64, 1), (128, 64, 1), (16, 64, 4), (24, 64, 3), (1, 64, 64)]
+)
+def test_accumulation_after_the_warmup(batch, nominal, expected):
+    assert accumulate_at(100, 100, batch, nominal) == expected
+    assert accumulate_at(math.inf, 0, batch, nominal) == expected
+    assert accumulate_at(0, 0, batch, nominal) == expected  # no warmup
+
+
+@pytest.mark.parametrize(("batch", "factor"), [(64, 1), (16, 1), (128, 2), (24, 72 / 64)])
+def test_decay_fits_the_images_of_a_step(batch, factor):
+    assert scaled_decay(0.0005, batch, 64) == pytest.approx(0.0005 * factor)
+
+
+@pytest.mark.parametrize("name", ["SGD", "Adam", "AdamW"])
+def test_schedule_during_and_after_the_warmup(name):
+    hyp = Hyp(lr0=0.01, lrf=0.1, momentum=0.9, warmup_momentum=0.5, warmup_bias_lr=0.1)
+    optimizer = build_optimizer(Odd(), name, hyp.lr0, hyp.momentum, beta2=0.99)
+
+    def at(ni, epoch):
+        set_schedule_(optimizer, ni, 100, epoch, 10, hyp)
+        momenta = {group["momentum"] if name == "SGD" else group["betas"][0] for group in optimizer.param_groups}
+        assert len(momenta) == 1
+        return [group["lr"] for group in optimizer.param_groups], momenta.pop()
+
+    rates, momentum = at(0, 0)
+    assert (rates, momentum) == ([0.1, 0.0, 0.0], 0.5)
+    rates, momentum = at(50, 0)
+    assert rates == pytest.approx([0.055, 0.005, 0.005])
+    assert momentum == pytest.approx(0.7)
+    for ni, epoch in ((100, 1), (101, 1), (900, 9)):  # epoch e runs with the factor of e, not of e - 1
+        rates, momentum = at(ni, epoch)
+        assert rates == pytest.approx([0.01 * (1 - 0.09 * epoch)] * 3)
+        assert momentum == 0.9
+    if name != "SGD":
+        assert all(group["betas"][1] == 0.99 for group in optimizer.param_groups)
+
+
+def test_schedule_without_warmup_and_with_cosine():
+    optimizer = build_optimizer(Odd())
+    hyp = Hyp()
+    set_schedule_(optimizer, 0, 0, 5, 10, hyp, cosine=True)
+    assert [group["lr"] for group in optimizer.param_groups] == pytest.approx([0.01 * 0.505] * 3)
+
+
+def test_schedule_depends_on_the_iteration_alone():
+    """A resumed run has the same rates as one that ran through."""
+    through, resumed = build_optimizer(Odd()), build_optimizer(Odd())
+    hyp = Hyp()
+    for ni in range(60):
+        set_schedule_(through, ni, 40, ni // 20, 3, hyp)
+    set_schedule_(resumed, 59, 40, 2, 3, hyp)
+    for a, b in zip(through.param_groups, resumed.param_groups, strict=True):
+        assert (a["lr"], a["momentum"]) == (b["lr"], b["momentum"])

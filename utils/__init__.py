@@ -1,0 +1,1 @@
+"""What the scripts share: files, labels, augmentation, loss, metrics, training aids. Nothing here imports `models`."""

@@ -1,0 +1,273 @@
+"""Boxes and labels on pictures and batches: one colour per class, text in any script, nothing cut off."""
+
+import importlib.util
+import math
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+
+Color = tuple[int, int, int]
+Names = Mapping[int, str] | Sequence[str] | None  # class names by index
+
+CONFIDENCE_SHOWN = 0.25  # predictions at or below it are not drawn
+
+# Ten strong hues, then ten darker or paler ones between them; neighbours in the list are far apart on the wheel.
+_HEX = (
+    "F9052B 356AFE 08B834 F5C40D E33BDB 10CACA FF8506 904FFE AFCE0C FE5899 "
+    "9A2C03 A5B1FF 037747 968808 FEADDF 067783 945A03 CB94FF 4E8302 AE0440"
+)
+PALETTE: tuple[Color, ...] = tuple((int(c[:2], 16), int(c[2:4], 16), int(c[4:], 16)) for c in _HEX.split())
+
+# DejaVu comes with matplotlib; the others are looked up among the system's fonts for scripts that DejaVu lacks.
+_FONTS = (
+    "DejaVuSans.ttf",
+    "NotoSansCJK-Regular.ttc",
+    "DroidSansFallbackFull.ttf",
+    "wqy-microhei.ttc",
+    "Arial Unicode.ttf",
+    "msyh.ttc",
+    "msgothic.ttc",
+    "malgun.ttf",
+    "NotoSansArabic-Regular.ttf",
+    "NotoSansDevanagari-Regular.ttf",
+    "NotoSansThai-Regular.ttf",
+)
+_NO_SUCH_CHARACTER = "\U000fffff"
+
+
+def colors(i: int, bgr: bool = False) -> Color:
+    """Colour of class i as RGB (or BGR) bytes; the palette repeats after 20 classes."""
+    color = PALETTE[int(i) % len(PALETTE)]
+    return color[::-1] if bgr else color
+
+
+def luminance(color: Sequence[float]) -> float:
+    """Relative luminance of an RGB colour (0 to 255), 0 black to 1 white (WCAG 2.1)."""
+    channels = (c / 255 for c in color)
+    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in channels]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+def text_color(background: Sequence[float]) -> Color:
+    """Black or white, whichever has the higher contrast ratio on an RGB background (WCAG 2.1)."""
+    light = luminance(background) + 0.05
+    return (255, 255, 255) if 1.05 / light > light / 0.05 else (0, 0, 0)
+
+
+@lru_cache(maxsize=256)
+def _font(name: str, size: int) -> ImageFont.FreeTypeFont | None:
+    """Load a font by file name: the one inside matplotlib, or one of the system's; None if there is no such font."""
+    matplotlib = importlib.util.find_spec("matplotlib")
+    inside = Path(matplotlib.origin).parent / "mpl-data/fonts/ttf" / name if matplotlib and matplotlib.origin else None
+    try:
+        return ImageFont.truetype(str(inside) if inside and inside.is_file() else name, size)
+    except OSError:
+        return None
+
+
+@lru_cache(maxsize=1024)
+def _has(name: str, characters: frozenset[str]) -> bool:
+    """Whether a font is there and has a glyph of its own for each character."""
+    font = _font(name, 20)
+    if font is None:
+        return False
+    missing = bytes(font.getmask(_NO_SUCH_CHARACTER))
+    return all(bytes(font.getmask(c)) != missing for c in characters)
+
+
+def find_font(text: str, size: int) -> ImageFont.FreeTypeFont:
+    """Choose the first known font that has every character of a text, else the plain one (it draws boxes for them).
+
+    Raises:
+        FileNotFoundError: not even DejaVu Sans is there, so matplotlib is not installed properly.
+    """
+    characters = frozenset(c for c in text if not c.isspace())
+    font = _font(next((name for name in _FONTS if _has(name, characters)), _FONTS[0]), size)
+    if font is None:
+        raise FileNotFoundError(f"font {_FONTS[0]} is missing; it comes with matplotlib: pip install matplotlib")
+    return font
+
+
+def shorten(text: str, width: float, size: int) -> str:
+    """Cut a text to a width in pixels at a font size, with an ellipsis at the end if something was cut."""
+    font = find_font(text, size)
+    if font.getlength(text) <= width:
+        return text
+    while text and font.getlength(text + "…") > width:
+        text = text[:-1]
+    return text.rstrip() + "…"
+
+
+@lru_cache(maxsize=1024)
+def _tag(text: str, size: int) -> NDArray:
+    """Opacity of a line of text with its margins, (h, w) 0 to 1; every text of one size and font has the same h."""
+    font = find_font(text, size)
+    ascent, descent = font.getmetrics()
+    margin = max(size // 4, 2)
+    tag = Image.new("L", (round(font.getlength(text)) + 2 * margin, ascent + descent))
+    ImageDraw.Draw(tag).text((margin, 0), text, fill=255, font=font)
+    return np.asarray(tag, np.float32) / 255
+
+
+class Annotator:
+    """Draws on a copy of a picture.
+
+    Args:
+        im: picture, (H, W, 3) uint8. Colours are taken in the channel order of the picture.
+        line_width: width of box lines in pixels; by default 0.3 % of the mean side, 2 or more.
+        font_size: size of letters in pixels; by default it follows the line width.
+        bgr: whether the picture is BGR; the contrast of letters needs to know.
+
+    Raises:
+        ValueError: im is not (H, W, 3) uint8.
+    """
+
+    def __init__(
+        self, im: NDArray, line_width: int | None = None, font_size: int | None = None, bgr: bool = True
+    ) -> None:
+        if im.ndim != 3 or im.shape[2] != 3 or im.dtype != np.uint8:
+            raise ValueError(f"a picture to draw on is (H, W, 3) uint8, got {im.shape} {im.dtype}")
+        self.im = np.array(im, order="C")
+        self.line_width = line_width or max(round(sum(im.shape[:2]) / 2 * 0.003), 2)
+        self.font_size = font_size or 5 * self.line_width + 2
+        self.bgr = bgr
+
+    def box_label(self, box: ArrayLike, label: str = "", color: Color = PALETTE[0]) -> None:
+        """Draw a box and its label.
+
+        The label stands above the box, or inside it where the picture ends; it is moved left and shortened with an
+        ellipsis where it would leave the picture.
+
+        Args:
+            box: xyxy in pixels of the picture; parts outside are not drawn.
+            label: one line of text; "" for none.
+            color: box and label background, in the channel order of the picture.
+        """
+        x1, y1, x2, y2 = (int(round(float(v))) for v in box)
+        cv2.rectangle(self.im, (x1, y1), (x2, y2), color, self.line_width, cv2.LINE_AA)
+        if label:
+            half = self.line_width // 2
+            self._draw_tag(label, x1 - half, y1 - half, color, above=True)
+
+    def text(self, xy: tuple[float, float], text: str, color: Color = (64, 64, 64)) -> None:
+        """Draw a line of text on a filled background whose top left corner is xy, inside the picture."""
+        self._draw_tag(text, round(xy[0]), round(xy[1]), color, above=False)
+
+    def result(self) -> NDArray:
+        """The annotated picture, (H, W, 3) uint8."""
+        return self.im
+
+    def _draw_tag(self, text: str, x: int, y: int, color: Color, above: bool) -> None:
+        """Draw text on a background of `color` that ends (`above`) or starts at row y, moved into the picture."""
+        height, width = self.im.shape[:2]
+        text = shorten(text, width - 2 * max(self.font_size // 4, 2) - 1, self.font_size)
+        alpha = _tag(text, self.font_size)[:height, :width, None]  # (h, w, 1)
+        h, w = alpha.shape[:2]
+        if above and y >= h:
+            y -= h
+        x, y = min(max(x, 0), width - w), min(max(y, 0), height - h)
+        letters = text_color(color[::-1] if self.bgr else color)
+        background = np.asarray(color, np.float32)
+        self.im[y : y + h, x : x + w] = np.rint(background + (np.asarray(letters, np.float32) - background) * alpha)
+
+
+def class_names(names: Names, classes: ArrayLike, limit: int = 20) -> list[str]:
+    """Names of class indices, shortened to `limit` letters; the index itself where there is no name."""
+    known = dict(names) if isinstance(names, Mapping) else dict(enumerate(names or ()))
+    found = [str(known.get(int(c), int(c))) for c in np.asarray(classes).ravel()]
+    return [name if len(name) <= limit else name[: limit - 1] + "…" for name in found]
+
+
+def _to_numpy(x: ArrayLike | Tensor) -> NDArray:
+    """Array of a tensor of any device and precision, or of anything array-like."""
+    if isinstance(x, Tensor):
+        x = x.detach().cpu()
+        return x.float().numpy() if x.is_floating_point() else x.numpy()
+    return np.asarray(x)
+
+
+def output_to_target(detections: Sequence[Tensor], shape: tuple[int, int], max_det: int = 300) -> NDArray:
+    """Turn NMS output into the rows that `plot_images` draws.
+
+    Args:
+        detections: per image (D, 6) `[xyxy_net, confidence, class]`, best first.
+        shape: height and width of the network input in pixels.
+        max_det: rows taken per image.
+
+    Returns:
+        (T, 7) float32 `[image in batch, class, xywhn, confidence]`.
+    """
+    rows = [np.zeros((0, 7), np.float32)]
+    for i, detection in enumerate(detections):
+        d = _to_numpy(detection).reshape(-1, 6)[:max_det].astype(np.float32)
+        whwh = np.array([shape[1], shape[0]] * 2, np.float32)
+        xywhn = np.concatenate([(d[:, :2] + d[:, 2:4]) / 2, d[:, 2:4] - d[:, :2]], axis=1) / whwh
+        rows.append(np.concatenate([np.full((len(d), 1), i), d[:, 5:6], xywhn, d[:, 4:5]], axis=1, dtype=np.float32))
+    return np.concatenate(rows)
+
+
+def _draw_targets(tile: Annotator, targets: NDArray, names: Names, height: int, width: int) -> None:
+    """Draw rows `[class, xywhn]` or `[class, xywhn, confidence]` of an image of this size, the most confident last."""
+    if targets.shape[1] > 5:
+        targets = targets[targets[:, 5] > CONFIDENCE_SHOWN]
+        targets = targets[np.argsort(targets[:, 5], kind="stable")]
+    texts = class_names(names, targets[:, 0])
+    for (cls, x, y, w, h, *conf), text in zip(targets, texts, strict=True):
+        box = np.array([x - w / 2, y - h / 2, x + w / 2, y + h / 2]) * [width, height, width, height]
+        tile.box_label(box, f"{text} {conf[0]:.2f}" if conf else text, colors(int(cls), bgr=True))
+
+
+def plot_images(
+    images: ArrayLike | Tensor,
+    targets: ArrayLike | Tensor,
+    paths: Sequence[str | Path] | None = None,
+    fname: str | Path = "images.jpg",
+    names: Names = None,
+    max_size: int = 1920,
+    max_subplots: int = 16,
+) -> None:
+    """Save one picture of a batch in tiles, with boxes, class names and the first 40 letters of the file names.
+
+    Args:
+        images: (B, 3, H, W) RGB, uint8 or floating point 0 to 1.
+        targets: (T, 6) `[image in batch, class, xywhn]`, or (T, 7) with a confidence at the end: then class and
+            confidence are written, and rows up to 0.25 are left out.
+        paths: file of each image; None writes no file names.
+        fname: picture to write; the suffix chooses the format.
+        names: class names by index.
+        max_size: longest side of the whole picture in pixels; larger batches are scaled down, none is scaled up.
+        max_subplots: most tiles.
+
+    Raises:
+        ValueError: images or targets do not have the shape above.
+    """
+    images, targets = _to_numpy(images), _to_numpy(targets)
+    targets = targets if targets.size else np.zeros((0, 6), np.float32)
+    if images.ndim != 4 or images.shape[1] != 3 or not len(images):
+        raise ValueError(f"images to plot are (B, 3, H, W) with B of 1 or more, got {images.shape}")
+    if targets.ndim != 2 or targets.shape[1] not in (6, 7):
+        raise ValueError(f"targets to plot are (T, 6) or (T, 7), got {targets.shape}")
+    n, (h, w) = min(len(images), max_subplots), images.shape[2:]
+    columns = math.ceil(math.sqrt(n))
+    rows = math.ceil(n / columns)
+    scale = min(1.0, max_size / (columns * w), max_size / (rows * h))
+    h, w = max(int(h * scale), 1), max(int(w * scale), 1)
+    gap = 2 if n > 1 else 0  # white pixels that close each tile at its right and lower side
+    mosaic = np.full((rows * h, columns * w, 3), 255, np.uint8)
+    for i in range(n):
+        image = images[i] if images.dtype == np.uint8 else (images[i] * 255).round().clip(0, 255).astype(np.uint8)
+        image = cv2.resize(image.transpose(1, 2, 0)[..., ::-1], (w, h), interpolation=cv2.INTER_AREA)
+        tile = Annotator(image[: h - gap, : w - gap], line_width=2, font_size=max(min(h, w) // 36, 11))
+        _draw_targets(tile, targets[targets[:, 0] == i, 1:], names, h, w)
+        if paths is not None:
+            tile.text((0, h), Path(paths[i]).name[:40])
+        y, x = i // columns * h, i % columns * w
+        mosaic[y : y + h - gap, x : x + w - gap] = tile.result()
+    fname = Path(fname)
+    fname.write_bytes(cv2.imencode(fname.suffix, mosaic)[1])

@@ -1,0 +1,398 @@
+"""The training and validation set as a torch Dataset, its sampler, and `create_dataloader`.
+
+Every random number of a sample comes from a generator seeded with (seed, epoch, index). A batch therefore depends
+neither on the number of workers nor on what was loaded before, and a run resumed at epoch e sees what an unbroken run
+would have seen. The sampler carries the epoch to the workers: it yields (epoch, index) pairs.
+"""
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from multiprocessing.pool import ThreadPool
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from utils.augmentations import (
+    Tile,
+    apply_flips,
+    apply_hsv,
+    apply_perspective,
+    copy_paste,
+    draw_copy_paste,
+    draw_flips,
+    draw_hsv,
+    draw_mixup,
+    draw_mosaic,
+    draw_perspective,
+    letterbox,
+    mixup,
+    mosaic4,
+    perspective_matrix,
+)
+from utils.boxes import xywhn2xyxy, xyxy2xywhn
+from utils.general import LOGGER
+from utils.hyp import Hyp
+from utils.labels import load_labels
+
+Shapes = tuple[tuple[int, int], tuple[tuple[float, float], tuple[int, int]]] | None
+Sample = tuple[Tensor, Tensor, str, Shapes]
+CLIP_EPS = 1e-3  # boxes end this many pixels inside the image, so that no centre falls on its far edge
+REDUCED = ((8, cv2.IMREAD_REDUCED_COLOR_8), (4, cv2.IMREAD_REDUCED_COLOR_4), (2, cv2.IMREAD_REDUCED_COLOR_2))
+
+
+class LoadImagesAndLabels(Dataset):
+    """Images and boxes of one split.
+
+    Args:
+        path: folder, image list, or several of them (`labels.list_images`).
+        imgsz: long side in pixels of a loaded image; side of the square samples.
+        batch_size: images that share a shape with `rect`.
+        hyp: strengths of the augmentations; needed with `augment`.
+        augment: mosaic, mixup, perspective, colour and flips.
+        rect: shape each batch after its images instead of padding all to a square. The images are sorted by aspect
+            ratio, so they must be read in order. Switches mosaic and mixup off.
+        stride: the sides of rectangular batches are multiples of it.
+        pad: strides added to the sides of rectangular batches before they are rounded up.
+        single_cls: make every class 0.
+        nc: number of classes; labels of other classes are reported and left out. None accepts any.
+        seed: of all random numbers, 0 or more.
+        cache: keep the resized images in memory (imgsz ** 2 * 3 bytes each at most).
+        prefix: put before all log lines.
+
+    Attributes:
+        im_files, label_files: N paths.
+        labels: N arrays (M, 5) float32 `[class, xywhn]`, relative to the original image.
+        segments: N lists of polygons (P, 2) xyn, one per label, or empty (`labels.Verified`).
+        shapes: (N, 2) int, original width and height.
+        n: number of images.
+        mosaic: samples may be mosaics. Workers see a change only if it is made before they start.
+        batch_shapes: (batches, 2) int (height, width) with `rect`, else None.
+
+    Raises:
+        FileNotFoundError, ValueError: from `labels.load_labels`; also if `augment` comes without `hyp` or without a
+            single label, or `seed` is negative.
+    """
+
+    def __init__(
+        self,
+        path: str | Path | Sequence[str | Path],
+        imgsz: int = 640,
+        batch_size: int = 16,
+        *,
+        hyp: Hyp | None = None,
+        augment: bool = False,
+        rect: bool = False,
+        stride: int = 32,
+        pad: float = 0.0,
+        single_cls: bool = False,
+        nc: int | None = None,
+        seed: int = 0,
+        cache: bool = False,
+        prefix: str = "",
+    ) -> None:
+        if augment and hyp is None:
+            raise ValueError("augment=True needs hyperparameters: pass hyp=Hyp() or Hyp.load(file)")
+        if seed < 0:
+            raise ValueError(f"seed {seed} is negative; allowed are 0, 1, 2, ...")
+        self.imgsz, self.hyp, self.augment, self.rect, self.seed = imgsz, hyp, augment, rect, seed
+        self.mosaic = augment and not rect
+        found = load_labels(path, nc=None if single_cls else nc, prefix=prefix)
+        self.im_files, self.label_files = found.im_files, found.label_files
+        self.labels, self.segments, self.shapes = found.labels, found.segments, found.sizes
+        self.n = len(self.im_files)
+        if not any(map(len, self.labels)):
+            message = f"{prefix}{path}: not one label for {self.n} images; looked for {self.label_files[0]} etc."
+            if augment:
+                raise ValueError(message)
+            LOGGER.warning(message)
+        if single_cls:
+            self.labels = [np.concatenate((x[:, :1] * 0, x[:, 1:]), 1) for x in self.labels]
+        self.batch_size = batch_size
+        self.batch_shapes = None
+        if rect:
+            order, self.batch_shapes = rect_batches(self.shapes, batch_size, imgsz, stride, pad)
+            self._reorder(order)
+        self.images: list[np.ndarray] | None = None
+        if cache and self._fits_in_memory(prefix):
+            with ThreadPool(min(8, os.cpu_count() or 1)) as pool:
+                self.images = pool.map(self._read_resized, range(self.n))
+            LOGGER.info(f"{prefix}{sum(im.nbytes for im in self.images) / 1e9:.2f} GB of images cached in memory")
+
+    def _fits_in_memory(self, prefix: str) -> bool:
+        """Tell whether all resized images fit into 90 % of the free memory (on Linux; elsewhere believe so)."""
+        info = Path("/proc/meminfo")
+        if not info.exists():
+            return True
+        free = next(int(line.split()[1]) * 1024 for line in info.read_text().splitlines() if "MemAvailable" in line)
+        resized = self.shapes * (self.imgsz / self.shapes.max(1, keepdims=True))  # (N, 2)
+        need = int(resized.prod(1).sum() * 3)
+        if need > 0.9 * free:
+            LOGGER.warning(f"{prefix}images not cached: {need / 1e9:.1f} GB needed, {free / 1e9:.1f} GB free")
+        return need <= 0.9 * free
+
+    def _reorder(self, order: np.ndarray) -> None:
+        """Bring everything that is kept per image into a new order."""
+        for name in ("im_files", "label_files", "labels", "segments"):
+            values = getattr(self, name)
+            setattr(self, name, [values[i] for i in order])
+        self.shapes = self.shapes[order]
+
+    def __len__(self) -> int:
+        return self.n
+
+    def __getitem__(self, key: int | tuple[int, int]) -> Sample:
+        """Make one sample.
+
+        Args:
+            key: (epoch, index), or an index alone for epoch 0.
+
+        Returns:
+            Image (3, H, W) uint8 RGB; targets (M, 6) float32 `[0, class, xywhn]`, where `collate` fills in column 0;
+            path; and None for a mosaic, else what `boxes.scale_boxes` needs to go back to the original image:
+            ((h0, w0), ((ratio_h, ratio_w), (pad_w, pad_h))).
+        """
+        epoch, index = key if isinstance(key, tuple) else (0, key)
+        rng = np.random.default_rng((self.seed, epoch, index))
+        if self.mosaic and rng.random() < self.hyp.mosaic:
+            im, labels = self._mosaic(index, rng)
+            if rng.random() < self.hyp.mixup:
+                im, labels = mixup(im, labels, *self._mosaic(int(rng.integers(self.n)), rng), draw_mixup(rng))
+            shapes = None
+        else:
+            im, labels, shapes = self._single(index, rng)
+        height, width = im.shape[:2]
+        labels = np.concatenate((labels[:, :1], xyxy2xywhn(labels[:, 1:5], width, height, clip=True, eps=CLIP_EPS)), 1)
+        if self.augment:
+            im = apply_hsv(im, draw_hsv(rng, self.hyp.hsv_h, self.hyp.hsv_s, self.hyp.hsv_v))
+            im, labels = apply_flips(im, labels, draw_flips(rng, self.hyp.flipud, self.hyp.fliplr))
+        targets = torch.zeros(len(labels), 6)
+        targets[:, 1:] = torch.from_numpy(labels)
+        b, g, r = cv2.split(im)
+        return torch.from_numpy(np.stack((r, g, b))), targets, self.im_files[index], shapes
+
+    # Parts of a sample ------------------------------------------------------------------------------------------------
+    def load_image(self, index: int) -> np.ndarray:
+        """Return image `index`, BGR uint8, long side `imgsz`, short side at least 1; read-only, as it may be cached."""
+        return self._read_resized(index) if self.images is None else self.images[index]
+
+    def _read_resized(self, index: int) -> np.ndarray:
+        """Decode an image and resize it. JPEG for training is decoded at 1/2, 1/4 or 1/8 if that is large enough."""
+        width, height = self.shapes[index].tolist()
+        r = self.imgsz / max(width, height)
+        file = self.im_files[index]
+        k, flags = 1, cv2.IMREAD_COLOR
+        if self.augment and file.lower().endswith((".jpg", ".jpeg")):
+            k, flags = next((pair for pair in REDUCED if max(width, height) // pair[0] >= self.imgsz), (k, flags))
+        im = cv2.imdecode(np.fromfile(file, np.uint8), flags)
+        if im is None:
+            raise ValueError(f"{file}: OpenCV cannot decode this image; remove it or save it as PNG")
+        if abs(im.shape[0] * k - height) >= k or abs(im.shape[1] * k - width) >= k:
+            raise ValueError(f"{file}: decoded as {im.shape[1]} x {im.shape[0]} pixels (1/{k}), not {width} x {height}")
+        size = max(1, round(width * r)), max(1, round(height * r))
+        if im.shape[1::-1] == size:
+            return im
+        return cv2.resize(im, size, interpolation=cv2.INTER_LINEAR if self.augment or r > 1 else cv2.INTER_AREA)
+
+    def _tile(self, index: int) -> Tile:
+        """Return an image of long side `imgsz` with labels and polygons in its pixels."""
+        im = self.load_image(index)
+        height, width = im.shape[:2]
+        labels = self.labels[index]
+        boxes = xywhn2xyxy(labels[:, 1:5], width, height)
+        size = np.array([width, height], np.float32)
+        return Tile(im, np.concatenate((labels[:, :1], boxes), 1), [s * size for s in self.segments[index]])
+
+    def _mosaic(self, index: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        """Make a mosaic of four images, (imgsz, imgsz, 3), with labels (M, 5) in pixels."""
+        indices, centre = draw_mosaic(rng, index, self.n, self.imgsz)
+        tile = mosaic4([self._tile(i) for i in indices], centre, self.imgsz)
+        if self.hyp.copy_paste:
+            tile = copy_paste(tile, draw_copy_paste(rng, tile.segments, self.hyp.copy_paste))
+        return self._warp(tile, (self.imgsz, self.imgsz), rng)
+
+    def _single(self, index: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, Shapes]:
+        """Letterbox one image into its frame and, with `augment`, warp it; labels (M, 5) in pixels."""
+        tile = self._tile(index)
+        height, width = tile.im.shape[:2]
+        frame = (self.imgsz, self.imgsz)
+        if self.batch_shapes is not None:
+            frame = tuple(self.batch_shapes[index // self.batch_size].tolist())
+        im, (gain, _), (dw, dh) = letterbox(tile.im, frame, auto=False, scaleup=self.augment)
+        inner_w, inner_h = max(round(width * gain), 1), max(round(height * gain), 1)
+        left, top = round(dw - 0.1), round(dh - 0.1)
+        zoom = np.array([inner_w / width, inner_h / height], np.float32)
+        labels = tile.labels.copy()
+        labels[:, 1:5] = labels[:, 1:5] * np.tile(zoom, 2) + np.array([left, top, left, top], np.float32)
+        w0, h0 = self.shapes[index].tolist()
+        shapes = ((h0, w0), ((inner_h / h0, inner_w / w0), (left, top)))
+        if self.augment:
+            segments = [s * zoom + np.array([left, top], np.float32) for s in tile.segments]
+            im, labels = self._warp(Tile(im, labels, segments), frame, rng)
+            shapes = None
+        return im, labels, shapes
+
+    def _warp(self, tile: Tile, shape: tuple[int, int], rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        """Draw and apply the random perspective; the output has `shape` (height, width)."""
+        h = self.hyp
+        draw = draw_perspective(
+            rng, degrees=h.degrees, translate=h.translate, scale=h.scale, shear=h.shear, perspective=h.perspective
+        )
+        matrix = perspective_matrix(draw, tile.im.shape[:2], shape)
+        return apply_perspective(tile.im, tile.labels, tile.segments, matrix, shape, draw.scale)
+
+
+def rect_batches(
+    sizes: np.ndarray, batch_size: int, imgsz: int, stride: int, pad: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """Sort images by aspect ratio and find the smallest frame for each batch.
+
+    Args:
+        sizes: (N, 2) width and height.
+        batch_size: images per batch.
+        imgsz: long side of every image.
+        stride: frames are multiples of it.
+        pad: strides added before rounding up.
+
+    Returns:
+        The order, N image numbers, flat images first; and (ceil(N / batch_size), 2) frame (height, width) in pixels.
+    """
+    aspect = sizes[:, 1] / sizes[:, 0]
+    order = aspect.argsort(kind="stable")
+    aspect = aspect[order]
+    starts = np.arange(0, len(aspect), batch_size)
+    low, high = aspect[starts], np.maximum.reduceat(aspect, starts)
+    frame = np.ones((len(starts), 2))
+    frame[high < 1, 0] = high[high < 1]
+    frame[low > 1, 1] = 1 / low[low > 1]
+    return order, np.ceil(frame * imgsz / stride + pad).astype(int) * stride
+
+
+class EpochSampler(Sampler):
+    """Yield (epoch, index) for every image once, shuffled by (seed, epoch) or in order.
+
+    Args:
+        n: number of images.
+        shuffle: in a new order each epoch.
+        seed: of the order.
+    """
+
+    def __init__(self, n: int, shuffle: bool = False, seed: int = 0) -> None:
+        self.n, self.shuffle, self.seed, self.epoch = n, shuffle, seed, 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch; call it before each pass over the loader."""
+        self.epoch = epoch
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        # One number more than the seeds of the samples have, so that no sample shares the order's random numbers.
+        rng = np.random.default_rng((self.seed, self.epoch, 0, 1))
+        order = rng.permutation(self.n) if self.shuffle else np.arange(self.n)
+        return iter([(self.epoch, i) for i in order.tolist()])
+
+    def __len__(self) -> int:
+        return self.n
+
+
+def collate(samples: Sequence[Sample]) -> tuple[Tensor, Tensor, list[str], list[Shapes]]:
+    """Put samples of one shape into a batch.
+
+    Returns:
+        Images (B, 3, H, W) uint8 RGB; targets (T, 6) float32 `[image in batch, class, xywhn]`; B paths; B shapes as in
+        `LoadImagesAndLabels.__getitem__`.
+    """
+    images, targets, paths, shapes = zip(*samples, strict=True)
+    targets = torch.cat(targets, 0)
+    counts = torch.tensor([len(s[1]) for s in samples])
+    targets[:, 0] = torch.repeat_interleave(torch.arange(len(samples)), counts)
+    return torch.stack(images, 0), targets, list(paths), list(shapes)
+
+
+def start_worker(worker: int) -> None:
+    """Keep OpenCV to one thread in a worker; the workers are the parallelism."""
+    cv2.setNumThreads(0)
+
+
+def create_dataloader(
+    path: str | Path | Sequence[str | Path],
+    imgsz: int,
+    batch_size: int,
+    stride: int,
+    *,
+    hyp: Hyp | None = None,
+    augment: bool = False,
+    rect: bool = False,
+    pad: float = 0.0,
+    single_cls: bool = False,
+    nc: int | None = None,
+    workers: int = 8,
+    shuffle: bool = False,
+    seed: int = 0,
+    prefix: str = "",
+    names: Mapping[int, str] | None = None,
+    cache: bool = False,
+) -> tuple[DataLoader, LoadImagesAndLabels]:
+    """Make the data set of one split and a loader of its batches.
+
+    Call `loader.sampler.set_epoch(epoch)` before each pass. Worker processes live as long as the loader. `rect` fixes
+    the order, so `shuffle` is then ignored with a warning.
+
+    Args:
+        path: folder, image list, or several of them.
+        imgsz: long side of the images, pixels.
+        batch_size: images per batch, at most all of them; the last batch may be smaller.
+        stride: largest stride of the model.
+        hyp: see `LoadImagesAndLabels`, as for all arguments up to `nc`.
+        augment: augment for training.
+        rect: rectangular batches.
+        pad: of rectangular batches, in strides.
+        single_cls: make every class 0.
+        nc: number of classes; None takes the length of `names`, if that is given.
+        workers: most processes to use; never more than CPUs, none for batches of one image, 0 loads in this process.
+        shuffle: a new order each epoch.
+        seed: of the order and the augmentations.
+        prefix: put before all log lines.
+        names: class names, used as said at `nc`.
+        cache: keep the resized images in memory.
+
+    Returns:
+        The loader of batches as `collate` makes them, and its data set.
+    """
+    if rect and shuffle:
+        LOGGER.warning(f"{prefix}rectangular batches have a fixed order: shuffle is off")
+        shuffle = False
+    cv2.setNumThreads(0)  # also before workers are forked, which must not inherit a thread pool
+    if nc is None and names is not None:
+        nc = len(names)
+    dataset = LoadImagesAndLabels(
+        path,
+        imgsz,
+        batch_size,
+        hyp=hyp,
+        augment=augment,
+        rect=rect,
+        stride=stride,
+        pad=pad,
+        single_cls=single_cls,
+        nc=nc,
+        seed=seed,
+        cache=cache,
+        prefix=prefix,
+    )
+    batch_size = min(batch_size, dataset.n)
+    workers = min(workers, os.cpu_count() or 1, batch_size if batch_size > 1 else 0)
+    loader = DataLoader(
+        dataset,
+        batch_size=batch_size,
+        sampler=EpochSampler(dataset.n, shuffle, seed),
+        num_workers=workers,
+        collate_fn=collate,
+        pin_memory=torch.cuda.is_available(),
+        generator=torch.Generator(),  # of its own: a pass leaves the global random state as it was
+        worker_init_fn=start_worker,
+        persistent_workers=workers > 0,
+    )
+    return loader, dataset

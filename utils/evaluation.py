@@ -1,0 +1,168 @@
+"""Validation without files and pictures: batches through a model and NMS, and the counts that the metrics need."""
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from utils.boxes import scale_boxes, xywhn2xyxy
+from utils.callbacks import Callbacks
+from utils.metrics import ApResult, ConfusionMatrix, ap_per_class, match_predictions
+from utils.nms import non_max_suppression
+from utils.torch_utils import Profile, amp_context
+
+Loss = Callable[[list[Tensor], Tensor], tuple[Tensor, Tensor]]  # see utils/loss.py
+
+
+@dataclass(frozen=True)
+class ImageResult:
+    """One image: detections (D, 6) `[xyxy_img, confidence, class]`, labels (M, 5) `[class, xyxy_img]`, (h, w), file."""
+
+    detections: Tensor
+    labels: Tensor
+    shape: tuple[int, int]
+    path: str
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One batch: images (B, 3, H, W) 0..1, targets (T, 6), B detections (D, 6) `[xyxy_net, ...]`, and B results."""
+
+    images: Tensor
+    targets: Tensor
+    found: list[Tensor]
+    results: list[ImageResult]
+
+
+class Runner:
+    """Put batches through a model and NMS, and keep count of time and loss.
+
+    Args:
+        model: in evaluation mode while `batches` runs.
+        conf_thres, iou_thres, max_det: see `non_max_suppression`.
+        single_cls: give every detection class 0.
+        half: compute in float16; without CUDA not followed.
+        compute_loss: the training loss, or None.
+
+    Attributes:
+        times: `Profile` of pre-processing, inference and NMS.
+        loss: (3,) box, obj, cls, sum over batches.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        conf_thres: float,
+        iou_thres: float,
+        max_det: int,
+        single_cls: bool,
+        half: bool,
+        compute_loss: Loss | None,
+    ) -> None:
+        self.model, self.single_cls, self.compute_loss = model, single_cls, compute_loss
+        self.conf_thres, self.iou_thres, self.max_det = conf_thres, iou_thres, max_det
+        self.device = next(model.parameters()).device
+        self.dtype = torch.float16 if half and self.device.type == "cuda" else None
+        self.times = Profile(), Profile(), Profile()
+        self.loss = torch.zeros(3, device=self.device)
+
+    @torch.no_grad()  # not inference_mode: what a module caches here must stay usable when training goes on
+    def batches(self, loader: Iterable, callbacks: Callbacks) -> Iterator[Batch]:
+        """Yield the batches of a loader with their detections, in the coordinates of the original images too."""
+        for images, targets, paths, shapes in loader:
+            callbacks.run("on_val_batch_start")
+            with self.times[0]:
+                images = images.to(self.device, non_blocking=True).float() / 255  # (B, 3, H, W)
+                targets = targets.to(self.device, non_blocking=True)  # (T, 6)
+            with self.times[1], amp_context(self.device, self.dtype):
+                decoded, raw = self.model(images)  # (B, R, 5 + nc) and the raw maps
+            if self.compute_loss:
+                self.loss += self.compute_loss(raw, targets)[1]
+            with self.times[2]:
+                found = [d.cpu() for d in self._suppress(decoded)]  # B of (D, 6)
+            frame = tuple(images.shape[2:])
+            labels = [targets[targets[:, 0] == i, 1:].cpu() for i in range(len(images))]  # B of (M, 5)
+            results = [_to_original(*item, frame) for item in zip(found, labels, shapes, paths, strict=True)]
+            yield Batch(images, targets, found, results)
+
+    def _suppress(self, decoded: Tensor) -> list[Tensor]:
+        """Apply NMS; one (D, 6) `[xyxy_net, confidence, class]` per image."""
+        found = non_max_suppression(
+            decoded,
+            self.conf_thres,
+            self.iou_thres,
+            agnostic=self.single_cls,
+            multi_label=True,
+            max_det=self.max_det,
+        )
+        if self.single_cls:
+            for detections in found:
+                detections[:, 5] = 0
+        return found
+
+
+def _to_original(
+    detections: Tensor,
+    labels: Tensor,
+    shapes: tuple[tuple[int, int], tuple[tuple[float, float], tuple[float, float]]],
+    path: str,
+    frame: tuple[int, int],
+) -> ImageResult:
+    """Bring detections (D, 6) in pixels of the frame and labels (M, 5) `[class, xywhn]` to pixels of the image."""
+    shape, ratio_pad = shapes
+    boxes = xywhn2xyxy(labels[:, 1:], frame[1], frame[0])
+    labels = torch.cat((labels[:, :1], scale_boxes(frame, boxes, shape, ratio_pad)), 1)
+    return ImageResult(scale_boxes(frame, detections, shape, ratio_pad), labels, shape, path)
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Put a model in evaluation mode and give every module its own mode back, also after an error."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
+
+
+class Tally:
+    """Collect from each image what the metrics need.
+
+    Args:
+        nc: number of classes.
+
+    Attributes:
+        seen: images so far.
+        confusion: the `ConfusionMatrix` of them.
+    """
+
+    def __init__(self, nc: int) -> None:
+        self.nc = nc
+        self.seen = 0
+        self.confusion = ConfusionMatrix(nc)
+        self._correct: list[np.ndarray] = []
+        self._conf: list[np.ndarray] = []
+        self._classes: list[np.ndarray] = []
+        self._labels: list[np.ndarray] = []
+
+    def add(self, result: ImageResult) -> None:
+        """Count one image."""
+        self.seen += 1
+        self._correct.append(match_predictions(result.detections, result.labels).numpy())
+        self._conf.append(result.detections[:, 4].numpy())
+        self._classes.append(result.detections[:, 5].numpy())
+        self._labels.append(result.labels[:, 0].numpy())
+        self.confusion.update(result.detections, result.labels)
+
+    def compute(self) -> ApResult:
+        """Return the metrics of all images so far, at least one."""
+        return ap_per_class(*(np.concatenate(x) for x in (self._correct, self._conf, self._classes, self._labels)))
+
+    def label_counts(self) -> np.ndarray:
+        """Return the number of labels of each class, (nc,)."""
+        return np.bincount(np.concatenate(self._labels).astype(int), minlength=self.nc)

@@ -1,0 +1,240 @@
+"""Detection metrics as numbers: matching, average precision, confusion matrix, fitness. What draws is in `plots.py`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from utils.boxes import box_iou
+
+IOU_THRESHOLDS = torch.linspace(0.5, 0.95, 10)  # of mAP50-95, step 0.05
+FITNESS_WEIGHTS = np.array([0.0, 0.0, 0.1, 0.9])  # of P, R, mAP50, mAP50-95
+CURVE_POINTS = 1000  # confidences (or recalls) 0 to 1 at which curves are sampled
+RECALL_POINTS = np.linspace(0, 1, 101)  # at which AP is integrated
+
+
+def fitness(x: np.ndarray) -> np.ndarray:
+    """Weigh the metrics into the one number by which `best.pt` is chosen: 0.1 mAP50 + 0.9 mAP50-95.
+
+    Args:
+        x: (4 or more,) or (N, 4 or more), columns P, R, mAP50, mAP50-95 and whatever follows.
+
+    Returns:
+        Scalar or (N,), in [0, 1].
+    """
+    return (np.asarray(x)[..., :4] * FITNESS_WEIGHTS).sum(-1)
+
+
+def smooth(y: np.ndarray, f: float = 0.05) -> np.ndarray:
+    """Smooth a curve with a box filter; beyond its ends the curve is taken to stay at its outer values.
+
+    Args:
+        y: (N,).
+        f: half the width of the box as a fraction of N; in points the width is the next odd number from N f + 1 on.
+
+    Returns:
+        (N,).
+    """
+    half = (round(len(y) * f * 2) // 2 + 1) // 2
+    return np.convolve(np.pad(y, half, mode="edge"), np.ones(2 * half + 1) / (2 * half + 1), mode="valid")
+
+
+def match_predictions(detections: Tensor, labels: Tensor, iouv: Tensor = IOU_THRESHOLDS) -> Tensor:
+    """Decide at each IoU threshold which detections of one image are correct.
+
+    A detection stands for the one label of its class that it overlaps most. Among the detections that stand for a label
+    with an IoU of at least the threshold the first one is correct; the list being sorted by confidence, that is the
+    most confident and not the one with the highest IoU. So each label makes at most one detection correct.
+
+    Args:
+        detections: (D, 6) `[xyxy, confidence, class]`, best first.
+        labels: (M, 5) `[class, xyxy]`, in the same unit.
+        iouv: (T,) thresholds in (0, 1].
+
+    Returns:
+        (D, T) bool on the device of the detections.
+    """
+    iouv = iouv.to(detections.device)
+    if not len(labels) or not len(detections):
+        return torch.zeros(len(detections), len(iouv), dtype=torch.bool, device=detections.device)
+    iou = box_iou(detections[:, :4], labels[:, 1:5])  # (D, M)
+    iou = iou.masked_fill(detections[:, 5:6] != labels[None, :, 0], 0)
+    best_iou, best_label = iou.max(1)  # (D,), (D,)
+    reached = best_iou[:, None] >= iouv  # (D, T)
+    number = torch.arange(len(detections), device=iou.device)[:, None].expand_as(reached)  # (D, T)
+    claims = number.masked_fill(~reached, len(detections))  # (D, T)
+    first = torch.full((len(labels), len(iouv)), len(detections), device=iou.device)  # (M, T)
+    first.scatter_reduce_(0, best_label[:, None].expand_as(claims), claims, "amin")
+    return reached & (first[best_label] == number)
+
+
+def compute_ap(recall: np.ndarray, precision: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Integrate a precision-recall curve.
+
+    The curve is led from (recall 0, precision 1) to (1, 0), precision is made to fall (each value becomes the largest
+    from there on), and the area is taken by the trapezoid rule over 101 recalls 0, 0.01, ..., 1 between which it is
+    linear. A perfect detector therefore scores 0.995: its curve drops to 0 within the last step.
+
+    Args:
+        recall: (N,) or (N, T), rising along N, in [0, 1]; each column is a curve.
+        precision: same shape, in [0, 1].
+
+    Returns:
+        AP as a scalar or (T,), the falling precision (N + 2,) or (N + 2, T), and the recalls it belongs to.
+    """
+    head = np.zeros((1, *recall.shape[1:]))
+    mrec = np.concatenate((head, recall, head + 1))
+    mpre = np.concatenate((head + 1, precision, head))
+    mpre = np.maximum.accumulate(mpre[::-1])[::-1]
+    columns = zip(mrec.reshape(len(mrec), -1).T, mpre.reshape(len(mpre), -1).T, strict=True)
+    y = np.array([np.interp(RECALL_POINTS, r, p) for r, p in columns])  # (T, 101)
+    ap = (y[:, 1:] + y[:, :-1]).sum(1) / 2 / (len(RECALL_POINTS) - 1)
+    return ap.reshape(recall.shape[1:])[()], mpre, mrec
+
+
+@dataclass(frozen=True)
+class ApResult:
+    """Metrics per class; K = number of classes that have labels, in rising order, and row i belongs to `classes[i]`.
+
+    `p`, `r`, `f1`, `tp` and `fp` hold at IoU 0.5 and at one confidence for all classes: the one with the best smoothed
+    mean F1. `ap` covers all confidences.
+
+    Attributes:
+        tp: (K,) true positives, whole numbers as float; worked back from `r`.
+        fp: (K,) false positives; worked back from `p`, and 0 for a class without any true positive.
+        p: (K,) precision.
+        r: (K,) recall.
+        f1: (K,) F1.
+        ap: (K, T) average precision at each IoU threshold.
+        classes: (K,) int class numbers.
+        px: (1000,) confidences of the three curves, and recalls of `prec_values`, 0 to 1.
+        p_curve: (K, 1000) precision over confidence at IoU 0.5.
+        r_curve: (K, 1000) recall over confidence at IoU 0.5.
+        f1_curve: (K, 1000) F1 over confidence at IoU 0.5.
+        prec_values: (K, 1000) falling precision over recall at IoU 0.5.
+    """
+
+    tp: np.ndarray
+    fp: np.ndarray
+    p: np.ndarray
+    r: np.ndarray
+    f1: np.ndarray
+    ap: np.ndarray
+    classes: np.ndarray
+    px: np.ndarray
+    p_curve: np.ndarray
+    r_curve: np.ndarray
+    f1_curve: np.ndarray
+    prec_values: np.ndarray
+
+    def rows(self) -> np.ndarray:
+        """Return P, R, AP at the first threshold and mean AP of each class, (K, 4)."""
+        return np.stack((self.p, self.r, self.ap[:, 0], self.ap.mean(1)), 1)
+
+    def means(self) -> tuple[float, float, float, float]:
+        """Return P, R, mAP50 and mAP50-95, means over the K classes; zeros if there are none."""
+        return tuple(self.rows().mean(0).tolist()) if len(self.classes) else (0.0, 0.0, 0.0, 0.0)
+
+    def maps(self, nc: int) -> np.ndarray:
+        """Return mAP50-95 of each of `nc` classes, (nc,); those without labels hold the mean over the others."""
+        maps = np.full(nc, self.means()[3])
+        maps[self.classes] = self.ap.mean(1)
+        return maps
+
+
+def ap_per_class(
+    tp: np.ndarray, conf: np.ndarray, pred_cls: np.ndarray, target_cls: np.ndarray, eps: float = 1e-16
+) -> ApResult:
+    """Compute precision, recall, F1 and average precision of each class that has labels.
+
+    Args:
+        tp: (N, T) bool, detections of all images that are correct at each IoU threshold, the lowest first.
+        conf: (N,) confidences in [0, 1]; detections of equal confidence rank in the order given.
+        pred_cls: (N,) classes of the detections.
+        target_cls: (M,) classes of the labels of all images.
+        eps: added to denominators that may be 0.
+
+    Returns:
+        Results per class; a class without detections has zeros throughout.
+    """
+    order = np.lexsort((-conf, pred_cls))  # by class, then by falling confidence
+    tp, conf, pred_cls = tp[order], conf[order], pred_cls[order]
+    classes, n_labels = np.unique(target_cls, return_counts=True)
+    start, stop = np.searchsorted(pred_cls, classes, "left"), np.searchsorted(pred_cls, classes, "right")
+
+    px = np.linspace(0, 1, CURVE_POINTS)
+    ap = np.zeros((len(classes), tp.shape[1]))
+    p_curve, r_curve, prec_values = (np.zeros((len(classes), CURVE_POINTS)) for _ in range(3))
+    for i, (a, b) in enumerate(zip(start, stop, strict=True)):
+        if a == b:
+            continue
+        hits = tp[a:b].cumsum(0)  # (n, T)
+        recall = hits / (n_labels[i] + eps)  # (n, T)
+        precision = hits / np.arange(1, b - a + 1)[:, None]  # (n, T)
+        ap[i], mpre, mrec = compute_ap(recall, precision)
+        prec_values[i] = np.interp(px, mrec[:, 0], mpre[:, 0])
+        # np.interp wants rising positions, and confidence falls along the list: both signs are turned
+        r_curve[i] = np.interp(-px, -conf[a:b], recall[:, 0], left=0)
+        p_curve[i] = np.interp(-px, -conf[a:b], precision[:, 0], left=1)
+
+    f1_curve = 2 * p_curve * r_curve / (p_curve + r_curve + eps)
+    best = smooth(f1_curve.mean(0), 0.1).argmax() if len(classes) else 0
+    p, r, f1 = p_curve[:, best], r_curve[:, best], f1_curve[:, best]
+    n_tp = (r * n_labels).round()
+    n_fp = (n_tp / (p + eps) - n_tp).round()
+    return ApResult(n_tp, n_fp, p, r, f1, ap, classes.astype(int), px, p_curve, r_curve, f1_curve, prec_values)
+
+
+class ConfusionMatrix:
+    """Count which class is taken for which, over many images.
+
+    Detections above `conf` are paired with the labels they overlap by more than `iou_thres`, whatever the classes, each
+    with its best label and each label with the best of these. Every other detection is a background false positive,
+    also in an image without labels or without a pair (the original suite leaves those two cases out), and every other
+    label is a miss.
+
+    Args:
+        nc: number of classes.
+        conf: detections need more than this confidence, in [0, 1].
+        iou_thres: pairs need more than this IoU, in [0, 1].
+
+    Attributes:
+        matrix: (nc + 1, nc + 1) counts, rows predicted, columns true, the last of each is the background.
+    """
+
+    def __init__(self, nc: int, conf: float = 0.25, iou_thres: float = 0.45) -> None:
+        self.matrix = np.zeros((nc + 1, nc + 1), dtype=np.int64)
+        self.nc = nc
+        self.conf = conf
+        self.iou_thres = iou_thres
+
+    def update(self, detections: Tensor | None, labels: Tensor) -> None:
+        """Count one image.
+
+        Args:
+            detections: (D, 6) `[xyxy, confidence, class]`, best first; None for none.
+            labels: (M, 5) `[class, xyxy]`, in the same unit.
+        """
+        detections = labels.new_zeros(0, 6) if detections is None else detections[detections[:, 4] > self.conf]
+        true = labels[:, 0].long().cpu().numpy()  # (M,)
+        predicted = detections[:, 5].long().cpu().numpy()  # (D,)
+        owner = self._pair(box_iou(detections[:, :4], labels[:, 1:5]).cpu().numpy())  # (M,)
+        found = owner >= 0
+        lone = np.ones(len(predicted), dtype=bool)
+        lone[owner[found]] = False
+        np.add.at(self.matrix, (predicted[owner[found]], true[found]), 1)
+        np.add.at(self.matrix, (self.nc, true[~found]), 1)
+        np.add.at(self.matrix, (predicted[lone], self.nc), 1)
+
+    def _pair(self, iou: np.ndarray) -> np.ndarray:
+        """Give each label of the (D, M) table its detection, or -1; (M,). Of equal IoU the less confident one wins."""
+        owner = np.full(iou.shape[1], -1)
+        if iou.size:
+            label, best = iou.argmax(1), iou.max(1)  # (D,), (D,)
+            rising = np.argsort(best, kind="stable")
+            rising = rising[best[rising] > self.iou_thres]
+            owner[label[rising]] = rising  # of repeated indices NumPy keeps the last, here the highest IoU
+        return owner

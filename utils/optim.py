@@ -1,0 +1,166 @@
+"""Parameter groups, optimizers, and the schedules of learning rate, momentum and accumulation."""
+
+import math
+from typing import Protocol
+
+import numpy as np
+from torch import nn
+from torch.optim import SGD, Adam, AdamW, Optimizer
+
+from utils.general import LOGGER
+
+BIAS, DECAY, NORM = range(3)  # order of the groups in the optimizer; results.csv calls their rates x/lr0, x/lr1, x/lr2
+NO_DECAY_NAMES = ("logit_scale", "cpb_mlp")  # Swin V2: temperature of the attention, network of the position bias
+
+
+def param_groups(model: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter], list[nn.Parameter]]:
+    """Sort the trainable parameters; each lands in exactly one list, shared ones too.
+
+    Returns:
+        bias: every parameter with "bias" as a word of its name (bias, q_bias, in_proj_bias, ...).
+        decay: all the others: the weights that decay.
+        no_decay: other parameters of modules with Norm in their class name, of one dimension or none, or below
+            `logit_scale` or `cpb_mlp`.
+    """
+    groups: tuple[list, list, list] = ([], [], [])
+    seen: set[int] = set()
+    for prefix, module in model.named_modules():
+        is_norm = "Norm" in type(module).__name__
+        for name, parameter in module.named_parameters(recurse=False):
+            if not parameter.requires_grad or id(parameter) in seen:
+                continue
+            seen.add(id(parameter))
+            if "bias" in name.split("_"):
+                kind = BIAS
+            elif is_norm or parameter.ndim <= 1 or any(text in f"{prefix}.{name}" for text in NO_DECAY_NAMES):
+                kind = NORM
+            else:
+                kind = DECAY
+            groups[kind].append(parameter)
+    return groups
+
+
+def build_optimizer(
+    model: nn.Module,
+    name: str = "SGD",
+    lr: float = 0.01,
+    momentum: float = 0.937,
+    decay: float = 0.0005,
+    beta2: float = 0.999,
+) -> Optimizer:
+    """Build an optimizer with the groups bias, decayed weights, norms and the like, in this order.
+
+    Args:
+        model: its trainable parameters are optimized.
+        name: "SGD" (with Nesterov momentum), "Adam" or "AdamW".
+        lr: learning rate of all groups until the schedule sets it.
+        momentum: of SGD; beta1 of Adam and AdamW.
+        decay: weight decay of group 1; the other groups have none.
+        beta2: of Adam and AdamW; SGD has no such number.
+
+    Raises:
+        ValueError: unknown name, or nothing to train.
+    """
+    bias, decayed, norm = param_groups(model)
+    if not (bias or decayed or norm):
+        raise ValueError("nothing to train: every parameter is frozen")
+    groups = [
+        {"params": bias, "weight_decay": 0.0},
+        {"params": decayed, "weight_decay": decay},
+        {"params": norm, "weight_decay": 0.0},
+    ]
+    if name == "SGD":
+        optimizer: Optimizer = SGD(groups, lr=lr, momentum=momentum, nesterov=momentum > 0)
+    elif name in ("Adam", "AdamW"):
+        optimizer = (Adam if name == "Adam" else AdamW)(groups, lr=lr, betas=(momentum, beta2))
+    else:
+        raise ValueError(f"unknown optimizer {name!r}: choose SGD, Adam or AdamW")
+    LOGGER.info(
+        f"optimizer: {name}, lr {lr:g}, {len(decayed)} weights with decay {decay:g}, "
+        f"{len(norm)} norms and the like, {len(bias)} biases"
+    )
+    return optimizer
+
+
+def lr_factor(epoch: float, epochs: int, lrf: float, cosine: bool = False) -> float:
+    """Return the learning rate of `epoch` (0 is the first) as a fraction of lr0, falling from 1 towards `lrf`.
+
+    Linear: (1 - e/E)(1 - lrf) + lrf. Cosine: ((1 - cos(pi e/E)) / 2)(lrf - 1) + 1. The last epoch, E - 1, lies one step
+    before `lrf`.
+    """
+    x = epoch / epochs
+    if cosine:
+        return (1 - math.cos(math.pi * x)) / 2 * (lrf - 1) + 1
+    return (1 - x) * (1 - lrf) + lrf
+
+
+def warmup_iterations(warmup_epochs: float, batches: int, epochs: int) -> int:
+    """Return the length of the warmup in batches: at least 100 if there is one, at most half of the training.
+
+    Args:
+        warmup_epochs: wanted length; 0 is no warmup.
+        batches: per epoch.
+        epochs: of the whole training.
+    """
+    if warmup_epochs <= 0:
+        return 0
+    return min(max(round(warmup_epochs * batches), 100), batches * epochs // 2)
+
+
+def accumulate_at(ni: int, nw: int, batch_size: int, nominal: int = 64) -> int:
+    """Return over how many batches gradients add up before a step: 1 at the start, nominal / batch_size after warmup.
+
+    Args:
+        ni: iteration, counted from the start of the training.
+        nw: iterations of the warmup.
+        batch_size: images per batch.
+        nominal: images per optimizer step.
+    """
+    return max(1, round(_ramp(ni, nw, 1.0, nominal / batch_size)))
+
+
+def scaled_decay(weight_decay: float, batch_size: int, nominal: int = 64) -> float:
+    """Return the weight decay for the images that one step really sees: batch_size * accumulated batches."""
+    return weight_decay * batch_size * max(1, round(nominal / batch_size)) / nominal
+
+
+class Schedule(Protocol):
+    """What `set_schedule_` reads of the hyperparameters; `utils.hyp.Hyp` has it."""
+
+    lr0: float
+    lrf: float
+    momentum: float
+    warmup_momentum: float
+    warmup_bias_lr: float
+
+
+def set_schedule_(
+    optimizer: Optimizer, ni: int, nw: int, epoch: int, epochs: int, hyp: Schedule, cosine: bool = False
+) -> None:
+    """Set the rate and momentum of every group for iteration `ni`.
+
+    After the warmup the rate is lr0 * lr_factor(epoch). During it the rate rises in a straight line from 0, for biases
+    from `warmup_bias_lr`, and the momentum (SGD) or beta1 (Adam, AdamW) from `warmup_momentum`.
+
+    Args:
+        optimizer: from `build_optimizer`; its groups are changed.
+        ni: iteration, counted from the start of the training.
+        nw: iterations of the warmup.
+        epoch: epoch that `ni` belongs to, 0 is the first.
+        epochs: of the whole training.
+        hyp: lr0, lrf, momentum, warmup_momentum, warmup_bias_lr.
+        cosine: shape of the fall.
+    """
+    lr = hyp.lr0 * lr_factor(epoch, epochs, hyp.lrf, cosine)
+    momentum = _ramp(ni, nw, hyp.warmup_momentum, hyp.momentum)
+    for index, group in enumerate(optimizer.param_groups):
+        group["lr"] = _ramp(ni, nw, hyp.warmup_bias_lr if index == BIAS else 0.0, lr)
+        if "momentum" in group:
+            group["momentum"] = momentum
+        if "betas" in group:
+            group["betas"] = (momentum, group["betas"][1])
+
+
+def _ramp(ni: int, nw: int, start: float, end: float) -> float:
+    """Go in a straight line from `start` at iteration 0 to `end` at iteration `nw` and stay there."""
+    return float(np.interp(ni, (0, nw), (start, end))) if ni < nw else end

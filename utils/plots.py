@@ -1,0 +1,338 @@
+"""Every figure of a run: batches with their boxes, label statistics, curves, confusion matrix, training history."""
+
+import csv
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import cv2
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.colors import LogNorm
+from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties
+from numpy.typing import ArrayLike, NDArray
+
+from utils.annotate import Annotator, Names, class_names, colors, find_font, output_to_target, plot_images, text_color
+
+__all__ = [
+    "Annotator",
+    "colors",
+    "output_to_target",
+    "plot_confusion_matrix",
+    "plot_images",
+    "plot_labels",
+    "plot_mc_curve",
+    "plot_pr_curve",
+    "plot_results",
+]
+
+LEGEND_CLASSES = 20  # up to here each class has its own colour and a legend entry
+TICK_CLASSES = 98  # up to here each class has its name at an axis
+CELL_CLASSES = 29  # up to here the cells of a confusion matrix carry numbers
+BLUE, ORANGE, GREY, BLACK = "#1F5FD1", "#E8730C", "#555555", "#222222"
+COUNTS = "YlGnBu"  # colour map of every two-dimensional histogram
+RESULT_PANELS = (1, 2, 3, 4, 5, 8, 9, 10, 6, 7)  # columns of results.csv in the order of the panels
+
+
+def _script_font(texts: Sequence[str], size: float) -> FontProperties:
+    """Font that can show all the texts, so that class names in any script are legible."""
+    return FontProperties(fname=find_font("".join(texts), 12).path, size=size)
+
+
+def _figure(width: float, height: float) -> Figure:
+    """Empty figure of a size in inches whose texts keep clear of each other and of the edge."""
+    figure = Figure(figsize=(width, height), layout="constrained")
+    figure.get_layout_engine().set(w_pad=0.12, h_pad=0.12)
+    return figure
+
+
+def _style(ax: Axes, title: str = "", xlabel: str = "", ylabel: str = "", grid: bool = True) -> None:
+    """Give an axes the common look: title, axis names, a light grid, no upper and right frame."""
+    ax.set_title(title, fontsize=12)
+    ax.set_xlabel(xlabel, fontsize=11)
+    ax.set_ylabel(ylabel, fontsize=11)
+    ax.tick_params(labelsize=9)
+    ax.spines[["top", "right"]].set_visible(False)
+    if grid:
+        ax.grid(color="#DDDDDD", linewidth=0.6)
+        ax.set_axisbelow(True)
+
+
+def _smooth(y: NDArray, weights: NDArray) -> NDArray:
+    """Weighted moving mean with an odd number of weights, the ends repeated; same length as y."""
+    half = len(weights) // 2
+    return np.convolve(np.pad(y, half, mode="edge"), weights / weights.sum(), mode="valid")
+
+
+def _name_ticks(ax: Axes, texts: Sequence[str], width: float, both: bool = False) -> None:
+    """Write names at the x axis (and y axis), in letters that fit; upright where they would touch each other.
+
+    Args:
+        ax: axes whose tick i belongs to text i.
+        texts: one name per tick.
+        width: length of the x axis in points.
+        both: name the y axis too.
+    """
+    size = min(11.0, max(0.9 * width / len(texts), 5.0))
+    flat = 0.55 * size * (max(map(len, texts)) + 1) < width / len(texts)
+    font = _script_font(texts, size)
+    ax.set_xticks(range(len(texts)), texts, fontproperties=font, rotation=0 if flat else 90)
+    if both:
+        ax.set_yticks(range(len(texts)), texts, fontproperties=font)
+
+
+def _plot_class_counts(ax: Axes, classes: NDArray, names: Names) -> None:
+    """Bars of labels per class; names at the axis and numbers on the bars as long as they stay legible."""
+    named = max(names, default=-1) if isinstance(names, Mapping) else len(names or ()) - 1
+    nc = max(int(classes.max(initial=-1)), named) + 1
+    counts = np.bincount(classes.astype(int), minlength=nc)
+    bars = ax.bar(np.arange(nc), counts, width=0.8, color=[np.array(colors(i)) / 255 for i in range(nc)])
+    _style(ax, f"labels per class, {len(classes)} in all", "", "labels")
+    ax.grid(visible=False, axis="x")  # the bars have names
+    ax.set_xlim(-0.6, nc - 0.4)
+    if 0 < nc <= TICK_CLASSES:
+        _name_ticks(ax, class_names(names, range(nc)), width=410)
+    if nc <= LEGEND_CLASSES:
+        ax.bar_label(bars, fontsize=8, color=GREY, padding=1)
+
+
+def _plot_first_boxes(ax: Axes, labels: NDArray) -> None:
+    """Outlines of the first 1000 boxes, all moved to one centre."""
+    canvas = np.full((1000, 1000, 3), 255, np.uint8)
+    for cls, _, _, w, h in labels[:1000]:
+        corner = np.array([w, h]) * 500
+        low, high = np.rint(500 - corner).astype(int), np.rint(500 + corner).astype(int)
+        cv2.rectangle(canvas, low.tolist(), high.tolist(), colors(int(cls)), 1, cv2.LINE_AA)
+    ax.imshow(canvas, extent=(-0.5, 0.5, 0.5, -0.5))
+    title = f"{min(len(labels), 1000)} boxes, centres together"
+    _style(ax, title, "width / image width", "height / image height", grid=False)
+
+
+def _plot_counts_2d(ax: Axes, x: NDArray, y: NDArray) -> None:
+    """Two-dimensional histogram of values 0 to 1 in 50 x 50 cells, logarithmic colours, empty cells white."""
+    counts, _, _ = np.histogram2d(x, y, bins=50, range=[[0, 1], [0, 1]])
+    norm = LogNorm(0.3, max(counts.max(), 2))
+    ax.imshow(np.where(counts > 0, counts, np.nan).T, origin="lower", extent=(0, 1, 0, 1), cmap=COUNTS, norm=norm)
+
+
+def plot_labels(labels: ArrayLike, names: Names, save_dir: str | Path) -> None:
+    """Save labels.jpg (class counts, boxes, centres, sizes) and labels_correlogram.jpg (x, y, width, height in pairs).
+
+    Args:
+        labels: labels of all images, (M, 5) `[class, xywhn]`; M may be 0.
+        names: class names by index.
+        save_dir: existing folder.
+    """
+    labels = np.asarray(labels, np.float64).reshape(-1, 5)
+    figure = _figure(13, 12)
+    (top_left, top_right), (low_left, low_right) = figure.subplots(2, 2)
+    _plot_class_counts(top_left, labels[:, 0], names)
+    _plot_first_boxes(top_right, labels)
+    _plot_counts_2d(low_left, labels[:, 1], labels[:, 2])
+    low_left.invert_yaxis()
+    _style(low_left, "centres", "x / image width", "y / image height", grid=False)
+    _plot_counts_2d(low_right, labels[:, 3], labels[:, 4])
+    _style(low_right, "sizes", "width / image width", "height / image height", grid=False)
+    figure.savefig(Path(save_dir) / "labels.jpg", dpi=150)
+
+    figure = _figure(11, 11)
+    panels = figure.subplots(4, 4)
+    variables = ("x", "y", "width", "height")
+    for row in range(4):
+        for column in range(4):
+            ax = panels[row, column]
+            if column > row:
+                ax.set_axis_off()
+                continue
+            if column == row:
+                ax.hist(labels[:, 1 + row], bins=50, range=(0, 1), color=BLUE)
+                ax.set_box_aspect(1)
+            else:
+                _plot_counts_2d(ax, labels[:, 1 + column], labels[:, 1 + row])
+            below, beside = row == 3, column == 0 and row > 0  # only the outer panels carry names
+            _style(ax, "", variables[column] * below, variables[row] * beside, grid=row == column)
+            ax.set_xlim(0, 1)
+    figure.savefig(Path(save_dir) / "labels_correlogram.jpg", dpi=120)
+
+
+def _read_results(file: Path) -> tuple[list[str], NDArray]:
+    """Column names and numbers, (epochs, columns), of a results.csv; empty cells are nan."""
+    with file.open(newline="", encoding="utf-8") as stream:
+        header, *rows = [[cell.strip() for cell in row] for row in csv.reader(stream) if row] or [[]]
+    try:
+        values = np.array([[float(cell or "nan") for cell in row] for row in rows]).reshape(-1, len(header))
+    except ValueError as error:
+        raise ValueError(f"{file}: not a table of numbers below one line of column names ({error})") from error
+    if len(header) <= max(RESULT_PANELS) or not len(values):
+        raise ValueError(f"{file}: {len(values)} epochs and {len(header)} columns; it takes 1 epoch and 11 columns")
+    return header, values
+
+
+def plot_results(file: str | Path) -> None:
+    """Save results.png beside a results.csv: losses, precision, recall and mAP by epoch.
+
+    All `results*.csv` of the folder are drawn, each with a dotted line smoothed by a Gaussian of 3 epochs.
+
+    Args:
+        file: the results.csv of a run.
+
+    Raises:
+        FileNotFoundError: the file does not exist.
+        ValueError: a file is no results table or has no epochs.
+    """
+    file = Path(file)
+    if not file.is_file():
+        raise FileNotFoundError(f"{file} does not exist; it is written by training, one row per epoch")
+    files = sorted(file.parent.glob("results*.csv"))
+    figure = _figure(16, 7)
+    panels = figure.subplots(2, 5).ravel()
+    gaussian = np.exp(-0.5 * (np.arange(-9, 10) / 3) ** 2)
+    for number, source in enumerate(files):
+        header, values = _read_results(source)
+        color = BLUE if len(files) == 1 else np.array(colors(number)) / 255
+        for ax, column in zip(panels, RESULT_PANELS, strict=True):
+            drawn = np.isfinite(values[:, column])
+            epoch, y = values[drawn, 0], values[drawn, column]
+            _style(ax, header[column], "epoch" if ax in panels[5:] else "")
+            if not len(y):
+                ax.text(0.5, 0.5, "not measured", ha="center", transform=ax.transAxes, fontsize=12, color=GREY)
+                continue
+            ax.plot(epoch, y, color=color, linewidth=1.6, marker="." if len(y) < 50 else "", label=source.stem)
+            if len(y) > 2:
+                ax.plot(epoch, _smooth(y, gaussian), ":", color=ORANGE, linewidth=2, label="smoothed")
+    panels[0].legend(fontsize=9, frameon=False)
+    figure.savefig(file.with_name("results.png"), dpi=150)
+
+
+def _row_classes(py: NDArray, classes: ArrayLike | None) -> NDArray:
+    """Class index of each curve, (K,); checks that there are as many classes as curves."""
+    classes = np.arange(len(py)) if classes is None else np.asarray(classes).ravel().astype(int)
+    if len(classes) != len(py):
+        raise ValueError(f"{len(py)} curves for {len(classes)} classes: give the class index of each curve")
+    return classes
+
+
+def _curves_figure(
+    px: NDArray, py: NDArray, classes: NDArray, texts: Sequence[str], mean_text: str, axis_names: tuple[str, str]
+) -> Figure:
+    """Curves over 0 to 1: a bold mean, and one line per class, in its colour and named up to 20 classes, else grey."""
+    figure = _figure(10, 6.5)
+    ax = figure.subplots()
+    _style(ax, f"{axis_names[1]} over {axis_names[0]}", *axis_names)
+    ax.set(xlim=(0, 1), ylim=(0, 1.01))
+    if not len(py):
+        ax.text(0.5, 0.5, "no labels", ha="center", va="center", fontsize=12, color=GREY)
+        return figure
+    ax.plot(px, py.mean(axis=0), linewidth=3, color=BLACK, label=mean_text, zorder=3)
+    few = len(py) <= LEGEND_CLASSES
+    for i, (y, cls, text) in enumerate(zip(py, classes, texts, strict=True)):
+        color = np.array(colors(cls)) / 255 if few else "#AAAAAA"
+        label = text if few else f"{len(py)} classes" if i == 0 else None
+        ax.plot(px, y, linewidth=1.2 if few else 0.6, color=color, label=label)
+    font = _script_font(texts, 10)
+    ax.legend(bbox_to_anchor=(1.01, 1), loc="upper left", borderaxespad=0, frameon=False, prop=font)
+    return figure
+
+
+def plot_pr_curve(
+    px: ArrayLike,
+    py: ArrayLike,
+    ap: ArrayLike,
+    save_path: str | Path = "PR_curve.png",
+    names: Names = None,
+    classes: ArrayLike | None = None,
+) -> None:
+    """Save precision over recall at IoU 0.5 for each class and their mean.
+
+    Args:
+        px: recall, (P,), rising from 0 to 1.
+        py: precision of each class at these recalls, (K, P); K may be 0.
+        ap: average precision, (K, 10); the first column (IoU 0.5) is written in the legend.
+        save_path: picture to write.
+        names: class names by index.
+        classes: class index of each row of py, (K,); None means row i is class i.
+
+    Raises:
+        ValueError: classes and py differ in length.
+    """
+    px, py, ap = np.asarray(px), np.asarray(py).reshape(-1, len(px)), np.asarray(ap)
+    classes = _row_classes(py, classes)
+    texts = [f"{text} {value:.3f}" for text, value in zip(class_names(names, classes), ap[:, 0], strict=True)]
+    mean_text = f"mean, mAP@0.5 {ap[:, 0].sum() / max(len(ap), 1):.3f}"
+    _curves_figure(px, py, classes, texts, mean_text, ("recall", "precision")).savefig(save_path, dpi=150)
+
+
+def plot_mc_curve(
+    px: ArrayLike,
+    py: ArrayLike,
+    save_path: str | Path = "F1_curve.png",
+    names: Names = None,
+    xlabel: str = "confidence",
+    ylabel: str = "metric",
+    classes: ArrayLike | None = None,
+) -> None:
+    """Save a metric over confidence for each class and their mean, with the best confidence marked.
+
+    The best confidence is where the mean, smoothed by a box filter over a tenth of px, is highest.
+
+    Args:
+        px: confidence, (P,), rising from 0 to 1.
+        py: metric of each class at these confidences, (K, P); K may be 0.
+        save_path: picture to write.
+        names: class names by index.
+        xlabel: name of px.
+        ylabel: name of the metric.
+        classes: class index of each row of py, (K,); None means row i is class i.
+
+    Raises:
+        ValueError: classes and py differ in length.
+    """
+    px, py = np.asarray(px), np.asarray(py).reshape(-1, len(px))
+    classes = _row_classes(py, classes)
+    mean = py.sum(axis=0) / max(len(py), 1)
+    best = int(_smooth(mean, np.ones(round(len(px) * 0.1) // 2 * 2 + 1)).argmax())
+    mean_text = f"mean, best {mean[best]:.2f} at {px[best]:.3f}"
+    figure = _curves_figure(px, py, classes, class_names(names, classes), mean_text, (xlabel, ylabel))
+    if len(py):
+        figure.axes[0].plot(px[best], mean[best], "o", color=BLACK, markersize=10, clip_on=False, zorder=4)
+    figure.savefig(save_path, dpi=150)
+
+
+def plot_confusion_matrix(
+    matrix: ArrayLike, names: Names, save_path: str | Path = "confusion_matrix.png", normalize: bool = True
+) -> None:
+    """Save a confusion matrix as a picture.
+
+    Args:
+        matrix: counts, (classes + 1, classes + 1), rows predicted, columns true, background last.
+        names: class names by index.
+        save_path: picture to write.
+        normalize: divide each column by its sum; cells below 0.005 stay empty.
+
+    Raises:
+        ValueError: the matrix is not square.
+    """
+    matrix = np.asarray(matrix, np.float64)
+    if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1] or not matrix.size:
+        raise ValueError(f"a confusion matrix is (classes + 1, classes + 1), got {matrix.shape}")
+    shown = matrix / (matrix.sum(axis=0, keepdims=True) + 1e-9) if normalize else matrix
+    shown = np.where(shown >= (0.005 if normalize else 1), shown, np.nan)
+    nc = len(matrix) - 1
+    side = min(max(6.0, 3 + 0.42 * nc), 15.0)  # inches
+    figure = _figure(side + 1.2, side)
+    ax = figure.subplots()
+    top = 1.0 if normalize else max(float(matrix.max()), 1.0)
+    image = ax.imshow(shown, cmap="Blues", vmin=0, vmax=top)
+    title = "Confusion matrix, share of each true class" if normalize else "Confusion matrix"
+    _style(ax, title, "true", "predicted", grid=False)
+    figure.colorbar(image, ax=ax, shrink=0.8).outline.set_visible(False)
+    if 0 < nc <= TICK_CLASSES:
+        _name_ticks(ax, [*class_names(names, range(nc)), "background"], width=58 * side - 50, both=True)
+    if nc <= CELL_CLASSES:
+        size = min(11, 28 * side / (nc + 6))
+        for row, column in np.argwhere(np.isfinite(shown)):
+            value = shown[row, column]
+            ink = np.array(text_color(255 * np.array(image.cmap(value / top)[:3]))) / 255
+            text = f"{value:.2f}" if normalize else f"{value:.0f}"
+            ax.text(column, row, text, ha="center", va="center", fontsize=size, color=ink)
+    figure.savefig(save_path, dpi=150)

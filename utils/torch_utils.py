@@ -1,0 +1,358 @@
+"""Device, seeds, timing, fusing, averaged weights and early stopping."""
+
+import math
+import os
+import platform
+import random
+import time
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager, ContextDecorator, nullcontext
+from copy import deepcopy
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from utils.general import LOGGER, VERSION, git_describe
+
+# Device -------------------------------------------------------------------------------------------------------------
+
+
+def select_device(device: str | torch.device = "", batch_size: int = 0) -> torch.device:
+    """Choose the device of a run and log it in one line.
+
+    Args:
+        device: "" or "none" = first CUDA device if there is one, else the CPU; "cpu"; "mps"; CUDA ids such as "0",
+            "0,1" or "cuda:0". Ids count the devices that CUDA_VISIBLE_DEVICES leaves visible.
+        batch_size: images per step over all devices; checked when several are given, 0 is unknown.
+
+    Returns:
+        The CPU, MPS, or the first of the CUDA devices, which becomes the current one. With several ids the caller must
+        share out the work itself (`parse_device` gives the ids): a warning says that only the first works otherwise.
+
+    Raises:
+        ValueError: bad syntax, a device that does not exist, or a batch that several devices cannot share evenly.
+    """
+    kind, ids = parse_device(str(device))
+    available = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if kind == "auto":
+        kind, ids = ("cuda", [0]) if available else ("cpu", [])
+    if kind == "mps" and not torch.backends.mps.is_available():
+        raise ValueError("device 'mps': this machine or this PyTorch has no MPS. Use --device cpu")
+    missing = [i for i in ids if i >= available]
+    if missing:
+        found = (
+            f"ids 0 to {available - 1} exist" if available else "PyTorch finds no CUDA device here. Use --device cpu"
+        )
+        raise ValueError(f"device {str(device)!r}: no CUDA device {', '.join(map(str, missing))}; {found}")
+    if len(ids) > 1 and batch_size % len(ids):
+        raise ValueError(
+            f"batch size {batch_size} cannot be shared by {len(ids)} devices: use a multiple of {len(ids)}"
+        )
+
+    names = [_cuda_name(i) for i in ids] or [kind.upper()]
+    LOGGER.info(
+        f"YOLOv5-SwinV2 {git_describe() or VERSION}  Python {platform.python_version()}  "
+        f"torch {torch.__version__}  {', '.join(names)}"
+    )
+    if len(ids) > 1:
+        LOGGER.warning(f"several devices were named; a program that does not share out its work uses only {names[0]}")
+    if kind != "cuda":
+        return torch.device(kind)
+    torch.cuda.set_device(ids[0])
+    return torch.device("cuda", ids[0])
+
+
+def parse_device(text: str) -> tuple[str, list[int]]:
+    """Split the text of --device into a kind ("auto", "cpu", "mps", "cuda") and CUDA ids.
+
+    Raises:
+        ValueError: neither of these forms, or an id twice.
+    """
+    name = text.strip().lower()
+    if name in ("", "none"):
+        return "auto", []
+    if name in ("cpu", "mps"):
+        return name, []
+    ids = ["0"] if name == "cuda" else name.replace("cuda:", "").replace(" ", "").split(",")
+    if not all(i.isascii() and i.isdigit() for i in ids) or len({int(i) for i in ids}) < len(ids):
+        raise ValueError(f"device {text!r}: expected '', 'cpu', 'mps' or CUDA ids such as '0' or '0,1'")
+    return "cuda", [int(i) for i in ids]
+
+
+def _cuda_name(index: int) -> str:
+    """Describe a CUDA device: id, name, memory."""
+    p = torch.cuda.get_device_properties(index)
+    return f"CUDA:{index} ({p.name}, {p.total_memory / 2**20:.0f} MiB)"
+
+
+def amp_context(device: torch.device | str, dtype: torch.dtype | None) -> AbstractContextManager:
+    """Return a context that computes in mixed precision of `dtype` on `device`; None computes as the tensors are."""
+    if dtype is None:
+        return nullcontext()
+    return torch.autocast(torch.device(device).type, dtype=dtype)
+
+
+def smart_inference_mode() -> Callable:
+    """Return a decorator that runs a function without gradients, in inference mode.
+
+    Tensors made inside can never take part in a backward pass: do not keep them as caches of a model that trains.
+    """
+    return torch.inference_mode()
+
+
+class Profile(ContextDecorator):
+    """Measure wall-clock time of a block, or of every call of a function, CUDA work included.
+
+    Attributes:
+        t: seconds of all uses together.
+        dt: seconds of the last use.
+    """
+
+    def __init__(self, t: float = 0.0) -> None:
+        self.t = t
+        self.dt = 0.0
+
+    def __enter__(self) -> "Profile":
+        self._start = self._now()
+        return self
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.dt = self._now() - self._start
+        self.t += self.dt
+
+    @staticmethod
+    def _now() -> float:
+        if torch.cuda.is_available() and torch.cuda.is_initialized():
+            torch.cuda.synchronize()
+        return time.perf_counter()
+
+
+# Seeds --------------------------------------------------------------------------------------------------------------
+
+
+def init_seeds(seed: int = 0, deterministic: bool = True) -> None:
+    """Seed Python, NumPy and torch (CPU and every CUDA device).
+
+    Args:
+        seed: any whole number from 0 to 2**32 - 1.
+        deterministic: also ask torch for deterministic algorithms; an operation that has none warns and runs. Two runs
+            on the same machine with the same versions and thread count then give the same numbers. False lifts this.
+    """
+    random.seed(seed)
+    np.random.seed(seed)  # noqa: NPY002  ours draw from Generators, but libraries may use the global state
+    torch.manual_seed(seed)  # CUDA too
+    if deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        os.environ["PYTHONHASHSEED"] = str(seed)
+    torch.use_deterministic_algorithms(deterministic, warn_only=True)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # costs time, and nothing reads such memory
+    torch.backends.cudnn.deterministic = deterministic
+    torch.backends.cudnn.benchmark = False
+
+
+def rng_state() -> dict[str, Any]:
+    """Return the state of all global random generators, in types that `torch.load(weights_only=True)` accepts.
+
+    Returns:
+        {"python": [version, list of ints, gauss or None], "numpy": dict of lists and numbers, "torch": uint8 tensor,
+        "cuda": list of uint8 tensors, one per device, empty while CUDA is unused}.
+    """
+    version, words, gauss = random.getstate()
+    numpy_state = np.random.get_state(legacy=False)  # noqa: NPY002
+    core = numpy_state["state"]
+    return {
+        "python": [version, list(words), gauss],
+        "numpy": {
+            "key": [int(word) for word in core["key"]],
+            "pos": int(core["pos"]),
+            "has_gauss": int(numpy_state["has_gauss"]),
+            "gauss": float(numpy_state["gauss"]),
+        },
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else [],
+    }
+
+
+def set_rng_state(state: Mapping[str, Any]) -> None:
+    """Put back what `rng_state` returned; CUDA states beyond the devices of this machine are left out."""
+    version, words, gauss = state["python"]
+    random.setstate((version, tuple(words), gauss))
+    n = state["numpy"]
+    key = np.array(n["key"], dtype=np.uint32)
+    np.random.set_state(("MT19937", key, n["pos"], n["has_gauss"], n["gauss"]))  # noqa: NPY002
+    torch.set_rng_state(state["torch"].cpu())
+    devices = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    for i, cuda_state in enumerate(state["cuda"][:devices]):
+        torch.cuda.set_rng_state(cuda_state.cpu(), i)
+
+
+# Models -------------------------------------------------------------------------------------------------------------
+
+
+def de_parallel(model: nn.Module) -> nn.Module:
+    """Return the model inside DataParallel or DistributedDataParallel, other models as they are."""
+    wrappers = (nn.DataParallel, nn.parallel.DistributedDataParallel)
+    return model.module if isinstance(model, wrappers) else model
+
+
+def copy_attr(a: object, b: object, include: Iterable[str] = (), exclude: Iterable[str] = ()) -> None:
+    """Set on `a` the public attributes of `b`.
+
+    Args:
+        a: object to change.
+        b: object to read.
+        include: the names to copy; () copies all that `b` holds itself.
+        exclude: names left out; private names (`_x`) always are.
+    """
+    include, exclude = tuple(include), set(exclude)
+    for name, value in vars(b).items():
+        if not name.startswith("_") and name not in exclude and (not include or name in include):
+            setattr(a, name, value)
+
+
+def intersect_dicts(
+    da: Mapping[str, Tensor], db: Mapping[str, Tensor], exclude: Iterable[str] = ()
+) -> dict[str, Tensor]:
+    """Return the entries of `da` whose key and shape are in `db` too and whose key has none of the texts `exclude`."""
+    exclude = tuple(exclude)
+    return {
+        key: value
+        for key, value in da.items()
+        if key in db and value.shape == db[key].shape and not any(text in key for text in exclude)
+    }
+
+
+def initialize_weights(model: nn.Module) -> None:
+    """Give every BatchNorm2d the constants of YOLOv5, eps 1e-3 and momentum 0.03; weights stay at PyTorch's start."""
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.eps, module.momentum = 1e-3, 0.03
+
+
+@torch.no_grad()
+def fuse_conv_and_bn(conv: nn.Conv2d, bn: nn.BatchNorm2d) -> nn.Conv2d:
+    """Return one convolution that does what `bn(conv(x))` does in evaluation; both arguments stay as they are.
+
+    W' = W * g / sqrt(var + eps) per output channel, b' = beta + (b - mean) * g / sqrt(var + eps). Grouped convolutions
+    and any memory format work. The new parameters are leaves that need no gradient.
+
+    Raises:
+        ValueError: `bn` keeps no running statistics.
+    """
+    if bn.running_mean is None or bn.running_var is None:
+        raise ValueError("cannot fuse a BatchNorm2d without running statistics (track_running_stats=False)")
+    fused = nn.Conv2d(
+        conv.in_channels,
+        conv.out_channels,
+        conv.kernel_size,
+        stride=conv.stride,
+        padding=conv.padding,
+        dilation=conv.dilation,
+        groups=conv.groups,
+        bias=True,
+        padding_mode=conv.padding_mode,
+        device="meta",  # no random numbers drawn
+    ).train(conv.training)
+    scale = torch.rsqrt(bn.running_var.float() + bn.eps)  # (C2,)
+    scale = scale if bn.weight is None else scale * bn.weight.float()
+    shift = -bn.running_mean.float() if conv.bias is None else conv.bias.float() - bn.running_mean.float()
+    bias = shift * scale if bn.bias is None else shift * scale + bn.bias.float()
+    weight = conv.weight.float() * scale[:, None, None, None]  # (C2, C1 / groups, k, k)
+    fused.weight = nn.Parameter(weight.to(conv.weight.dtype), requires_grad=False)
+    fused.bias = nn.Parameter(bias.to(conv.weight.dtype), requires_grad=False)
+    return fused
+
+
+# Training -----------------------------------------------------------------------------------------------------------
+
+
+class ModelEMA:
+    """Exponential moving average of a model's weights and buffers, kept in a copy in evaluation mode.
+
+    After u updates the old average weighs decay * (1 - exp(-u / tau)), so the first updates nearly copy the model.
+    Whole-number entries of the state dict are not averaged.
+
+    Args:
+        model: model to follow, wrapped or not.
+        decay: weight of the old average after many updates.
+        tau: updates after which the weight has reached 63 % of `decay`.
+        updates: updates done before, when resuming.
+
+    Attributes:
+        ema: the averaged model; needs no gradient.
+        updates: number of updates done.
+    """
+
+    def __init__(self, model: nn.Module, decay: float = 0.9999, tau: float = 2000, updates: int = 0) -> None:
+        self.ema = deepcopy(de_parallel(model)).eval().requires_grad_(False)
+        self.updates = updates
+        self.limit = decay
+        self.tau = tau
+
+    def decay(self, updates: int) -> float:
+        """Return the weight of the old average at update number `updates` (1 is the first)."""
+        return self.limit * (1 - math.exp(-updates / self.tau))
+
+    @torch.no_grad()
+    def update(self, model: nn.Module) -> None:
+        """Move the average towards the present weights of `model`, once per optimizer step."""
+        self.updates += 1
+        step = 1 - self.decay(self.updates)
+        live = de_parallel(model).state_dict()
+        for key, average in self.ema.state_dict().items():
+            if average.dtype.is_floating_point:
+                average.lerp_(live[key].to(average.dtype), step)
+
+    def update_attr(self, model: nn.Module, include: Iterable[str]) -> None:
+        """Copy the named plain attributes (`yaml`, `nc`, `names`, ...) from `model`."""
+        copy_attr(self.ema, de_parallel(model), include)
+
+
+class EarlyStopping:
+    """Tell when the fitness has not risen for `patience` epochs.
+
+    Args:
+        patience: epochs without a rise after which to stop; 0 never stops.
+
+    Attributes:
+        best_fitness: highest fitness so far, -1 before the first epoch. Equal fitness is no rise.
+        best_epoch: epoch of it.
+        possible_stop: True if the next epoch may be the last one.
+    """
+
+    def __init__(self, patience: int = 30) -> None:
+        self.patience = patience or math.inf
+        self.best_fitness = -1.0
+        self.best_epoch = 0
+        self.possible_stop = False
+
+    def __call__(self, epoch: int, fitness: float) -> bool:
+        """Take note of an epoch; return True if training should stop now (logged)."""
+        if fitness > self.best_fitness:
+            self.best_epoch, self.best_fitness = epoch, float(fitness)
+        waited = epoch - self.best_epoch
+        self.possible_stop = waited >= self.patience - 1
+        if waited >= self.patience:
+            LOGGER.info(
+                f"early stop: no rise in the last {self.patience} epochs, best was epoch {self.best_epoch}. "
+                "A larger --patience waits longer, 0 never stops"
+            )
+            return True
+        return False
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what a resumed run must know, in plain types."""
+        return {
+            "best_fitness": self.best_fitness,
+            "best_epoch": self.best_epoch,
+            "possible_stop": self.possible_stop,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Put back what `state_dict` returned; `patience` stays that of this object."""
+        self.best_fitness = float(state["best_fitness"])
+        self.best_epoch = int(state["best_epoch"])
+        self.possible_stop = bool(state["possible_stop"])

@@ -1,0 +1,315 @@
+"""Measure a detector on a labelled data set: precision, recall, mAP and time per image. Used by hand and by train.py.
+
+python val.py --weights runs/train/exp/weights/best.pt --data data/demo.yaml --img 640
+python val.py --weights best.pt --data data/coco.yaml --iou 0.65 --task test --save-txt --save-conf
+python val.py --weights best.pt --data data/coco128.yaml --task speed --batch-size 1 --device 0
+"""
+
+import argparse
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from torch.utils.data import DataLoader
+from tqdm import tqdm
+
+from models.checkpoint import attempt_load
+from utils.callbacks import Callbacks
+from utils.dataloaders import create_dataloader
+from utils.evaluation import Batch, Loss, Runner, Tally, evaluating
+from utils.general import (
+    LOGGER,
+    ROOT,
+    TQDM_BAR_FORMAT,
+    check_img_size,
+    cli_errors,
+    colorstr,
+    increment_path,
+    log_options,
+)
+from utils.labels import check_dataset
+from utils.metrics import ApResult
+from utils.plots import output_to_target, plot_confusion_matrix, plot_images, plot_mc_curve, plot_pr_curve
+from utils.result_files import open_files
+from utils.torch_utils import de_parallel, select_device
+
+TASKS = ("train", "val", "test", "speed")
+HEADER = ("%22s" + "%11s" * 6) % ("Class", "Images", "Instances", "P", "R", "mAP50", "mAP50-95")
+ROW = "%22s" + "%11i" * 2 + "%11.3g" * 4
+SPEED = "Speed: {:.1f}ms pre-process, {:.1f}ms inference, {:.1f}ms NMS per image at shape {}"
+PLOTTED_BATCHES = 3
+FEW_CLASSES = 50  # below this, a call by hand prints every class
+
+Metrics = tuple[tuple[float, ...], np.ndarray, tuple[float, ...]]
+
+
+def run(
+    data: str | Path | dict[str, Any],
+    weights: str | Path | None = None,
+    batch_size: int = 32,
+    imgsz: int = 640,
+    conf_thres: float = 0.001,
+    iou_thres: float = 0.6,
+    max_det: int = 300,
+    task: str = "val",
+    device: str | torch.device = "",
+    workers: int = 8,
+    single_cls: bool = False,
+    verbose: bool = False,
+    save_txt: bool = False,
+    save_conf: bool = False,
+    save_json: bool = False,
+    project: str | Path = ROOT / "runs/val",
+    name: str = "exp",
+    exist_ok: bool = False,
+    half: bool = False,
+    model: nn.Module | None = None,
+    dataloader: DataLoader | None = None,
+    save_dir: Path = Path(""),
+    plots: bool = True,
+    compute_loss: Loss | None = None,
+    callbacks: Callbacks | None = None,
+) -> Metrics:
+    """Validate weights and print the table.
+
+    By hand means with neither `model` nor `dataloader`: then a run folder is made and the speed printed. Training
+    passes its loader, and its model or, at the end, the file of the best one. `batch_size` changes the numbers only
+    through the shapes of rectangular batches, `device` and `half` only through rounding.
+
+    Args:
+        data: data set YAML; with a `dataloader` the mapping that `check_dataset` returned.
+        weights: checkpoint to load, batch normalisation fused; with `model` it only names the JSON file.
+        batch_size: images per batch, unless a `dataloader` is given; likewise `imgsz`, `task` and `workers`.
+        imgsz: long side of the network input, pixels.
+        conf_thres: lowest confidence that counts; AP needs the low default.
+        iou_thres: IoU above which NMS drops the weaker box.
+        max_det: detections kept per image.
+        task: split of the data set: train, val or test; `speed` is the val split in square frames.
+        device: see `select_device`; a given `model` stays where it is.
+        workers: most loader processes.
+        single_cls: treat all classes as one.
+        verbose: print every class, however many there are.
+        save_txt: write labels/<image>.txt with rows `class xywhn`, best first; images without detections get no file.
+        save_conf: end those rows with the confidence.
+        save_json: write <weights>_predictions.json in the COCO result format.
+        project: a call by hand makes the folder `project`/`name`, numbered unless `exist_ok`.
+        name: see `project`.
+        exist_ok: see `project`.
+        half: compute in float16 on CUDA. On other devices it is an error with weights, and not followed with `model`.
+        model: validate this model; it is evaluated as it is and left in the mode it was in.
+        dataloader: batches as `create_dataloader` makes them, without augmentation.
+        save_dir: folder for the files, if not by hand; made if files are asked for.
+        plots: draw the first batches, the curves and the confusion matrix.
+        compute_loss: the training loss, for the last three results.
+        callbacks: gets the `on_val_` events.
+
+    Returns:
+        (P, R, mAP50, mAP50-95, box, obj, cls loss), mAP50-95 of each class (nc,) where classes without labels hold the
+        mean, and milliseconds per image for (pre-processing, inference, NMS).
+
+    Raises:
+        ValueError: settings that exclude each other, or a model that does not fit the data set.
+        FileNotFoundError: weights, data set or split are missing.
+    """
+    by_hand = model is None and dataloader is None
+    if model is None:
+        _check_settings(weights, task, conf_thres, save_txt, save_conf)
+        model = attempt_load(weights, _choose_device(device, batch_size, half))
+    if dataloader is None:
+        data = check_dataset(data)
+    names = _class_names(data, de_parallel(model), single_cls, by_hand)
+    if dataloader is None:
+        dataloader = _make_loader(data, de_parallel(model), task, imgsz, batch_size, workers, single_cls)
+    save_dir = increment_path(Path(project) / name, exist_ok) if by_hand else Path(save_dir)
+    if by_hand or plots or save_txt or save_json:
+        save_dir.mkdir(parents=True, exist_ok=True)
+
+    files = open_files(save_dir, dataloader.dataset.im_files, data["val"], weights, save_txt, save_conf, save_json)
+    callbacks = callbacks or Callbacks()
+    tally = Tally(len(names))
+    runner = Runner(model, conf_thres, iou_thres, max_det, single_cls, half, compute_loss)
+    callbacks.run("on_val_start")
+    with evaluating(model):
+        for i, batch in enumerate(runner.batches(_progress(dataloader), callbacks)):
+            for result in batch.results:
+                tally.add(result)
+                for file in files:
+                    file.add(result.detections, result.path, result.shape)
+                callbacks.run("on_val_image_end")
+            if plots and i < PLOTTED_BATCHES:
+                _plot_batch(batch, save_dir, i, names)
+            callbacks.run("on_val_batch_end")
+    callbacks.run("on_val_end")
+
+    result = tally.compute()
+    _log_table(tally, result, names, every_class=verbose or (by_hand and len(names) < FEW_CLASSES))
+    speed = tuple(t.t / tally.seen * 1e3 for t in runner.times)
+    for file in files:
+        file.close()
+    if plots:
+        _plot_metrics(tally, result, save_dir, names)
+    if by_hand:
+        LOGGER.info(SPEED.format(*speed, (dataloader.batch_size, 3, *[dataloader.dataset.imgsz] * 2)))
+        LOGGER.info(f"Results saved to {colorstr('bold', str(save_dir))}")
+    return (*result.means(), *(runner.loss / len(dataloader)).tolist()), result.maps(len(names)), speed
+
+
+# Preparation ----------------------------------------------------------------------------------------------------------
+
+
+def _check_settings(weights: str | Path | None, task: str, conf_thres: float, save_txt: bool, save_conf: bool) -> None:
+    """Raise ValueError for settings that cannot work; warn of those that mislead."""
+    if not weights:
+        raise ValueError("no weights given: name a checkpoint such as runs/train/exp/weights/best.pt")
+    if task not in TASKS:
+        raise ValueError(f"task {task!r} is unknown. Allowed: {', '.join(TASKS)}")
+    if save_conf and not save_txt:
+        LOGGER.warning("--save-conf has no effect without --save-txt")
+    if conf_thres > 0.001 and task != "speed":
+        LOGGER.warning(f"a confidence threshold of {conf_thres} cuts the curves off: mAP is valid up to 0.001 only")
+
+
+def _choose_device(device: str | torch.device, batch_size: int, half: bool) -> torch.device:
+    """Select the device for weights; ValueError if it cannot compute in half precision as asked."""
+    chosen = device if isinstance(device, torch.device) else select_device(device, batch_size)
+    if half and chosen.type != "cuda":
+        raise ValueError(f"half precision needs CUDA, but the device is {chosen}: leave --half out, or try --device 0")
+    return chosen
+
+
+def _class_names(data: Mapping[str, Any], model: nn.Module, single_cls: bool, by_hand: bool) -> dict[int, str]:
+    """Return the names of the classes to measure; ValueError if the model does not have those of the data set."""
+    names = dict(data["names"])
+    if single_cls:
+        return names if len(names) == 1 else {0: "item"}
+    if model.nc != len(names):
+        raise ValueError(
+            f"the model has {model.nc} classes, the data set {data.get('yaml_file') or ''} has {len(names)}: "
+            "give the --data it was trained with, or --single-cls"
+        )
+    if by_hand and dict(model.names) != names:
+        LOGGER.warning(f"the class names of the model, {dict(model.names)}, are not those of the data set, {names}")
+    return names
+
+
+def _make_loader(
+    data: Mapping[str, Any], model: nn.Module, task: str, imgsz: int, batch_size: int, workers: int, single_cls: bool
+) -> DataLoader:
+    """Load one split as training validates it: rectangular batches with half a stride of padding; `speed`: square."""
+    stride = max(int(model.stride.max()), 32)
+    split = "val" if task == "speed" else task
+    if not data.get(split):
+        raise ValueError(f"{data.get('yaml_file') or 'the data set'} has no '{split}' split: add it, or change --task")
+    rect = task != "speed"
+    return create_dataloader(
+        data[split],
+        check_img_size(imgsz, s=stride),
+        batch_size,
+        stride,
+        rect=rect,
+        pad=0.5 if rect else 0.0,
+        single_cls=single_cls,
+        nc=data["nc"],
+        workers=workers,
+        prefix=colorstr(f"{split}: "),
+    )[0]
+
+
+# Output ---------------------------------------------------------------------------------------------------------------
+
+
+def _progress(loader: DataLoader) -> tqdm:
+    """Show the head of the table on the progress bar; without a terminal as a plain line, and no bar."""
+    plain = not sys.stderr.isatty()
+    if plain:
+        LOGGER.info(HEADER)
+    return tqdm(loader, desc=HEADER, bar_format=TQDM_BAR_FORMAT, disable=plain)
+
+
+def _log_table(tally: Tally, result: ApResult, names: Mapping[int, str], every_class: bool) -> None:
+    """Log the row of all classes and, if asked and there are several, one for each class with labels."""
+    counts = tally.label_counts()
+    LOGGER.info(ROW % ("all", tally.seen, counts.sum(), *result.means()))
+    if not counts.any():
+        LOGGER.warning(f"no labels in {tally.seen} images: the metrics say nothing. Are the label files in place?")
+    if every_class and len(names) > 1:
+        for c, row in zip(result.classes, result.rows(), strict=True):
+            LOGGER.info(ROW % (names[c], tally.seen, counts[c], *row))
+
+
+def _plot_batch(batch: Batch, save_dir: Path, i: int, names: Mapping[int, str]) -> None:
+    """Draw the labels and the detections of batch `i`."""
+    paths = [result.path for result in batch.results]
+    plot_images(batch.images, batch.targets, paths, save_dir / f"val_batch{i}_labels.jpg", names)
+    rows = output_to_target(batch.found, tuple(batch.images.shape[2:]))
+    plot_images(batch.images, rows, paths, save_dir / f"val_batch{i}_pred.jpg", names)
+
+
+def _plot_metrics(tally: Tally, result: ApResult, save_dir: Path, names: Mapping[int, str]) -> None:
+    """Draw the confusion matrix and the four curves."""
+    plot_confusion_matrix(tally.confusion.matrix, names, save_dir / "confusion_matrix.png")
+    plot_pr_curve(result.px, result.prec_values, result.ap, save_dir / "PR_curve.png", names, result.classes)
+    for curve, file, label in (
+        (result.f1_curve, "F1_curve.png", "F1"),
+        (result.p_curve, "P_curve.png", "precision"),
+        (result.r_curve, "R_curve.png", "recall"),
+    ):
+        plot_mc_curve(result.px, curve, save_dir / file, names, ylabel=label, classes=result.classes)
+
+
+# Command line ---------------------------------------------------------------------------------------------------------
+
+
+def parse_opt(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """Read the options from `argv`, or from the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add("--data", default="data/demo.yaml", help="data set YAML")
+    add("--weights", nargs="+", required=True, help="checkpoint; several with --task speed")
+    add("--batch-size", type=int, default=32, help="images per batch")
+    add("--imgsz", "--img", "--img-size", type=int, default=640, help="long side of the network input, pixels")
+    add("--conf-thres", type=float, default=0.001, help="lowest confidence that counts")
+    add("--iou-thres", type=float, default=0.6, help="IoU above which NMS drops the weaker box")
+    add("--max-det", type=int, default=300, help="detections kept per image")
+    add("--task", default="val", choices=TASKS, help="split to measure, or time per image")
+    add("--device", default="", help="0, cpu, mps; empty: CUDA if there is one")
+    add("--workers", type=int, default=8, help="most loader processes")
+    add("--single-cls", action="store_true", help="treat all classes as one")
+    add("--verbose", action="store_true", help="print every class")
+    add("--save-txt", action="store_true", help="write a text file per image")
+    add("--save-conf", action="store_true", help="add the confidence to the text files")
+    add("--save-json", action="store_true", help="write a COCO result file; always with coco.yaml")
+    add("--project", default=str(ROOT / "runs/val"), help="parent of the run folder")
+    add("--name", default="exp", help="run folder")
+    add("--exist-ok", action="store_true", help="use the run folder even if it exists")
+    add("--half", action="store_true", help="compute in float16, CUDA only")
+    return parser.parse_args(argv)
+
+
+def main(opt: argparse.Namespace) -> None:
+    """Run the task; `speed` goes through all weights with the thresholds of detection and writes no plots.
+
+    Raises:
+        ValueError: several weights for another task.
+    """
+    log_options("val", vars(opt))
+    settings = dict(vars(opt))
+    weights = settings.pop("weights")
+    if opt.task == "speed":
+        half = torch.cuda.is_available() and opt.device not in ("cpu", "mps")
+        settings |= {"conf_thres": 0.25, "iou_thres": 0.45, "save_json": False, "plots": False, "half": half}
+    elif len(weights) > 1:
+        raise ValueError(f"--weights names {len(weights)} files: ensembles are not supported, run val.py for each")
+    else:
+        settings["save_json"] |= str(opt.data).endswith("coco.yaml")
+    for file in weights:
+        run(weights=file, **settings)
+
+
+if __name__ == "__main__":
+    with cli_errors():
+        main(parse_opt())
