@@ -4,17 +4,15 @@
     python train.py --data my.yaml --weights runs/train/exp/weights/best.pt             # from a checkpoint
     python train.py --resume                                                            # go on with the last run
 
-A run folder (runs/train/exp, exp2, ...) gets weights/last.pt and weights/best.pt, results.csv and results.png, hyp.yaml and opt.yaml,
-pictures of labels, batches and predictions, and TensorBoard events.
+A run folder (runs/train/exp, exp2, ...) gets weights/last.pt and weights/best.pt, results.csv and results.png, hyp.yaml
+and opt.yaml, pictures of labels, batches and predictions, and TensorBoard events.
 """
 
 import argparse
 import math
 import sys
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass, field
-from datetime import datetime, timezone
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,205 +24,31 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 import val
-from models.checkpoint import load_checkpoint, save_checkpoint, strip_optimizer, transfer_weights
-from models.common import SwinV2Block
-from models.yolo import DetectionModel
-from utils.autoanchor import check_anchors
+from models.checkpoint import load_checkpoint, strip_optimizer
+from models.training import AMP_TYPES, DEFAULT_CFG, HYP_OF_CONV, HYP_OF_SWIN, Plan, State, prepare, save
 from utils.callbacks import Callbacks
-from utils.dataloaders import create_dataloader
 from utils.general import (
     LOGGER,
     ROOT,
     TQDM_BAR_FORMAT,
-    VERSION,
     check_file,
-    check_img_size,
     cli_errors,
     colorstr,
     get_latest_run,
-    git_describe,
     increment_path,
     log_options,
     yaml_load,
-    yaml_save,
 )
-from utils.hyp import Hyp
 from utils.labels import check_dataset
 from utils.loggers import Loggers
 from utils.loss import ComputeLoss
 from utils.metrics import fitness
-from utils.optim import accumulate_at, build_optimizer, scaled_decay, set_schedule_, warmup_iterations
-from utils.plots import plot_images, plot_labels, plot_results
-from utils.torch_utils import (
-    EarlyStopping,
-    ModelEMA,
-    amp_context,
-    init_seeds,
-    rng_state,
-    select_device,
-    set_rng_state,
-)
+from utils.optim import accumulate_at, set_schedule_
+from utils.plots import plot_images, plot_results
+from utils.torch_utils import amp_context, init_seeds, select_device
 
-DEFAULT_CFG = "models/yolov5s-swinv2.yaml"
-HYP_OF_SWIN, HYP_OF_CONV = "data/hyps/hyp.swinv2.yaml", "data/hyps/hyp.scratch-low.yaml"
-AMP_TYPES = {"off": None, "fp16": torch.float16, "bf16": torch.bfloat16}
 MAY_CHANGE_ON_RESUME = ("data", "device", "epochs", "patience", "workers")
 TRAIN_BATCHES_DRAWN = 3
-
-
-@dataclass
-class State:
-    """Everything that changes while a run goes on, and that a checkpoint brings back."""
-
-    model: DetectionModel
-    ema: ModelEMA
-    optimizer: torch.optim.Optimizer
-    scaler: torch.amp.GradScaler
-    stopper: EarlyStopping
-    epoch: int = 0
-    last_step: int = -1  # iteration of the last optimizer step
-    best_fitness: float = 0.0
-    frozen: list[nn.Module] = field(default_factory=list)
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What stays fixed during a run.
-
-    Attributes:
-        opt: options in effect. hyp: hyperparameters with loss gains fitted to this run. device, amp: where and in which type.
-        imgsz: pixels. batches: per epoch. warmup: iterations. save_dir: run folder.
-    """
-
-    opt: argparse.Namespace
-    hyp: Hyp
-    device: torch.device
-    amp: torch.dtype | None
-    imgsz: int
-    batches: int
-    warmup: int
-    save_dir: Path
-
-
-def build_model(opt: argparse.Namespace, data: dict[str, Any], device: torch.device) -> tuple[DetectionModel, dict | None]:
-    """Build the model from --cfg or from the checkpoint in --weights, and copy the weights that fit.
-
-    Returns:
-        The model on the device and the checkpoint, if one was given.
-    """
-    nc = 1 if opt.single_cls else data["nc"]
-    if not opt.weights:
-        model = DetectionModel(opt.cfg or DEFAULT_CFG, nc=nc)
-        ckpt = None
-    else:
-        ckpt = load_checkpoint(opt.weights)
-        model = DetectionModel(opt.cfg or ckpt["yaml"], nc=nc)
-        taken, total = transfer_weights(model, ckpt, exclude=("anchor",) if opt.cfg and not opt.resume else ())
-        LOGGER.info(f"Transferred {taken}/{total} tensors from {opt.weights}")
-    single = opt.single_cls and len(data["names"]) != 1
-    model.names = {0: "item"} if single else data["names"]
-    return model.to(device, memory_format=torch.channels_last), ckpt
-
-
-def choose_hyp(opt: argparse.Namespace, model: nn.Module) -> Hyp:
-    """Load --hyp, or the file that suits the backbone when none is given."""
-    swin = any(isinstance(module, SwinV2Block) for module in model.modules())
-    file = check_file(opt.hyp or (HYP_OF_SWIN if swin else HYP_OF_CONV), (".yaml", ".yml"))
-    hyp = Hyp.load(file)
-    LOGGER.info(f"{colorstr('hyperparameters: ')}{file}: " + ", ".join(f"{k}={v}" for k, v in hyp.to_dict().items()))
-    opt.hyp = str(file)
-    return hyp
-
-
-def choose_amp(name: str, device: torch.device) -> torch.dtype | None:
-    """Return the autocast type: with `auto` float16 on CUDA and none elsewhere.
-
-    Raises:
-        ValueError: float16 without CUDA (gradients would underflow without a scaler).
-    """
-    if name == "auto":
-        name = "fp16" if device.type == "cuda" else "off"
-    if name == "fp16" and device.type != "cuda":
-        raise ValueError(f"--amp fp16 needs a CUDA device, not {device.type}; use --amp bf16 or --amp off")
-    return AMP_TYPES[name]
-
-
-def freeze_layers(model: DetectionModel, freeze: Sequence[int]) -> list[nn.Module]:
-    """Stop the gradients of some rows: one number n freezes rows 0 to n - 1, several numbers exactly those rows.
-
-    Returns:
-        The frozen rows; they are to stay in evaluation mode so that their batch statistics do not move either.
-
-    Raises:
-        ValueError: a number is not a row of the model.
-    """
-    rows = range(freeze[0]) if len(freeze) == 1 else freeze
-    wrong = [i for i in rows if not 0 <= i < len(model.model)]
-    if wrong:
-        raise ValueError(f"--freeze {' '.join(map(str, freeze))}: the model has rows 0 to {len(model.model) - 1}")
-    frozen = [model.model[i] for i in rows]
-    for row in frozen:
-        row.requires_grad_(False)
-    if frozen:
-        LOGGER.info(f"Frozen rows: {', '.join(map(str, rows))}")
-    return frozen
-
-
-@torch.no_grad()
-def fit_anchors(model: DetectionModel, dataset: Any, hyp: Hyp, imgsz: int, seed: int) -> None:
-    """Replace the anchors of the model, in place, if they fit the boxes of the dataset badly."""
-    head = model.detect
-    stride = head.stride.view(-1, 1, 1)
-    new, message = check_anchors(
-        dataset.shapes, dataset.labels, (head.anchors * stride).cpu().numpy(), head.stride.cpu().numpy(), hyp.anchor_t, imgsz, seed
-    )
-    LOGGER.info(f"{colorstr('AutoAnchor: ')}{message}")
-    if new is not None:
-        head.anchors.copy_(torch.as_tensor(new, device=head.anchors.device) / stride)
-
-
-def restore(state: State, ckpt: dict[str, Any], source: str) -> None:
-    """Bring a state back to what it was when the checkpoint was written.
-
-    Raises:
-        ValueError: the checkpoint belongs to a finished run.
-    """
-    if ckpt["epoch"] < 0 or ckpt["optimizer"] is None:
-        raise ValueError(f"{source}: this run is finished, nothing to resume; start a new one with --weights {source}")
-    state.ema.ema.load_state_dict(ckpt["ema"])
-    state.ema.updates = ckpt["updates"]
-    state.optimizer.load_state_dict(ckpt["optimizer"])
-    state.scaler.load_state_dict(ckpt["scaler"])
-    state.stopper.load_state_dict(ckpt["stopper"])
-    state.epoch = ckpt["epoch"] + 1
-    state.last_step = ckpt["last_step"]
-    state.best_fitness = ckpt["best_fitness"]
-
-
-def to_checkpoint(state: State, plan: Plan) -> dict[str, Any]:
-    """Collect what `restore` and a later user of the weights need."""
-    model = state.model
-    return {
-        "format": 1,
-        "version": VERSION,
-        "epoch": state.epoch,
-        "best_fitness": state.best_fitness,
-        "model": model.state_dict(),
-        "ema": state.ema.ema.state_dict(),
-        "updates": state.ema.updates,
-        "optimizer": state.optimizer.state_dict(),
-        "scaler": state.scaler.state_dict(),
-        "stopper": state.stopper.state_dict(),
-        "last_step": state.last_step,
-        "rng": rng_state(),
-        "yaml": model.yaml,
-        "names": dict(model.names),
-        "stride": model.stride.tolist(),
-        "hyp": plan.hyp.to_dict(),
-        "opt": {key: str(value) if isinstance(value, Path) else value for key, value in vars(plan.opt).items()},
-        "git": git_describe(),
-        "date": datetime.now(timezone.utc).isoformat(),
-    }
 
 
 def scale_batch(images: Tensor, plan: Plan, stride: int, ni: int) -> Tensor:
@@ -248,8 +72,9 @@ def check_finite(loss: Tensor, items: Tensor, epoch: int, batch: int, optimizer:
         return
     box, obj, cls = items.tolist()
     raise ValueError(
-        f"the loss is not finite in epoch {epoch}, batch {batch}: box {box:.4g}, objectness {obj:.4g}, class {cls:.4g}, "
-        f"learning rate {optimizer.param_groups[1]['lr']:.3g}. The last checkpoint is kept. Try a lower lr0, or --amp off or bf16"
+        f"the loss is not finite in epoch {epoch}, batch {batch}: box {box:.4g}, objectness {obj:.4g}, "
+        f"class {cls:.4g}, learning rate {optimizer.param_groups[1]['lr']:.3g}. The last checkpoint is kept. "
+        f"Try a lower lr0, or --amp off or bf16"
     )
 
 
@@ -319,7 +144,7 @@ def train_one_epoch(
     return mean
 
 
-def draw_first_batches(save_dir: Path, names: dict[int, str]) -> Any:
+def draw_first_batches(save_dir: Path, names: dict[int, str]) -> Callable[..., None]:
     """Return a callback that draws the first training batches."""
 
     def draw(model: nn.Module, ni: int, imgs: Tensor, targets: Tensor, paths: list[str], losses: Tensor) -> None:
@@ -329,86 +154,21 @@ def draw_first_batches(save_dir: Path, names: dict[int, str]) -> Any:
     return draw
 
 
-def make_loaders(
-    opt: argparse.Namespace, hyp: Hyp, data: dict[str, Any], imgsz: int, stride: int, names: dict[int, str]
-) -> tuple[DataLoader, Any, DataLoader]:
-    """Return the training loader, its dataset, and the validation loader."""
-    common = {"single_cls": opt.single_cls, "nc": data["nc"], "names": data["names"], "seed": opt.seed}
-    train_loader, dataset = create_dataloader(
-        data["train"], imgsz, opt.batch_size, stride, hyp=hyp, augment=True, rect=opt.rect, workers=opt.workers,
-        shuffle=not opt.rect, cache=opt.cache, prefix=colorstr("train: "), **common,
-    )  # fmt: skip
-    val_loader, _ = create_dataloader(
-        data["val"], imgsz, opt.batch_size * 2, stride, hyp=hyp, rect=True, pad=0.5, workers=opt.workers,
-        cache=opt.cache, prefix=colorstr("val: "), **common,
-    )  # fmt: skip
-    if not sum(map(len, dataset.labels)):
-        raise ValueError(f"{data['train']}: no usable label in the training set; see the messages above")
-    return train_loader, dataset, val_loader
-
-
-def prepare(
-    opt: argparse.Namespace, data: dict[str, Any], device: torch.device, callbacks: Callbacks
-) -> tuple[State, Plan, DataLoader, DataLoader]:
-    """Build everything a run needs, in the order in which the parts depend on each other."""
-    save_dir = Path(opt.save_dir)
-    model, ckpt = build_model(opt, data, device)
-    stored = yaml_load(save_dir / "hyp.yaml") if opt.resume else None
-    hyp = Hyp.from_dict(stored, str(save_dir / "hyp.yaml")) if stored else choose_hyp(opt, model)
-    yaml_save(save_dir / "hyp.yaml", hyp.to_dict())
-    yaml_save(save_dir / "opt.yaml", {**vars(opt), "hyp": hyp.to_dict()})
-    if hyp.drop_path is not None:
-        model.set_drop_path(hyp.drop_path)
-    model.set_activation_checkpointing(opt.activation_checkpointing)
-    frozen = freeze_layers(model, opt.freeze)
-
-    stride = int(max(model.stride.max(), 32))
-    imgsz = check_img_size(opt.imgsz, stride, floor=2 * stride)
-    train_loader, dataset, val_loader = make_loaders(opt, hyp, data, imgsz, stride, model.names)
-    if not opt.noautoanchor and not opt.resume:
-        fit_anchors(model, dataset, hyp, imgsz, opt.seed)
-    labels = np.concatenate(dataset.labels)
-    if not opt.noplots and not opt.resume:
-        plot_labels(labels, model.names, save_dir)
-    callbacks.run("on_pretrain_routine_end", labels=labels, names=model.names)
-
-    batches = len(train_loader)
-    decay = scaled_decay(hyp.weight_decay, opt.batch_size, hyp.nominal_batch)
-    name = opt.optimizer or hyp.optimizer or "SGD"
-    optimizer = build_optimizer(model, name, hyp.lr0, hyp.momentum, decay, hyp.beta2)
-    amp = choose_amp(opt.amp, device)
-    scaler = torch.amp.GradScaler(device.type, enabled=amp == torch.float16)
-    fitted = hyp.scaled(model.detect.nl, model.nc, imgsz, opt.label_smoothing or hyp.label_smoothing)
-    model.hyp = fitted.to_dict()
-    state = State(model, ModelEMA(model), optimizer, scaler, EarlyStopping(opt.patience), frozen=frozen)
-    plan = Plan(opt, fitted, device, amp, imgsz, batches, warmup_iterations(hyp.warmup_epochs, batches, opt.epochs), save_dir)
-    if opt.resume:
-        restore(state, ckpt, opt.weights)
-        set_rng_state(ckpt["rng"])
-    return state, plan, train_loader, val_loader
-
-
-def evaluate(state: State, plan: Plan, data: dict[str, Any], loader: DataLoader, compute_loss: ComputeLoss) -> tuple[float, ...]:
+def evaluate(
+    state: State, plan: Plan, data: dict[str, Any], loader: DataLoader, compute_loss: ComputeLoss
+) -> tuple[float, ...]:
     """Score the averaged model; returns P, R, mAP50, mAP50-95 and the three validation losses."""
     results, _, _ = val.run(
         data, batch_size=plan.opt.batch_size * 2, imgsz=plan.imgsz, half=plan.amp is not None, model=state.ema.ema,
-        single_cls=plan.opt.single_cls, dataloader=loader, save_dir=plan.save_dir, plots=False, compute_loss=compute_loss,
+        single_cls=plan.opt.single_cls, dataloader=loader, save_dir=plan.save_dir, plots=False,
+        compute_loss=compute_loss,
     )  # fmt: skip
     return results
 
 
-def save(state: State, plan: Plan, improved: bool) -> None:
-    """Write last.pt, and best.pt and epoch<N>.pt when it is their turn."""
-    folder = plan.save_dir / "weights"
-    ckpt = to_checkpoint(state, plan)
-    save_checkpoint(folder / "last.pt", ckpt)
-    if improved:
-        save_checkpoint(folder / "best.pt", ckpt)
-    if plan.opt.save_period > 0 and state.epoch % plan.opt.save_period == 0:
-        save_checkpoint(folder / f"epoch{state.epoch}.pt", ckpt)
-
-
-def finish(state: State, plan: Plan, data: dict[str, Any], loader: DataLoader, compute_loss: ComputeLoss) -> tuple[float, ...]:
+def finish(
+    state: State, plan: Plan, data: dict[str, Any], loader: DataLoader, compute_loss: ComputeLoss
+) -> tuple[float, ...]:
     """Strip the checkpoints and score the best one from its file, with plots."""
     folder = plan.save_dir / "weights"
     results = (0.0,) * 7
@@ -474,7 +234,8 @@ def train(opt: argparse.Namespace, device: torch.device, callbacks: Callbacks) -
         if final or not opt.noval:
             results = evaluate(state, plan, data, val_loader, compute_loss)
             score = float(fitness(np.array(results[:4])[None])[0])
-            stop = state.stopper(state.epoch, score) or callbacks.stop_training
+            stop = state.stopper(state.epoch, score)
+        stop = stop or callbacks.stop_training
         improved = score >= state.best_fitness and (final or not opt.noval)
         state.best_fitness = max(score, state.best_fitness)
         vals = [*losses.tolist(), *results, *rates]
@@ -489,14 +250,18 @@ def train(opt: argparse.Namespace, device: torch.device, callbacks: Callbacks) -
     LOGGER.info(f"\n{state.epoch - first} epochs completed in {(time.time() - start) / 3600:.3f} hours.")
     results = finish(state, plan, data, val_loader, compute_loss)
     weights = save_dir / "weights"
-    callbacks.run("on_train_end", last=weights / "last.pt", best=weights / "best.pt", epoch=state.epoch - 1, results=results)
+    callbacks.run(
+        "on_train_end", last=weights / "last.pt", best=weights / "best.pt", epoch=state.epoch - 1, results=results
+    )
     LOGGER.info(f"Results, weights and pictures are in {colorstr('bold', str(save_dir))}")
     return results
 
 
 def parse_opt(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Read the options; `given` lists those that were named."""
-    parser = argparse.ArgumentParser(description="Train a detector.", formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description="Train a detector.", formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     add = parser.add_argument
     add("--weights", default="", help="checkpoint to start from; '' trains from scratch")
     add("--cfg", default="", help=f"model YAML; default: the checkpoint's, or {DEFAULT_CFG}")
@@ -513,11 +278,15 @@ def parse_opt(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add("--noplots", action="store_true", help="draw nothing")
     add("--cache", action="store_true", help="keep resized images in memory")
     add("--device", default="", help="cpu, mps, 0 (first CUDA device), ...; default: CUDA if there is one")
-    add("--amp", choices=("auto", *AMP_TYPES), default="auto", help="mixed precision; auto: fp16 on CUDA, off elsewhere")
+    add(
+        "--amp", choices=("auto", *AMP_TYPES), default="auto", help="mixed precision; auto: fp16 on CUDA, off elsewhere"
+    )
     add("--activation-checkpointing", action="store_true", help="recompute Swin blocks to save memory")
     add("--multi-scale", action="store_true", help="vary the image size by 50 %%")
     add("--single-cls", action="store_true", help="treat all classes as one")
-    add("--optimizer", choices=("SGD", "Adam", "AdamW"), default=None, help="default: the hyperparameter file's, or SGD")
+    add(
+        "--optimizer", choices=("SGD", "Adam", "AdamW"), default=None, help="default: the hyperparameter file's, or SGD"
+    )
     add("--workers", type=int, default=8, help="most processes that load data")
     add("--project", default=str(ROOT / "runs/train"), help="folder of the runs")
     add("--name", default="exp", help="name of this run; cfg: that of the model")
@@ -549,8 +318,9 @@ def resume_options(opt: argparse.Namespace) -> argparse.Namespace:
     stored = yaml_load(file) if file.exists() else dict(load_checkpoint(last)["opt"])
     ignored = [key for key in opt.given if key not in (*MAY_CHANGE_ON_RESUME, "resume")]
     if ignored:
-        LOGGER.warning(f"--resume ignores {', '.join('--' + key.replace('_', '-') for key in ignored)}: taken from {file}")
-    stored.pop("hyp_values", None)
+        LOGGER.warning(
+            f"--resume ignores {', '.join('--' + key.replace('_', '-') for key in ignored)}: taken from {file}"
+        )
     changed = {key: getattr(opt, key) for key in MAY_CHANGE_ON_RESUME if key in opt.given}
     merged = {**vars(opt), **{k: v for k, v in stored.items() if k in vars(opt)}, **changed}
     merged |= {"cfg": "", "weights": str(last), "resume": True, "save_dir": str(last.parent.parent), "given": opt.given}

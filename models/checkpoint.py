@@ -5,7 +5,6 @@ import pickle
 import pickletools
 import zipfile
 from collections.abc import Iterable, Mapping
-from copy import deepcopy
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -122,7 +121,7 @@ def load_checkpoint(path: str | Path, device: str | torch.device = "cpu") -> dic
     try:
         ckpt = torch.load(path, map_location=device, weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError) as e:
-        raise ValueError(f"{path}: this checkpoint is damaged: {str(e).splitlines()[0]}") from e
+        raise ValueError(f"{path}: refused by PyTorch's safe loader: {str(e).partition(chr(10))[0]}") from e
     if not isinstance(ckpt, dict) or not isinstance(ckpt.get("format"), int):
         raise ValueError(f"{path}: a PyTorch file, but no checkpoint of this program (no entry 'format')")
     if ckpt["format"] > FORMAT:
@@ -137,17 +136,22 @@ def load_checkpoint(path: str | Path, device: str | torch.device = "cpu") -> dic
 
 
 def _refuse_objects(path: Path) -> None:
-    """Raise ValueError unless the file is a zip of torch.save whose pickle names nothing but tensors and containers."""
+    """Raise ValueError unless the file is a whole zip of torch.save that names nothing but tensors and containers."""
     try:
         with zipfile.ZipFile(path) as archive:
-            names = [name for name in archive.namelist() if name.endswith("/data.pkl")]
-            data = archive.read(names[0]) if names else b""
+            names = archive.namelist()
+            if archive.testzip():  # torch.load itself does not compare checksums
+                raise zipfile.BadZipFile
+            data = [archive.read(name) for name in names if name.endswith("/data.pkl")]
     except zipfile.BadZipFile:
-        raise ValueError(f"{path}: not a checkpoint, or not all of it: the file is no PyTorch archive") from None
-    if not data or any(name.endswith("constants.pkl") for name in names):
+        raise ValueError(f"{path}: not a checkpoint, or a damaged one: no complete PyTorch archive") from None
+    if not data or any(name.endswith("/constants.pkl") for name in names):  # the second is TorchScript
         raise ValueError(f"{path}: not a checkpoint (an archive of another kind)")
-    known = ("torch ", "torch._utils ", "collections OrderedDict")
-    found = {arg for code, arg, _ in pickletools.genops(data) if code.name == "GLOBAL" and not arg.startswith(known)}
+    try:
+        globals_ = {arg for code, arg, _ in pickletools.genops(data[0]) if code.name == "GLOBAL"}
+    except ValueError as e:
+        raise ValueError(f"{path}: this checkpoint is damaged: {e}") from None
+    found = {name for name in globals_ if not name.startswith(("torch ", "torch._utils ", "collections OrderedDict"))}
     if not found:
         return
     if any(name.startswith(("models.", "ultralytics.")) for name in found):
@@ -205,7 +209,7 @@ def build_model(ckpt: Mapping[str, Any], fuse: bool = False) -> DetectionModel:
     Raises:
         ValueError: the weights do not fit the model table of the checkpoint.
     """
-    table = deepcopy(ckpt["yaml"])
+    table = ckpt["yaml"]
     model = DetectionModel(cfg=table, ch=table["ch"], nc=table["nc"], verbose=False)
     try:
         model.load_state_dict(_weights(ckpt), strict=True)

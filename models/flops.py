@@ -1,4 +1,4 @@
-"""Count the operations of a detector with thop, including what thop does not see: attention and functional linear layers."""
+"""Count the operations of a detector with thop, with what thop misses: attention and functional linear layers."""
 
 from collections.abc import Callable
 from copy import deepcopy
@@ -28,8 +28,8 @@ def count_multihead_attention(module: nn.Module, inputs: tuple[Tensor, ...], out
 def count_gflops(model: nn.Module, imgsz: tuple[int, int], channels: int, counters: dict[type, Counter]) -> float:
     """Return the cost of one image in units of 1e9 floating point operations, two for each multiply-add.
 
-    Convolutions, linear layers and normalisations are counted; activations, pooling and nearest upsampling are free. The copy that is
-    run lives on the meta device, so that any size costs no memory and little time.
+    Convolutions, linear layers and normalisations are counted; activations, pooling and nearest upsampling are free.
+    The copy that is run lives on the meta device, so that any size costs no memory and little time.
 
     Args:
         model: any module that takes (1, channels, height, width); it is not changed.

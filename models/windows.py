@@ -1,13 +1,15 @@
 """Shifted windows and scaled cosine attention of Swin Transformer V2 as pure functions of tensors.
 
-Source: Liu et al., "Swin Transformer V2: Scaling Up Capacity and Resolution", CVPR 2022, arXiv:2111.09883; shifted windows from
+Source: Liu et al., "Swin Transformer V2: Scaling Up Capacity and Resolution", CVPR 2022, arXiv:2111.09883; shifted
+    windows from
 Liu et al., "Swin Transformer", ICCV 2021, arXiv:2103.14030.
 
-Letters: B batch, H W map, Hp Wp map padded to whole windows, K windows per image, N tokens per window, C channels, h heads, d head
+Letters: B batch, H W map, Hp Wp map padded to whole windows, K windows per image, N tokens per window, C channels, h
+    heads, d head
 width. Maps are channel-last (B, H, W, C). A window and a shift are pairs (rows, columns) in cells of the map.
 
-Differences from the published implementations, each with a test: maps are padded *before* they are rolled, padded cells are never
-attended to, and the normaliser of queries and keys is bounded so that half precision cannot overflow.
+Differences from the published implementations, each with a test: maps are padded *before* they are rolled, padded
+cells are never attended to, and the normaliser of queries and keys is bounded so that half precision cannot overflow.
 """
 
 import math
@@ -26,7 +28,7 @@ NORM_FLOOR = 1e-6  # least squared length of a query or key; bounds the gradient
 
 
 def autocast_off(device_type: str) -> AbstractContextManager:
-    """Return a context in which autocast leaves dtypes alone; a null context where the device has no autocast (meta)."""
+    """Return a context in which autocast leaves dtypes alone, also on devices without autocast (meta)."""
     if torch.amp.is_autocast_available(device_type):
         return torch.autocast(device_type, enabled=False)
     return nullcontext()
@@ -35,9 +37,10 @@ def autocast_off(device_type: str) -> AbstractContextManager:
 def cached_constant(build: Callable[..., Tensor], size: int = 64) -> Callable[..., Tensor]:
     """Keep the last `size` results of a function that makes a constant tensor from hashable arguments.
 
-    The cache lies outside every module, so no state dict, deep copy or exponential average ever sees it. It is by-passed while a
-    graph is traced, and fake tensors are never stored. Constants are made outside inference mode, so that a later training step may
-    save them for its backward pass.
+    The cache lies outside every module, so no state dict, deep copy or exponential average ever sees it. It is
+    by-passed while a
+    graph is traced, and fake tensors are never stored. Constants are made outside inference mode, so that a later
+    training step may save them for its backward pass.
     """
     store: OrderedDict[tuple, Tensor] = OrderedDict()
 
@@ -121,7 +124,8 @@ def build_window_mask(
 ) -> Tensor:
     """Say which tokens of a window may not attend to which after padding (bottom, right) and rolling by -shift.
 
-    A key is blocked when it comes from the other side of the rolled map or, with `mask_padding`, when it is padding. A token is never
+    A key is blocked when it comes from the other side of the rolled map or, with `mask_padding`, when it is padding. A
+    token is never
     blocked from itself, so that every row of the softmax has a term (rows of padded queries are cropped away later).
 
     Args:
@@ -151,20 +155,30 @@ def build_window_mask(
 window_mask = cached_constant(build_window_mask)
 
 
-def build_relative_coords(window: tuple[int, int], pretrained: tuple[int, int], device: torch.device) -> Tensor:
+def at_least_float32(x: Tensor) -> Tensor:
+    """Return `x` in float32, or as it is where it is wider."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+def build_relative_coords(
+    window: tuple[int, int], pretrained: tuple[int, int], device: torch.device, dtype: torch.dtype = torch.float32
+) -> Tensor:
     """Make the log-spaced offsets that feed the position bias network (paper equation 4).
 
     Args:
         window: rows and columns of the window that is used.
-        pretrained: rows and columns of the window that the network was trained with; its last offset maps to log2(9) / 3.
+        pretrained: rows and columns of the window that the network was trained with; its last offset maps to log2(9) /
+            3.
         device: where the table is made.
+        dtype: float32, or float64 for a network of that type.
 
     Returns:
-        float32 ((2 * rows - 1) * (2 * columns - 1), 2), vertical offset first and slow, values within +-1.06 without transfer.
+        `dtype` ((2 * rows - 1) * (2 * columns - 1), 2), vertical offset first and slow, values within +-1.06 without
+        transfer.
     """
     axes = []
     for w, p in zip(window, pretrained, strict=True):
-        offset = torch.arange(1 - w, w, device=device, dtype=torch.float32) * (8.0 / max(p - 1, 1))
+        offset = torch.arange(1 - w, w, device=device, dtype=dtype) * (8.0 / max(p - 1, 1))
         axes.append(offset.sign() * torch.log2(1.0 + offset.abs()) / 3.0)
     return torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1).view(-1, 2)
 
@@ -185,24 +199,24 @@ relative_index = cached_constant(build_relative_index)
 
 
 def logit_factor(logit_scale: Tensor) -> Tensor:
-    """Return the inverse temperature exp(min(logit_scale, ln 100)) in float32, at most 100."""
-    return logit_scale.float().clamp(max=MAX_LOGIT_SCALE).exp()
+    """Return the inverse temperature exp(min(logit_scale, ln 100)) in at least float32, at most 100."""
+    return at_least_float32(logit_scale).clamp(max=MAX_LOGIT_SCALE).exp()
 
 
 def normalize_queries_keys(qk: Tensor, factor: Tensor) -> Tensor:
     """Scale queries and keys to unit length, in one pass, and multiply the queries by their head's factor.
 
-    Vectors shorter than 1e-3 are divided by 1e-3 instead of their length (the published form divides by as little as 1e-12, which
-    overflows the gradient in float16).
+    Vectors shorter than 1e-3 are divided by 1e-3 instead of their length (the published form divides by as little as
+    1e-12, which overflows the gradient in float16).
 
     Args:
         qk: (2, B * K, h, N, d), any float type; queries at index 0.
-        factor: float32 (h, 1, 1), see `logit_factor`.
+        factor: (h, 1, 1), see `logit_factor`.
 
     Returns:
-        float32 (2, B * K, h, N, d).
+        (2, B * K, h, N, d) in at least float32.
     """
-    qk = qk.float()
+    qk = at_least_float32(qk)
     scale = torch.stack((factor, torch.ones_like(factor)))[:, None]  # (2, 1, h, 1, 1)
     inverse_length = (qk * qk).sum(-1, keepdim=True).clamp(min=NORM_FLOOR).rsqrt()  # (2, B * K, h, N, 1)
     return qk * (inverse_length * scale)
@@ -233,8 +247,8 @@ def attend_explicit(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, blocked: Tens
 def attend_sdpa(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, blocked: Tensor | None) -> Tensor:
     """Attend through the fused kernel of PyTorch; arguments and result as in `attend_explicit`.
 
-    Everything is 4-D and the mask is broadcast over the first axis only, the one form that stays fused on every device: windows share
-    the heads' axis when they need different masks.
+    Everything is 4-D and the mask is broadcast over the first axis only, the one form that stays fused on every
+    device: windows share the heads' axis when they need different masks.
     """
     q, k, bias = q.to(v.dtype), k.to(v.dtype), bias.to(v.dtype)
     if blocked is None:
@@ -250,7 +264,7 @@ ATTENTION_CORES = {"explicit": attend_explicit, "sdpa": attend_sdpa}
 
 
 def choose_core(name: str, device_type: str, training: bool) -> Callable[..., Tensor]:
-    """Pick the attention core: `explicit`, `sdpa`, or `auto` (explicit for training on a CPU, the fused kernel otherwise).
+    """Pick the attention core: `explicit`, `sdpa`, or `auto`: explicit for training on a CPU, else the fused kernel.
 
     Raises:
         ValueError: the name is none of the three.

@@ -31,9 +31,10 @@ COUNTERS = {
 class Detect(nn.Module):
     """Anchor-based head: one 1x1 convolution per level and the decoding of its output.
 
-    In training it returns the raw maps, one (B, A, H, W, 5 + nc) per level. In evaluation it returns (boxes, raw maps) with boxes
-    (B, R, 5 + nc) float32: centre x, centre y, width, height in pixels of the network input, objectness and class scores 0..1; R runs
-    over levels, anchors, rows, columns. With `export` set it returns (boxes,).
+    In training it returns the raw maps, one (B, A, H, W, 5 + nc) per level. In evaluation it returns (boxes, raw maps)
+    with boxes
+    (B, R, 5 + nc) float32: centre x, centre y, width, height in pixels of the network input, objectness and class
+    scores 0..1; R runs over levels, anchors, rows, columns. With `export` set it returns (boxes,).
 
     Args:
         nc: classes.
@@ -86,9 +87,10 @@ class Row:
 
     Attributes:
         block: the class.
-        channels: rule for its arguments and output width. `scaled`: (c1, c2, *args), c2 times the width multiple; `same`: (c1,);
-            `kept`: (*args), output as wide as input; `sum`: (*args), inputs concatenated; `squared` and `divided`: (gain), output width
-            c1 * gain^2 or c1 / gain^2; `detect`: (nc, anchors) and the widths of its inputs.
+        channels: rule for its arguments and output width. `scaled`: (c1, c2, *args), c2 times the width multiple;
+            `same`: (c1,);
+            `kept`: (*args), output as wide as input; `sum`: (*args), inputs concatenated; `squared` and `divided`:
+            (gain), output width c1 * gain^2 or c1 / gain^2; `detect`: (nc, anchors) and the widths of its inputs.
         repeats: `inside` passes the number of repeats to the block as third argument; `outside` stacks copies of it.
     """
 
@@ -148,20 +150,23 @@ def parse_activation(text: str) -> nn.Module:
         name = call.func.attr
         args = [ast.literal_eval(arg) for arg in call.args]
         keywords = {keyword.arg: ast.literal_eval(keyword.value) for keyword in call.keywords}
-    except (AttributeError, SyntaxError, ValueError) as error:
-        raise ValueError(f"activation: {text!r} is not an activation; {allowed}") from error
-    if ast.unparse(call.func) != f"nn.{name}" or name not in ACTIVATIONS:
-        raise ValueError(f"activation: {text!r} is not an activation; {allowed}")
-    return getattr(nn, name)(*args, **keywords)
+        if ast.unparse(call.func) == f"nn.{name}" and name in ACTIVATIONS:
+            return getattr(nn, name)(*args, **keywords)
+    except (AttributeError, SyntaxError, TypeError, ValueError) as error:
+        raise ValueError(f"activation: {text!r} is not an activation ({error}); {allowed}") from error
+    raise ValueError(f"activation: {text!r} is not an activation; {allowed}")
 
 
 @contextmanager
-def default_activation(text: str | None) -> Iterator[None]:
+def default_activation(text: str | None, source: str = "model") -> Iterator[None]:
     """Let `Conv` use the named activation while a model is built, and its own default again afterwards."""
     before = common.Conv.default_act
     try:
         if text:
-            common.Conv.default_act = parse_activation(text)
+            try:
+                common.Conv.default_act = parse_activation(text)
+            except ValueError as error:
+                raise ValueError(f"{source}: {error}") from error
         yield
     finally:
         common.Conv.default_act = before
@@ -179,17 +184,32 @@ def _check_keys(d: dict[str, Any], source: str) -> None:
     for key in ("depth_multiple", "width_multiple"):
         if not isinstance(d[key], int | float) or d[key] <= 0:
             raise ValueError(f"{source}: {key!r} must be a positive number, not {d[key]!r}")
+    try:
+        _check_anchors(d["anchors"])
+    except ValueError as error:
+        raise ValueError(f"{source}: {error}") from error
 
 
-def _expand_anchors(anchors: Any, levels: int, source: str) -> list[list[float]]:
-    """Return one flat list of anchor sides per level; a number k stands for k placeholders per level (see AutoAnchor)."""
+def _check_anchors(anchors: Any) -> None:
+    """Raise ValueError unless `anchors` is a number of anchors per level or flat lists of sides, all of one length."""
+    if isinstance(anchors, int) and anchors > 0:
+        return
+    levels = anchors if isinstance(anchors, list) and anchors else [None]
+    if not all(isinstance(level, list) and level for level in levels):
+        raise ValueError(f"'anchors' must be a positive number per level or lists [w, h, ...], not {anchors!r}")
+    if any(len(level) != len(levels[0]) or len(level) % 2 for level in levels):
+        raise ValueError(f"every level of 'anchors' needs the same number of w, h pairs, got {anchors}")
+    if not all(isinstance(side, int | float) and side > 0 for level in levels for side in level):
+        raise ValueError(f"'anchors' must hold positive numbers of pixels, got {anchors}")
+
+
+def _expand_anchors(anchors: Any, levels: int) -> list[list[float]]:
+    """Return one flat list of anchor sides per level; a number k stands for k placeholders (see AutoAnchor)."""
+    _check_anchors(anchors)
     if isinstance(anchors, int):
         return [list(range(anchors * 2))] * levels
-    if not isinstance(anchors, list) or len(anchors) != levels:
-        count = len(anchors) if isinstance(anchors, list) else repr(anchors)
-        raise ValueError(f"{source}: 'anchors' has {count} levels, but Detect reads {levels} maps")
-    if any(len(level) != len(anchors[0]) or len(level) % 2 or not level for level in anchors):
-        raise ValueError(f"{source}: every level of 'anchors' needs the same number of w, h pairs, got {anchors}")
+    if len(anchors) != levels:
+        raise ValueError(f"'anchors' has {len(anchors)} levels, but Detect reads {levels} maps")
     return anchors
 
 
@@ -211,9 +231,11 @@ class _Parser:
 
     def width_of(self, f: int, i: int) -> int:
         index = f if f >= 0 else i + f
-        if not (-1 <= index < i) or (index == -1 and i):
+        if i == 0 and f != -1:
+            raise ValueError(f"'from' is {f}, but row 0 can only read the image, -1")
+        if i and not 0 <= index < i:
             raise ValueError(f"'from' is {f}, but row {i} can only read rows 0 to {i - 1} or -1 to {-i}")
-        return self.channels[index + 1] if index >= 0 else self.channels[0]
+        return self.channels[index + 1]
 
     def scaled(self, c2: Any, anchors: Any, nc: int) -> int:
         if not isinstance(c2, int) or c2 < 1:
@@ -236,18 +258,21 @@ class _Parser:
             return [c1], c1, n
         if row.channels == "sum":
             return args, sum(inputs), n
-        if row.channels == "squared":
-            return args, c1 * args[0] ** 2, n
-        if row.channels == "divided":
-            return args, c1 // args[0] ** 2, n
+        if row.channels in ("squared", "divided"):
+            gain = args[0] if args else 2
+            if not isinstance(gain, int) or gain < 1:
+                raise ValueError(f"the argument must be a positive number of cells, not {gain!r}")
+            return args, c1 * gain**2 if row.channels == "squared" else c1 // gain**2, n
         if row.channels == "detect":
-            return [nc, _expand_anchors(args[1] if len(args) > 1 else anchors, len(inputs), self.source), inputs], 0, 1
+            if args and args[0] != nc:
+                raise ValueError(f"the first argument of Detect must be nc, {nc} classes, not {args[0]!r}")
+            return [nc, _expand_anchors(args[1] if len(args) > 1 else anchors, len(inputs)), inputs], 0, 1
         return args, c1, n
 
     def build(self, i: int, f: int | list[int], n: int, name: str, args: list[Any]) -> nn.Module:
         """Build row `i` and remember its output width."""
-        if name not in BLOCKS:
-            close = difflib.get_close_matches(name, BLOCKS, 1)
+        if not isinstance(name, str) or name not in BLOCKS:
+            close = difflib.get_close_matches(str(name), BLOCKS, 1)
             hint = f" Did you mean {close[0]!r}?" if close else ""
             raise ValueError(f"unknown module {name!r}.{hint} Allowed: {', '.join(BLOCKS)}")
         if not isinstance(n, int) or n < 1:
@@ -258,6 +283,9 @@ class _Parser:
         froms = [f] if isinstance(f, int) else f
         if not froms or not all(isinstance(index, int) for index in froms):
             raise ValueError(f"'from' must be an integer or a list of integers, not {f!r}")
+        several = row.channels in ("sum", "detect")
+        if isinstance(f, list) != several:
+            raise ValueError(f"{name} reads {'a list of rows' if several else 'one row'}, so 'from' cannot be {f!r}")
         inputs = [self.width_of(index, i) for index in froms]
         n = max(round(n * self.gd), 1) if n > 1 else n
         args = _resolve_args(args, self.d["nc"], self.d["anchors"])
@@ -281,12 +309,15 @@ class _Parser:
             LOGGER.info(f"{module.i:>3}{module.f!s:>18}{n:>3}{module.np:>10}  {module.type:<24}{shown:<30}")
 
 
-def parse_model(d: dict[str, Any], ch: list[int], source: str = "model", verbose: bool = True) -> tuple[nn.Sequential, list[int]]:
+def parse_model(
+    d: dict[str, Any], ch: list[int], source: str = "model", verbose: bool = True
+) -> tuple[nn.Sequential, list[int]]:
     """Build the rows of a model YAML.
 
-    Each row is `[from, number, module, args]`. `from` is a row index or a list of them, negative ones relative; `number` above 1 is
-    multiplied by depth_multiple; widths are multiplied by width_multiple and rounded up to channel_multiple (8). A mapping as last
-    argument gives keywords of the block: `[-1, 6, C3SwinV2, [256, 8, {norm_gain: 1.0}]]`.
+    Each row is `[from, number, module, args]`. `from` is a row index or a list of them, negative ones relative;
+    `number` above 1 is
+    multiplied by depth_multiple; widths are multiplied by width_multiple and rounded up to channel_multiple (8). A
+    mapping as last argument gives keywords of the block: `[-1, 6, C3SwinV2, [256, 8, {norm_gain: 1.0}]]`.
 
     Args:
         d: the YAML mapping; `nc` and `anchors` are in effect.
@@ -305,24 +336,27 @@ def parse_model(d: dict[str, Any], ch: list[int], source: str = "model", verbose
     if verbose:
         LOGGER.info(f"\n{'':>3}{'from':>18}{'n':>3}{'params':>10}  {'module':<24}{'arguments':<30}")
     layers = []
-    with default_activation(d.get("activation")):
+    with default_activation(d.get("activation"), source):
         for i, entry in enumerate(d["backbone"] + d["head"]):
-            section = f"backbone row {i}" if i < len(d["backbone"]) else f"head row {i - len(d['backbone'])} (layer {i})"
+            section = (
+                f"backbone row {i}" if i < len(d["backbone"]) else f"head row {i - len(d['backbone'])} (layer {i})"
+            )
             if not isinstance(entry, list) or len(entry) != 4:
                 raise ValueError(f"{source}: {section}: a row is [from, number, module, args], not {entry!r}")
             try:
                 layers.append(parser.build(i, *entry))
             except ValueError as error:
                 raise ValueError(f"{source}: {section}: {error}") from error
-    if not isinstance(layers[-1], Detect):
-        raise ValueError(f"{source}: the last row must be Detect, not {layers[-1].type}")
+    if [layer.i for layer in layers if isinstance(layer, Detect)] != [len(layers) - 1]:
+        raise ValueError(f"{source}: the last row, and no other, must be Detect; the last one is {layers[-1].type}")
     return nn.Sequential(*layers), sorted(parser.save)
 
 
 class DetectionModel(nn.Module):
     """A detector built from a model YAML.
 
-    Training: `forward(images)` gives one raw map (B, A, H, W, 5 + nc) per level. Evaluation: (boxes, raw maps), see `Detect`. Images
+    Training: `forward(images)` gives one raw map (B, A, H, W, 5 + nc) per level. Evaluation: (boxes, raw maps), see
+        `Detect`. Images
     are (B, ch, H, W) floats 0..1 with H and W multiples of the largest stride.
 
     Args:
@@ -350,7 +384,7 @@ class DetectionModel(nn.Module):
         self.yaml = deepcopy(cfg) if isinstance(cfg, dict) else yaml_load(check_file(cfg, (".yaml", ".yml")))
         source = self.yaml_file or "model"
         ch = self.yaml["ch"] = self.yaml.get("ch", ch)
-        if nc and nc != self.yaml.get("nc"):
+        if nc is not None and nc != self.yaml.get("nc"):
             if verbose:
                 LOGGER.info(f"{source}: nc={self.yaml.get('nc')} overridden by nc={nc}")
             self.yaml["nc"] = nc
@@ -380,14 +414,14 @@ class DetectionModel(nn.Module):
 
     @torch.no_grad()
     def _find_strides(self, ch: int, source: str) -> None:
-        """Run an empty image to find the stride of each level, then bring the anchors into the order and unit of the levels."""
+        """Run an empty image to find the stride of each level, then bring the anchors into their order and unit."""
         size = 256
         training = self.training
         # evaluation statistics stay untouched because the probe runs on a copy
         probe = deepcopy(self).to("meta").train()
         try:
             maps = probe(torch.zeros(1, ch, size, size, device="meta"))
-        except RuntimeError as error:
+        except (IndexError, RuntimeError, TypeError, ValueError) as error:
             raise ValueError(f"{source}: the rows do not fit together: {error}") from error
         self.train(training)
         stride = torch.tensor([size / y.shape[-2] for y in maps])
@@ -399,7 +433,7 @@ class DetectionModel(nn.Module):
 
     @torch.no_grad()
     def _init_biases(self) -> None:
-        """Start objectness at about 8 objects per 640-pixel image and classes at 0.6 over their number (arXiv:1708.02002, 3.3)."""
+        """Start objectness at about 8 objects per 640-pixel image, classes at 0.6 / nc (arXiv:1708.02002, 3.3)."""
         head = self.detect
         for conv, stride in zip(head.m, head.stride.tolist(), strict=True):
             bias = conv.bias.view(head.na, -1)
@@ -416,7 +450,7 @@ class DetectionModel(nn.Module):
         return x
 
     def fuse(self) -> "DetectionModel":
-        """Fold batch normalisation into convolutions and the position bias of each window attention into a constant, in place."""
+        """Fold batch normalisation into convolutions and position bias networks into constants, in place."""
         for module in self.modules():
             if isinstance(module, common.Conv) and hasattr(module, "bn"):
                 module.conv = fuse_conv_and_bn(module.conv, module.bn)
@@ -427,7 +461,7 @@ class DetectionModel(nn.Module):
         return self
 
     def set_drop_path(self, rate: float) -> None:
-        """Give the blocks of all Swin stages a stochastic depth that grows from 0 at the first to `rate` at the last."""
+        """Give the blocks of all Swin stages a stochastic depth from 0 at the first to `rate` at the last."""
         blocks = [module for module in self.modules() if isinstance(module, common.SwinV2Block)]
         for block, value in zip(blocks, common.drop_path_rates(rate, len(blocks)), strict=True):
             block.drop_path.rate = value

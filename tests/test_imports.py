@@ -14,7 +14,7 @@ LEVELS = {
     0: """
         utils models
         utils.general utils.boxes utils.callbacks utils.formats utils.demo utils.annotate utils.label_reader
-        utils.loggers.to_csv models.windows
+        utils.loggers.to_csv models.windows models.convolutions
     """,
     1: """
         utils.torch_utils utils.hyp utils.optim utils.nms utils.metrics utils.loss utils.augmentations utils.plots
@@ -26,7 +26,7 @@ LEVELS = {
         models.yolo models.autoshape
     """,
     3: "utils.loggers models.checkpoint",
-    4: "models.backends",
+    4: "models.backends models.training",
     5: "val detect export hubconf",
     6: "train",
 }

@@ -150,7 +150,7 @@ class Annotator:
             color: box and label background, in the channel order of the picture.
         """
         x1, y1, x2, y2 = (int(round(float(v))) for v in box)
-        cv2.rectangle(self.im, (x1, y1), (x2, y2), color, self.line_width, cv2.LINE_AA)
+        cv2.rectangle(self.im, (x1, y1), (x2, y2), color, self.line_width)
         if label:
             half = self.line_width // 2
             self._draw_tag(label, x1 - half, y1 - half, color, above=True)

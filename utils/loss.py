@@ -39,9 +39,10 @@ class LevelTargets:
 def assign_targets(targets: Tensor, anchors: Tensor, size: tuple[int, int], anchor_t: float) -> LevelTargets:
     """Find the anchors and cells of one level that are responsible for each target.
 
-    An anchor fits when neither side is more than `anchor_t` times longer or shorter than the target's; there is no exclusivity between
-    anchors or levels. The cell that holds the centre and the nearest horizontal and vertical neighbours own the target. Entries run
-    over centre, left, up, right, down; within each over anchors, then targets.
+    An anchor fits when neither side is more than `anchor_t` times longer or shorter than the target's; there is no
+    exclusivity between
+    anchors or levels. The cell that holds the centre and the nearest horizontal and vertical neighbours own the
+    target. Entries run over centre, left, up, right, down; within each over anchors, then targets.
 
     Args:
         targets: (T, 6) rows of image index, class, x, y, w, h, boxes 0..1.
@@ -81,7 +82,7 @@ def smooth_bce(eps: float = 0.1) -> tuple[float, float]:
 
 
 def binary_loss(logits: Tensor, target: Tensor, pos_weight: Tensor, gamma: float) -> Tensor:
-    """Return the mean binary cross-entropy, or its focal form (Lin et al., arXiv:1708.02002, equation 5) where gamma is above 0."""
+    """Return the mean binary cross-entropy, or its focal form (arXiv:1708.02002, equation 5) where gamma is above 0."""
     if gamma <= 0:
         return F.binary_cross_entropy_with_logits(logits, target, pos_weight=pos_weight)
     loss = F.binary_cross_entropy_with_logits(logits, target, pos_weight=pos_weight, reduction="none")
@@ -101,11 +102,12 @@ def decode_boxes(raw: Tensor, anchor_wh: Tensor) -> Tensor:
 class ComputeLoss:
     """Weighted sum of box (CIoU), objectness and class loss over all levels.
 
-    Everything is computed in float32. Where several targets claim one cell and anchor, its objectness target is the best of their IoUs,
-    whatever their order (spec fault: last write wins; equal without collisions).
+    Everything is computed in float32. Where several targets claim one cell and anchor, its objectness target is the
+    best of their IoUs, whatever their order (spec fault: last write wins; equal without collisions).
 
     Args:
-        model: a DetectionModel whose `hyp` mapping holds box, obj, cls, cls_pw, obj_pw, anchor_t, fl_gamma, label_smoothing.
+        model: a DetectionModel whose `hyp` mapping holds box, obj, cls, cls_pw, obj_pw, anchor_t, fl_gamma,
+            label_smoothing.
         autobalance: let the balance of the levels follow their objectness loss.
     """
 
@@ -128,7 +130,8 @@ class ComputeLoss:
             targets: (T, 6) rows of image index, class, x, y, w, h, boxes 0..1.
 
         Returns:
-            The loss times the batch size, scalar with gradient, and the three terms (box, objectness, class), (3,), detached.
+            The loss times the batch size, scalar with gradient, and the three terms (box, objectness, class), (3,),
+            detached.
         """
         hyp, device = self.hyp, preds[0].device
         targets = targets.to(device=device, dtype=torch.float32)

@@ -135,36 +135,31 @@ def plot_labels(labels: ArrayLike, names: Names, save_dir: str | Path) -> None:
     _style(low_right, "sizes", "width / image width", "height / image height", grid=False)
     figure.savefig(Path(save_dir) / "labels.jpg", dpi=150)
 
-    figure = _figure(11, 11)
-    panels = figure.subplots(4, 4)
+    figure = _figure(10, 10)
     variables = ("x", "y", "width", "height")
-    for row in range(4):
-        for column in range(4):
-            ax = panels[row, column]
-            if column > row:
-                ax.set_axis_off()
-                continue
-            if column == row:
-                ax.hist(labels[:, 1 + row], bins=50, range=(0, 1), color=BLUE)
-                ax.set_box_aspect(1)
-            else:
-                _plot_counts_2d(ax, labels[:, 1 + column], labels[:, 1 + row])
-            below, beside = row == 3, column == 0 and row > 0  # only the outer panels carry names
-            _style(ax, "", variables[column] * below, variables[row] * beside, grid=row == column)
-            ax.set_xlim(0, 1)
+    for row, column in np.argwhere(np.tri(4)).tolist():
+        ax = figure.add_subplot(4, 4, 1 + 4 * row + column, box_aspect=1, xlim=(0, 1), xticks=(0, 0.5, 1), yticks=())
+        if column == row:
+            ax.hist(labels[:, 1 + row], bins=50, range=(0, 1), color=BLUE)
+        else:
+            _plot_counts_2d(ax, labels[:, 1 + column], labels[:, 1 + row])
+            ax.set_yticks((0, 0.5, 1))
+        below, beside = row == 3, column == 0 and row > 0  # only the outer panels carry names
+        _style(ax, "", variables[column] * below, variables[row] * beside, grid=row == column)
     figure.savefig(Path(save_dir) / "labels_correlogram.jpg", dpi=120)
 
 
 def _read_results(file: Path) -> tuple[list[str], NDArray]:
     """Column names and numbers, (epochs, columns), of a results.csv; empty cells are nan."""
     with file.open(newline="", encoding="utf-8") as stream:
-        header, *rows = [[cell.strip() for cell in row] for row in csv.reader(stream) if row] or [[]]
+        lines = [[cell.strip() for cell in line] for line in csv.reader(stream) if line]
+    header, rows = (lines[0], lines[1:]) if lines else ([], [])
+    if len(header) <= max(RESULT_PANELS) or not rows:
+        raise ValueError(f"{file}: {len(rows)} epochs and {len(header)} columns; it takes 1 epoch and 11 columns")
     try:
         values = np.array([[float(cell or "nan") for cell in row] for row in rows]).reshape(-1, len(header))
     except ValueError as error:
         raise ValueError(f"{file}: not a table of numbers below one line of column names ({error})") from error
-    if len(header) <= max(RESULT_PANELS) or not len(values):
-        raise ValueError(f"{file}: {len(values)} epochs and {len(header)} columns; it takes 1 epoch and 11 columns")
     return header, values
 
 

@@ -74,8 +74,8 @@ def parse_device(text: str) -> tuple[str, list[int]]:
     name = text.strip().lower()
     if name in ("", "none"):
         return "auto", []
-    if name in ("cpu", "mps"):
-        return name, []
+    if name.removesuffix(":0") in ("cpu", "mps"):
+        return name.removesuffix(":0"), []
     ids = ["0"] if name == "cuda" else name.replace("cuda:", "").replace(" ", "").split(",")
     if not all(i.isascii() and i.isdigit() for i in ids) or len({int(i) for i in ids}) < len(ids):
         raise ValueError(f"device {text!r}: expected '', 'cpu', 'mps' or CUDA ids such as '0' or '0,1'")

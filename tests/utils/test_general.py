@@ -4,7 +4,6 @@ import logging
 import os
 import subprocess
 import sys
-import threading
 from pathlib import Path
 
 import numpy as np
@@ -314,20 +313,17 @@ def test_increment_path_makes_parents(tmp_path):
     assert increment_path(tmp_path / "d/e", exist_ok=True, mkdir=True).is_dir()
 
 
-def test_runs_that_start_together_get_their_own_folders(tmp_path):
-    made = []
-    start = threading.Barrier(8)
+def test_a_run_that_starts_at_the_same_moment_gets_its_own_folder(tmp_path, monkeypatch):
+    """Another run makes the folder between our look and our mkdir."""
+    (tmp_path / "exp").mkdir()
+    real_exists, looks = Path.exists, []
 
-    def begin():
-        start.wait()
-        made.append(increment_path(tmp_path / "exp", mkdir=True))
+    def blind_once(path):
+        looks.append(path)
+        return real_exists(path) if len(looks) > 1 else False
 
-    threads = [threading.Thread(target=begin) for _ in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert len(set(made)) == 8
+    monkeypatch.setattr(Path, "exists", blind_once)
+    assert increment_path(tmp_path / "exp", mkdir=True) == tmp_path / "exp2"
 
 
 def test_check_file_takes_an_existing_path_first(repository):

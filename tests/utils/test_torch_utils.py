@@ -57,6 +57,7 @@ def no_gpu(monkeypatch):
         ("cpu", ("cpu", [])),
         (" CPU ", ("cpu", [])),
         ("mps", ("mps", [])),
+        ("mps:0", ("mps", [])),
         ("0", ("cuda", [0])),
         ("11", ("cuda", [11])),
         ("cuda", ("cuda", [0])),

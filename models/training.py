@@ -1,0 +1,271 @@
+"""The state of a training: built from the options, brought back from a checkpoint, and saved."""
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from torch.utils.data import DataLoader
+
+from models.checkpoint import load_checkpoint, save_checkpoint, transfer_weights
+from models.yolo import DetectionModel
+from utils.autoanchor import check_anchors
+from utils.callbacks import Callbacks
+from utils.dataloaders import LoadImagesAndLabels, create_dataloader
+from utils.general import LOGGER, VERSION, check_file, check_img_size, colorstr, git_describe, yaml_load, yaml_save
+from utils.hyp import Hyp
+from utils.optim import build_optimizer, scaled_decay, warmup_iterations
+from utils.plots import plot_labels
+from utils.torch_utils import EarlyStopping, ModelEMA, rng_state, set_rng_state
+
+DEFAULT_CFG = "models/yolov5s-swinv2.yaml"
+HYP_OF_SWIN, HYP_OF_CONV = "data/hyps/hyp.swinv2.yaml", "data/hyps/hyp.scratch-low.yaml"
+SWIN_MODULES = {"C3SwinV2", "SwinV2Stage"}
+AMP_TYPES = {"off": None, "fp16": torch.float16, "bf16": torch.bfloat16}
+
+
+@dataclass
+class State:
+    """Everything that changes while a run goes on, and that a checkpoint brings back."""
+
+    model: DetectionModel
+    ema: ModelEMA
+    optimizer: torch.optim.Optimizer
+    scaler: torch.amp.GradScaler
+    stopper: EarlyStopping
+    epoch: int = 0
+    last_step: int = -1  # iteration of the last optimizer step
+    best_fitness: float = 0.0
+    frozen: list[nn.Module] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What stays fixed during a run.
+
+    Attributes:
+        opt: options in effect. hyp: hyperparameters, loss gains fitted to this run. device, amp: where, in which type.
+        imgsz: pixels. batches: per epoch. warmup: iterations. save_dir: run folder.
+    """
+
+    opt: argparse.Namespace
+    hyp: Hyp
+    device: torch.device
+    amp: torch.dtype | None
+    imgsz: int
+    batches: int
+    warmup: int
+    save_dir: Path
+
+
+def choose_hyp(opt: argparse.Namespace, cfg: dict[str, Any]) -> Hyp:
+    """Load --hyp, or the file that suits the backbone of the model table `cfg` when none is given."""
+    modules = {row[2] for row in cfg.get("backbone") or [] if isinstance(row, list) and len(row) == 4}
+    file = opt.hyp or (HYP_OF_SWIN if modules & SWIN_MODULES else HYP_OF_CONV)
+    opt.hyp = str(check_file(file, (".yaml", ".yml")))
+    hyp = Hyp.load(opt.hyp)
+    values = ", ".join(f"{key}={value}" for key, value in hyp.to_dict().items())
+    LOGGER.info(f"{colorstr('hyperparameters: ')}{opt.hyp}: {values}")
+    return hyp
+
+
+def build_model(
+    opt: argparse.Namespace, cfg: str | dict[str, Any], ckpt: dict[str, Any] | None, hyp: Hyp, data: dict[str, Any]
+) -> DetectionModel:
+    """Build the model for the classes of the dataset and copy the weights of the checkpoint that fit.
+
+    Args:
+        opt: options.
+        cfg: model YAML, or its mapping.
+        ckpt: from `load_checkpoint`, or None to train from scratch.
+        hyp: hyperparameters.
+        data: from `check_dataset`.
+    """
+    model = DetectionModel(cfg, nc=1 if opt.single_cls else data["nc"], anchors=hyp.anchors)
+    if ckpt:
+        new_anchors = (opt.cfg or hyp.anchors) and not opt.resume
+        taken, total = transfer_weights(model, ckpt, exclude=("anchor",) if new_anchors else ())
+        LOGGER.info(f"Transferred {taken}/{total} tensors from {opt.weights}")
+    model.names = {0: "item"} if opt.single_cls and len(data["names"]) != 1 else data["names"]
+    if hyp.drop_path is not None:
+        model.set_drop_path(hyp.drop_path)
+    model.set_activation_checkpointing(opt.activation_checkpointing)
+    return model
+
+
+def choose_amp(name: str, device: torch.device) -> torch.dtype | None:
+    """Return the autocast type: with `auto` float16 on CUDA and none elsewhere.
+
+    Raises:
+        ValueError: float16 without CUDA (gradients would underflow without a scaler).
+    """
+    if name == "auto":
+        name = "fp16" if device.type == "cuda" else "off"
+    if name == "fp16" and device.type != "cuda":
+        raise ValueError(f"--amp fp16 needs a CUDA device, not {device.type}; use --amp bf16 or --amp off")
+    return AMP_TYPES[name]
+
+
+def freeze_layers(model: DetectionModel, freeze: Sequence[int]) -> list[nn.Module]:
+    """Stop the gradients of some rows: one number n freezes rows 0 to n - 1, several numbers exactly those rows.
+
+    Returns:
+        The frozen rows; they are to stay in evaluation mode so that their batch statistics do not move either.
+
+    Raises:
+        ValueError: a number is not a row of the model.
+    """
+    rows = range(freeze[0]) if len(freeze) == 1 else freeze
+    wrong = [i for i in rows if not 0 <= i < len(model.model)]
+    if wrong:
+        raise ValueError(f"--freeze {' '.join(map(str, freeze))}: the model has rows 0 to {len(model.model) - 1}")
+    frozen = [model.model[i] for i in rows]
+    for row in frozen:
+        row.requires_grad_(False)
+    if frozen:
+        LOGGER.info(f"Frozen rows: {', '.join(map(str, rows))}")
+    return frozen
+
+
+@torch.no_grad()
+def fit_anchors(model: DetectionModel, dataset: LoadImagesAndLabels, hyp: Hyp, imgsz: int, seed: int) -> None:
+    """Replace the anchors of the model, in place, if they fit the boxes of the dataset badly.
+
+    Raises:
+        ValueError: the model file has only placeholders for anchors, and the dataset gave no better ones.
+    """
+    head = model.detect
+    stride = head.stride.view(-1, 1, 1)
+    pixels = (head.anchors * stride).clamp(min=1.0).cpu().numpy()  # placeholders begin at 0
+    strides = head.stride.cpu().numpy()
+    new, message = check_anchors(dataset.shapes, dataset.labels, pixels, strides, hyp.anchor_t, imgsz, seed)
+    LOGGER.info(f"{colorstr('AutoAnchor: ')}{message}")
+    if new is not None:
+        head.anchors.copy_(torch.as_tensor(new, device=head.anchors.device) / stride)
+    elif isinstance(model.yaml["anchors"], int):
+        raise ValueError(
+            f"{model.yaml_file or 'model'}: 'anchors' is a number, and the dataset gave no anchors: {message}"
+        )
+
+
+def make_loaders(
+    opt: argparse.Namespace, hyp: Hyp, data: dict[str, Any], imgsz: int, stride: int
+) -> tuple[DataLoader, LoadImagesAndLabels, DataLoader]:
+    """Return the training loader, its dataset, and the validation loader."""
+    common = {"single_cls": opt.single_cls, "nc": data["nc"], "names": data["names"], "seed": opt.seed}
+    train_loader, dataset = create_dataloader(
+        data["train"], imgsz, opt.batch_size, stride, hyp=hyp, augment=True, rect=opt.rect, workers=opt.workers,
+        shuffle=not opt.rect, cache=opt.cache, prefix=colorstr("train: "), **common,
+    )  # fmt: skip
+    val_loader, _ = create_dataloader(
+        data["val"], imgsz, opt.batch_size * 2, stride, hyp=hyp, rect=True, pad=0.5, workers=opt.workers,
+        cache=opt.cache, prefix=colorstr("val: "), **common,
+    )  # fmt: skip
+    if not sum(map(len, dataset.labels)):
+        raise ValueError(f"{data['train']}: no usable label in the training set; see the messages above")
+    return train_loader, dataset, val_loader
+
+
+def prepare(
+    opt: argparse.Namespace, data: dict[str, Any], device: torch.device, callbacks: Callbacks
+) -> tuple[State, Plan, DataLoader, DataLoader]:
+    """Build everything a run needs, in the order in which the parts depend on each other."""
+    save_dir = Path(opt.save_dir)
+    ckpt = load_checkpoint(opt.weights) if opt.weights else None
+    file = opt.cfg or ("" if ckpt else DEFAULT_CFG)
+    cfg = yaml_load(check_file(file, (".yaml", ".yml"))) if file else ckpt["yaml"]
+    hyp = Hyp.load(save_dir / "hyp.yaml") if opt.resume else choose_hyp(opt, cfg)
+    yaml_save(save_dir / "hyp.yaml", hyp.to_dict())
+    yaml_save(save_dir / "opt.yaml", {**vars(opt), "hyp": hyp.to_dict()})
+    model = build_model(opt, file or cfg, ckpt, hyp, data).to(device, memory_format=torch.channels_last)
+    if opt.noautoanchor and not ckpt and isinstance(model.yaml["anchors"], int):
+        raise ValueError("--noautoanchor: the model has only placeholders for anchors; leave the option out")
+    frozen = freeze_layers(model, opt.freeze)
+
+    stride = int(max(model.stride.max(), 32))
+    imgsz = check_img_size(opt.imgsz, stride, floor=2 * stride)
+    train_loader, dataset, val_loader = make_loaders(opt, hyp, data, imgsz, stride)
+    if not opt.noautoanchor and not opt.resume:
+        fit_anchors(model, dataset, hyp, imgsz, opt.seed)
+    labels = np.concatenate(dataset.labels)
+    if not opt.noplots and not opt.resume:
+        plot_labels(labels, model.names, save_dir)
+    callbacks.run("on_pretrain_routine_end", labels=labels, names=model.names)
+
+    batches = len(train_loader)
+    decay = scaled_decay(hyp.weight_decay, opt.batch_size, hyp.nominal_batch)
+    name = opt.optimizer or hyp.optimizer or "SGD"
+    optimizer = build_optimizer(model, name, hyp.lr0, hyp.momentum, decay, hyp.beta2)
+    amp = choose_amp(opt.amp, device)
+    scaler = torch.amp.GradScaler(device.type, enabled=amp == torch.float16)
+    fitted = hyp.scaled(model.detect.nl, model.nc, imgsz, opt.label_smoothing or hyp.label_smoothing)
+    model.hyp = fitted.to_dict()
+    state = State(model, ModelEMA(model), optimizer, scaler, EarlyStopping(opt.patience), frozen=frozen)
+    plan = Plan(
+        opt, fitted, device, amp, imgsz, batches, warmup_iterations(hyp.warmup_epochs, batches, opt.epochs), save_dir
+    )
+    if opt.resume:
+        restore(state, ckpt, opt.weights)
+        set_rng_state(ckpt["rng"])
+    return state, plan, train_loader, val_loader
+
+
+def restore(state: State, ckpt: dict[str, Any], source: str) -> None:
+    """Bring a state back to what it was when the checkpoint was written.
+
+    Raises:
+        ValueError: the checkpoint belongs to a finished run.
+    """
+    if ckpt["epoch"] < 0 or ckpt["optimizer"] is None:
+        raise ValueError(f"{source}: this run is finished, nothing to resume; start a new one with --weights {source}")
+    state.model.load_state_dict(ckpt["model"])
+    state.ema.ema.load_state_dict(ckpt["ema"])
+    state.ema.updates = ckpt["updates"]
+    state.optimizer.load_state_dict(ckpt["optimizer"])
+    state.scaler.load_state_dict(ckpt["scaler"])
+    state.stopper.load_state_dict(ckpt["stopper"])
+    state.epoch = ckpt["epoch"] + 1
+    state.last_step = ckpt["last_step"]
+    state.best_fitness = ckpt["best_fitness"]
+
+
+def to_checkpoint(state: State, plan: Plan) -> dict[str, Any]:
+    """Collect what `restore` and a later user of the weights need."""
+    model = state.model
+    return {
+        "format": 1,
+        "version": VERSION,
+        "epoch": state.epoch,
+        "best_fitness": state.best_fitness,
+        "model": model.state_dict(),
+        "ema": state.ema.ema.state_dict(),
+        "updates": state.ema.updates,
+        "optimizer": state.optimizer.state_dict(),
+        "scaler": state.scaler.state_dict(),
+        "stopper": state.stopper.state_dict(),
+        "last_step": state.last_step,
+        "rng": rng_state(),
+        "yaml": model.yaml,
+        "names": dict(model.names),
+        "stride": model.stride.tolist(),
+        "hyp": plan.hyp.to_dict(),
+        "opt": {key: str(value) if isinstance(value, Path) else value for key, value in vars(plan.opt).items()},
+        "git": git_describe(),
+        "date": datetime.now(timezone.utc).isoformat(),
+    }
+
+
+def save(state: State, plan: Plan, improved: bool) -> None:
+    """Write last.pt, and best.pt and epoch<N>.pt when it is their turn."""
+    folder = plan.save_dir / "weights"
+    ckpt = to_checkpoint(state, plan)
+    save_checkpoint(folder / "last.pt", ckpt)
+    if improved:
+        save_checkpoint(folder / "best.pt", ckpt)
+    if plan.opt.save_period > 0 and state.epoch % plan.opt.save_period == 0:
+        save_checkpoint(folder / f"epoch{state.epoch}.pt", ckpt)

@@ -1,0 +1,203 @@
+"""train.py as a user runs it, at tiny size: files, resuming after kill -9, seeds, options that cannot work."""
+
+import csv
+import signal
+import subprocess
+import sys
+import textwrap
+
+import pytest
+import torch
+import yaml
+
+import train
+import val
+from models.checkpoint import load_checkpoint
+from utils.callbacks import Callbacks
+from utils.general import ROOT
+from utils.loggers.to_csv import RESULT_COLUMNS
+
+TINY = {"imgsz": 64, "batch_size": 4, "workers": 0, "cfg": "models/yolov5n-swinv2.yaml", "weights": ""}
+
+
+@pytest.fixture(scope="module")
+def hyp_file(tmp_path_factory):
+    """Swin settings with drop path, a short warmup and several steps an epoch, so that every random state matters."""
+    values = yaml.safe_load((ROOT / "data/hyps/hyp.swinv2.yaml").read_text())
+    values |= {"drop_path": 0.2, "nominal_batch": 8, "mixup": 0.5, "warmup_epochs": 1.0}
+    file = tmp_path_factory.mktemp("hyp") / "tiny.yaml"
+    file.write_text(yaml.safe_dump(values))
+    return str(file)
+
+
+def options(tmp_path, data, hyp, **changes):
+    return TINY | {"data": str(data), "hyp": hyp, "project": str(tmp_path), "name": "run", "noplots": True} | changes
+
+
+def rows(folder):
+    with (folder / "results.csv").open() as file:
+        return [[cell.strip() for cell in row] for row in csv.reader(file)]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory, tiny_dataset, hyp_file):
+    """One undisturbed run of four epochs with plots; (folder, results)."""
+    tmp_path = tmp_path_factory.mktemp("finished")
+    results = train.run(**options(tmp_path, tiny_dataset, hyp_file, epochs=4, noplots=False))
+    return tmp_path / "run", results
+
+
+def test_run_folder_holds_what_the_readme_promises(finished):
+    folder, _ = finished
+    files = {path.name for path in folder.iterdir()}
+    assert {"hyp.yaml", "opt.yaml", "results.csv", "results.png", "labels.jpg", "labels_correlogram.jpg"} <= files
+    assert {"train_batch0.jpg", "val_batch0_labels.jpg", "val_batch0_pred.jpg", "confusion_matrix.png"} <= files
+    assert {"PR_curve.png", "F1_curve.png", "P_curve.png", "R_curve.png"} <= files
+    assert any(name.startswith("events.out.tfevents") for name in files)
+    header, *body = rows(folder)
+    assert header == list(RESULT_COLUMNS)
+    assert [row[0] for row in body] == ["0", "1", "2", "3"]
+
+
+def test_checkpoints_load_without_running_code_and_are_stripped(finished):
+    folder, _ = finished
+    for name in ("last.pt", "best.pt"):
+        ckpt = torch.load(folder / "weights" / name, weights_only=True)
+        assert ckpt["epoch"] == -1
+        assert ckpt["optimizer"] is None
+        assert ckpt["yaml"]["nc"] == 4
+        assert all(tensor.isfinite().all() for tensor in ckpt["model"].values())
+
+
+def test_val_prints_what_training_printed_last(finished, tiny_dataset, tmp_path):
+    folder, results = finished
+    again, _, _ = val.run(
+        str(tiny_dataset), weights=folder / "weights/best.pt", imgsz=64, batch_size=8, workers=0, project=tmp_path
+    )
+    assert again[:4] == results[:4]
+
+
+def test_weights_move(finished, tiny_dataset, hyp_file):
+    """After a run every parameter differs from its start, the attention's included (their gradient starts at zero)."""
+    folder, _ = finished
+    trained = load_checkpoint(folder / "weights/last.pt")["model"]
+    train.init_seeds(0)
+    start = train.val.attempt_load(folder / "weights/last.pt", fuse=False)
+    assert set(dict(start.named_parameters())) <= set(trained)
+    moved = [name for name, tensor in trained.items() if name.endswith("qkv.weight") and tensor.float().std() > 0]
+    assert moved
+
+
+KILLED = """
+    import os, signal, sys
+    import train
+    from utils.callbacks import Callbacks
+
+    callbacks = Callbacks()
+
+    def die(ni, **_):
+        if ni == {ni}:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    callbacks.register("on_train_batch_end", die)
+    opt = train.parse_opt({argv!r})
+    train.main(opt, callbacks)
+"""
+
+
+def as_argv(values):
+    flags = [f"--{key.replace('_', '-')}" for key, value in values.items() if value is True]
+    return flags + [
+        text
+        for key, value in values.items()
+        if value is not True
+        for text in (f"--{key.replace('_', '-')}", str(value))
+    ]
+
+
+def test_resume_after_kill_9_is_bit_for_bit(finished, tiny_dataset, hyp_file, tmp_path):
+    folder, _ = finished
+    argv = as_argv(options(tmp_path, tiny_dataset, hyp_file, epochs=4))
+    code = textwrap.dedent(KILLED.format(ni=5, argv=argv))  # two batches an epoch: in the middle of the third epoch
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    last = tmp_path / "run/weights/last.pt"
+    assert load_checkpoint(last)["epoch"] == 1
+    train.run(resume=str(last))
+    ours, reference = load_checkpoint(last), load_checkpoint(folder / "weights/last.pt")
+    assert ours["model"].keys() == reference["model"].keys()
+    different = [name for name, tensor in ours["model"].items() if not torch.equal(tensor, reference["model"][name])]
+    assert different == []
+    assert rows(tmp_path / "run") == rows(folder)
+
+
+def test_finished_run_is_not_resumed(finished):
+    folder, _ = finished
+    with pytest.raises(ValueError, match="this run is finished"):
+        train.run(resume=str(folder / "weights/last.pt"))
+
+
+def test_training_goes_on_from_weights_with_other_classes(finished, tiny_dataset, hyp_file, tmp_path, caplog):
+    folder, _ = finished
+    weights = str(folder / "weights/best.pt")
+    train.run(**options(tmp_path, tiny_dataset, hyp_file, epochs=1, cfg="", weights=weights, single_cls=True))
+    assert load_checkpoint(tmp_path / "run/weights/last.pt")["names"] == {0: "item"}
+
+
+def test_loss_that_is_not_finite_stops_the_run(tiny_dataset, hyp_file, tmp_path):
+    callbacks = Callbacks()
+
+    def spoil(model, ni, **_):
+        next(model.parameters()).data.fill_(float("nan"))
+
+    callbacks.register("on_train_batch_end", spoil)
+    opt = train.parse_opt(as_argv(options(tmp_path, tiny_dataset, hyp_file, epochs=2)))
+    with pytest.raises(ValueError, match=r"loss is not finite in epoch 0, batch 1: box nan.*learning rate"):
+        train.main(opt, callbacks)
+
+
+def test_frozen_rows_do_not_move(tiny_dataset, hyp_file, tmp_path):
+    seen = []
+    callbacks = Callbacks()
+    callbacks.register(
+        "on_train_batch_end",
+        lambda model, **_: seen.append({k: v.clone() for k, v in model.state_dict().items() if k.startswith("model.0.")}),
+    )
+    opt = train.parse_opt(as_argv(options(tmp_path, tiny_dataset, hyp_file, epochs=2, freeze=1, noval=True)))
+    train.main(opt, callbacks)
+    assert all(torch.equal(value, seen[-1][key]) for key, value in seen[0].items())
+    assert "model.0.bn.running_mean" in seen[0]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"cfg": "models/yolov5q.yaml"}, "yolov5q.yaml: file not found"),
+        ({"weights": "nowhere.pt"}, "--weights nowhere.pt: no such file"),
+        ({"epochs": 0}, "--epochs is 0, but must be at least 1"),
+        ({"amp": "fp16", "device": "cpu"}, "--amp fp16 needs a CUDA device"),
+        ({"freeze": 99}, "--freeze 99: the model has rows 0 to 24"),
+        ({"label_smoothing": 1.5}, "--label-smoothing is 1.5"),
+    ],
+)
+def test_impossible_options_are_refused(changes, message, tiny_dataset, hyp_file, tmp_path):
+    argv = as_argv(options(tmp_path, tiny_dataset, hyp_file, epochs=1) | changes)
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        train.main(train.parse_opt(argv))
+
+
+def test_command_line_ends_without_traceback(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "train.py", "--data", "nowhere.yaml", "--project", str(tmp_path)],
+        cwd=ROOT, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert "nowhere.yaml: file not found" in done.stdout + done.stderr
+    assert "Traceback" not in done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("changes", [{"amp": "bf16"}, {"multi_scale": True}, {"rect": True}, {"activation_checkpointing": True}])
+def test_ways_of_training_run(changes, tiny_dataset, hyp_file, tmp_path):
+    results = train.run(**options(tmp_path, tiny_dataset, hyp_file, epochs=1, **changes))
+    assert len(results) == 7
+    assert all(value == value for value in results)

@@ -1,0 +1,420 @@
+"""val.py end to end, with a small random network and with an oracle that answers with the labels."""
+
+import json
+import logging
+import re
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import val
+from models.checkpoint import attempt_load, save_checkpoint
+from models.yolo import DetectionModel
+from utils.boxes import xywhn2xyxy, xyxy2xywh
+from utils.callbacks import Callbacks
+from utils.dataloaders import create_dataloader
+from utils.general import ROOT, yaml_load
+from utils.labels import check_dataset
+
+IMGSZ = 96
+
+
+@pytest.fixture(scope="session")
+def data(tiny_dataset):
+    return check_dataset(tiny_dataset)
+
+
+@pytest.fixture(scope="session")
+def weights(tmp_path_factory, data):
+    """Checkpoint of a narrow network whose random weights make it certain enough to detect something."""
+    table = yaml_load(ROOT / "models/yolov5n.yaml") | {"width_multiple": 0.05, "depth_multiple": 0.1, "nc": data["nc"]}
+    torch.manual_seed(1)
+    model = DetectionModel(table, verbose=False)
+    for conv in model.model[-1].m:
+        nn.init.normal_(conv.weight, std=1.0)
+        nn.init.zeros_(conv.bias)
+    absent = ("best_fitness", "ema", "updates", "optimizer", "scaler", "stopper", "rng", "hyp")
+    file = tmp_path_factory.mktemp("weights") / "tiny.pt"
+    state = {"epoch": -1, "model": model.state_dict(), "yaml": model.yaml, "names": data["names"], "opt": {}}
+    save_checkpoint(file, {**state, "stride": model.stride.tolist(), **dict.fromkeys(absent)})
+    return file
+
+
+@pytest.fixture
+def lines(caplog):
+    """Messages of the logger so far."""
+    caplog.set_level(logging.INFO, logger="yolov5")
+    return lambda: [record.getMessage() for record in caplog.records]
+
+
+def make_loader(data, batch_size=2, rect=True, **settings):
+    pad = 0.5 if rect else 0.0
+    settings = {"nc": data["nc"], "workers": 0, **settings}
+    return create_dataloader(data["val"], IMGSZ, batch_size, 32, rect=rect, pad=pad, **settings)[0]
+
+
+def by_hand(data, weights, tmp_path, **settings):
+    settings = {"imgsz": IMGSZ, "workers": 0, "device": "cpu", "project": tmp_path, "plots": False, **settings}
+    return val.run(data, weights, **settings)
+
+
+class Oracle(nn.Module):
+    """Answers batch after batch with prepared rows `xyxy_net, confidence, class`, whatever it is shown."""
+
+    def __init__(self, nc, answers):
+        super().__init__()
+        self.nc, self.answers = nc, list(answers)
+        self.names = {i: str(i) for i in range(nc)}
+        self.scale = nn.Parameter(torch.ones(1))
+        self.frozen = nn.BatchNorm2d(3).eval()
+        self.seen_training = []
+
+    def forward(self, images):
+        self.seen_training.append(self.training)
+        decoded = torch.zeros(len(images), 100, 5 + self.nc)
+        for i, rows in enumerate(self.answers.pop(0)):
+            decoded[i, : len(rows), :4] = xyxy2xywh(rows[:, :4])
+            decoded[i, : len(rows), 4] = rows[:, 4]
+            decoded[i, torch.arange(len(rows)), 5 + rows[:, 5].long()] = 1
+        return decoded, [images]
+
+
+def perfect_answers(loader, confidence=0.9, cls=None):
+    """Rows for `Oracle` that repeat the labels of each batch, with class `cls` if given."""
+    answers = []
+    for images, targets, _, _ in loader:
+        frame = images.shape[2:]
+        answers.append([])
+        for i in range(len(images)):
+            t = targets[targets[:, 0] == i]
+            classes = t[:, 1:2] if cls is None else torch.full_like(t[:, 1:2], cls)
+            boxes = xywhn2xyxy(t[:, 2:], frame[1], frame[0])
+            answers[-1].append(torch.cat((boxes, torch.full_like(classes, confidence), classes), 1))
+    return answers
+
+
+def run_oracle(data, loader, answers, nc=None, **settings):
+    oracle = Oracle(nc or data["nc"], answers).train()
+    oracle.frozen.eval()
+    settings = {"plots": False, **settings}
+    return val.run(data, model=oracle, dataloader=loader, **settings), oracle
+
+
+# Numbers --------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 3, 4])
+@pytest.mark.parametrize("rect", [True, False])
+def test_perfect_detections(data, batch_size, rect):
+    loader = make_loader(data, batch_size, rect)
+    (results, maps, speed), _ = run_oracle(data, loader, perfect_answers(loader))
+    np.testing.assert_allclose(results, [1, 1, 0.995, 0.995, 0, 0, 0], atol=1e-6)
+    np.testing.assert_allclose(maps, np.full(data["nc"], 0.995))
+    assert len(speed) == 3
+    assert min(speed) > 0
+
+
+def test_no_detections(data):
+    loader = make_loader(data)
+    (results, maps, _), _ = run_oracle(data, loader, perfect_answers(loader, confidence=0.0005))
+    assert results == (0,) * 7
+    assert maps.tolist() == [0] * data["nc"]
+
+
+def test_wrong_classes(data):
+    loader = make_loader(data)
+    answers = [[torch.cat((r[:, :5], (r[:, 5:] + 1) % data["nc"]), 1) for r in b] for b in perfect_answers(loader)]
+    (results, _, _), _ = run_oracle(data, loader, answers)
+    assert results[:4] == (0, 0, 0, 0)
+
+
+def test_single_cls_merges_the_classes_of_model_and_labels(data):
+    loader = make_loader(data, single_cls=True)
+    answers = [[torch.cat((r[:, :5], r[:, 5:] + 2), 1) for r in b] for b in perfect_answers(loader)]
+    (results, maps, _), _ = run_oracle(data, loader, answers, single_cls=True)
+    np.testing.assert_allclose(results[:4], [1, 1, 0.995, 0.995], atol=1e-6)
+    np.testing.assert_allclose(maps, [0.995])
+
+
+def test_loss_is_the_mean_over_batches(data):
+    loader = make_loader(data, batch_size=1)
+    given = []
+
+    def compute_loss(raw, targets):
+        given.append((raw[0].shape[0], targets.shape[1]))
+        return torch.tensor(0.0), torch.tensor([len(given), 2.0, 0.5])
+
+    (results, _, _), _ = run_oracle(data, loader, perfect_answers(loader), compute_loss=compute_loss)
+    assert given == [(1, 6)] * 4
+    assert results[4:] == (2.5, 2.0, 0.5)
+
+
+def test_batch_size_changes_nothing_in_square_frames(data, weights):
+    model = attempt_load(weights)
+    results = [
+        val.run(data, model=model, dataloader=make_loader(data, size, rect=False), plots=False)[0] for size in (1, 4)
+    ]
+    assert results[0][1] > 0
+    np.testing.assert_allclose(*results, atol=1e-6)
+
+
+def test_by_hand_prints_what_training_prints(data, weights, tiny_dataset, tmp_path, lines):
+    at_the_end = val.run(
+        data,
+        weights=weights,
+        imgsz=IMGSZ,
+        device=torch.device("cpu"),
+        dataloader=make_loader(data, 4),
+        save_dir=tmp_path,
+        verbose=True,
+        plots=False,
+    )
+    of_training = [line for line in lines() if re.match(r" +\w+ +\d+ ", line)]
+    alone = by_hand(tiny_dataset, weights, tmp_path)
+    of_hand = [line for line in lines() if re.match(r" +\w+ +\d+ ", line)][len(of_training) :]
+    assert of_hand == of_training
+    assert len(of_hand) == 1 + data["nc"]
+    assert alone[0] == at_the_end[0]
+    assert alone[1].tolist() == at_the_end[1].tolist()
+    assert alone[0][2] > 0
+
+
+def test_fused_and_unfused_model_agree(data, weights):
+    results = [
+        val.run(data, model=attempt_load(weights, fuse=fuse), dataloader=make_loader(data), plots=False)[0]
+        for fuse in (True, False)
+    ]
+    np.testing.assert_allclose(*results, atol=1e-3)
+
+
+# The model ------------------------------------------------------------------------------------------------------------
+
+
+def test_every_module_gets_its_mode_back(data):
+    loader = make_loader(data)
+    _, oracle = run_oracle(data, loader, perfect_answers(loader))
+    assert oracle.seen_training == [False, False]
+    assert oracle.training
+    assert not oracle.frozen.training
+
+
+def test_mode_comes_back_after_an_error(data):
+    oracle = Oracle(data["nc"], []).train()
+    with pytest.raises(IndexError):
+        val.run(data, model=oracle, dataloader=make_loader(data), plots=False)
+    assert oracle.training
+
+
+def test_model_can_train_on_afterwards(data, weights):
+    model = attempt_load(weights, fuse=False).train()
+    before = {name: x.clone() for name, x in model.state_dict().items()}
+    val.run(data, model=model, dataloader=make_loader(data), plots=False, half=True)
+    for name, x in model.state_dict().items():
+        assert torch.equal(x, before[name])
+    sum(y.sum() for y in model(torch.rand(1, 3, 64, 64))).backward()
+    assert model.model[0].conv.weight.grad is not None
+
+
+def test_nothing_is_recorded_for_gradients(data):
+    class Loss:
+        def __call__(self, raw, targets):
+            assert not torch.is_grad_enabled()
+            return torch.zeros(1), torch.zeros(3)
+
+    loader = make_loader(data)
+    run_oracle(data, loader, perfect_answers(loader), compute_loss=Loss())
+    assert torch.is_grad_enabled()
+
+
+def test_events_come_in_order(data):
+    seen = []
+    callbacks = Callbacks()
+    for event in ("on_val_start", "on_val_batch_start", "on_val_image_end", "on_val_batch_end", "on_val_end"):
+        callbacks.register(event, lambda event=event: seen.append(event.removeprefix("on_val_")))
+    loader = make_loader(data, batch_size=3)
+    run_oracle(data, loader, perfect_answers(loader), callbacks=callbacks)
+    batches = [["batch_start", *["image_end"] * n, "batch_end"] for n in (3, 1)]
+    assert seen == ["start", *batches[0], *batches[1], "end"]
+
+
+# Console and files ----------------------------------------------------------------------------------------------------
+
+
+def test_table(data, lines):
+    loader = make_loader(data)
+    run_oracle(data, loader, perfect_answers(loader), verbose=True)
+    head, every, *classes = [line for line in lines() if len(line) == 88]
+    assert head.split() == ["Class", "Images", "Instances", "P", "R", "mAP50", "mAP50-95"]
+    labels = np.concatenate(loader.dataset.labels)
+    assert every == f"{'all':>22}{4:>11}{len(labels):>11}{1:>11}{1:>11}{0.995:>11}{0.995:>11}"
+    present = np.unique(labels[:, 0]).astype(int)
+    assert [line.split()[0] for line in classes] == [data["names"][c] for c in present]
+    assert [int(line.split()[2]) for line in classes] == [(labels[:, 0] == c).sum() for c in present]
+
+
+def test_training_prints_one_row_unless_verbose(data, lines):
+    loader = make_loader(data)
+    run_oracle(data, loader, perfect_answers(loader))
+    assert [line.split()[0] for line in lines() if len(line) == 88] == ["Class", "all"]
+    assert not any("Speed" in line for line in lines())
+
+
+def test_missing_labels_are_told(data, lines):
+    loader = make_loader(data)
+    loader.dataset.labels = [x[:0] for x in loader.dataset.labels]
+    (results, _, _), _ = run_oracle(data, loader, [[FOUND] * 2] * 2)
+    assert results[:4] == (0, 0, 0, 0)
+    assert any("no labels in 4 images" in line for line in lines())
+
+
+FOUND = torch.tensor([[10.0, 10, 50, 50, 0.9, 0]])
+
+
+def test_files_of_a_run_by_hand(tiny_dataset, weights, tmp_path, lines):
+    settings = {"save_txt": True, "save_conf": True, "save_json": True, "plots": True, "max_det": 20}
+    by_hand(tiny_dataset, weights, tmp_path, batch_size=1, **settings)
+    folder = tmp_path / "exp"
+    pictures = {"confusion_matrix.png", *(f"{x}_curve.png" for x in ("PR", "F1", "P", "R"))}
+    pictures |= {f"val_batch{i}_{kind}.jpg" for i in range(3) for kind in ("labels", "pred")}
+    assert {p.name for p in folder.iterdir()} == {*pictures, "labels", "tiny_predictions.json"}
+    rows = json.loads((folder / "tiny_predictions.json").read_text())
+    texts = [line.split() for p in sorted((folder / "labels").iterdir()) for line in p.read_text().splitlines()]
+    assert len(rows) == len(texts) == 80
+    for row in texts:
+        assert len(row) == 6
+        assert all(0 <= float(value) <= 1 for value in row[1:])
+    np.testing.assert_allclose(sorted(r["score"] for r in rows), sorted(float(t[5]) for t in texts), atol=1e-5)
+    assert any(line.startswith("Speed: ") and line.endswith("at shape (1, 3, 96, 96)") for line in lines())
+    assert any(str(folder) in line for line in lines())
+
+
+def test_text_files_repeat_the_labels(data, tmp_path):
+    loader = make_loader(data)
+    run_oracle(data, loader, perfect_answers(loader), save_txt=True, save_dir=tmp_path)
+    for file, labels in zip(loader.dataset.im_files, loader.dataset.labels, strict=True):
+        name = file.rsplit("/", 1)[1].replace(".jpg", ".txt")
+        rows = np.loadtxt(tmp_path / "labels" / name, ndmin=2)
+        np.testing.assert_allclose(rows[np.lexsort(rows.T)], labels[np.lexsort(labels.T)], atol=2e-3)
+
+
+def test_run_folders_are_numbered(tiny_dataset, weights, tmp_path):
+    (tmp_path / "x").mkdir()
+    by_hand(tiny_dataset, weights, tmp_path, name="x")
+    by_hand(tiny_dataset, weights, tmp_path, name="x", exist_ok=True)
+    assert {p.name for p in tmp_path.iterdir()} == {"x", "x2"}
+
+
+def test_training_without_files_makes_no_folder(data, tmp_path):
+    loader = make_loader(data)
+    run_oracle(data, loader, perfect_answers(loader), save_dir=tmp_path / "none")
+    assert not (tmp_path / "none").exists()
+
+
+# Settings -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"weights": None}, "no weights given"),
+        ({"task": "study"}, "task 'study' is unknown. Allowed: train, val, test, speed"),
+        ({"task": "test"}, r"tiny\.yaml has no 'test' split"),
+        ({"half": True}, "half precision needs CUDA, but the device is cpu"),
+        ({"conf_thres": 2}, "conf_thres is 2, allowed is 0 to 1"),
+    ],
+)
+def test_wrong_settings(tiny_dataset, weights, tmp_path, settings, message):
+    with pytest.raises(ValueError, match=message):
+        by_hand(tiny_dataset, settings.pop("weights", weights), tmp_path, **settings)
+
+
+def test_missing_weights_leave_no_folder(tiny_dataset, tmp_path):
+    with pytest.raises(FileNotFoundError, match="absent.pt"):
+        by_hand(tiny_dataset, tmp_path / "absent.pt", tmp_path / "runs")
+    assert not (tmp_path / "runs").exists()
+
+
+def test_number_of_classes_must_agree(data):
+    loader = make_loader(data)
+    with pytest.raises(ValueError, match=f"the model has 7 classes, the data set .* has {data['nc']}"):
+        run_oracle(data, loader, [], nc=7)
+
+
+def test_misleading_settings_are_told(data, tiny_dataset, weights, tmp_path, lines):
+    other = data | {"names": {c: f"other{c}" for c in data["names"]}}
+    by_hand(other, weights, tmp_path, conf_thres=0.25, save_conf=True)
+    text = "\n".join(lines())
+    for warning in ("threshold of 0.25 cuts", "no effect without --save-txt", "are not those of the data set"):
+        assert warning in text
+
+
+def test_train_split(tiny_dataset, weights, tmp_path, lines):
+    by_hand(tiny_dataset, weights, tmp_path, task="train")
+    assert any(line.split()[:2] == ["all", "8"] for line in lines())
+
+
+# Command line ---------------------------------------------------------------------------------------------------------
+
+
+def test_options_are_frozen():
+    options = vars(val.parse_opt(["--weights", "a.pt"]))
+    assert options == {
+        "data": "data/demo.yaml",
+        "weights": ["a.pt"],
+        "batch_size": 32,
+        "imgsz": 640,
+        "conf_thres": 0.001,
+        "iou_thres": 0.6,
+        "max_det": 300,
+        "task": "val",
+        "device": "",
+        "workers": 8,
+        "single_cls": False,
+        "verbose": False,
+        "save_txt": False,
+        "save_conf": False,
+        "save_json": False,
+        "project": str(ROOT / "runs/val"),
+        "name": "exp",
+        "exist_ok": False,
+        "half": False,
+    }
+
+
+def test_short_forms():
+    opt = val.parse_opt("--weights a.pt --img 320 --batch 4 --conf 0.1 --iou 0.5".split())
+    assert (opt.imgsz, opt.batch_size, opt.conf_thres, opt.iou_thres) == (320, 4, 0.1, 0.5)
+
+
+def test_main(tiny_dataset, weights, tmp_path, lines):
+    common = f"--data {tiny_dataset} --img 96 --workers 0 --device cpu --project {tmp_path}".split()
+    val.main(val.parse_opt(["--weights", str(weights), "--task", "speed", "--save-json", *common]))
+    assert list((tmp_path / "exp").iterdir()) == []
+    assert lines()[0].startswith("val: data=")
+    with pytest.raises(ValueError, match="--weights names 2 files: ensembles are not supported"):
+        val.main(val.parse_opt(["--weights", str(weights), str(weights), *common]))
+
+
+def test_main_of_speed(monkeypatch):
+    calls = []
+    monkeypatch.setattr(val, "run", lambda **settings: calls.append(settings))
+    val.main(val.parse_opt("--weights a.pt b.pt --task speed --device cpu --conf 0.001 --save-json".split()))
+    assert [c["weights"] for c in calls] == ["a.pt", "b.pt"]
+    for c in calls:
+        assert (c["conf_thres"], c["iou_thres"], c["save_json"], c["plots"], c["half"]) == (
+            0.25,
+            0.45,
+            False,
+            False,
+            False,
+        )
+
+
+@pytest.mark.parametrize(("file", "expected"), [("x/coco.yaml", True), ("coco128.yaml", False)])
+def test_json_comes_with_coco(monkeypatch, file, expected):
+    calls = []
+    monkeypatch.setattr(val, "run", lambda **settings: calls.append(settings))
+    val.main(val.parse_opt(["--weights", "a.pt", "--data", file]))
+    assert calls[0]["save_json"] is expected

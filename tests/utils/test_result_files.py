@@ -1,0 +1,74 @@
+"""utils/result_files.py: what stands in the files, and that none is lost."""
+
+import json
+
+import pytest
+import torch
+
+from utils.result_files import COCO_CATEGORIES, JsonFile, TextFiles, open_files
+
+FOUND = torch.tensor([[10.0, 20, 30, 60, 0.875, 3], [0, 0, 100 / 3, 100, 0.5, 0]])
+SHAPE = (100, 200)  # height, width
+NONE = FOUND[:0]
+
+
+def test_text_rows(tmp_path):
+    texts = TextFiles(tmp_path / "labels", ["a/7.jpg"], save_conf=True)
+    texts.add(FOUND, "a/7.jpg", SHAPE)
+    texts.close()
+    expected = "3 0.1 0.4 0.1 0.4 0.875\n0 0.0833333 0.5 0.166667 1 0.5\n"
+    assert (tmp_path / "labels" / "7.txt").read_text() == expected
+    TextFiles(tmp_path / "plain", ["a/7.jpg"]).add(FOUND[:1], "a/7.jpg", SHAPE)
+    assert (tmp_path / "plain" / "7.txt").read_text() == "3 0.1 0.4 0.1 0.4\n"
+
+
+def test_a_second_run_replaces_the_text(tmp_path):
+    for found in (FOUND, FOUND[:1]):
+        TextFiles(tmp_path, ["a.jpg"]).add(found, "a.jpg", SHAPE)
+    assert len((tmp_path / "a.txt").read_text().splitlines()) == 1
+    TextFiles(tmp_path, ["a.jpg"]).add(NONE, "a.jpg", SHAPE)
+    assert not (tmp_path / "a.txt").exists()
+
+
+def test_images_of_one_stem_get_texts_of_their_own(tmp_path):
+    files = ["/d/x/1.jpg", "/d/y/1.jpg", "/d/y/1.png", "/d/y/2.jpg"]
+    texts = TextFiles(tmp_path, files)
+    for file in files:
+        texts.add(FOUND, file, SHAPE)
+    written = sorted(str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*.txt"))
+    assert written == ["2.txt", "x/1.jpg.txt", "y/1.jpg.txt", "y/1.png.txt"]
+
+
+@pytest.mark.parametrize(("coco", "categories"), [(True, [4, 1]), (False, [3, 0])])
+def test_json_rows(tmp_path, coco, categories):
+    target = JsonFile(tmp_path / "p.json", coco)
+    target.add(FOUND, "x/000123.jpg", SHAPE)
+    target.add(NONE, "x/empty.jpg", SHAPE)
+    target.add(FOUND[:1], "x/name.jpg", SHAPE)
+    target.close()
+    assert json.loads((tmp_path / "p.json").read_text()) == [
+        {"image_id": 123, "category_id": categories[0], "bbox": [10, 20, 20, 40], "score": 0.875},
+        {"image_id": 123, "category_id": categories[1], "bbox": [0, 0, 33.333, 100], "score": 0.5},
+        {"image_id": "name", "category_id": categories[0], "bbox": [10, 20, 20, 40], "score": 0.875},
+    ]
+
+
+def test_categories_of_coco():
+    assert len(COCO_CATEGORIES) == 80
+    assert [COCO_CATEGORIES[c] for c in (0, 10, 11, 79)] == [1, 11, 13, 90]
+
+
+def test_input_is_not_changed(tmp_path):
+    found = FOUND.clone()
+    TextFiles(tmp_path, ["a.jpg"]).add(found, "a.jpg", SHAPE)
+    JsonFile(tmp_path / "p.json").add(found, "a.jpg", SHAPE)
+    assert torch.equal(found, FOUND)
+
+
+def test_only_what_was_asked_for_is_opened(tmp_path):
+    assert open_files(tmp_path, ["a.jpg"], "/d/coco/val2017.txt") == []
+    text, result = open_files(tmp_path, ["a.jpg"], "/d/coco/val2017.txt", "w/best.pt", True, True, True)
+    assert (text.folder, text.save_conf) == (tmp_path / "labels", True)
+    assert (result.file, result.coco) == (tmp_path / "best_predictions.json", True)
+    (result,) = open_files(tmp_path, ["a.jpg"], ["/d/coco/val2017.txt"], save_json=True)
+    assert (result.file, result.coco) == (tmp_path / "predictions.json", False)
