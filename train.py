@@ -27,6 +27,7 @@ import val
 from models.checkpoint import load_checkpoint, strip_optimizer
 from models.training import AMP_TYPES, DEFAULT_CFG, HYP_OF_CONV, HYP_OF_SWIN, Plan, State, prepare, save
 from utils.callbacks import Callbacks
+from utils.files import yaml_load
 from utils.general import (
     LOGGER,
     ROOT,
@@ -37,7 +38,6 @@ from utils.general import (
     get_latest_run,
     increment_path,
     log_options,
-    yaml_load,
 )
 from utils.labels import check_dataset
 from utils.loggers import Loggers
@@ -338,6 +338,8 @@ def check_options(opt: argparse.Namespace) -> None:
             raise ValueError(f"--{name.replace('_', '-')} is {getattr(opt, name)}, but must be at least {least}")
     if not 0 <= opt.label_smoothing < 1:
         raise ValueError(f"--label-smoothing is {opt.label_smoothing}, but must be at least 0 and below 1")
+    if "," in str(opt.device):
+        raise ValueError(f"--device {opt.device}: training runs on one device; name one of them")
     if opt.cfg and not opt.resume:
         opt.cfg = str(check_file(opt.cfg, (".yaml", ".yml")))
     if opt.weights and not Path(opt.weights).exists():

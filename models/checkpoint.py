@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from models.yolo import DetectionModel
-from utils.general import LOGGER, VERSION, atomic_path, git_describe
+from utils.files import atomic_path
+from utils.general import LOGGER, VERSION, git_describe
 from utils.torch_utils import intersect_dicts
 
 FORMAT = 1  # of the dict below; a file with a higher number is refused

@@ -17,7 +17,8 @@ from models.yolo import DetectionModel
 from utils.autoanchor import check_anchors
 from utils.callbacks import Callbacks
 from utils.dataloaders import LoadImagesAndLabels, create_dataloader
-from utils.general import LOGGER, VERSION, check_file, check_img_size, colorstr, git_describe, yaml_load, yaml_save
+from utils.files import yaml_load, yaml_save
+from utils.general import LOGGER, VERSION, check_file, check_img_size, colorstr, git_describe
 from utils.hyp import Hyp
 from utils.optim import build_optimizer, scaled_decay, warmup_iterations
 from utils.plots import plot_labels

@@ -19,7 +19,8 @@ from torch import Tensor, nn
 
 from models import common
 from models.flops import count_gflops, count_multihead_attention, count_window_attention
-from utils.general import LOGGER, check_file, colorstr, make_divisible, yaml_load
+from utils.files import yaml_load
+from utils.general import LOGGER, check_file, colorstr, make_divisible
 from utils.torch_utils import fuse_conv_and_bn, initialize_weights
 
 COUNTERS = {

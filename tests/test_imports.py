@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parents[1]
 LEVELS = {
     0: """
         utils models
-        utils.general utils.boxes utils.callbacks utils.formats utils.demo utils.annotate utils.label_reader
+        utils.general utils.files utils.boxes utils.callbacks utils.formats utils.demo utils.annotate utils.label_reader
         utils.loggers.to_csv models.windows models.convolutions
     """,
     1: """

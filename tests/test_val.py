@@ -15,7 +15,8 @@ from models.yolo import DetectionModel
 from utils.boxes import xywhn2xyxy, xyxy2xywh
 from utils.callbacks import Callbacks
 from utils.dataloaders import create_dataloader
-from utils.general import ROOT, yaml_load
+from utils.files import yaml_load
+from utils.general import ROOT
 from utils.labels import check_dataset
 
 IMGSZ = 96

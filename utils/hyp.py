@@ -7,7 +7,8 @@ from math import isnan
 from pathlib import Path
 from typing import Any
 
-from utils.general import LOGGER, yaml_load
+from utils.files import yaml_load
+from utils.general import LOGGER
 
 OPTIMIZERS = ("SGD", "Adam", "AdamW")
 

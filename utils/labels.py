@@ -14,7 +14,8 @@ import numpy as np
 from tqdm import tqdm
 
 from utils.demo import draw_demo
-from utils.general import LOGGER, ROOT, TQDM_BAR_FORMAT, atomic_path, check_file, yaml_load
+from utils.files import atomic_path, yaml_load
+from utils.general import LOGGER, ROOT, TQDM_BAR_FORMAT, check_file
 from utils.label_reader import IMG_FORMATS, NO_POLYGON, verify_image_label
 
 CACHE_VERSION = 1  # of the cache file and of the rules in label_reader.py; raise it when either changes

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from utils.boxes import xyxy2xywh, xyxy2xywhn
-from utils.general import LOGGER, atomic_path
+from utils.files import atomic_path
+from utils.general import LOGGER
 
 COCO_CATEGORIES = [i for i in range(1, 91) if i not in (12, 26, 29, 30, 45, 66, 68, 69, 71, 83)]  # id of each class
 

@@ -1,4 +1,4 @@
-"""Logging, colours, YAML, paths and small numbers."""
+"""Logging, colours, paths and small numbers."""
 
 import logging
 import os
@@ -8,13 +8,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import yaml
 
 from utils import general
 from utils.general import (
     LOGGER,
     ROOT,
-    atomic_path,
     check_file,
     check_img_size,
     cli_errors,
@@ -24,8 +22,6 @@ from utils.general import (
     increment_path,
     log_options,
     make_divisible,
-    yaml_load,
-    yaml_save,
 )
 
 
@@ -146,151 +142,6 @@ def test_bugs_pass():
 
 
 # YAML
-
-WORDS = {
-    "no": "no",
-    "on": "on",
-    "true": True,
-    "False": False,
-    "~": None,
-    "010": 10,
-    "0x1f": 31,
-    "0o17": 15,
-    "-3": -3,
-    "1e-3": 0.001,
-    "-.5": -0.5,
-    "1_000": "1_000",
-    "12:30": "12:30",
-    "2026-01-31": "2026-01-31",
-    "'1'": "1",
-}
-
-
-@pytest.mark.parametrize(("text", "value"), WORDS.items())
-def test_yaml_words_follow_version_1_2(tmp_path, text, value):
-    loaded = yaml_load(write(tmp_path / "a.yaml", f"key: {text}\n"))["key"]
-    assert loaded == value
-    assert type(loaded) is type(value)
-
-
-def test_yaml_infinity_nan_and_merge(tmp_path):
-    d = yaml_load(write(tmp_path / "a.yaml", "a: &a {x: .inf, y: .nan}\nb: {<<: *a, x: 1}\n"))
-    assert d["a"]["x"] == np.inf
-    assert np.isnan(d["b"]["y"])
-    assert d["b"]["x"] == 1
-
-
-def test_yaml_empty_file_is_an_empty_dict(tmp_path):
-    assert yaml_load(write(tmp_path / "a.yaml", "# nothing\n")) == {}
-
-
-@pytest.mark.parametrize(
-    ("text", "match"),
-    [
-        ("a: 1\nb: [1, 2\nc: 3\n", r"a\.yaml:3: "),
-        ("a: 1\nb: 2\na: 3\n", r"a\.yaml:3: key 'a' appears twice \(first in line 1\)"),
-        ("m:\n  x: 1\n  x: 1\n", r"a\.yaml:3: key 'x' appears twice \(first in line 2\)"),
-        ("- 1\n- 2\n", r"a\.yaml:1: expected `key: value` lines, found a list"),
-        ("\na: !!python/object/apply:os.getcwd []\n", r"a\.yaml:2: .*python/object"),
-        ("a: \x07\n", r"a\.yaml:1: not YAML"),
-    ],
-)
-def test_yaml_errors_name_file_and_line(tmp_path, text, match):
-    with pytest.raises(ValueError, match=match):
-        yaml_load(write(tmp_path / "a.yaml", text))
-
-
-def test_yaml_in_another_encoding_is_an_error(tmp_path):
-    (tmp_path / "a.yaml").write_bytes("a: é".encode("latin-1"))
-    with pytest.raises(ValueError, match=r"a\.yaml: not a text in UTF-8"):
-        yaml_load(tmp_path / "a.yaml")
-
-
-def test_yaml_missing_file_says_where(tmp_path):
-    with pytest.raises(FileNotFoundError, match="looked in"):
-        yaml_load(tmp_path / "none.yaml")
-
-
-DATA = {
-    "numbers": [1, -2, 0.1, 1e-5, 1e300, float("inf")],
-    "texts": [*WORDS, "", "é", "a: b", "#x", "-", "\n", "=", "<<", "null", " x "],
-    "rows": [[-1, 1, "Conv", [64, 6, 2, 2]], [[-1, 6], 1, "Concat", [1]]],
-    "names": {0: "no", 1: "yes"},
-    "none": None,
-    "flag": True,
-    "z": 1,
-    "a": {},
-}
-
-
-def test_yaml_save_is_the_inverse_of_load(tmp_path):
-    yaml_save(tmp_path / "a.yaml", DATA)
-    loaded = yaml_load(tmp_path / "a.yaml")
-    assert loaded == DATA
-    assert list(loaded) == list(DATA)
-
-
-def test_yaml_we_write_reads_the_same_elsewhere(tmp_path):
-    yaml_save(tmp_path / "a.yaml", DATA)
-    assert yaml.safe_load((tmp_path / "a.yaml").read_text(encoding="utf-8")) == DATA
-
-
-def test_yaml_save_makes_values_plain_and_leaves_its_input(tmp_path):
-    shared = [1, 2]
-    data = {"path": Path("a/b"), "pair": (1, np.float32(0.5)), "x": shared, "y": shared, np.int64(3): np.True_}
-    yaml_save(tmp_path / "a.yaml", data)
-    assert yaml_load(tmp_path / "a.yaml") == {"path": "a/b", "pair": [1, 0.5], "x": [1, 2], "y": [1, 2], 3: True}
-    assert "&" not in (tmp_path / "a.yaml").read_text(encoding="utf-8")
-    assert data["path"] == Path("a/b")
-    assert data["pair"] == (1, 0.5)
-
-
-def test_yaml_save_names_what_it_cannot_write_and_keeps_the_old_file(tmp_path):
-    yaml_save(tmp_path / "a.yaml", {"a": 1})
-    with pytest.raises(TypeError, match=r"cannot write a\.b\[1\] to YAML: set"):
-        yaml_save(tmp_path / "a.yaml", {"a": {"b": [1, {2}]}})
-    assert yaml_load(tmp_path / "a.yaml") == {"a": 1}
-
-
-# Paths
-
-
-def test_atomic_path_replaces_at_the_end_only(tmp_path):
-    target = write(tmp_path / "a.txt", "old")
-    with atomic_path(target) as tmp:
-        assert tmp.parent == target.parent
-        assert tmp.suffix == ".txt"
-        tmp.write_text("new", encoding="utf-8")
-        assert target.read_text(encoding="utf-8") == "old"
-    assert target.read_text(encoding="utf-8") == "new"
-    assert os.listdir(tmp_path) == ["a.txt"]
-
-
-@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
-def test_atomic_path_keeps_the_old_file_on_error(tmp_path, error):
-    target = write(tmp_path / "a.txt", "old")
-    with pytest.raises(error), atomic_path(target) as tmp:  # noqa: PT012  the block fails after it has written
-        tmp.write_text("half", encoding="utf-8")
-        raise error
-    assert target.read_text(encoding="utf-8") == "old"
-    assert os.listdir(tmp_path) == ["a.txt"]
-
-
-def test_atomic_path_keeps_links_and_permissions(tmp_path):
-    target = write(tmp_path / "a.txt", "old")
-    target.chmod(0o640)
-    link = tmp_path / "link.txt"
-    link.symlink_to(target)
-    with atomic_path(link) as tmp:
-        tmp.write_text("new", encoding="utf-8")
-    assert link.is_symlink()
-    assert target.read_text(encoding="utf-8") == "new"
-    assert target.stat().st_mode & 0o777 == 0o640
-
-
-def test_atomic_path_needs_the_folder(tmp_path):
-    with pytest.raises(FileNotFoundError, match="the folder .*none does not exist"), atomic_path(tmp_path / "none/a"):
-        pass
 
 
 def test_increment_path_takes_the_first_free_number(tmp_path):

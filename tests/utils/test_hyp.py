@@ -4,7 +4,8 @@ from dataclasses import FrozenInstanceError, fields
 
 import pytest
 
-from utils.general import ROOT, yaml_load, yaml_save
+from utils.files import yaml_load, yaml_save
+from utils.general import ROOT
 from utils.hyp import Hyp
 
 # Table 5.15 of the behaviour notes: scratch-low, and for the others what differs from it.

@@ -84,8 +84,10 @@ def test_files_are_written(name, tmp_path):
         assert (tmp_path / "labels_correlogram.jpg").read_bytes().startswith(start)
 
 
-@pytest.mark.parametrize("nc", [1, 20, 80])
-@pytest.mark.parametrize("name", FIGURES[:4])
+@pytest.mark.parametrize(
+    ("name", "nc"),
+    [("pr.png", 20), ("f1.png", 1), ("matrix.png", 1), ("matrix.png", 80), ("labels.jpg", 1), ("labels.jpg", 80)],
+)
 def test_no_text_is_cut(name, nc, figures, tmp_path):
     draw_all(tmp_path, nc)[name]()
     assert_no_text_is_cut(figures[0])
@@ -185,11 +187,11 @@ def test_label_figure_counts_classes(figures, tmp_path):
     assert [t.get_text() for t in ax.get_xticklabels()] == ["cat", "dog", "never seen"]
 
 
-@pytest.mark.parametrize("names", [None, [], ["cat"], {0: "cat", 5: "dog"}])
+@pytest.mark.parametrize("names", [None, {0: "cat", 5: "dog"}])
 def test_label_figure_without_labels(names, figures, tmp_path):
     plot_labels(np.zeros((0, 5)), names, tmp_path)
     assert len(figures) == 2
-    FigureCanvasAgg(figures[0]).draw()
+    assert all(bar.get_height() == 0 for bar in figures[0].axes[0].patches)
 
 
 def test_results_panels_show_the_columns_against_the_epoch(figures, tmp_path):

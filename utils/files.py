@@ -1,0 +1,170 @@
+"""Read and write whole files: YAML, and replacement in one step."""
+
+import os
+import re
+import secrets
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+# Plain words of YAML 1.2 (core schema). PyYAML alone follows 1.1, where a class named `no` is False, `010` is eight,
+# `12:30` is 750 and `1e-3` is a text.
+YAML_WORDS = (
+    ("tag:yaml.org,2002:null", re.compile(r"(?:~|null|Null|NULL|)$"), "~nN\0"),
+    ("tag:yaml.org,2002:bool", re.compile(r"(?:true|True|TRUE|false|False|FALSE)$"), "tTfF"),
+    ("tag:yaml.org,2002:int", re.compile(r"(?:[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+)$"), "-+0123456789"),
+    (
+        "tag:yaml.org,2002:float",
+        re.compile(
+            r"(?:[-+]?(?:\.[0-9]+|[0-9]+\.[0-9]*)(?:[eE][-+]?[0-9]+)?|[-+]?[0-9]+[eE][-+]?[0-9]+"
+            r"|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN))$"
+        ),
+        "-+.0123456789",
+    ),
+    ("tag:yaml.org,2002:merge", re.compile(r"(?:<<)$"), "<"),
+)
+
+
+class _YamlLoader(yaml.SafeLoader):
+    """Safe loader with the words of YAML 1.2 and no duplicate keys."""
+
+    yaml_implicit_resolvers: dict[str, list] = {}
+
+    def construct_yaml_int(self, node: yaml.ScalarNode) -> int:
+        """Read 0o17 and 0x1f by their base and everything else, 010 too, as decimal."""
+        text = self.construct_scalar(node)
+        return int(text, 0) if text[:2] in ("0o", "0x") else int(text)
+
+    def compose_mapping_node(self, anchor: str | None) -> yaml.MappingNode:
+        """Read a mapping; the same key twice is an error with both places."""
+        node = super().compose_mapping_node(anchor)
+        seen: dict[tuple[str, str], int] = {}
+        for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode) or key.tag.endswith(":merge"):
+                continue
+            name = (key.tag, key.value)
+            if name in seen:
+                text = f"key {key.value!r} appears twice (first in line {seen[name]}): remove one"
+                raise yaml.composer.ComposerError(None, None, text, key.start_mark)
+            seen[name] = key.start_mark.line + 1
+        return node
+
+
+class _YamlDumper(yaml.SafeDumper):
+    """Safe dumper: no aliases, lists of plain values on one line, quotes where 1.1 or 1.2 would misread a text."""
+
+    yaml_implicit_resolvers = {key: list(value) for key, value in yaml.SafeDumper.yaml_implicit_resolvers.items()}
+
+    def ignore_aliases(self, data: Any) -> bool:
+        """Write a shared list twice instead of as a reference."""
+        return True
+
+    def represent_list(self, data: list) -> yaml.SequenceNode:
+        """Write lists without inner lists or dicts in brackets."""
+        flow = not any(isinstance(item, list | dict) for item in data)
+        return self.represent_sequence("tag:yaml.org,2002:seq", data, flow_style=flow)
+
+
+_YamlLoader.add_constructor("tag:yaml.org,2002:int", _YamlLoader.construct_yaml_int)
+_YamlDumper.add_representer(list, _YamlDumper.represent_list)
+for _tag, _pattern, _first in YAML_WORDS:
+    first_letters = ["" if letter == "\0" else letter for letter in _first]
+    _YamlLoader.add_implicit_resolver(_tag, _pattern, first_letters)
+    _YamlDumper.add_implicit_resolver(_tag, _pattern, first_letters)
+
+
+def yaml_load(file: str | Path) -> dict[str, Any]:
+    """Read a YAML file whose top level is a mapping.
+
+    Plain words follow YAML 1.2: only true and false are booleans (`no` and `on` are texts), `1e-3` is a number,
+    `2026-01-31` is a text. No Python objects are built.
+
+    Returns:
+        The mapping; {} for an empty file.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: bad syntax, a key that appears twice, or no mapping; the message starts with `file:line`.
+    """
+    file = Path(file)
+    if not file.is_file():
+        raise FileNotFoundError(f"{file}: no such YAML file (looked in {file.absolute().parent})")
+    try:
+        data = yaml.load(file.read_text(encoding="utf-8-sig"), Loader=_YamlLoader)
+    except UnicodeDecodeError as e:
+        raise ValueError(f"{file}: not a text in UTF-8 ({e.reason} at byte {e.start})") from None
+    except yaml.MarkedYAMLError as e:
+        mark = e.problem_mark or e.context_mark
+        raise ValueError(f"{file}:{mark.line + 1 if mark else 1}: {e.problem or e.context}") from None
+    except yaml.YAMLError as e:
+        raise ValueError(f"{file}:1: not YAML: {e}") from None
+    if data is None:
+        return {}
+    if not isinstance(data, dict):
+        raise ValueError(f"{file}:1: expected `key: value` lines, found a {type(data).__name__}")
+    return data
+
+
+def yaml_save(file: str | Path, data: Mapping[str, Any]) -> None:
+    """Write a mapping as YAML, keys in their order; the file is replaced in one step or not at all.
+
+    Args:
+        file: target; its folder must exist.
+        data: texts, numbers, booleans, None, lists, mappings; Path becomes text, tuple list, NumPy scalar number.
+
+    Raises:
+        TypeError: `data` holds anything else.
+        OSError: the file cannot be written.
+    """
+    text = yaml.dump(_plain(data), Dumper=_YamlDumper, sort_keys=False, allow_unicode=True, width=120)
+    with atomic_path(file) as tmp:
+        tmp.write_text(text, encoding="utf-8")
+
+
+def _plain(value: Any, where: str = "") -> Any:
+    """Copy `value` with plain types only; `where` is the key path for the error."""
+    if value is None or type(value) in (bool, int, float, str):
+        return value
+    if isinstance(value, Mapping):
+        return {_plain(k, where): _plain(v, f"{where}.{k}".lstrip(".")) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item, f"{where}[{i}]") for i, item in enumerate(value)]
+    if isinstance(value, Path):
+        return str(value)
+    if isinstance(value, np.generic):
+        return value.item()
+    raise TypeError(f"cannot write {where or 'data'} to YAML: {type(value).__name__} is not a plain type")
+
+
+@contextmanager
+def atomic_path(path: str | Path) -> Iterator[Path]:
+    """Let the block write a new file beside `path`, then put it in the place of `path` in one step.
+
+    A reader sees the old file or the complete new one, after a crash or on a full disk too. A link stays a link, and
+    an existing file keeps its permissions.
+
+    Yields:
+        A path that does not exist yet, in the same folder and with the same suffix. The block must write that file.
+
+    Raises:
+        FileNotFoundError: the folder does not exist, or the block wrote nothing.
+        OSError: the file cannot be written or renamed; the old file is as before and the new one removed.
+    """
+    path = Path(os.path.realpath(path))
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"{path}: the folder {path.parent} does not exist")
+    tmp = path.with_name(f".{path.stem}.{secrets.token_hex(6)}.tmp{path.suffix}")
+    try:
+        yield tmp
+        with tmp.open("rb+") as written:
+            os.fsync(written.fileno())
+        if path.exists():
+            shutil.copymode(path, tmp)
+        os.replace(tmp, path)
+    finally:
+        tmp.unlink(missing_ok=True)
