@@ -338,9 +338,7 @@ def check_options(opt: argparse.Namespace) -> None:
             raise ValueError(f"--{name.replace('_', '-')} is {getattr(opt, name)}, but must be at least {least}")
     if not 0 <= opt.label_smoothing < 1:
         raise ValueError(f"--label-smoothing is {opt.label_smoothing}, but must be at least 0 and below 1")
-    if "," in str(opt.device):
-        raise ValueError(f"--device {opt.device}: training runs on one device; name one of them")
-    if opt.cfg and not opt.resume:
+    if opt.cfg:
         opt.cfg = str(check_file(opt.cfg, (".yaml", ".yml")))
     if opt.weights and not Path(opt.weights).exists():
         raise FileNotFoundError(f"--weights {opt.weights}: no such file; train from scratch with --weights ''")
@@ -355,6 +353,8 @@ def main(opt: argparse.Namespace, callbacks: Callbacks | None = None) -> tuple[f
         name = Path(opt.cfg).stem if opt.name == "cfg" else opt.name
         opt.save_dir = str(increment_path(Path(opt.project) / name, exist_ok=opt.exist_ok, mkdir=True))
     log_options("train", {key: value for key, value in vars(opt).items() if key != "given"})
+    if "," in str(opt.device):
+        raise ValueError(f"--device {opt.device}: training runs on one device; name one of them")
     device = select_device(opt.device, opt.batch_size)
     del opt.given
     return train(opt, device, callbacks or Callbacks())

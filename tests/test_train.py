@@ -17,7 +17,22 @@ from utils.callbacks import Callbacks
 from utils.general import ROOT
 from utils.loggers.to_csv import RESULT_COLUMNS
 
-TINY = {"imgsz": 64, "batch_size": 4, "workers": 0, "cfg": "models/yolov5n-swinv2.yaml", "weights": ""}
+TINY = {"imgsz": 64, "batch_size": 4, "workers": 0, "weights": ""}
+MODEL = """
+nc: 4
+depth_multiple: 1.0
+width_multiple: 0.25
+anchors: [[10, 13, 16, 30], [30, 61, 62, 45]]
+backbone:
+  - [-1, 1, Conv, [64, 3, 2]]
+  - [-1, 1, Conv, [64, 3, 2]]
+  - [-1, 2, C3SwinV2, [64, 4]]
+  - [-1, 1, Conv, [128, 3, 2]]
+  - [-1, 2, C3SwinV2, [128, 4]] # P3
+head:
+  - [-1, 1, Conv, [128, 3, 2]] # P4
+  - [[4, 5], 1, Detect, [nc, anchors]]
+"""
 
 
 @pytest.fixture(scope="module")
@@ -28,6 +43,13 @@ def hyp_file(tmp_path_factory):
     file = tmp_path_factory.mktemp("hyp") / "tiny.yaml"
     file.write_text(yaml.safe_dump(values))
     return str(file)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _tiny_model(tmp_path_factory):
+    file = tmp_path_factory.mktemp("model") / "tiny-swinv2.yaml"
+    file.write_text(MODEL)
+    TINY["cfg"] = str(file)
 
 
 def options(tmp_path, data, hyp, **changes):
@@ -167,7 +189,7 @@ def test_frozen_rows_do_not_move(tiny_dataset, hyp_file, tmp_path):
         ({"weights": "nowhere.pt"}, "--weights nowhere.pt: no such file"),
         ({"epochs": 0}, "--epochs is 0, but must be at least 1"),
         ({"amp": "fp16", "device": "cpu"}, "--amp fp16 needs a CUDA device"),
-        ({"freeze": 99}, "--freeze 99: the model has rows 0 to 24"),
+        ({"freeze": 99}, "--freeze 99: the model has rows 0 to 6"),
         ({"label_smoothing": 1.5}, "--label-smoothing is 1.5"),
     ],
 )

@@ -4,9 +4,11 @@ import json
 import logging
 import re
 
+import cv2
 import numpy as np
 import pytest
 import torch
+import yaml
 from torch import nn
 
 import val
@@ -25,6 +27,25 @@ IMGSZ = 96
 @pytest.fixture(scope="session")
 def data(tiny_dataset):
     return check_dataset(tiny_dataset)
+
+
+@pytest.fixture(scope="session")
+def oblong(tmp_path_factory):
+    """Four grey images of different shapes, larger and smaller than the network input, with three boxes each."""
+    root = tmp_path_factory.mktemp("oblong")
+    rng = np.random.default_rng(0)
+    for i, (height, width) in enumerate([(50, 80), (130, 70), (60, 200), (96, 96)]):
+        for split in ("train", "val"):
+            (root / "images" / split).mkdir(parents=True, exist_ok=True)
+            (root / "labels" / split).mkdir(parents=True, exist_ok=True)
+            cv2.imwrite(str(root / "images" / split / f"{i}.png"), np.full((height, width, 3), 40 * i + 50, np.uint8))
+            size = rng.uniform(0.1, 0.3, (3, 2))
+            centre = np.array([[0.2, 0.3], [0.5, 0.6], [0.8, 0.4]]) + rng.uniform(-0.05, 0.05, (3, 2))
+            rows = np.concatenate((np.arange(3)[:, None], centre, size), 1)
+            np.savetxt(root / "labels" / split / f"{i}.txt", rows, fmt="%g")
+    content = {"path": str(root), "train": "images/train", "val": "images/val", "names": ["a", "b", "c"]}
+    (root / "oblong.yaml").write_text(yaml.safe_dump(content))
+    return check_dataset(root / "oblong.yaml")
 
 
 @pytest.fixture(scope="session")
@@ -64,21 +85,24 @@ def by_hand(data, weights, tmp_path, **settings):
 class Oracle(nn.Module):
     """Answers batch after batch with prepared rows `xyxy_net, confidence, class`, whatever it is shown."""
 
-    def __init__(self, nc, answers):
+    def __init__(self, nc, answers, every_class=False):
         super().__init__()
-        self.nc, self.answers = nc, list(answers)
+        self.nc, self.answers, self.every_class = nc, list(answers), every_class
         self.names = {i: str(i) for i in range(nc)}
         self.scale = nn.Parameter(torch.ones(1))
         self.frozen = nn.BatchNorm2d(3).eval()
-        self.seen_training = []
+        self.seen_training, self.images = [], []
 
     def forward(self, images):
         self.seen_training.append(self.training)
+        self.images.append(images)
         decoded = torch.zeros(len(images), 100, 5 + self.nc)
         for i, rows in enumerate(self.answers.pop(0)):
             decoded[i, : len(rows), :4] = xyxy2xywh(rows[:, :4])
             decoded[i, : len(rows), 4] = rows[:, 4]
             decoded[i, torch.arange(len(rows)), 5 + rows[:, 5].long()] = 1
+        if self.every_class:
+            decoded[..., 5:] = 1
         return decoded, [images]
 
 
@@ -108,46 +132,64 @@ def run_oracle(data, loader, answers, nc=None, **settings):
 
 @pytest.mark.parametrize("batch_size", [1, 2, 3, 4])
 @pytest.mark.parametrize("rect", [True, False])
-def test_perfect_detections(data, batch_size, rect):
-    loader = make_loader(data, batch_size, rect)
-    (results, maps, speed), _ = run_oracle(data, loader, perfect_answers(loader))
+def test_perfect_detections(oblong, batch_size, rect):
+    loader = make_loader(oblong, batch_size, rect)
+    (results, maps, speed), _ = run_oracle(oblong, loader, perfect_answers(loader))
     np.testing.assert_allclose(results, [1, 1, 0.995, 0.995, 0, 0, 0], atol=1e-6)
-    np.testing.assert_allclose(maps, np.full(data["nc"], 0.995))
+    np.testing.assert_allclose(maps, np.full(oblong["nc"], 0.995))
     assert len(speed) == 3
     assert min(speed) > 0
 
 
-def test_no_detections(data):
-    loader = make_loader(data)
-    (results, maps, _), _ = run_oracle(data, loader, perfect_answers(loader, confidence=0.0005))
+def test_no_detections(oblong):
+    loader = make_loader(oblong)
+    (results, maps, _), _ = run_oracle(oblong, loader, perfect_answers(loader, confidence=0.0005))
     assert results == (0,) * 7
-    assert maps.tolist() == [0] * data["nc"]
+    assert maps.tolist() == [0] * oblong["nc"]
 
 
-def test_wrong_classes(data):
-    loader = make_loader(data)
-    answers = [[torch.cat((r[:, :5], (r[:, 5:] + 1) % data["nc"]), 1) for r in b] for b in perfect_answers(loader)]
-    (results, _, _), _ = run_oracle(data, loader, answers)
+def test_wrong_classes(oblong):
+    loader = make_loader(oblong)
+    answers = [[torch.cat((r[:, :5], (r[:, 5:] + 1) % oblong["nc"]), 1) for r in b] for b in perfect_answers(loader)]
+    (results, _, _), _ = run_oracle(oblong, loader, answers)
     assert results[:4] == (0, 0, 0, 0)
 
 
-def test_single_cls_merges_the_classes_of_model_and_labels(data):
-    loader = make_loader(data, single_cls=True)
+def test_every_class_of_a_box_counts(oblong):
+    loader = make_loader(oblong)
+    answers = perfect_answers(loader)
+    oracle = Oracle(3, answers, every_class=True)
+    results, _, _ = val.run(oblong, model=oracle, dataloader=loader, plots=False)
+    assert results[1] == 1  # with its best class alone every box would be of class 0
+    assert results[0] == pytest.approx(1 / 3, abs=1e-3)
+
+
+def test_images_enter_as_zero_to_one(oblong):
+    loader = make_loader(oblong)
+    _, oracle = run_oracle(oblong, loader, perfect_answers(loader))
+    for images, (expected, *_) in zip(oracle.images, loader, strict=True):
+        assert images.dtype == torch.float32
+        assert torch.equal((images * 255).round().byte(), expected)
+    assert oracle.images[0].shape[2] != oracle.images[0].shape[3]
+
+
+def test_single_cls_merges_the_classes_of_model_and_labels(oblong):
+    loader = make_loader(oblong, single_cls=True)
     answers = [[torch.cat((r[:, :5], r[:, 5:] + 2), 1) for r in b] for b in perfect_answers(loader)]
-    (results, maps, _), _ = run_oracle(data, loader, answers, single_cls=True)
+    (results, maps, _), _ = run_oracle(oblong, loader, answers, single_cls=True)
     np.testing.assert_allclose(results[:4], [1, 1, 0.995, 0.995], atol=1e-6)
     np.testing.assert_allclose(maps, [0.995])
 
 
-def test_loss_is_the_mean_over_batches(data):
-    loader = make_loader(data, batch_size=1)
+def test_loss_is_the_mean_over_batches(oblong):
+    loader = make_loader(oblong, batch_size=1)
     given = []
 
     def compute_loss(raw, targets):
         given.append((raw[0].shape[0], targets.shape[1]))
         return torch.tensor(0.0), torch.tensor([len(given), 2.0, 0.5])
 
-    (results, _, _), _ = run_oracle(data, loader, perfect_answers(loader), compute_loss=compute_loss)
+    (results, _, _), _ = run_oracle(oblong, loader, perfect_answers(loader), compute_loss=compute_loss)
     assert given == [(1, 6)] * 4
     assert results[4:] == (2.5, 2.0, 0.5)
 
@@ -291,11 +333,11 @@ def test_files_of_a_run_by_hand(tiny_dataset, weights, tmp_path, lines):
     assert any(str(folder) in line for line in lines())
 
 
-def test_text_files_repeat_the_labels(data, tmp_path):
-    loader = make_loader(data)
-    run_oracle(data, loader, perfect_answers(loader), save_txt=True, save_dir=tmp_path)
+def test_text_files_repeat_the_labels(oblong, tmp_path):
+    loader = make_loader(oblong)
+    run_oracle(oblong, loader, perfect_answers(loader), save_txt=True, save_dir=tmp_path)
     for file, labels in zip(loader.dataset.im_files, loader.dataset.labels, strict=True):
-        name = file.rsplit("/", 1)[1].replace(".jpg", ".txt")
+        name = file.rsplit("/", 1)[1].replace(".png", ".txt")
         rows = np.loadtxt(tmp_path / "labels" / name, ndmin=2)
         np.testing.assert_allclose(rows[np.lexsort(rows.T)], labels[np.lexsort(labels.T)], atol=2e-3)
 
