@@ -288,7 +288,9 @@ class SwinV2Block(nn.Module):
         mlp_ratio: hidden channels of the MLP as a multiple of `dim`.
         drop_path: probability of dropping each residual branch in training.
         mask_padding: keep padding out of the attention; off reproduces torchvision.
-        norm_gain: initial weight of both normalisations.
+        norm_gain: initial weight of both normalisations; the authors' 0 makes a fresh block the identity.
+        init_std: initial deviation of the linear weights outside the bias network, the authors' 0.02; None is
+            1 / sqrt(inputs), for blocks much narrower than theirs.
         depthwise: see `Mlp`; beyond the paper.
         pretrained_window: see `WindowAttention`.
         core: see `WindowAttention`.
@@ -305,6 +307,7 @@ class SwinV2Block(nn.Module):
         drop_path: float = 0.0,
         mask_padding: bool = True,
         norm_gain: float = 0.0,
+        init_std: float | None = 0.02,
         depthwise: bool = False,
         pretrained_window: int | Sequence[int] | None = None,
         core: str = "auto",
@@ -319,18 +322,19 @@ class SwinV2Block(nn.Module):
         if not all(0 <= s < side for s, side in zip(self.shift, self.attn.window, strict=True)):
             raise ValueError(f"a shift must lie between 0 and the window {self.attn.window}, not {self.shift}")
         self.mask_padding = mask_padding
-        self.norm_gain = norm_gain
-        self.reset_parameters()
+        self.reset_parameters(norm_gain, init_std)
 
-    def reset_parameters(self) -> None:
-        """Initialise as the authors do: truncated normal weights (deviation 0.02), zero biases, `norm_gain`."""
+    def reset_parameters(self, norm_gain: float, init_std: float | None) -> None:
+        """Initialise: truncated normal linear weights, zero biases, norms of weight `norm_gain`."""
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 nn.init.trunc_normal_(module.weight, std=0.02)
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
+        for linear in (self.attn.qkv, self.attn.proj, self.mlp.fc1, self.mlp.fc2):
+            nn.init.trunc_normal_(linear.weight, std=init_std or linear.in_features**-0.5)
         for norm in (self.norm1, self.norm2):
-            nn.init.constant_(norm.weight, self.norm_gain)
+            nn.init.constant_(norm.weight, norm_gain)
 
     def attend(self, x: Tensor) -> Tensor:
         """Run the shifted window attention on a map, (B, H, W, C) to (B, H, W, C)."""
