@@ -79,8 +79,8 @@ def main() -> None:
     for max_det in (100, 300):
         ap50, ap = coco_map(truth, detections, max_det)
         LOGGER.info(
-            f"maxDets {max_det}: mAP50 {results[2]:.4f} here, {ap50:.4f} pycocotools, difference {results[2] - ap50:+.4f}; "
-            f"mAP50-95 {results[3]:.4f} here, {ap:.4f} pycocotools, difference {results[3] - ap:+.4f}"
+            f"maxDets {max_det}: mAP50 {results[2]:.4f} here, {ap50:.4f} pycocotools ({results[2] - ap50:+.4f}); "
+            f"mAP50-95 {results[3]:.4f} here, {ap:.4f} pycocotools ({results[3] - ap:+.4f})"
         )
 
 
