@@ -35,12 +35,14 @@ clean:
 $(VENV)/.installed: requirements.txt
 	@$(PYTHON) -c 'import sys; v = sys.version.split()[0]; \
 	  sys.exit(None if sys.version_info >= (3, 10) else f"Python {v} is too old: make PYTHON=/path/to/python3.10-or-newer")'
-	$(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv $(VENV) || { \
+	  echo 'No virtual environment: run `apt install python3-venv`, or `virtualenv $(VENV)`, and make again.' >&2; exit 1; }
 	$(BIN)/python -m pip install --disable-pip-version-check -r requirements.txt
 	@$(BIN)/python -c 'import cv2' 2>/dev/null || { \
 	  echo 'opencv-python does not load here (no libGL?): replacing it with opencv-python-headless'; \
 	  $(BIN)/python -m pip uninstall -q -y opencv-python && \
-	  $(BIN)/python -m pip install --disable-pip-version-check 'opencv-python-headless>=4.6' && \
+	  $(BIN)/python -m pip install --disable-pip-version-check --force-reinstall --no-deps \
+	    'opencv-python-headless>=4.6' && \
 	  $(BIN)/python -c 'import cv2'; }
 	@touch $@
 

@@ -10,6 +10,7 @@ and opt.yaml, pictures of labels, batches and predictions, and TensorBoard event
 
 import argparse
 import math
+import os
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -24,10 +25,22 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 import val
-from models.checkpoint import load_checkpoint, strip_optimizer
-from models.training import AMP_TYPES, DEFAULT_CFG, HYP_OF_CONV, HYP_OF_SWIN, Plan, State, prepare, save
+from models.checkpoint import strip_optimizer
+from models.training import (
+    AMP_TYPES,
+    DEFAULT_CFG,
+    HYP_OF_CONV,
+    HYP_OF_SWIN,
+    Inputs,
+    Plan,
+    State,
+    choose_amp,
+    prepare,
+    read_inputs,
+    save,
+)
 from utils.callbacks import Callbacks
-from utils.files import yaml_load
+from utils.files import yaml_load, yaml_save
 from utils.general import (
     LOGGER,
     ROOT,
@@ -39,7 +52,6 @@ from utils.general import (
     increment_path,
     log_options,
 )
-from utils.labels import check_dataset
 from utils.loggers import Loggers
 from utils.loss import ComputeLoss
 from utils.metrics import fitness
@@ -47,13 +59,13 @@ from utils.optim import accumulate_at, set_schedule_
 from utils.plots import plot_images, plot_results
 from utils.torch_utils import amp_context, init_seeds, select_device
 
-MAY_CHANGE_ON_RESUME = ("data", "device", "epochs", "patience", "workers")
+MAY_CHANGE_ON_RESUME = ("amp", "data", "device", "epochs", "patience", "workers")
 TRAIN_BATCHES_DRAWN = 3
 
 
-def scale_batch(images: Tensor, plan: Plan, stride: int, ni: int) -> Tensor:
+def scale_batch(images: Tensor, plan: Plan, ni: int) -> Tensor:
     """Resize a batch to a random size of 0.5 to 1.5 times the image size, drawn from seed and iteration alone."""
-    rng = np.random.default_rng((plan.opt.seed, ni))
+    rng, stride = np.random.default_rng((plan.opt.seed, ni)), plan.stride
     size = int(rng.integers(plan.imgsz // 2, plan.imgsz * 3 // 2 + stride)) // stride * stride
     factor = size / max(images.shape[2:])
     if factor == 1:
@@ -62,30 +74,56 @@ def scale_batch(images: Tensor, plan: Plan, stride: int, ni: int) -> Tensor:
     return F.interpolate(images, size=shape, mode="bilinear", align_corners=False)
 
 
-def check_finite(loss: Tensor, items: Tensor, epoch: int, batch: int, optimizer: torch.optim.Optimizer) -> None:
-    """Stop the run if the loss is not a number.
-
-    Raises:
-        ValueError: the loss is infinite or NaN; names its parts.
-    """
-    if torch.isfinite(loss):
-        return
+def not_finite(what: str, state: State, batch: int, items: Tensor) -> ValueError:
+    """Return the error for a loss or gradient that is infinite or NaN; it names the terms of the loss (3,)."""
     box, obj, cls = items.tolist()
-    raise ValueError(
-        f"the loss is not finite in epoch {epoch}, batch {batch}: box {box:.4g}, objectness {obj:.4g}, "
-        f"class {cls:.4g}, learning rate {optimizer.param_groups[1]['lr']:.3g}. The last checkpoint is kept. "
-        f"Try a lower lr0, or --amp off or bf16"
+    return ValueError(
+        f"the {what} is not finite in epoch {state.epoch}, batch {batch}: box {box:.4g}, objectness {obj:.4g}, "
+        f"class {cls:.4g}, learning rate {state.optimizer.param_groups[1]['lr']:.3g}. The last checkpoint is kept. "
+        "Try a lower lr0, or --amp off or bf16"
     )
 
 
-def optimizer_step(state: State, clip_norm: float) -> None:
-    """Clip the gradients, step, clear them, and let the average follow."""
+def forward_backward(state: State, plan: Plan, images: Tensor, targets: Tensor, compute_loss: ComputeLoss) -> Tensor:
+    """Add the gradients of one batch.
+
+    Returns:
+        Box, objectness and class loss, (3,); not finite where the loss was not, and then without any gradient added.
+
+    Raises:
+        ValueError: the device has too little memory.
+    """
+    try:
+        with amp_context(plan.device, plan.amp):
+            preds = state.model(images)
+        loss, items = compute_loss(preds, targets.to(plan.device))
+        if torch.isfinite(loss):
+            state.scaler.scale(loss).backward()
+    except torch.OutOfMemoryError as error:
+        raise ValueError(
+            f"out of memory on {plan.device} with {len(images)} images of {images.shape[-1]} pixels: use a smaller "
+            "--batch-size or --img, or --activation-checkpointing"
+        ) from error
+    return items
+
+
+def optimizer_step(state: State, clip_norm: float, callbacks: Callbacks) -> bool:
+    """Clip the gradients, step, clear them, and let the average follow.
+
+    Returns:
+        False, without a step, if a gradient is not finite and no scaler is there to skip the step.
+    """
+    callbacks.run("optimizer_step")
     state.scaler.unscale_(state.optimizer)
-    torch.nn.utils.clip_grad_norm_(state.model.parameters(), clip_norm)
+    norm = torch.nn.utils.clip_grad_norm_(state.model.parameters(), clip_norm)
+    if not state.scaler.is_enabled() and not torch.isfinite(norm):
+        return False
     state.scaler.step(state.optimizer)
     state.scaler.update()
+    callbacks.run("on_before_zero_grad")
     state.optimizer.zero_grad()
     state.ema.update(state.model)
+    return True
 
 
 def train_one_epoch(
@@ -95,10 +133,13 @@ def train_one_epoch(
 
     Returns:
         Mean box, objectness and class loss, (3,).
+
+    Raises:
+        ValueError: the loss or a gradient is not finite; nothing was stepped.
     """
     hyp, opt, device = plan.hyp, plan.opt, plan.device
     state.model.train()
-    for row in state.frozen:
+    for row in plan.frozen:
         row.eval()
     loader.sampler.set_epoch(state.epoch)
     LOGGER.info(("\n" + "%11s" * 7) % ("Epoch", "GPU_mem", "box_loss", "obj_loss", "cls_loss", "Instances", "Size"))
@@ -112,22 +153,20 @@ def train_one_epoch(
         images = images.to(device, memory_format=torch.channels_last, non_blocking=True).float() / 255
 
         # rate and momentum of this iteration
-        accumulate = accumulate_at(ni, plan.warmup, opt.batch_size, hyp.nominal_batch)
+        accumulate = min(accumulate_at(ni, plan.warmup, opt.batch_size, hyp.nominal_batch), plan.batches)
         set_schedule_(state.optimizer, ni, plan.warmup, state.epoch, opt.epochs, hyp, cosine=opt.cos_lr)
         if opt.multi_scale:
-            images = scale_batch(images, plan, int(max(state.model.stride.max(), 32)), ni)
+            images = scale_batch(images, plan, ni)
 
         # forward and backward; looking at the loss waits for the device, which the progress bar does anyway
-        with amp_context(device, plan.amp):
-            preds = state.model(images)
-        loss, items = compute_loss(preds, targets.to(device))
-        check_finite(loss, items, state.epoch, i, state.optimizer)
-        state.scaler.scale(loss).backward()
+        items = forward_backward(state, plan, images, targets, compute_loss)
+        if not items.isfinite().all():
+            raise not_finite("loss", state, i, items)
 
         # step once per nominal batch
         if ni - state.last_step >= accumulate:
-            callbacks.run("optimizer_step")
-            optimizer_step(state, hyp.clip_norm)
+            if not optimizer_step(state, hyp.clip_norm, callbacks):
+                raise not_finite("gradient", state, i, items)
             state.last_step = ni
 
         mean = (mean * i + items) / (i + 1)
@@ -139,6 +178,8 @@ def train_one_epoch(
         callbacks.run(
             "on_train_batch_end", model=state.model, ni=ni, imgs=images, targets=targets, paths=paths, losses=mean
         )
+        if callbacks.stop_training:
+            break
     if bar.disable:
         LOGGER.info(line)
     return mean
@@ -159,7 +200,7 @@ def evaluate(
 ) -> tuple[float, ...]:
     """Score the averaged model; returns P, R, mAP50, mAP50-95 and the three validation losses."""
     results, _, _ = val.run(
-        data, batch_size=plan.opt.batch_size * 2, imgsz=plan.imgsz, half=plan.amp is not None, model=state.ema.ema,
+        data, batch_size=plan.opt.batch_size * 2, imgsz=plan.imgsz, half=plan.amp == torch.float16, model=state.ema.ema,
         single_cls=plan.opt.single_cls, dataloader=loader, save_dir=plan.save_dir, plots=False,
         compute_loss=compute_loss,
     )  # fmt: skip
@@ -169,42 +210,91 @@ def evaluate(
 def finish(
     state: State, plan: Plan, data: dict[str, Any], loader: DataLoader, compute_loss: ComputeLoss
 ) -> tuple[float, ...]:
-    """Strip the checkpoints and score the best one from its file, with plots."""
-    folder = plan.save_dir / "weights"
-    results = (0.0,) * 7
-    for file in (folder / "last.pt", folder / "best.pt"):
-        if file.exists():
-            strip_optimizer(file)
-    best = folder / "best.pt" if (folder / "best.pt").exists() else folder / "last.pt"
-    if best.exists():
-        LOGGER.info(f"\nValidating {best}...")
-        results, _, _ = val.run(
-            data, weights=best, batch_size=plan.opt.batch_size * 2, imgsz=plan.imgsz, device=plan.device,
-            single_cls=plan.opt.single_cls, dataloader=loader, save_dir=plan.save_dir, verbose=True,
-            plots=not plan.opt.noplots, compute_loss=compute_loss,
-        )  # fmt: skip
+    """Strip best.pt, score it from its file with plots, then strip last.pt: until that the run can be resumed."""
+    best, last = plan.save_dir / "weights/best.pt", plan.save_dir / "weights/last.pt"
+    strip_optimizer(best)
+    LOGGER.info(f"\nValidating {best}...")
+    results, _, _ = val.run(
+        data, weights=best, batch_size=plan.opt.batch_size * 2, imgsz=plan.imgsz, device=plan.device,
+        single_cls=plan.opt.single_cls, dataloader=loader, save_dir=plan.save_dir, verbose=True,
+        plots=not plan.opt.noplots, compute_loss=compute_loss,
+    )  # fmt: skip
     if not plan.opt.noplots:
         plot_results(plan.save_dir / "results.csv")
+    strip_optimizer(last)
+    again = f"--weights {best} --data {plan.opt.data} --img {plan.imgsz} --batch-size {plan.opt.batch_size * 2}"
+    LOGGER.info(
+        f"The same numbers again: python val.py {again}{' --single-cls' * plan.opt.single_cls}\n"
+        f"Results, weights and pictures are in {colorstr('bold', str(plan.save_dir))}"
+    )
     return results
 
 
-def train(opt: argparse.Namespace, device: torch.device, callbacks: Callbacks) -> tuple[float, ...]:
+def train_epochs(
+    state: State,
+    plan: Plan,
+    data: dict[str, Any],
+    loaders: tuple[DataLoader, DataLoader],
+    compute_loss: ComputeLoss,
+    callbacks: Callbacks,
+) -> None:
+    """Train, score, log and save, epoch by epoch, to the last one or until the fitness no longer rises."""
+    opt, last = plan.opt, plan.save_dir / "weights/last.pt"
+    while state.epoch < opt.epochs and not state.stopper.stop and not callbacks.stop_training:
+        callbacks.run("on_train_epoch_start")
+        losses = train_one_epoch(state, plan, loaders[0], compute_loss, callbacks)
+        rates = [group["lr"] for group in state.optimizer.param_groups]
+        state.ema.update_attr(state.model, include=("yaml", "names", "hyp"))
+        callbacks.run("on_train_epoch_end", epoch=state.epoch)
+
+        # score
+        final = state.epoch + 1 == opt.epochs or state.stopper.possible_stop or callbacks.stop_training
+        results, score, improved = (math.nan,) * 7, math.nan, False
+        if final or not opt.noval:
+            results = evaluate(state, plan, data, loaders[1], compute_loss)
+            score = float(fitness(np.array(results[:4])[None])[0])
+            final |= state.stopper(state.epoch, score)
+            improved = score >= state.best_fitness
+            state.best_fitness = max(score, state.best_fitness)
+
+        # log, then save: a run that is killed between them repeats the epoch and drops its row
+        vals = [*losses.tolist(), *results, *rates]
+        callbacks.run("on_fit_epoch_end", vals=vals, epoch=state.epoch, best_fitness=state.best_fitness, fi=score)
+        if final or not opt.nosave:
+            save(state, plan, improved)
+            callbacks.run(
+                "on_model_save", last=last, epoch=state.epoch, final_epoch=final, best_fitness=state.best_fitness,
+                fi=score,
+            )  # fmt: skip
+        state.epoch += 1
+
+
+def train(
+    opt: argparse.Namespace, inputs: Inputs, device: torch.device, callbacks: Callbacks | None = None
+) -> tuple[float, ...]:
     """Run a training from set-up to final validation.
 
     Args:
         opt: options, see `parse_opt`, with `save_dir`.
+        inputs: from `read_inputs`.
         device: where to train.
         callbacks: receives the events of `utils.callbacks.EVENTS`.
 
     Returns:
         P, R, mAP50, mAP50-95, and the validation losses box, objectness, class of the best checkpoint.
     """
+    callbacks = callbacks or Callbacks()
     save_dir = Path(opt.save_dir)
-    (save_dir / "weights").mkdir(parents=True, exist_ok=True)
+    (save_dir / "weights").mkdir(exist_ok=True)
+    if opt.resume:
+        changed = {key: getattr(opt, key) for key in MAY_CHANGE_ON_RESUME}
+        yaml_save(save_dir / "opt.yaml", yaml_load(save_dir / "opt.yaml") | changed)
+    else:
+        yaml_save(save_dir / "hyp.yaml", inputs.hyp.to_dict())
+        yaml_save(save_dir / "opt.yaml", {**vars(opt), "hyp": inputs.hyp.to_dict()})
     init_seeds(opt.seed)
-    data = check_dataset(opt.data)
     callbacks.run("on_pretrain_routine_start")
-    state, plan, train_loader, val_loader = prepare(opt, data, device, callbacks)
+    state, plan, *loaders = prepare(opt, inputs, device, callbacks)
     loggers = Loggers(save_dir)
     loggers.register(callbacks)
     if opt.resume:
@@ -212,48 +302,23 @@ def train(opt: argparse.Namespace, device: torch.device, callbacks: Callbacks) -
     if not opt.noplots:
         callbacks.register("on_train_batch_end", draw_first_batches(save_dir, state.model.names))
     compute_loss = ComputeLoss(state.model)
-    if state.epoch >= opt.epochs:
-        raise ValueError(f"{opt.weights}: already trained for {state.epoch} epochs; raise --epochs above that to go on")
 
     start, first = time.time(), state.epoch
+    how = f"Resuming {opt.weights} at epoch {first} of" if opt.resume else "Starting training for"
     LOGGER.info(
-        f"Image sizes {plan.imgsz} train, {plan.imgsz} val\nUsing {train_loader.num_workers} dataloader workers\n"
-        f"Logging results to {colorstr('bold', str(save_dir))}\nStarting training for {opt.epochs - first} epochs..."
+        f"Image sizes {plan.imgsz} train, {plan.imgsz} val\nUsing {loaders[0].num_workers} dataloader workers\n"
+        f"Logging results to {colorstr('bold', str(save_dir))}\n"
+        f"{how} {opt.epochs} epochs..."
     )
-    callbacks.run("on_train_start")
-    stop = False
-    while state.epoch < opt.epochs and not stop:
-        callbacks.run("on_train_epoch_start")
-        losses = train_one_epoch(state, plan, train_loader, compute_loss, callbacks)
-        rates = [group["lr"] for group in state.optimizer.param_groups]
-        state.ema.update_attr(state.model, include=("yaml", "names", "hyp"))
-        callbacks.run("on_train_epoch_end", epoch=state.epoch)
-
-        final = state.epoch + 1 == opt.epochs or state.stopper.possible_stop
-        results, score = (0.0,) * 7, 0.0
-        if final or not opt.noval:
-            results = evaluate(state, plan, data, val_loader, compute_loss)
-            score = float(fitness(np.array(results[:4])[None])[0])
-            stop = state.stopper(state.epoch, score)
-        stop = stop or callbacks.stop_training
-        improved = score >= state.best_fitness and (final or not opt.noval)
-        state.best_fitness = max(score, state.best_fitness)
-        vals = [*losses.tolist(), *results, *rates]
-        callbacks.run("on_fit_epoch_end", vals=vals, epoch=state.epoch, best_fitness=state.best_fitness, fi=score)
-        if not opt.nosave or final or stop:
-            save(state, plan, improved)
-            callbacks.run(
-                "on_model_save", last=save_dir / "weights/last.pt", epoch=state.epoch, final_epoch=final,
-                best_fitness=state.best_fitness, fi=score,
-            )  # fmt: skip
-        state.epoch += 1
-    LOGGER.info(f"\n{state.epoch - first} epochs completed in {(time.time() - start) / 3600:.3f} hours.")
-    results = finish(state, plan, data, val_loader, compute_loss)
-    weights = save_dir / "weights"
-    callbacks.run(
-        "on_train_end", last=weights / "last.pt", best=weights / "best.pt", epoch=state.epoch - 1, results=results
-    )
-    LOGGER.info(f"Results, weights and pictures are in {colorstr('bold', str(save_dir))}")
+    try:
+        callbacks.run("on_train_start")
+        train_epochs(state, plan, inputs.data, loaders, compute_loss, callbacks)
+        LOGGER.info(f"\n{state.epoch - first} epochs completed in {(time.time() - start) / 3600:.3f} hours.")
+        results = finish(state, plan, inputs.data, loaders[1], compute_loss)
+        best, last = save_dir / "weights/best.pt", save_dir / "weights/last.pt"
+        callbacks.run("on_train_end", last=last, best=best, epoch=state.epoch - 1, results=results)
+    finally:
+        callbacks.run("teardown")
     return results
 
 
@@ -276,7 +341,7 @@ def parse_opt(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add("--noval", action="store_true", help="validate only the final epoch")
     add("--noautoanchor", action="store_true", help="keep the anchors of the model")
     add("--noplots", action="store_true", help="draw nothing")
-    add("--cache", action="store_true", help="keep resized images in memory")
+    add("--cache", nargs="?", const="ram", choices=("ram",), help="keep resized images in memory")
     add("--device", default="", help="cpu, mps, 0 (first CUDA device), ...; default: CUDA if there is one")
     add(
         "--amp", choices=("auto", *AMP_TYPES), default="auto", help="mixed precision; auto: fp16 on CUDA, off elsewhere"
@@ -292,7 +357,7 @@ def parse_opt(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add("--name", default="exp", help="name of this run; cfg: that of the model")
     add("--exist-ok", action="store_true", help="write into an existing run folder")
     add("--cos-lr", action="store_true", help="cosine instead of linear schedule")
-    add("--label-smoothing", type=float, default=0.0, help="share of the class target that is spread, 0 to 1")
+    add("--label-smoothing", type=float, help="share of the class target that is spread; default: hyperparameter file")
     add("--patience", type=int, default=100, help="stop after so many epochs without improvement; 0: never")
     add("--freeze", nargs="+", type=int, default=[0], help="rows to freeze: n for the first n, or several indices")
     add("--save-period", type=int, default=-1, help="also keep epoch<N>.pt every so many epochs")
@@ -308,56 +373,63 @@ def resume_options(opt: argparse.Namespace) -> argparse.Namespace:
     """Return the options of the run that is resumed; only those of MAY_CHANGE_ON_RESUME may be given anew.
 
     Raises:
-        FileNotFoundError: there is no run to resume.
+        FileNotFoundError: there is no run to resume, or its folder lacks a file.
     """
     last = get_latest_run() if opt.resume is True else check_file(opt.resume, (".pt",))
     if last is None:
         raise FileNotFoundError("--resume: no weights/last.pt below this folder; name one with --resume PATH")
     last = Path(last).resolve()
-    file = last.parent.parent / "opt.yaml"
-    stored = yaml_load(file) if file.exists() else dict(load_checkpoint(last)["opt"])
+    folder = last.parent.parent
+    if last.parent.name != "weights" or not (folder / "opt.yaml").is_file():
+        raise FileNotFoundError(f"--resume {last}: expected weights/last.pt in a run folder with opt.yaml and hyp.yaml")
+    stored = yaml_load(folder / "opt.yaml")
     ignored = [key for key in opt.given if key not in (*MAY_CHANGE_ON_RESUME, "resume")]
     if ignored:
-        LOGGER.warning(
-            f"--resume ignores {', '.join('--' + key.replace('_', '-') for key in ignored)}: taken from {file}"
-        )
+        names = ", ".join("--" + key.replace("_", "-") for key in ignored)
+        LOGGER.warning(f"--resume ignores {names}: taken from {folder / 'opt.yaml'}")
     changed = {key: getattr(opt, key) for key in MAY_CHANGE_ON_RESUME if key in opt.given}
     merged = {**vars(opt), **{k: v for k, v in stored.items() if k in vars(opt)}, **changed}
-    merged |= {"cfg": "", "weights": str(last), "resume": True, "save_dir": str(last.parent.parent), "given": opt.given}
-    return argparse.Namespace(**merged)
+    merged |= {"cfg": "", "weights": str(last), "hyp": str(folder / "hyp.yaml"), "resume": True}
+    return argparse.Namespace(**merged, save_dir=str(folder))
 
 
 def check_options(opt: argparse.Namespace) -> None:
-    """Refuse option values that cannot work.
+    """Refuse option values that cannot work, and complete those that were left out.
 
     Raises:
-        ValueError: naming the option.
+        ValueError, FileNotFoundError: naming the option.
     """
-    for name, least in (("epochs", 1), ("batch_size", 1), ("imgsz", 1), ("workers", 0), ("patience", 0)):
+    for name, least in (("epochs", 1), ("batch_size", 1), ("imgsz", 1), ("workers", 0), ("patience", 0), ("seed", 0)):
         if getattr(opt, name) < least:
             raise ValueError(f"--{name.replace('_', '-')} is {getattr(opt, name)}, but must be at least {least}")
-    if not 0 <= opt.label_smoothing < 1:
+    if opt.label_smoothing is not None and not 0 <= opt.label_smoothing < 1:
         raise ValueError(f"--label-smoothing is {opt.label_smoothing}, but must be at least 0 and below 1")
-    if opt.cfg:
-        opt.cfg = str(check_file(opt.cfg, (".yaml", ".yml")))
-    if opt.weights and not Path(opt.weights).exists():
+    if opt.amp not in ("auto", *AMP_TYPES):
+        raise ValueError(f"--amp is {opt.amp!r}; allowed: auto, {', '.join(AMP_TYPES)}")
+    opt.freeze = [opt.freeze] if isinstance(opt.freeze, int) else list(opt.freeze)
+    if "," in str(opt.device) or int(os.getenv("WORLD_SIZE", "1")) > 1:
+        raise ValueError("training runs on one device in one process: name one with --device, and start it with python")
+    if opt.weights and not Path(opt.weights).is_file():
         raise FileNotFoundError(f"--weights {opt.weights}: no such file; train from scratch with --weights ''")
+    opt.data = str(check_file(opt.data, (".yaml", ".yml")).resolve())
+    if not opt.resume and (opt.cfg or not opt.weights):
+        opt.cfg = str(check_file(opt.cfg or DEFAULT_CFG, (".yaml", ".yml")))
 
 
 def main(opt: argparse.Namespace, callbacks: Callbacks | None = None) -> tuple[float, ...]:
-    """Train with the given options; returns what `train` returns."""
+    """Train with the given options; returns what `train` returns. The run folder is made when all inputs were read."""
     if opt.resume:
         opt = resume_options(opt)
-    else:
-        check_options(opt)
-        name = Path(opt.cfg).stem if opt.name == "cfg" else opt.name
-        opt.save_dir = str(increment_path(Path(opt.project) / name, exist_ok=opt.exist_ok, mkdir=True))
     log_options("train", {key: value for key, value in vars(opt).items() if key != "given"})
-    if "," in str(opt.device):
-        raise ValueError(f"--device {opt.device}: training runs on one device; name one of them")
-    device = select_device(opt.device, opt.batch_size)
     del opt.given
-    return train(opt, device, callbacks or Callbacks())
+    check_options(opt)
+    device = select_device(opt.device, opt.batch_size)
+    choose_amp(opt.amp, device)
+    inputs = read_inputs(opt)
+    if not opt.resume:
+        name = Path(opt.cfg or opt.weights).stem if opt.name == "cfg" else opt.name
+        opt.save_dir = str(increment_path(Path(opt.project) / name, exist_ok=opt.exist_ok, mkdir=True))
+    return train(opt, inputs, device, callbacks)
 
 
 def run(**options: Any) -> tuple[float, ...]:
@@ -367,6 +439,7 @@ def run(**options: Any) -> tuple[float, ...]:
         ValueError: an option that does not exist.
     """
     opt = parse_opt([])
+    del opt.given
     for key, value in options.items():
         if key not in vars(opt):
             raise ValueError(f"unknown option {key!r}; allowed: {', '.join(vars(opt))}")

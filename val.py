@@ -6,7 +6,6 @@ python val.py --weights best.pt --data data/coco128.yaml --task speed --batch-si
 """
 
 import argparse
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,16 +14,14 @@ import numpy as np
 import torch
 from torch import nn
 from torch.utils.data import DataLoader
-from tqdm import tqdm
 
 from models.checkpoint import attempt_load
 from utils.callbacks import Callbacks
 from utils.dataloaders import create_dataloader
-from utils.evaluation import Batch, Loss, Runner, Tally, evaluating
+from utils.evaluation import Loss, Runner, Tally, evaluating, log_table, plot_batch, plot_metrics, progress
 from utils.general import (
     LOGGER,
     ROOT,
-    TQDM_BAR_FORMAT,
     check_img_size,
     cli_errors,
     colorstr,
@@ -32,14 +29,10 @@ from utils.general import (
     log_options,
 )
 from utils.labels import check_dataset
-from utils.metrics import ApResult
-from utils.plots import output_to_target, plot_confusion_matrix, plot_images, plot_mc_curve, plot_pr_curve
 from utils.result_files import open_files
 from utils.torch_utils import de_parallel, select_device
 
 TASKS = ("train", "val", "test", "speed")
-HEADER = ("%22s" + "%11s" * 6) % ("Class", "Images", "Instances", "P", "R", "mAP50", "mAP50-95")
-ROW = "%22s" + "%11i" * 2 + "%11.3g" * 4
 SPEED = "Speed: {:.1f}ms pre-process, {:.1f}ms inference, {:.1f}ms NMS per image at shape {}"
 PLOTTED_BATCHES = 3
 FEW_CLASSES = 50  # below this, a call by hand prints every class
@@ -112,10 +105,11 @@ def run(
         mean, and milliseconds per image for (pre-processing, inference, NMS).
 
     Raises:
-        ValueError: settings that exclude each other, or a model that does not fit the data set.
+        ValueError: settings out of range or that exclude each other, or a model that does not fit the data set.
         FileNotFoundError: weights, data set or split are missing.
     """
     by_hand = model is None and dataloader is None
+    check_options(weights, batch_size, imgsz, conf_thres, iou_thres, max_det, workers)
     if model is None:
         _check_settings(weights, task, conf_thres, save_txt, save_conf)
         model = attempt_load(weights, _choose_device(device, batch_size, half))
@@ -134,24 +128,24 @@ def run(
     runner = Runner(model, conf_thres, iou_thres, max_det, single_cls, half, compute_loss)
     callbacks.run("on_val_start")
     with evaluating(model):
-        for i, batch in enumerate(runner.batches(_progress(dataloader), callbacks)):
+        for i, batch in enumerate(runner.batches(progress(dataloader), callbacks)):
             for result in batch.results:
                 tally.add(result)
                 for file in files:
                     file.add(result.detections, result.path, result.shape)
                 callbacks.run("on_val_image_end")
             if plots and i < PLOTTED_BATCHES:
-                _plot_batch(batch, save_dir, i, names)
+                plot_batch(batch, save_dir, i, names)
             callbacks.run("on_val_batch_end")
     callbacks.run("on_val_end")
 
     result = tally.compute()
-    _log_table(tally, result, names, every_class=verbose or (by_hand and len(names) < FEW_CLASSES))
+    log_table(tally, result, names, every_class=verbose or (by_hand and len(names) < FEW_CLASSES))
     speed = tuple(t.t / tally.seen * 1e3 for t in runner.times)
     for file in files:
         file.close()
     if plots:
-        _plot_metrics(tally, result, save_dir, names)
+        plot_metrics(tally, result, save_dir, names)
     if by_hand:
         LOGGER.info(SPEED.format(*speed, (dataloader.batch_size, 3, *[dataloader.dataset.imgsz] * 2)))
         LOGGER.info(f"Results saved to {colorstr('bold', str(save_dir))}")
@@ -159,6 +153,25 @@ def run(
 
 
 # Preparation ----------------------------------------------------------------------------------------------------------
+
+
+def check_options(
+    weights: Any, batch_size: int, imgsz: int, conf_thres: float, iou_thres: float, max_det: int, workers: int
+) -> None:
+    """Refuse values that cannot work; see `run`.
+
+    Raises:
+        ValueError: naming the option.
+    """
+    if not isinstance(weights, str | Path | None):
+        raise ValueError(f"--weights is {weights!r}, but must be one path: ensembles are not supported")
+    counts = (("batch-size", batch_size, 1), ("imgsz", imgsz, 1), ("max-det", max_det, 1), ("workers", workers, 0))
+    for name, value, least in counts:
+        if value < least:
+            raise ValueError(f"--{name} is {value}, but must be at least {least}")
+    for name, value in (("conf-thres", conf_thres), ("iou-thres", iou_thres)):
+        if not 0 <= value <= 1:
+            raise ValueError(f"--{name} is {value}, but must be between 0 and 1")
 
 
 def _check_settings(weights: str | Path | None, task: str, conf_thres: float, save_txt: bool, save_conf: bool) -> None:
@@ -216,49 +229,8 @@ def _make_loader(
         nc=data["nc"],
         workers=workers,
         prefix=colorstr(f"{split}: "),
+        pin_memory=next(model.parameters()).device.type == "cuda",
     )[0]
-
-
-# Output ---------------------------------------------------------------------------------------------------------------
-
-
-def _progress(loader: DataLoader) -> tqdm:
-    """Show the head of the table on the progress bar; without a terminal as a plain line, and no bar."""
-    plain = not sys.stderr.isatty()
-    if plain:
-        LOGGER.info(HEADER)
-    return tqdm(loader, desc=HEADER, bar_format=TQDM_BAR_FORMAT, disable=plain)
-
-
-def _log_table(tally: Tally, result: ApResult, names: Mapping[int, str], every_class: bool) -> None:
-    """Log the row of all classes and, if asked and there are several, one for each class with labels."""
-    counts = tally.label_counts()
-    LOGGER.info(ROW % ("all", tally.seen, counts.sum(), *result.means()))
-    if not counts.any():
-        LOGGER.warning(f"no labels in {tally.seen} images: the metrics say nothing. Are the label files in place?")
-    if every_class and len(names) > 1:
-        for c, row in zip(result.classes, result.rows(), strict=True):
-            LOGGER.info(ROW % (names[c], tally.seen, counts[c], *row))
-
-
-def _plot_batch(batch: Batch, save_dir: Path, i: int, names: Mapping[int, str]) -> None:
-    """Draw the labels and the detections of batch `i`."""
-    paths = [result.path for result in batch.results]
-    plot_images(batch.images, batch.targets, paths, save_dir / f"val_batch{i}_labels.jpg", names)
-    rows = output_to_target(batch.found, tuple(batch.images.shape[2:]))
-    plot_images(batch.images, rows, paths, save_dir / f"val_batch{i}_pred.jpg", names)
-
-
-def _plot_metrics(tally: Tally, result: ApResult, save_dir: Path, names: Mapping[int, str]) -> None:
-    """Draw the confusion matrix and the four curves."""
-    plot_confusion_matrix(tally.confusion.matrix, names, save_dir / "confusion_matrix.png")
-    plot_pr_curve(result.px, result.prec_values, result.ap, save_dir / "PR_curve.png", names, result.classes)
-    for curve, file, label in (
-        (result.f1_curve, "F1_curve.png", "F1"),
-        (result.p_curve, "P_curve.png", "precision"),
-        (result.r_curve, "R_curve.png", "recall"),
-    ):
-        plot_mc_curve(result.px, curve, save_dir / file, names, ylabel=label, classes=result.classes)
 
 
 # Command line ---------------------------------------------------------------------------------------------------------
@@ -300,7 +272,7 @@ def main(opt: argparse.Namespace) -> None:
     settings = dict(vars(opt))
     weights = settings.pop("weights")
     if opt.task == "speed":
-        half = torch.cuda.is_available() and opt.device not in ("cpu", "mps")
+        half = opt.device not in ("cpu", "mps") and torch.cuda.is_available()
         settings |= {"conf_thres": 0.25, "iou_thres": 0.45, "save_json": False, "plots": False, "half": half}
     elif len(weights) > 1:
         raise ValueError(f"--weights names {len(weights)} files: ensembles are not supported, run val.py for each")

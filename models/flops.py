@@ -1,5 +1,6 @@
 """Count the operations of a detector with thop, with what thop misses: attention and functional linear layers."""
 
+import math
 from collections.abc import Callable
 from copy import deepcopy
 
@@ -25,10 +26,16 @@ def count_multihead_attention(module: nn.Module, inputs: tuple[Tensor, ...], out
     module.total_ops += torch.DoubleTensor([batch * tokens * (4 * c * c + 2 * tokens * c)])
 
 
+def count_transposed_convolution(module: nn.ConvTranspose2d, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+    """Add the multiply-adds of a transposed convolution: each input cell meets every weight of its group once."""
+    kernel = math.prod(module.weight.shape[1:])  # output channels of a group times rows times columns
+    module.total_ops += torch.DoubleTensor([inputs[0].numel() * kernel])
+
+
 def count_gflops(model: nn.Module, imgsz: tuple[int, int], channels: int, counters: dict[type, Counter]) -> float:
     """Return the cost of one image in units of 1e9 floating point operations, two for each multiply-add.
 
-    Convolutions, linear layers and normalisations are counted; activations, pooling and nearest upsampling are free.
+    Convolutions, linear layers and normalisations are counted; activations, pooling and upsampling are free.
     The copy that is run lives on the meta device, so that any size costs no memory and little time.
 
     Args:

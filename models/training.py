@@ -2,8 +2,7 @@
 
 import argparse
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from datetime import datetime, timezone
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +16,10 @@ from models.yolo import DetectionModel
 from utils.autoanchor import check_anchors
 from utils.callbacks import Callbacks
 from utils.dataloaders import LoadImagesAndLabels, create_dataloader
-from utils.files import yaml_load, yaml_save
-from utils.general import LOGGER, VERSION, check_file, check_img_size, colorstr, git_describe
+from utils.files import yaml_load
+from utils.general import LOGGER, check_file, check_img_size, colorstr, git_describe
 from utils.hyp import Hyp
+from utils.labels import check_dataset
 from utils.optim import build_optimizer, scaled_decay, warmup_iterations
 from utils.plots import plot_labels
 from utils.torch_utils import EarlyStopping, ModelEMA, rng_state, set_rng_state
@@ -30,9 +30,31 @@ SWIN_MODULES = {"C3SwinV2", "SwinV2Stage"}
 AMP_TYPES = {"off": None, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
+@dataclass(frozen=True)
+class Inputs:
+    """What a run reads before it makes its folder.
+
+    Attributes:
+        data: from `check_dataset`.
+        ckpt: from `load_checkpoint`, or None to train from scratch.
+        cfg: path of the model YAML, or the table of the checkpoint.
+        hyp: hyperparameters as read.
+    """
+
+    data: dict[str, Any]
+    ckpt: dict[str, Any] | None
+    cfg: str | dict[str, Any]
+    hyp: Hyp
+
+
 @dataclass
 class State:
-    """Everything that changes while a run goes on, and that a checkpoint brings back."""
+    """Everything that changes while a run goes on, and that a checkpoint brings back.
+
+    Attributes:
+        epoch: the one that runs, or the next one. last_step: iteration of the last optimizer step.
+        best_fitness: highest so far. best_saved: whether best.pt was written by this run.
+    """
 
     model: DetectionModel
     ema: ModelEMA
@@ -40,9 +62,9 @@ class State:
     scaler: torch.amp.GradScaler
     stopper: EarlyStopping
     epoch: int = 0
-    last_step: int = -1  # iteration of the last optimizer step
+    last_step: int = -1
     best_fitness: float = 0.0
-    frozen: list[nn.Module] = field(default_factory=list)
+    best_saved: bool = False
 
 
 @dataclass(frozen=True)
@@ -51,7 +73,8 @@ class Plan:
 
     Attributes:
         opt: options in effect. hyp: hyperparameters, loss gains fitted to this run. device, amp: where, in which type.
-        imgsz: pixels. batches: per epoch. warmup: iterations. save_dir: run folder.
+        imgsz, stride: image size and largest stride, pixels. batches: per epoch. warmup: iterations.
+        frozen: rows of the model that do not learn. save_dir: run folder. git: state of the repository.
     """
 
     opt: argparse.Namespace
@@ -59,14 +82,46 @@ class Plan:
     device: torch.device
     amp: torch.dtype | None
     imgsz: int
+    stride: int
     batches: int
     warmup: int
+    frozen: list[nn.Module]
     save_dir: Path
+    git: str | None
 
 
-def choose_hyp(opt: argparse.Namespace, cfg: dict[str, Any]) -> Hyp:
-    """Load --hyp, or the file that suits the backbone of the model table `cfg` when none is given."""
-    modules = {row[2] for row in cfg.get("backbone") or [] if isinstance(row, list) and len(row) == 4}
+def read_inputs(opt: argparse.Namespace) -> Inputs:
+    """Read dataset, checkpoint, model table and hyperparameters; nothing is written but a drawn demo dataset.
+
+    Raises:
+        ValueError, FileNotFoundError: a file is missing or cannot be used.
+    """
+    data = check_dataset(opt.data)
+    ckpt = load_checkpoint(opt.weights) if opt.weights else None
+    if opt.resume:
+        check_resumable(ckpt, opt, data)
+    table = yaml_load(opt.cfg) if opt.cfg else ckpt["yaml"]
+    return Inputs(data, ckpt, opt.cfg or table, Hyp.load(opt.hyp) if opt.resume else choose_hyp(opt, table))
+
+
+def check_resumable(ckpt: dict[str, Any], opt: argparse.Namespace, data: dict[str, Any]) -> None:
+    """Refuse to resume a finished run, or one with another number of classes.
+
+    Raises:
+        ValueError: saying which.
+    """
+    if ckpt["epoch"] < 0 or ckpt["optimizer"] is None:
+        raise ValueError(
+            f"{opt.weights}: this run is finished, nothing to resume; start a new one with --weights {opt.weights}"
+        )
+    nc = 1 if opt.single_cls else data["nc"]
+    if ckpt["yaml"]["nc"] != nc:
+        raise ValueError(f"{opt.data}: {nc} classes, but the run that is resumed has {ckpt['yaml']['nc']}")
+
+
+def choose_hyp(opt: argparse.Namespace, table: dict[str, Any]) -> Hyp:
+    """Load --hyp, or the file that suits the backbone of the model table when none is given."""
+    modules = {str(row[2]) for row in table.get("backbone") or [] if isinstance(row, list) and len(row) == 4}
     file = opt.hyp or (HYP_OF_SWIN if modules & SWIN_MODULES else HYP_OF_CONV)
     opt.hyp = str(check_file(file, (".yaml", ".yml")))
     hyp = Hyp.load(opt.hyp)
@@ -75,19 +130,12 @@ def choose_hyp(opt: argparse.Namespace, cfg: dict[str, Any]) -> Hyp:
     return hyp
 
 
-def build_model(
-    opt: argparse.Namespace, cfg: str | dict[str, Any], ckpt: dict[str, Any] | None, hyp: Hyp, data: dict[str, Any]
-) -> DetectionModel:
-    """Build the model for the classes of the dataset and copy the weights of the checkpoint that fit.
-
-    Args:
-        opt: options.
-        cfg: model YAML, or its mapping.
-        ckpt: from `load_checkpoint`, or None to train from scratch.
-        hyp: hyperparameters.
-        data: from `check_dataset`.
-    """
-    model = DetectionModel(cfg, nc=1 if opt.single_cls else data["nc"], anchors=hyp.anchors)
+def build_model(opt: argparse.Namespace, inputs: Inputs) -> DetectionModel:
+    """Build the model for the classes of the dataset and copy the weights of the checkpoint that fit."""
+    hyp, data, ckpt = inputs.hyp, inputs.data, inputs.ckpt
+    model = DetectionModel(inputs.cfg, nc=1 if opt.single_cls else data["nc"], anchors=hyp.anchors)
+    if model.yaml["ch"] != 3:
+        raise ValueError(f"{opt.cfg or opt.weights}: 'ch' is {model.yaml['ch']}, but training images have 3 channels")
     if ckpt:
         new_anchors = (opt.cfg or hyp.anchors) and not opt.resume
         taken, total = transfer_weights(model, ckpt, exclude=("anchor",) if new_anchors else ())
@@ -95,7 +143,8 @@ def build_model(
     model.names = {0: "item"} if opt.single_cls and len(data["names"]) != 1 else data["names"]
     if hyp.drop_path is not None:
         model.set_drop_path(hyp.drop_path)
-    model.set_activation_checkpointing(opt.activation_checkpointing)
+    if opt.activation_checkpointing and not model.set_activation_checkpointing(True):
+        LOGGER.warning("--activation-checkpointing has no effect: the model has no Swin stage")
     return model
 
 
@@ -122,8 +171,7 @@ def freeze_layers(model: DetectionModel, freeze: Sequence[int]) -> list[nn.Modul
         ValueError: a number is not a row of the model.
     """
     rows = range(freeze[0]) if len(freeze) == 1 else freeze
-    wrong = [i for i in rows if not 0 <= i < len(model.model)]
-    if wrong:
+    if min(freeze) < 0 or max(rows, default=-1) >= len(model.model):
         raise ValueError(f"--freeze {' '.join(map(str, freeze))}: the model has rows 0 to {len(model.model) - 1}")
     frozen = [model.model[i] for i in rows]
     for row in frozen:
@@ -131,6 +179,13 @@ def freeze_layers(model: DetectionModel, freeze: Sequence[int]) -> list[nn.Modul
     if frozen:
         LOGGER.info(f"Frozen rows: {', '.join(map(str, rows))}")
     return frozen
+
+
+def has_placeholder_anchors(model: DetectionModel) -> bool:
+    """Whether the anchors are still the numbers 0, 1, 2, ... that stand for `anchors: 3` in a model file."""
+    head = model.detect
+    pixels = (head.anchors * head.stride.view(-1, 1, 1)).flatten(1)
+    return bool((pixels == torch.arange(pixels.shape[1], device=pixels.device)).all())
 
 
 @torch.no_grad()
@@ -148,49 +203,44 @@ def fit_anchors(model: DetectionModel, dataset: LoadImagesAndLabels, hyp: Hyp, i
     LOGGER.info(f"{colorstr('AutoAnchor: ')}{message}")
     if new is not None:
         head.anchors.copy_(torch.as_tensor(new, device=head.anchors.device) / stride)
-    elif isinstance(model.yaml["anchors"], int):
+    elif has_placeholder_anchors(model):
         raise ValueError(
             f"{model.yaml_file or 'model'}: 'anchors' is a number, and the dataset gave no anchors: {message}"
         )
 
 
 def make_loaders(
-    opt: argparse.Namespace, hyp: Hyp, data: dict[str, Any], imgsz: int, stride: int
+    opt: argparse.Namespace, inputs: Inputs, imgsz: int, stride: int, device: torch.device
 ) -> tuple[DataLoader, LoadImagesAndLabels, DataLoader]:
     """Return the training loader, its dataset, and the validation loader."""
-    common = {"single_cls": opt.single_cls, "nc": data["nc"], "names": data["names"], "seed": opt.seed}
+    data = inputs.data
+    common = {
+        "hyp": inputs.hyp, "single_cls": opt.single_cls, "nc": data["nc"], "names": data["names"], "seed": opt.seed,
+        "workers": opt.workers, "cache": bool(opt.cache), "pin_memory": device.type == "cuda",
+    }  # fmt: skip
     train_loader, dataset = create_dataloader(
-        data["train"], imgsz, opt.batch_size, stride, hyp=hyp, augment=True, rect=opt.rect, workers=opt.workers,
-        shuffle=not opt.rect, cache=opt.cache, prefix=colorstr("train: "), **common,
+        data["train"], imgsz, opt.batch_size, stride, augment=True, rect=opt.rect, shuffle=not opt.rect,
+        prefix=colorstr("train: "), **common,
     )  # fmt: skip
     val_loader, _ = create_dataloader(
-        data["val"], imgsz, opt.batch_size * 2, stride, hyp=hyp, rect=True, pad=0.5, workers=opt.workers,
-        cache=opt.cache, prefix=colorstr("val: "), **common,
-    )  # fmt: skip
-    if not sum(map(len, dataset.labels)):
-        raise ValueError(f"{data['train']}: no usable label in the training set; see the messages above")
+        data["val"], imgsz, opt.batch_size * 2, stride, rect=True, pad=0.5, prefix=colorstr("val: "), **common
+    )
     return train_loader, dataset, val_loader
 
 
 def prepare(
-    opt: argparse.Namespace, data: dict[str, Any], device: torch.device, callbacks: Callbacks
+    opt: argparse.Namespace, inputs: Inputs, device: torch.device, callbacks: Callbacks
 ) -> tuple[State, Plan, DataLoader, DataLoader]:
     """Build everything a run needs, in the order in which the parts depend on each other."""
-    save_dir = Path(opt.save_dir)
-    ckpt = load_checkpoint(opt.weights) if opt.weights else None
-    file = opt.cfg or ("" if ckpt else DEFAULT_CFG)
-    cfg = yaml_load(check_file(file, (".yaml", ".yml"))) if file else ckpt["yaml"]
-    hyp = Hyp.load(save_dir / "hyp.yaml") if opt.resume else choose_hyp(opt, cfg)
-    yaml_save(save_dir / "hyp.yaml", hyp.to_dict())
-    yaml_save(save_dir / "opt.yaml", {**vars(opt), "hyp": hyp.to_dict()})
-    model = build_model(opt, file or cfg, ckpt, hyp, data).to(device, memory_format=torch.channels_last)
-    if opt.noautoanchor and not ckpt and isinstance(model.yaml["anchors"], int):
+    save_dir, hyp = Path(opt.save_dir), inputs.hyp
+    model = build_model(opt, inputs).to(device, memory_format=torch.channels_last)
+    if opt.noautoanchor and has_placeholder_anchors(model):
         raise ValueError("--noautoanchor: the model has only placeholders for anchors; leave the option out")
     frozen = freeze_layers(model, opt.freeze)
 
     stride = int(max(model.stride.max(), 32))
     imgsz = check_img_size(opt.imgsz, stride, floor=2 * stride)
-    train_loader, dataset, val_loader = make_loaders(opt, hyp, data, imgsz, stride)
+    train_loader, dataset, val_loader = make_loaders(opt, inputs, imgsz, stride, device)
     if not opt.noautoanchor and not opt.resume:
         fit_anchors(model, dataset, hyp, imgsz, opt.seed)
     labels = np.concatenate(dataset.labels)
@@ -204,43 +254,37 @@ def prepare(
     optimizer = build_optimizer(model, name, hyp.lr0, hyp.momentum, decay, hyp.beta2)
     amp = choose_amp(opt.amp, device)
     scaler = torch.amp.GradScaler(device.type, enabled=amp == torch.float16)
-    fitted = hyp.scaled(model.detect.nl, model.nc, imgsz, opt.label_smoothing or hyp.label_smoothing)
+    smoothing = hyp.label_smoothing if opt.label_smoothing is None else opt.label_smoothing
+    fitted = hyp.scaled(model.detect.nl, model.nc, imgsz, smoothing)
     model.hyp = fitted.to_dict()
-    state = State(model, ModelEMA(model), optimizer, scaler, EarlyStopping(opt.patience), frozen=frozen)
-    plan = Plan(
-        opt, fitted, device, amp, imgsz, batches, warmup_iterations(hyp.warmup_epochs, batches, opt.epochs), save_dir
-    )
+    state = State(model, ModelEMA(model), optimizer, scaler, EarlyStopping(opt.patience))
+    warmup = warmup_iterations(hyp.warmup_epochs, batches, opt.epochs)
+    plan = Plan(opt, fitted, device, amp, imgsz, stride, batches, warmup, frozen, save_dir, git_describe())
     if opt.resume:
-        restore(state, ckpt, opt.weights)
-        set_rng_state(ckpt["rng"])
+        restore(state, inputs.ckpt)
     return state, plan, train_loader, val_loader
 
 
-def restore(state: State, ckpt: dict[str, Any], source: str) -> None:
-    """Bring a state back to what it was when the checkpoint was written.
-
-    Raises:
-        ValueError: the checkpoint belongs to a finished run.
-    """
-    if ckpt["epoch"] < 0 or ckpt["optimizer"] is None:
-        raise ValueError(f"{source}: this run is finished, nothing to resume; start a new one with --weights {source}")
+def restore(state: State, ckpt: dict[str, Any]) -> None:
+    """Bring a state, and all random numbers, back to what they were when the checkpoint was written."""
     state.model.load_state_dict(ckpt["model"])
     state.ema.ema.load_state_dict(ckpt["ema"])
     state.ema.updates = ckpt["updates"]
     state.optimizer.load_state_dict(ckpt["optimizer"])
-    state.scaler.load_state_dict(ckpt["scaler"])
+    if ckpt["scaler"] and state.scaler.is_enabled():  # empty when the run had no scaler
+        state.scaler.load_state_dict(ckpt["scaler"])
     state.stopper.load_state_dict(ckpt["stopper"])
     state.epoch = ckpt["epoch"] + 1
     state.last_step = ckpt["last_step"]
     state.best_fitness = ckpt["best_fitness"]
+    state.best_saved = True
+    set_rng_state(ckpt["rng"])
 
 
 def to_checkpoint(state: State, plan: Plan) -> dict[str, Any]:
     """Collect what `restore` and a later user of the weights need."""
     model = state.model
     return {
-        "format": 1,
-        "version": VERSION,
         "epoch": state.epoch,
         "best_fitness": state.best_fitness,
         "model": model.state_dict(),
@@ -255,18 +299,21 @@ def to_checkpoint(state: State, plan: Plan) -> dict[str, Any]:
         "names": dict(model.names),
         "stride": model.stride.tolist(),
         "hyp": plan.hyp.to_dict(),
-        "opt": {key: str(value) if isinstance(value, Path) else value for key, value in vars(plan.opt).items()},
-        "git": git_describe(),
-        "date": datetime.now(timezone.utc).isoformat(),
+        "opt": vars(plan.opt),
+        "git": plan.git,
     }
 
 
 def save(state: State, plan: Plan, improved: bool) -> None:
-    """Write last.pt, and best.pt and epoch<N>.pt when it is their turn."""
+    """Write best.pt and epoch<N>.pt when it is their turn, and last.pt.
+
+    last.pt comes at the end: a run that is killed between the files repeats the epoch and writes all of them.
+    """
     folder = plan.save_dir / "weights"
     ckpt = to_checkpoint(state, plan)
-    save_checkpoint(folder / "last.pt", ckpt)
-    if improved:
+    if improved or not state.best_saved:
         save_checkpoint(folder / "best.pt", ckpt)
+        state.best_saved = True
     if plan.opt.save_period > 0 and state.epoch % plan.opt.save_period == 0:
         save_checkpoint(folder / f"epoch{state.epoch}.pt", ckpt)
+    save_checkpoint(folder / "last.pt", ckpt)

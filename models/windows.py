@@ -48,9 +48,10 @@ def cached_constant(build: Callable[..., Tensor], size: int = 64) -> Callable[..
     def cached(*key: object) -> Tensor:
         if torch.compiler.is_compiling():
             return build(*key)
-        if key in store:
-            store.move_to_end(key)
-            return store[key]
+        constant = store.pop(key, None)  # taken out and put back at the end: safe when threads share the cache
+        if constant is not None:
+            store[key] = constant
+            return constant
         with torch.inference_mode(False), torch.no_grad():
             constant = build(*key)
         if type(constant) is Tensor:

@@ -15,10 +15,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from thop.vision.basic_hooks import count_normalization, zero_ops
 from torch import Tensor, nn
 
 from models import common
-from models.flops import count_gflops, count_multihead_attention, count_window_attention
+from models.flops import (
+    count_gflops,
+    count_multihead_attention,
+    count_transposed_convolution,
+    count_window_attention,
+)
+from models.windows import choose_core
 from utils.files import yaml_load
 from utils.general import LOGGER, check_file, colorstr, make_divisible
 from utils.torch_utils import fuse_conv_and_bn, initialize_weights
@@ -26,6 +33,11 @@ from utils.torch_utils import fuse_conv_and_bn, initialize_weights
 COUNTERS = {
     common.WindowAttention: count_window_attention,
     nn.MultiheadAttention: count_multihead_attention,
+    nn.AvgPool2d: zero_ops,
+    nn.Upsample: zero_ops,
+    common.LayerNorm2d: count_normalization,
+    nn.ConvTranspose2d: count_transposed_convolution,
+    common.DWConvTranspose2d: count_transposed_convolution,
 }
 
 
@@ -468,16 +480,26 @@ class DetectionModel(nn.Module):
             block.drop_path.rate = value
 
     def set_attention_core(self, core: str) -> None:
-        """Choose how every window attention is computed: `auto`, `explicit` or `sdpa`."""
+        """Choose how every window attention is computed: `auto`, `explicit` or `sdpa`.
+
+        Raises:
+            ValueError: the name is none of the three.
+        """
+        choose_core(core, "cpu", training=False)  # refuses an unknown name
         for module in self.modules():
             if isinstance(module, common.WindowAttention):
                 module.core = core
 
-    def set_activation_checkpointing(self, enabled: bool) -> None:
-        """Recompute the blocks of the Swin stages in the backward pass instead of keeping their activations."""
-        for module in self.modules():
-            if isinstance(module, common.SwinV2Stage):
-                module.checkpointing = enabled
+    def set_activation_checkpointing(self, enabled: bool) -> int:
+        """Recompute the blocks of the Swin stages in the backward pass instead of keeping their activations.
+
+        Returns:
+            How many stages there are.
+        """
+        stages = [module for module in self.modules() if isinstance(module, common.SwinV2Stage)]
+        for stage in stages:
+            stage.checkpointing = enabled
+        return len(stages)
 
     def gflops(self, imgsz: int | tuple[int, int] = 640) -> float:
         """Return the cost of one image, 1e9 operations, two per multiply-add."""

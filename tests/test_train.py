@@ -163,8 +163,77 @@ def test_loss_that_is_not_finite_stops_the_run(tiny_dataset, hyp_file, tmp_path)
 
     callbacks.register("on_train_batch_end", spoil)
     opt = train.parse_opt(as_argv(options(tmp_path, tiny_dataset, hyp_file, epochs=2)))
-    with pytest.raises(ValueError, match=r"loss is not finite in epoch 0, batch 1: box nan.*learning rate"):
+    with pytest.raises(ValueError, match=r"the loss is not finite in epoch 0, batch 1: box nan.*learning rate"):
         train.main(opt, callbacks)
+
+
+def test_gradient_that_is_not_finite_is_not_stepped(tiny_dataset, hyp_file, tmp_path, monkeypatch):
+    """The loss is finite, its gradient is not: sqrt at 0."""
+    plain = train.ComputeLoss.__call__
+
+    def spoiled(self, preds, targets):
+        loss, items = plain(self, preds, targets)
+        return loss + (preds[0] * 0).square().sum().sqrt(), items
+
+    monkeypatch.setattr(train.ComputeLoss, "__call__", spoiled)
+    with pytest.raises(ValueError, match="the gradient is not finite in epoch 0"):
+        train.run(**options(tmp_path, tiny_dataset, hyp_file, epochs=1))
+    assert not (tmp_path / "run/weights/last.pt").exists()
+
+
+def test_run_killed_while_it_finishes_is_finished_by_resume(finished, tiny_dataset, hyp_file, tmp_path, monkeypatch):
+    _, results = finished
+
+    def die(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(train, "finish", die)
+        with pytest.raises(KeyboardInterrupt):
+            train.run(**options(tmp_path, tiny_dataset, hyp_file, epochs=4))
+    before = rows(tmp_path / "run")
+    assert train.run(resume=str(tmp_path / "run/weights/last.pt")) == results
+    assert rows(tmp_path / "run") == before
+
+
+def test_refused_inputs_leave_no_folder_and_no_change(finished, tiny_dataset, hyp_file, tmp_path):
+    folder, _ = finished
+    before = (folder / "opt.yaml").read_text()
+    with pytest.raises(ValueError, match="this run is finished"):
+        train.run(resume=str(folder / "weights/last.pt"), epochs=9)
+    assert (folder / "opt.yaml").read_text() == before
+    with pytest.raises(FileNotFoundError, match="nowhere.yaml"):
+        train.run(**options(tmp_path, "nowhere.yaml", hyp_file, epochs=1))
+    assert not (tmp_path / "run").exists()
+
+
+def test_placeholder_anchors_are_refused_without_autoanchor(tiny_dataset, hyp_file, tmp_path):
+    table = yaml.safe_load(MODEL) | {"anchors": 2}
+    cfg = tmp_path / "placeholder.yaml"
+    cfg.write_text(yaml.safe_dump(table))
+    with pytest.raises(ValueError, match="only placeholders for anchors"):
+        train.run(**options(tmp_path, tiny_dataset, hyp_file, epochs=1, cfg=str(cfg), noautoanchor=True))
+    train.run(**options(tmp_path, tiny_dataset, hyp_file, epochs=1, cfg=str(cfg), exist_ok=True))
+    weights = str(tmp_path / "run/weights/best.pt")
+    train.run(**options(tmp_path, tiny_dataset, hyp_file, epochs=1, cfg="", weights=weights, name="tuned"))
+    anchors = [
+        load_checkpoint(tmp_path / name / "weights/last.pt")["model"]["model.6.anchors"] for name in ("run", "tuned")
+    ]
+    assert torch.equal(*anchors)
+
+
+def test_callback_can_stop_a_run(tiny_dataset, hyp_file, tmp_path):
+    callbacks = Callbacks()
+    seen = []
+
+    def stop(ni, **_):
+        seen.append(ni)
+        callbacks.stop_training = True
+
+    callbacks.register("on_train_batch_end", stop)
+    callbacks.register("teardown", lambda: seen.append("closed"))
+    train.main(train.parse_opt(as_argv(options(tmp_path, tiny_dataset, hyp_file, epochs=3))), callbacks)
+    assert seen == [0, "closed"]
 
 
 def test_frozen_rows_do_not_move(tiny_dataset, hyp_file, tmp_path):
@@ -190,6 +259,8 @@ def test_frozen_rows_do_not_move(tiny_dataset, hyp_file, tmp_path):
         ({"epochs": 0}, "--epochs is 0, but must be at least 1"),
         ({"amp": "fp16", "device": "cpu"}, "--amp fp16 needs a CUDA device"),
         ({"freeze": 99}, "--freeze 99: the model has rows 0 to 6"),
+        ({"freeze": -1}, "--freeze -1"),
+        ({"device": "0,1"}, "one device in one process"),
         ({"label_smoothing": 1.5}, "--label-smoothing is 1.5"),
     ],
 )

@@ -6,6 +6,7 @@ would have seen. The sampler carries the epoch to the workers: it yields (epoch,
 """
 
 import os
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from multiprocessing.pool import ThreadPool
 from pathlib import Path
@@ -36,16 +37,21 @@ from utils.augmentations import (
 from utils.boxes import xywhn2xyxy, xyxy2xywhn
 from utils.general import LOGGER
 from utils.hyp import Hyp
+from utils.label_reader import decode_image
 from utils.labels import load_labels
 
 Shapes = tuple[tuple[int, int], tuple[tuple[float, float], tuple[int, int]]] | None
 Sample = tuple[Tensor, Tensor, str, Shapes]
+GREY = 114  # of images that cannot be decoded; the colour of the padding
 CLIP_EPS = 1e-3  # boxes end this many pixels inside the image, so that no centre falls on its far edge
 REDUCED = ((8, cv2.IMREAD_REDUCED_COLOR_8), (4, cv2.IMREAD_REDUCED_COLOR_4), (2, cv2.IMREAD_REDUCED_COLOR_2))
 
 
 class LoadImagesAndLabels(Dataset):
     """Images and boxes of one split.
+
+    An image that turns out to be damaged when it is decoded does not end the run: one warning names it, and from then
+    on it is a grey background, of its size and without labels.
 
     Args:
         path: folder, image list, or several of them (`labels.list_images`).
@@ -60,7 +66,8 @@ class LoadImagesAndLabels(Dataset):
         single_cls: make every class 0.
         nc: number of classes; labels of other classes are reported and left out. None accepts any.
         seed: of all random numbers, 0 or more.
-        cache: keep the resized images in memory (imgsz ** 2 * 3 bytes each at most).
+        cache: keep the resized images in memory (imgsz ** 2 * 3 bytes each at most). On Linux all workers share them,
+            being forks that only read; elsewhere each worker gets a copy.
         prefix: put before all log lines.
 
     Attributes:
@@ -108,7 +115,7 @@ class LoadImagesAndLabels(Dataset):
             message = f"{prefix}{path}: not one label for {self.n} images; looked for {self.label_files[0]} etc."
             if augment:
                 raise ValueError(message)
-            LOGGER.warning(message)
+            LOGGER.warning(f"{message} All metrics will be 0")
         if single_cls:
             self.labels = [np.concatenate((x[:, :1] * 0, x[:, 1:]), 1) for x in self.labels]
         self.batch_size = batch_size
@@ -116,6 +123,7 @@ class LoadImagesAndLabels(Dataset):
         if rect:
             order, self.batch_shapes = rect_batches(self.shapes, batch_size, imgsz, stride, pad)
             self._reorder(order)
+        self._damaged = torch.zeros(self.n, dtype=torch.bool).share_memory_()  # known to all workers, told by one
         self.images: list[np.ndarray] | None = None
         if cache and self._fits_in_memory(prefix):
             with ThreadPool(min(8, os.cpu_count() or 1)) as pool:
@@ -176,31 +184,47 @@ class LoadImagesAndLabels(Dataset):
 
     # Parts of a sample ------------------------------------------------------------------------------------------------
     def load_image(self, index: int) -> np.ndarray:
-        """Return image `index`, BGR uint8, long side `imgsz`, short side at least 1; read-only, as it may be cached."""
+        """Return image `index`, BGR uint8, long side `imgsz`, short side at least 1; read-only, as it may be cached.
+
+        A damaged image is grey.
+        """
         return self._read_resized(index) if self.images is None else self.images[index]
 
     def _read_resized(self, index: int) -> np.ndarray:
         """Decode an image and resize it. JPEG for training is decoded at 1/2, 1/4 or 1/8 if that is large enough."""
         width, height = self.shapes[index].tolist()
         r = self.imgsz / max(width, height)
-        file = self.im_files[index]
-        k, flags = 1, cv2.IMREAD_COLOR
-        if self.augment and file.lower().endswith((".jpg", ".jpeg")):
-            k, flags = next((pair for pair in REDUCED if max(width, height) // pair[0] >= self.imgsz), (k, flags))
-        im = cv2.imdecode(np.fromfile(file, np.uint8), flags)
-        if im is None:
-            raise ValueError(f"{file}: OpenCV cannot decode this image; remove it or save it as PNG")
-        if abs(im.shape[0] * k - height) >= k or abs(im.shape[1] * k - width) >= k:
-            raise ValueError(f"{file}: decoded as {im.shape[1]} x {im.shape[0]} pixels (1/{k}), not {width} x {height}")
         size = max(1, round(width * r)), max(1, round(height * r))
+        k, flags = 1, cv2.IMREAD_COLOR
+        if self.augment and self.im_files[index].lower().endswith((".jpg", ".jpeg")):
+            k, flags = next((pair for pair in REDUCED if max(width, height) // pair[0] >= self.imgsz), (k, flags))
+        im = None if self._damaged[index] else self._decode(index, flags, k)
+        if im is None:
+            return np.full((size[1], size[0], 3), GREY, np.uint8)
         if im.shape[1::-1] == size:
             return im
         return cv2.resize(im, size, interpolation=cv2.INTER_LINEAR if self.augment or r > 1 else cv2.INTER_AREA)
 
+    def _decode(self, index: int, flags: int, k: int) -> np.ndarray | None:
+        """Decode an image at 1/k of its size; mark and report it, and return None, if that fails."""
+        width, height = self.shapes[index].tolist()
+        im = decode_image(self.im_files[index], flags)
+        if im is None:
+            problem = "OpenCV cannot decode this image"
+        elif abs(im.shape[0] * k - height) >= k or abs(im.shape[1] * k - width) >= k:
+            problem = f"decoded as {im.shape[1]} x {im.shape[0]} pixels (1/{k}), not {width} x {height} as before"
+        else:
+            return im
+        self._damaged[index] = True
+        LOGGER.warning(f"{self.im_files[index]}: {problem}. It is now a grey background; mend or remove it")
+        return None
+
     def _tile(self, index: int) -> Tile:
-        """Return an image of long side `imgsz` with labels and polygons in its pixels."""
+        """Return an image of long side `imgsz` with labels and polygons in its pixels; none for a damaged image."""
         im = self.load_image(index)
         height, width = im.shape[:2]
+        if self._damaged[index]:
+            return Tile(im, np.zeros((0, 5), np.float32), [])
         labels = self.labels[index]
         boxes = xywhn2xyxy(labels[:, 1:5], width, height)
         size = np.array([width, height], np.float32)
@@ -334,6 +358,7 @@ def create_dataloader(
     prefix: str = "",
     names: Mapping[int, str] | None = None,
     cache: bool = False,
+    pin_memory: bool = False,
 ) -> tuple[DataLoader, LoadImagesAndLabels]:
     """Make the data set of one split and a loader of its batches.
 
@@ -357,6 +382,7 @@ def create_dataloader(
         prefix: put before all log lines.
         names: class names, used as said at `nc`.
         cache: keep the resized images in memory.
+        pin_memory: put batches into page-locked memory, for CUDA; the environment variable PIN_MEMORY=false forbids it.
 
     Returns:
         The loader of batches as `collate` makes them, and its data set.
@@ -390,9 +416,11 @@ def create_dataloader(
         sampler=EpochSampler(dataset.n, shuffle, seed),
         num_workers=workers,
         collate_fn=collate,
-        pin_memory=torch.cuda.is_available(),
+        pin_memory=pin_memory and os.getenv("PIN_MEMORY", "true").lower() != "false",
         generator=torch.Generator(),  # of its own: a pass leaves the global random state as it was
         worker_init_fn=start_worker,
+        # By default Python 3.14 starts workers that share no memory with this process.
+        multiprocessing_context="fork" if workers > 0 and sys.platform == "linux" else None,
         persistent_workers=workers > 0,
     )
     return loader, dataset

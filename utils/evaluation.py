@@ -1,18 +1,27 @@
-"""Validation without files and pictures: batches through a model and NMS, and the counts that the metrics need."""
+"""What validation does with a loader: batches through a model and NMS, counts for the metrics, table and pictures."""
 
-from collections.abc import Callable, Iterable, Iterator
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.utils.data import DataLoader
+from tqdm import tqdm
 
 from utils.boxes import scale_boxes, xywhn2xyxy
 from utils.callbacks import Callbacks
+from utils.general import LOGGER, TQDM_BAR_FORMAT
 from utils.metrics import ApResult, ConfusionMatrix, ap_per_class, match_predictions
 from utils.nms import non_max_suppression
+from utils.plots import output_to_target, plot_confusion_matrix, plot_images, plot_mc_curve, plot_pr_curve
 from utils.torch_utils import Profile, amp_context
+
+HEADER = ("%22s" + "%11s" * 6) % ("Class", "Images", "Instances", "P", "R", "mAP50", "mAP50-95")
+ROW = "%22s" + "%11i" * 2 + "%11.3g" * 4
 
 Loss = Callable[[list[Tensor], Tensor], tuple[Tensor, Tensor]]  # see utils/loss.py
 
@@ -166,3 +175,40 @@ class Tally:
     def label_counts(self) -> np.ndarray:
         """Return the number of labels of each class, (nc,)."""
         return np.bincount(np.concatenate(self._labels).astype(int), minlength=self.nc)
+
+
+def progress(loader: DataLoader) -> tqdm:
+    """Show the head of the table on the progress bar; without a terminal as a plain line, and no bar."""
+    plain = not sys.stderr.isatty()
+    if plain:
+        LOGGER.info(HEADER)
+    return tqdm(loader, desc=HEADER, bar_format=TQDM_BAR_FORMAT, disable=plain)
+
+
+def log_table(tally: Tally, result: ApResult, names: Mapping[int, str], every_class: bool) -> None:
+    """Log the row of all classes and, if asked and there are several, one for each class with labels."""
+    counts = tally.label_counts()
+    LOGGER.info(ROW % ("all", tally.seen, counts.sum(), *result.means()))
+    if every_class and len(names) > 1:
+        for c, row in zip(result.classes, result.rows(), strict=True):
+            LOGGER.info(ROW % (names[c], tally.seen, counts[c], *row))
+
+
+def plot_batch(batch: Batch, save_dir: Path, i: int, names: Mapping[int, str]) -> None:
+    """Draw the labels and the detections of batch `i`."""
+    paths = [result.path for result in batch.results]
+    plot_images(batch.images, batch.targets, paths, save_dir / f"val_batch{i}_labels.jpg", names)
+    rows = output_to_target(batch.found, tuple(batch.images.shape[2:]))
+    plot_images(batch.images, rows, paths, save_dir / f"val_batch{i}_pred.jpg", names)
+
+
+def plot_metrics(tally: Tally, result: ApResult, save_dir: Path, names: Mapping[int, str]) -> None:
+    """Draw the confusion matrix and the four curves."""
+    plot_confusion_matrix(tally.confusion.matrix, names, save_dir / "confusion_matrix.png")
+    plot_pr_curve(result.px, result.prec_values, result.ap, save_dir / "PR_curve.png", names, result.classes)
+    for curve, file, label in (
+        (result.f1_curve, "F1_curve.png", "F1"),
+        (result.p_curve, "P_curve.png", "precision"),
+        (result.r_curve, "R_curve.png", "recall"),
+    ):
+        plot_mc_curve(result.px, curve, save_dir / file, names, ylabel=label, classes=result.classes)

@@ -1,17 +1,20 @@
 """Read and write whole files: YAML, and replacement in one step."""
 
+import glob
 import os
 import re
 import secrets
 import shutil
+import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import yaml
 
+STALE = 60.0  # seconds without a change after which a temporary file is taken for that of a killed process
 # Plain words of YAML 1.2 (core schema). PyYAML alone follows 1.1, where a class named `no` is False, `010` is eight,
 # `12:30` is 750 and `1e-3` is a text.
 YAML_WORDS = (
@@ -146,7 +149,7 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     """Let the block write a new file beside `path`, then put it in the place of `path` in one step.
 
     A reader sees the old file or the complete new one, after a crash or on a full disk too. A link stays a link, and
-    an existing file keeps its permissions.
+    an existing file keeps its permissions. What a killed process left of an earlier try is removed.
 
     Yields:
         A path that does not exist yet, in the same folder and with the same suffix. The block must write that file.
@@ -158,6 +161,7 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     path = Path(os.path.realpath(path))
     if not path.parent.is_dir():
         raise FileNotFoundError(f"{path}: the folder {path.parent} does not exist")
+    _remove_stale(path)
     tmp = path.with_name(f".{path.stem}.{secrets.token_hex(6)}.tmp{path.suffix}")
     try:
         yield tmp
@@ -168,3 +172,11 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         os.replace(tmp, path)
     finally:
         tmp.unlink(missing_ok=True)
+
+
+def _remove_stale(path: Path) -> None:
+    """Remove the temporary files of `atomic_path` for this target that nobody has written to for a minute."""
+    for file in path.parent.glob(f".{glob.escape(path.stem)}.{'[0-9a-f]' * 12}.tmp{glob.escape(path.suffix)}"):
+        with suppress(OSError):  # gone already, or of another user: no reason not to write the target
+            if time.time() - file.stat().st_mtime > STALE:
+                file.unlink()

@@ -52,7 +52,7 @@ class Hyp:
     obj_pw: float = _hyp(1.0, "(0, inf)", "weight of the positive part of the objectness loss")
     iou_t: float = _hyp(0.2, "[0, 1]", "no effect, as in YOLOv5; read and written because stock files have it")
     anchor_t: float = _hyp(4.0, "(1, inf)", "largest ratio between the sides of an object and of its anchor")
-    anchors: float | None = _hyp(None, "[1, 20]", "anchors per level, rounded; replaces those of the model file")
+    anchors: float | None = _hyp(None, "[1, 20]", "anchors per level, rounded, to replace the model's; 0 keeps those")
     fl_gamma: float = _hyp(0.0, "[0, 10]", "exponent of the focal loss; 0 is plain cross-entropy")
     # Augmentation
     hsv_h: float = _hyp(0.015, "[0, 1]", "largest shift of the hue, fraction of the circle")
@@ -147,6 +147,8 @@ class Hyp:
 def _checked(spec: Field, value: Any, source: str) -> Any:
     """Return `value` in the type of its key, or raise ValueError with file, key, value and what is allowed."""
     kind, allowed = spec.metadata["kind"], spec.metadata["allowed"]
+    if spec.name == "anchors" and value == 0 and not isinstance(value, bool):
+        return None  # so stock files say it
     if value is None and spec.default is None:
         return None
     where = f"{source}: {spec.name}: {value!r}"

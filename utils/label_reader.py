@@ -7,6 +7,7 @@ import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import cv2
 import numpy as np
 from PIL import Image
 
@@ -60,10 +61,13 @@ def verify_image_label(im_file: str, label_file: str, nc: int | None = None) -> 
 
 
 def image_size(file: str) -> tuple[int, int]:
-    """Return (width, height) of an image after EXIF rotation.
+    """Return (width, height) of an image after EXIF rotation, and find damages.
+
+    PNG has checksums, and a JPEG with its end mark is believed to be whole; of the other formats only decoding tells.
 
     Raises:
-        OSError, ValueError, SyntaxError: PIL cannot read it, it is too small, or its format is not in `IMG_FORMATS`.
+        OSError, ValueError, SyntaxError: PIL or OpenCV cannot read it, it is too small, or its format is not in
+            `IMG_FORMATS`.
     """
     with Image.open(file) as im:
         image_format = (im.format or "").lower()
@@ -85,7 +89,29 @@ def image_size(file: str) -> tuple[int, int]:
         if not complete:  # cut off, or bytes behind the end mark: only decoding can tell
             with Image.open(file) as im:
                 im.load()
+    elif image_format != "png":
+        pixels = decode_image(file)
+        if pixels is None:
+            raise ValueError(f"OpenCV cannot decode this {image_format}; if other programs can, save it as PNG")
+        if pixels.shape[1::-1] != (width, height):
+            raise ValueError(f"OpenCV decodes {pixels.shape[1]} x {pixels.shape[0]} pixels, PIL {width} x {height}")
     return width, height
+
+
+def decode_image(file: str, flags: int = cv2.IMREAD_COLOR) -> np.ndarray | None:
+    """Decode an image, turned as its EXIF data say: (H, W, 3) BGR uint8 whatever its depth and channels.
+
+    Args:
+        file: image; OSError if it cannot be read.
+        flags: `cv2.IMREAD_COLOR` or one of `cv2.IMREAD_REDUCED_COLOR_2`, 4, 8.
+
+    Returns:
+        None if OpenCV cannot decode it.
+    """
+    try:
+        return cv2.imdecode(np.fromfile(file, np.uint8), flags)
+    except cv2.error:  # an empty file, or more pixels than OpenCV takes
+        return None
 
 
 def parse_labels(text: str, file: str, nc: int | None = None) -> tuple[np.ndarray, list[np.ndarray], list[str]]:

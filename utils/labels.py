@@ -18,7 +18,7 @@ from utils.files import atomic_path, yaml_load
 from utils.general import LOGGER, ROOT, TQDM_BAR_FORMAT, check_file
 from utils.label_reader import IMG_FORMATS, NO_POLYGON, verify_image_label
 
-CACHE_VERSION = 1  # of the cache file and of the rules in label_reader.py; raise it when either changes
+CACHE_VERSION = 2  # of the cache file and of the rules in label_reader.py; raise it when either changes
 MAX_MESSAGES = 10  # complaints about single files that are logged one by one
 
 

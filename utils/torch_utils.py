@@ -320,39 +320,43 @@ class EarlyStopping:
     Attributes:
         best_fitness: highest fitness so far, -1 before the first epoch. Equal fitness is no rise.
         best_epoch: epoch of it.
-        possible_stop: True if the next epoch may be the last one.
+        waited: epochs since then.
     """
 
     def __init__(self, patience: int = 30) -> None:
         self.patience = patience or math.inf
         self.best_fitness = -1.0
         self.best_epoch = 0
-        self.possible_stop = False
+        self.waited = 0
+
+    @property
+    def possible_stop(self) -> bool:
+        """Whether the next epoch may be the last one."""
+        return self.waited >= self.patience - 1
+
+    @property
+    def stop(self) -> bool:
+        """Whether training should stop now."""
+        return self.waited >= self.patience
 
     def __call__(self, epoch: int, fitness: float) -> bool:
         """Take note of an epoch; return True if training should stop now (logged)."""
         if fitness > self.best_fitness:
             self.best_epoch, self.best_fitness = epoch, float(fitness)
-        waited = epoch - self.best_epoch
-        self.possible_stop = waited >= self.patience - 1
-        if waited >= self.patience:
+        self.waited = epoch - self.best_epoch
+        if self.stop:
             LOGGER.info(
                 f"early stop: no rise in the last {self.patience} epochs, best was epoch {self.best_epoch}. "
                 "A larger --patience waits longer, 0 never stops"
             )
-            return True
-        return False
+        return self.stop
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a resumed run must know, in plain types."""
-        return {
-            "best_fitness": self.best_fitness,
-            "best_epoch": self.best_epoch,
-            "possible_stop": self.possible_stop,
-        }
+        return {"best_fitness": self.best_fitness, "best_epoch": self.best_epoch, "waited": self.waited}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Put back what `state_dict` returned; `patience` stays that of this object."""
         self.best_fitness = float(state["best_fitness"])
         self.best_epoch = int(state["best_epoch"])
-        self.possible_stop = bool(state["possible_stop"])
+        self.waited = int(state["waited"])

@@ -291,6 +291,21 @@ def test_r23_detector_trains_on_the_meta_device(detector):
     assert all(p.grad is not None for p in meta.parameters())
 
 
+@pytest.mark.parametrize("training", [True, False], ids=["training", "evaluation"])
+def test_r10_r23_nothing_lands_on_the_default_device(detector, training):
+    """A scalar bound or an index made there goes unseen on the pretended device, and fails or waits on a real one."""
+    x = torch.rand(2, 3, 96, 64)
+    for cache in (windows.window_mask, windows.relative_coords, windows.relative_index):
+        cache.cache.clear()
+    detector.train(training)
+    with torch.device("meta"):
+        out = detector(x)
+    raw = out if training else out[1]
+    assert {level.device.type for level in raw} == {"cpu"}
+    with torch.device("meta"), pytest.raises((RuntimeError, NotImplementedError)):
+        x.clamp(max=torch.tensor(4.6)).sum().item()
+
+
 class Planted(nn.Module):
     """A module with one of the faults that the two checks must see."""
 

@@ -1,5 +1,8 @@
 """The data set and its loader: scenes with known pixels, spec vectors, equality over workers, epochs and resumes."""
 
+import sys
+from pathlib import Path
+
 import cv2
 import numpy as np
 import pytest
@@ -261,15 +264,71 @@ def test_fast_jpeg_decoding_is_near_the_exact_one(tmp_path, orientation):
         assert np.abs(fast.astype(int) - exact).mean() < 0.8
 
 
-def test_image_that_changed_since_the_labels_were_read(tmp_path):
+# Damaged images -------------------------------------------------------------------------------------------------------
+@pytest.fixture
+def damaged(tmp_path):
+    """Three white JPEG of 60 x 40 with a label each; b has no good Huffman tables, which only decoding tells."""
+    for name in "abc":
+        Image.new("RGB", (60, 40), "white").save(tmp_path / f"{name}.jpg")
+        (tmp_path / f"{name}.txt").write_text("0 .5 .5 .5 .5 \n1 .1 .1 .4 .1 .4 .4")
+    data = bytearray((tmp_path / "b.jpg").read_bytes())
+    at = data.index(b"\xff\xc4") + 5
+    data[at : at + 16] = b"\xff" * 16  # codes of each length
+    (tmp_path / "b.jpg").write_bytes(data)
+    return tmp_path
+
+
+@pytest.mark.parametrize("options", [{}, {"rect": True}, {"cache": True}, {"augment": True, "hyp": STILL}])
+def test_a_damaged_image_becomes_a_grey_background_and_is_named_once(damaged, caplog, options):
+    dataset = dl.LoadImagesAndLabels(damaged, 60, batch_size=1, **options)
+    for epoch in range(2):
+        samples = [dataset[(epoch, i)] for i in range(3)]
+        for (image, targets, path, shapes), white in zip(samples, (True, False, True), strict=True):
+            assert (
+                Path(path).name == {0: "a.jpg", 1: "b.jpg", 2: "c.jpg"}[samples.index((image, targets, path, shapes))]
+            )
+            assert image.shape[1:] == ((64, 64) if options.get("rect") else (60, 60))
+            assert (image[:, 30, 30] == (255 if white else 114)).all()
+            assert len(targets) == (2 if white else 0)
+            assert shapes is None or shapes[0] == (40, 60)
+    told = [text for text in caplog.messages if "b.jpg" in text]
+    assert len(told) == 1
+    assert "OpenCV cannot decode this image" in told[0]
+
+
+def test_a_damaged_image_in_mosaics_has_no_labels(damaged):
+    hyp = Hyp(mixup=1, copy_paste=1)
+    dataset = dl.LoadImagesAndLabels(damaged, 64, augment=True, hyp=hyp)
+    for epoch in range(3):
+        for i in range(3):
+            assert dataset[(epoch, i)][0].shape == (3, 64, 64)
+    dataset.labels[0] = dataset.labels[2] = np.zeros((0, 5), np.float32)
+    dataset.segments[0] = dataset.segments[2] = []
+    assert [len(dataset[(5, i)][1]) for i in range(3)] == [0, 0, 0]
+
+
+def test_workers_share_what_they_know_of_damaged_images(damaged):
+    loader, dataset = dl.create_dataloader(damaged, 64, 2, 32, hyp=STILL, augment=True, workers=2)
+    assert sum(len(targets) for _, targets, _, _ in loader) == 4
+    assert dataset._damaged.tolist() == [False, True, False]
+
+
+def test_image_that_changed_since_the_labels_were_read(tmp_path, caplog):
     cv2.imwrite(str(tmp_path / "a.png"), np.zeros((40, 60, 3), np.uint8))
     (tmp_path / "a.txt").write_text("0 .5 .5 .5 .5")
     dataset = dl.LoadImagesAndLabels(tmp_path, 64)
     cv2.imwrite(str(tmp_path / "a.png"), np.zeros((60, 40, 3), np.uint8))
-    with pytest.raises(ValueError, match=r"decoded as 40 x 60 pixels \(1/1\), not 60 x 40"):
-        dataset[0]
-    (tmp_path / "a.png").write_bytes(b"gone")
-    with pytest.raises(ValueError, match="OpenCV cannot decode"):
+    image, targets, _, shapes = dataset[0]
+    assert (image == 114).all()
+    assert (len(targets), shapes[0]) == (0, (40, 60))
+    assert "a.png: decoded as 40 x 60 pixels (1/1), not 60 x 40 as before" in caplog.text
+
+
+def test_a_missing_image_ends_the_run(tmp_path):
+    cv2.imwrite(str(tmp_path / "a.png"), np.zeros((40, 60, 3), np.uint8))
+    dataset = dl.LoadImagesAndLabels(tmp_path, 64)
+    (tmp_path / "a.png").unlink()
+    with pytest.raises(FileNotFoundError, match=r"a\.png"):
         dataset[0]
 
 
@@ -328,6 +387,29 @@ def test_batch_and_workers_are_limited(folder):
     assert loader.batch_size == 7
     assert loader.num_workers <= 7
     assert dl.create_dataloader(folder, 64, 1, 32, workers=8)[0].num_workers == 0
+
+
+@pytest.mark.parametrize(
+    ("asked", "environment", "pinned"),
+    [(False, None, False), (True, None, True), (True, "true", True), (True, "false", False), (True, "False", False)],
+)
+def test_memory_is_pinned_if_asked_and_not_forbidden(folder, monkeypatch, asked, environment, pinned):
+    monkeypatch.delenv("PIN_MEMORY", raising=False)
+    if environment:
+        monkeypatch.setenv("PIN_MEMORY", environment)
+    assert dl.create_dataloader(folder, 64, 2, 32, workers=0, pin_memory=asked)[0].pin_memory is pinned
+
+
+def test_cuda_is_not_looked_for(folder, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", None)
+    assert not dl.create_dataloader(folder, 64, 2, 32, workers=0)[0].pin_memory
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems start workers anew")
+def test_workers_share_the_memory_of_this_process(folder):
+    loader, _ = dl.create_dataloader(folder, 64, 2, 32, workers=2, cache=True)
+    if loader.num_workers:
+        assert loader.multiprocessing_context.get_start_method() == "fork"
 
 
 def test_missing_labels(tmp_path):

@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from utils.label_reader import image_size, parse_labels, verify_image_label
+from utils import label_reader
+from utils.label_reader import decode_image, image_size, parse_labels, verify_image_label
 
 
 def read(text, nc=None):
@@ -155,6 +156,92 @@ def test_jpeg_with_bytes_behind_its_end_is_fine(tmp_path):
     image = save(tmp_path / "a.jpg")
     image.write_bytes(image.read_bytes() + b"\x00\x00trailer")
     assert verify_image_label(str(image), str(tmp_path / "a.txt")).ok
+
+
+@pytest.mark.parametrize(
+    ("suffix", "options"),
+    [("bmp", {}), ("tif", {}), ("tif", {"compression": "tiff_lzw"}), ("webp", {}), ("webp", {"lossless": True})],
+)
+@pytest.mark.parametrize("damage", ["cut off", "head"])
+def test_damaged_images_are_left_out_if_only_decoding_tells(tmp_path, suffix, options, damage):
+    image = save(tmp_path / f"a.{suffix}", 80, 60, **options)
+    data = bytearray(image.read_bytes())
+    if damage == "cut off":
+        data = data[: len(data) * 9 // 10]
+    elif suffix == "bmp":
+        data[28] = 7  # bits per pixel
+    elif suffix == "tif":
+        at = data.index(b"\x02\x01\x03\x00\x03\x00\x00\x00", 8)  # bits per sample: tag 258, 3 values
+        data[at : at + 2] = b"\x03\x01"  # 259, compression, a second time
+    else:
+        data[20:40] = bytes(20)  # behind the head of the chunk
+    image.write_bytes(data)
+    result = verify_image_label(str(image), "none.txt")
+    assert (result.ok, result.state) == (False, "corrupt")
+    assert result.messages[0].startswith(f"{image}: image left out: ")
+    assert decode_image(str(image)) is None
+
+
+def test_an_image_that_opencv_does_not_know_is_left_out(tmp_path):
+    image = tmp_path / "a.tif"
+    Image.fromarray(np.ones((20, 40), np.float32)).save(image)
+    assert "OpenCV cannot decode this tiff" in verify_image_label(str(image), "none.txt").messages[0]
+
+
+def test_an_image_of_two_sizes_is_left_out(tmp_path, monkeypatch):
+    image = save(tmp_path / "a.bmp")
+    monkeypatch.setattr(label_reader, "decode_image", lambda file: np.zeros((40, 20, 3), np.uint8))
+    assert "OpenCV decodes 20 x 40 pixels, PIL 40 x 20" in verify_image_label(str(image), "none.txt").messages[0]
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png"])
+def test_what_is_known_to_be_whole_is_not_decoded(tmp_path, monkeypatch, suffix):
+    image = save(tmp_path / f"a.{suffix}")
+    monkeypatch.setattr(label_reader, "decode_image", None)
+    monkeypatch.setattr(Image.Image, "load", None)
+    assert verify_image_label(str(image), "none.txt").ok
+
+
+SLOPE = np.linspace(0, 255, 800).astype(np.uint8).reshape(20, 40)
+COLOURS = np.stack((SLOPE, 255 - SLOPE, SLOPE.T.reshape(20, 40)), 2)
+
+
+@pytest.mark.parametrize(
+    ("suffix", "picture", "expected"),
+    [
+        ("png", Image.fromarray(SLOPE), SLOPE),
+        ("jpg", Image.fromarray(SLOPE), SLOPE),
+        ("png", Image.fromarray(SLOPE.astype(np.uint16) * 256 + 9), SLOPE),
+        ("tif", Image.fromarray(SLOPE.astype(np.uint16) * 256 + 9), SLOPE),
+        ("png", Image.fromarray(np.dstack((COLOURS, SLOPE))), COLOURS),
+        ("tif", Image.fromarray(np.dstack((COLOURS, SLOPE))), COLOURS),
+        ("png", Image.fromarray(np.dstack((SLOPE, SLOPE)), "LA"), SLOPE),
+        ("bmp", Image.fromarray(COLOURS), COLOURS),
+        ("tif", Image.fromarray(COLOURS).convert("CMYK"), COLOURS),
+    ],
+)
+def test_every_depth_and_number_of_channels_is_read_as_three_bytes(tmp_path, suffix, picture, expected):
+    picture.save(tmp_path / f"a.{suffix}")
+    assert verify_image_label(str(tmp_path / f"a.{suffix}"), "none.txt").ok
+    pixels = decode_image(str(tmp_path / f"a.{suffix}"))
+    assert (pixels.dtype, pixels.shape) == (np.uint8, (20, 40, 3))
+    expected = expected if expected.ndim == 3 else np.dstack([expected] * 3)
+    assert np.abs(pixels[..., ::-1].astype(int) - expected).mean() < 2
+
+
+def test_jpeg_for_print_is_read_as_colours(tmp_path):
+    smooth = np.dstack([np.tile(np.linspace(0, 255, 64), (64, 1))] * 2 + [np.full((64, 64), 99.0)]).astype(np.uint8)
+    Image.fromarray(smooth).convert("CMYK").save(tmp_path / "a.jpg", quality=95)
+    for flags, step in ((cv2.IMREAD_COLOR, 1), (cv2.IMREAD_REDUCED_COLOR_4, 4)):
+        pixels = decode_image(str(tmp_path / "a.jpg"), flags)
+        assert (pixels.dtype, pixels.shape) == (np.uint8, (64 // step, 64 // step, 3))
+        assert np.abs(pixels[..., ::-1].astype(int) - smooth[::step, ::step]).mean() < 8
+
+
+@pytest.mark.parametrize("content", [b"", b"no image"])
+def test_decoding_of_what_is_no_image_gives_none(tmp_path, content):
+    (tmp_path / "a.jpg").write_bytes(content)
+    assert decode_image(str(tmp_path / "a.jpg")) is None
 
 
 @pytest.mark.parametrize(

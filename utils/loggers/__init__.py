@@ -23,9 +23,11 @@ class Loggers:
         self.tensorboard = TensorBoardLogger(self.save_dir) if tensorboard else None
 
     def truncate(self, epoch: int) -> None:
-        """Drop the rows of `epoch` and later from `results.csv`, before a resumed training goes on at `epoch`."""
+        """Drop `epoch` and later from `results.csv` and TensorBoard, before a resumed training goes on at `epoch`."""
         if self.csv:
             self.csv.truncate(epoch)
+        if self.tensorboard:
+            self.tensorboard.truncate(epoch)
 
     def register(self, callbacks: Callbacks) -> None:
         """Listen to the end of every epoch, to the end of the training, and to the end of the run."""

@@ -11,31 +11,52 @@ from utils.general import LOGGER, colorstr
 
 
 class TensorBoardLogger:
-    """Write an event file; without the package tensorboard warn once and do nothing.
+    """Write an event file, begun with the first entry; without the package tensorboard warn once and do nothing.
 
     Args:
         directory: folder of the event file; made if needed.
 
     Attributes:
-        active: False if tensorboard is not installed.
+        active: False if tensorboard is not installed, or after `close`.
     """
 
     def __init__(self, directory: str | Path) -> None:
-        self._writer = _open(Path(directory))
-        self.active = self._writer is not None
+        self.directory = Path(directory)
+        self._class = _summary_writer()
+        self._writer = None
+        self._purge_step: int | None = None
+        if self.active:
+            parent = self.directory.parent
+            LOGGER.info(f"{colorstr('TensorBoard: ')}tensorboard --logdir {parent}, then open http://localhost:6006/")
+
+    @property
+    def active(self) -> bool:
+        """Tell whether entries are written."""
+        return self._class is not None
+
+    def truncate(self, step: int) -> None:
+        """Make TensorBoard forget all entries of `step` and later, before a resumed training goes on at `step`.
+
+        The mark is written with the next entry; older event files stay as they are.
+        """
+        if self._writer is not None:
+            self._writer.close()
+            self._writer = None
+        self._purge_step = step
 
     def scalars(self, values: Mapping[str, float], step: int) -> None:
         """Add one point to each curve; `step` is the epoch. Curves without a number (nan) get no point."""
-        if self._writer is not None:
+        if self.active:
+            writer = self._open()
             for name, value in values.items():
                 if not np.isnan(value):
-                    self._writer.add_scalar(name, float(value), step)
-            self._writer.flush()
+                    writer.add_scalar(name, float(value), step)
+            writer.flush()
 
     def text(self, tag: str, text: str, step: int) -> None:
         """Add a text in Markdown."""
-        if self._writer is not None:
-            self._writer.add_text(tag, text, step)
+        if self.active:
+            self._open().add_text(tag, text, step)
 
     def image(self, tag: str, file: str | Path, step: int) -> None:
         """Add a picture file.
@@ -44,23 +65,28 @@ class TensorBoardLogger:
             FileNotFoundError: no such file.
             ValueError: not a picture.
         """
-        if self._writer is not None:
+        if self.active:
             with Image.open(file) as picture:
-                self._writer.add_image(tag, np.asarray(picture.convert("RGB")), step, dataformats="HWC")
+                self._open().add_image(tag, np.asarray(picture.convert("RGB")), step, dataformats="HWC")
 
     def close(self) -> None:
         """Write out what is pending and close the file; the logger takes no more."""
         if self._writer is not None:
             self._writer.close()
-            self._writer = None
+        self._writer = self._class = None
+
+    def _open(self) -> Any:
+        """Return the writer, opened if it was not yet."""
+        if self._writer is None:
+            self._writer = self._class(str(self.directory), purge_step=self._purge_step)
+        return self._writer
 
 
-def _open(directory: Path) -> Any:
-    """Return a SummaryWriter, or None and a warning if tensorboard is not installed."""
+def _summary_writer() -> Any:
+    """Return the class SummaryWriter, or None and a warning if tensorboard is not installed."""
     try:
         from torch.utils.tensorboard import SummaryWriter  # noqa: PLC0415  optional package
     except ImportError as e:
         LOGGER.warning(f"no TensorBoard log: {e}. `pip install tensorboard` adds it, results.csv has the same numbers")
         return None
-    LOGGER.info(f"{colorstr('TensorBoard: ')}tensorboard --logdir {directory.parent}, then open http://localhost:6006/")
-    return SummaryWriter(str(directory))
+    return SummaryWriter
