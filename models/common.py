@@ -157,9 +157,9 @@ def as_pair(value: int | Sequence[int]) -> tuple[int, int]:
 class WindowAttention(nn.Module):
     """Scaled cosine attention within windows with a log-spaced continuous position bias (sections 3.2 and 3.3).
 
-    logits = cos(q, k) * min(exp(logit_scale), 100) + 16 * sigmoid(bias network(log-spaced offset)).
-    Queries and values have a learned bias, keys have none. Normalisation, position bias, logits and softmax are
-    float32 whatever the dtype around them.
+    logits = cos(q, k) * min(exp(logit_scale), 100) + 16 * sigmoid(bias network(log-spaced offset)). Queries and values
+    have a learned bias, keys have none. Normalisation, position bias, logits and softmax are float32 whatever the dtype
+    around them.
 
     Args:
         dim: channels, a multiple of `heads`.
@@ -289,8 +289,8 @@ class SwinV2Block(nn.Module):
         drop_path: probability of dropping each residual branch in training.
         mask_padding: keep padding out of the attention; off reproduces torchvision.
         norm_gain: initial weight of both normalisations; the authors' 0 makes a fresh block the identity.
-        init_std: initial deviation of the linear weights outside the bias network, the authors' 0.02; None is
-            1 / sqrt(inputs), for blocks much narrower than theirs.
+        init_std: initial deviation of the linear weights outside the bias network, the authors' 0.02; None is 1 /
+            sqrt(inputs), for blocks much narrower than theirs.
         depthwise: see `Mlp`; beyond the paper.
         pretrained_window: see `WindowAttention`.
         core: see `WindowAttention`.
@@ -473,8 +473,8 @@ class PatchEmbed(nn.Module):
 class PatchMerging(nn.Module):
     """Halve a map: concatenate each 2x2 square, reduce with one linear layer, then normalise (V2 puts the norm last).
 
-    The neighbours are stacked in the order (row, column) = (0, 0), (1, 0), (0, 1), (1, 1). Odd maps get a row or
-    column of zeros at the bottom or right.
+    The neighbours are stacked in the order (row, column) = (0, 0), (1, 0), (0, 1), (1, 1). Odd maps get a row or column
+    of zeros at the bottom or right.
     """
 
     def __init__(self, c1: int, c2: int) -> None:

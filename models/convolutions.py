@@ -341,13 +341,21 @@ class MixConv2d(nn.Module):
 
     @staticmethod
     def split_channels(c2: int, k: Sequence[int], equal_ch: bool) -> list[int]:
-        """Return the channels of each kernel size; they sum to `c2`."""
+        """Return the channels of each kernel size, at least 1; they sum to `c2`.
+
+        Raises:
+            ValueError: fewer channels than kernel sizes.
+        """
         n = len(k)
+        if c2 < n:
+            raise ValueError(f"MixConv2d cannot share {c2} channels between the kernel sizes {list(k)}")
         if equal_ch:
             group = torch.linspace(0, n - 1e-6, c2, dtype=torch.float64).floor().long()
             return torch.bincount(group, minlength=n).tolist()
         inverse = [1 / side**2 for side in k]
-        return [round(c2 * share / sum(inverse)) for share in inverse]
+        shares = [max(1, round(c2 * share / sum(inverse))) for share in inverse]
+        shares[shares.index(max(shares))] += c2 - sum(shares)
+        return shares
 
     def forward(self, x: Tensor) -> Tensor:
         return self.act(self.bn(torch.cat([conv(x) for conv in self.m], 1)))

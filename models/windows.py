@@ -1,15 +1,14 @@
 """Shifted windows and scaled cosine attention of Swin Transformer V2 as pure functions of tensors.
 
 Source: Liu et al., "Swin Transformer V2: Scaling Up Capacity and Resolution", CVPR 2022, arXiv:2111.09883; shifted
-    windows from
-Liu et al., "Swin Transformer", ICCV 2021, arXiv:2103.14030.
+windows from Liu et al., "Swin Transformer", ICCV 2021, arXiv:2103.14030.
 
 Letters: B batch, H W map, Hp Wp map padded to whole windows, K windows per image, N tokens per window, C channels, h
-    heads, d head
-width. Maps are channel-last (B, H, W, C). A window and a shift are pairs (rows, columns) in cells of the map.
+heads, d head width. Maps are channel-last (B, H, W, C). A window and a shift are pairs (rows, columns) in cells of the
+map.
 
-Differences from the published implementations, each with a test: maps are padded *before* they are rolled, padded
-cells are never attended to, and the normaliser of queries and keys is bounded so that half precision cannot overflow.
+Differences from the published implementations, each with a test: maps are padded *before* they are rolled, padded cells
+are never attended to, and the normaliser of queries and keys is bounded so that half precision cannot overflow.
 """
 
 import math
@@ -38,9 +37,8 @@ def cached_constant(build: Callable[..., Tensor], size: int = 64) -> Callable[..
     """Keep the last `size` results of a function that makes a constant tensor from hashable arguments.
 
     The cache lies outside every module, so no state dict, deep copy or exponential average ever sees it. It is
-    by-passed while a
-    graph is traced, and fake tensors are never stored. Constants are made outside inference mode, so that a later
-    training step may save them for its backward pass.
+    by-passed while a graph is traced, and fake tensors are never stored. Constants are made outside inference mode, so
+    that a later training step may save them for its backward pass.
     """
     store: OrderedDict[tuple, Tensor] = OrderedDict()
 
@@ -126,8 +124,8 @@ def build_window_mask(
     """Say which tokens of a window may not attend to which after padding (bottom, right) and rolling by -shift.
 
     A key is blocked when it comes from the other side of the rolled map or, with `mask_padding`, when it is padding. A
-    token is never
-    blocked from itself, so that every row of the softmax has a term (rows of padded queries are cropped away later).
+    token is never blocked from itself, so that every row of the softmax has a term (rows of padded queries are cropped
+    away later).
 
     Args:
         height: rows of the map before padding.
@@ -248,8 +246,8 @@ def attend_explicit(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, blocked: Tens
 def attend_sdpa(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, blocked: Tensor | None) -> Tensor:
     """Attend through the fused kernel of PyTorch; arguments and result as in `attend_explicit`.
 
-    Everything is 4-D and the mask is broadcast over the first axis only, the one form that stays fused on every
-    device: windows share the heads' axis when they need different masks.
+    Everything is 4-D and the mask is broadcast over the first axis only, the one form that stays fused on every device:
+    windows share the heads' axis when they need different masks.
     """
     q, k, bias = q.to(v.dtype), k.to(v.dtype), bias.to(v.dtype)
     if blocked is None:

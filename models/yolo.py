@@ -1,7 +1,7 @@
 """Build a detector from its YAML table: the Detect head, the table of blocks, the parser and the model.
 
-A model YAML has the keys nc, depth_multiple, width_multiple, anchors, backbone and head; the last two are rows
-`[from, number, module, args]`. See `parse_model`.
+A model YAML has the keys nc, depth_multiple, width_multiple, anchors, backbone and head; the last two are rows `[from,
+number, module, args]`. See `parse_model`.
 """
 
 import ast
@@ -45,9 +45,8 @@ class Detect(nn.Module):
     """Anchor-based head: one 1x1 convolution per level and the decoding of its output.
 
     In training it returns the raw maps, one (B, A, H, W, 5 + nc) per level. In evaluation it returns (boxes, raw maps)
-    with boxes
-    (B, R, 5 + nc) float32: centre x, centre y, width, height in pixels of the network input, objectness and class
-    scores 0..1; R runs over levels, anchors, rows, columns. With `export` set it returns (boxes,).
+    with boxes (B, R, 5 + nc) float32: centre x, centre y, width, height in pixels of the network input, objectness and
+    class scores 0..1; R runs over levels, anchors, rows, columns. With `export` set it returns (boxes,).
 
     Args:
         nc: classes.
@@ -101,9 +100,9 @@ class Row:
     Attributes:
         block: the class.
         channels: rule for its arguments and output width. `scaled`: (c1, c2, *args), c2 times the width multiple;
-            `same`: (c1,);
-            `kept`: (*args), output as wide as input; `sum`: (*args), inputs concatenated; `squared` and `divided`:
-            (gain), output width c1 * gain^2 or c1 / gain^2; `detect`: (nc, anchors) and the widths of its inputs.
+            `same`: (c1,); `kept`: (*args), output as wide as input; `sum`: (*args), inputs concatenated; `squared` and
+            `divided`: (gain), output width c1 * gain^2 or c1 / gain^2; `detect`: (nc, anchors) and the widths of its
+            inputs.
         repeats: `inside` passes the number of repeats to the block as third argument; `outside` stacks copies of it.
     """
 
@@ -141,13 +140,10 @@ BLOCKS = {
     "SwinV2Stage": Row(common.SwinV2Stage, repeats="inside"),
     "nn.BatchNorm2d": Row(nn.BatchNorm2d, channels="same"),
     "nn.ConvTranspose2d": Row(nn.ConvTranspose2d),
-    "nn.MaxPool2d": Row(nn.MaxPool2d, channels="kept"),
-    "nn.AvgPool2d": Row(nn.AvgPool2d, channels="kept"),
-    "nn.Identity": Row(nn.Identity, channels="kept"),
-    "nn.Upsample": Row(nn.Upsample, channels="kept"),
-    "nn.ZeroPad2d": Row(nn.ZeroPad2d, channels="kept"),
 }
 ACTIVATIONS = ("ELU", "GELU", "Hardswish", "Identity", "LeakyReLU", "Mish", "PReLU", "ReLU", "ReLU6", "SiLU")
+KEPT = (*ACTIVATIONS, "AvgPool2d", "Conv2d", "Dropout2d", "MaxPool2d", "ReflectionPad2d", "Upsample", "ZeroPad2d")
+BLOCKS |= {f"nn.{name}": Row(getattr(nn, name), channels="kept") for name in KEPT}
 REQUIRED_KEYS = ("nc", "depth_multiple", "width_multiple", "anchors", "backbone", "head")
 
 
@@ -328,9 +324,9 @@ def parse_model(
     """Build the rows of a model YAML.
 
     Each row is `[from, number, module, args]`. `from` is a row index or a list of them, negative ones relative;
-    `number` above 1 is
-    multiplied by depth_multiple; widths are multiplied by width_multiple and rounded up to channel_multiple (8). A
-    mapping as last argument gives keywords of the block: `[-1, 6, C3SwinV2, [256, 8, {norm_gain: 1.0}]]`.
+    `number` above 1 is multiplied by depth_multiple; widths are multiplied by width_multiple and rounded up to
+    channel_multiple (8). A mapping as last argument gives keywords of the block: `[-1, 6, C3SwinV2, [256, 8,
+    {norm_gain: 1.0}]]`.
 
     Args:
         d: the YAML mapping; `nc` and `anchors` are in effect.
@@ -369,8 +365,7 @@ class DetectionModel(nn.Module):
     """A detector built from a model YAML.
 
     Training: `forward(images)` gives one raw map (B, A, H, W, 5 + nc) per level. Evaluation: (boxes, raw maps), see
-        `Detect`. Images
-    are (B, ch, H, W) floats 0..1 with H and W multiples of the largest stride.
+    `Detect`. Images are (B, ch, H, W) floats 0..1 with H and W multiples of the largest stride.
 
     Args:
         cfg: path of a YAML file, or its mapping.

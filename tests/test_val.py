@@ -18,8 +18,10 @@ from utils.boxes import xywhn2xyxy, xyxy2xywh
 from utils.callbacks import Callbacks
 from utils.dataloaders import create_dataloader
 from utils.files import yaml_load
-from utils.general import ROOT
+from utils.general import ROOT, cli_errors
+from utils.hyp import Hyp
 from utils.labels import check_dataset
+from utils.loss import ComputeLoss
 
 IMGSZ = 96
 
@@ -304,12 +306,48 @@ def test_training_prints_one_row_unless_verbose(data, lines):
     assert not any("Speed" in line for line in lines())
 
 
-def test_missing_labels_are_told(data, lines):
-    loader = make_loader(data)
-    loader.dataset.labels = [x[:0] for x in loader.dataset.labels]
-    (results, _, _), _ = run_oracle(data, loader, [[FOUND] * 2] * 2)
+@pytest.fixture
+def unlabelled(tmp_path):
+    """Data set of four images without a single label: two files are empty, two are missing."""
+    (tmp_path / "set" / "images").mkdir(parents=True)
+    (tmp_path / "set" / "labels").mkdir()
+    for i in range(4):
+        cv2.imwrite(str(tmp_path / "set" / "images" / f"{i}.png"), np.full((60 + 10 * i, 80, 3), 90, np.uint8))
+        if i < 2:
+            (tmp_path / "set" / "labels" / f"{i}.txt").write_text("")
+    return {"path": str(tmp_path / "set"), "train": "images", "val": "images", "names": list("abcd")}
+
+
+def test_validation_without_labels_gives_zeros_and_one_warning(unlabelled, weights, tmp_path, caplog, lines):
+    settings = {"plots": True, "save_txt": True, "save_json": True, "compute_loss": ComputeLoss(trainable(weights))}
+    results, maps, _ = by_hand(unlabelled | {"names": list("abcd")}, weights, tmp_path, **settings)
     assert results[:4] == (0, 0, 0, 0)
-    assert any("no labels in 4 images" in line for line in lines())
+    assert np.isfinite(results).all()
+    assert results[4] == results[6] == 0  # boxes and classes
+    assert maps.tolist() == [0] * 4
+    assert [line.split()[:3] for line in lines() if re.match(r" +\w+ +\d+ ", line)] == [["all", "4", "0"]]
+    warnings = [
+        r.getMessage() for r in caplog.records if r.levelname == "WARNING" and "class names" not in r.getMessage()
+    ]
+    assert len(warnings) == 1
+    assert "not one label for 4 images" in warnings[0]
+    assert {"confusion_matrix.png", "PR_curve.png", "F1_curve.png"} <= {p.name for p in (tmp_path / "exp").iterdir()}
+
+
+def test_training_without_validation_labels_is_warned_once(unlabelled, lines):
+    data = check_dataset(unlabelled)
+    loader = make_loader(data)
+    for _ in range(2):
+        (results, _, _), _ = run_oracle(data, loader, [[FOUND] * 2] * 2)
+        assert results[:4] == (0, 0, 0, 0)
+    assert sum("label for 4 images" in line for line in lines()) == 1
+
+
+def trainable(weights):
+    """The model of a checkpoint with the hyperparameters that its loss needs."""
+    model = attempt_load(weights)
+    model.hyp = Hyp().to_dict()
+    return model
 
 
 FOUND = torch.tensor([[10.0, 10, 50, 50, 0.9, 0]])
@@ -365,12 +403,49 @@ def test_training_without_files_makes_no_folder(data, tmp_path):
         ({"task": "study"}, "task 'study' is unknown. Allowed: train, val, test, speed"),
         ({"task": "test"}, r"tiny\.yaml has no 'test' split"),
         ({"half": True}, "half precision needs CUDA, but the device is cpu"),
-        ({"conf_thres": 2}, "conf_thres is 2, allowed is 0 to 1"),
     ],
 )
 def test_wrong_settings(tiny_dataset, weights, tmp_path, settings, message):
     with pytest.raises(ValueError, match=message):
         by_hand(tiny_dataset, settings.pop("weights", weights), tmp_path, **settings)
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "allowed"),
+    [
+        ("batch-size", 0, "at least 1"),
+        ("imgsz", 0, "at least 1"),
+        ("max-det", 0, "at least 1"),
+        ("workers", -1, "at least 0"),
+        ("conf-thres", -0.1, "between 0 and 1"),
+        ("conf-thres", float("nan"), "between 0 and 1"),
+        ("iou-thres", 1.5, "between 0 and 1"),
+    ],
+)
+def test_values_out_of_range_are_refused_before_anything_is_loaded(tmp_path, lines, option, value, allowed):
+    argv = f"--weights absent.pt --data absent.yaml --project {tmp_path / 'runs'} --{option}={value}".split()
+    with pytest.raises(SystemExit) as exit_, cli_errors():
+        val.main(val.parse_opt(argv))
+    assert exit_.value.code == 1
+    assert f"--{option} is {value}, but must be {allowed}" in lines()[-1]
+    assert "\n" not in lines()[-1]
+    assert not (tmp_path / "runs").exists()
+    with pytest.raises(ValueError, match=f"--{option} is {value}, but must be {allowed}"):
+        val.run("absent.yaml", "absent.pt", **{option.replace("-", "_"): value})
+
+
+@pytest.mark.parametrize("weights", [["a.pt", "b.pt"], ["a.pt"], ("a.pt",)])
+def test_several_weights_are_refused(data, weights):
+    with pytest.raises(ValueError, match=r"--weights is .*a\.pt.*, but must be one path: ensembles are not supported"):
+        val.run(data, weights)
+
+
+def test_memory_is_pinned_for_cuda_only(data, weights, monkeypatch):
+    asked = []
+    monkeypatch.setattr(val, "create_dataloader", lambda *_, **settings: [asked.append(settings["pin_memory"])])
+    monkeypatch.setattr(torch.cuda, "is_available", None)
+    val._make_loader(data, attempt_load(weights), "val", 64, 1, 0, single_cls=False)
+    assert asked == [False]
 
 
 def test_missing_weights_leave_no_folder(tiny_dataset, tmp_path):

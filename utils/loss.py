@@ -40,9 +40,8 @@ def assign_targets(targets: Tensor, anchors: Tensor, size: tuple[int, int], anch
     """Find the anchors and cells of one level that are responsible for each target.
 
     An anchor fits when neither side is more than `anchor_t` times longer or shorter than the target's; there is no
-    exclusivity between
-    anchors or levels. The cell that holds the centre and the nearest horizontal and vertical neighbours own the
-    target. Entries run over centre, left, up, right, down; within each over anchors, then targets.
+    exclusivity between anchors or levels. The cell that holds the centre and the nearest horizontal and vertical
+    neighbours own the target. Entries run over centre, left, up, right, down; within each over anchors, then targets.
 
     Args:
         targets: (T, 6) rows of image index, class, x, y, w, h, boxes 0..1.

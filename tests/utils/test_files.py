@@ -156,6 +156,26 @@ def test_atomic_path_keeps_links_and_permissions(tmp_path):
     assert target.stat().st_mode & 0o777 == 0o640
 
 
+def test_atomic_path_removes_what_a_killed_process_left_of_the_same_target(tmp_path):
+    left = [".last.0123456789ab.tmp.pt", ".last.ba9876543210.tmp.pt"]
+    kept = [".last.ffffffffffff.tmp.pt", ".best.0123456789ab.tmp.pt", ".last.0123456789ab.tmp.yaml", "last.tmp.pt"]
+    kept += [".last.x.0123456789ab.tmp.pt", ".last.0123456789.tmp.pt"]
+    for name in (*left, *kept):
+        os.utime(write(tmp_path / name, "half"), (1e9, 1e9))
+    os.utime(tmp_path / kept[0])  # written to by a living process
+    with atomic_path(tmp_path / "last.pt") as tmp:
+        tmp.write_text("new", encoding="utf-8")
+    assert sorted(os.listdir(tmp_path)) == sorted([*kept, "last.pt"])
+
+
+def test_atomic_path_of_a_name_with_signs_of_a_pattern(tmp_path):
+    for stem in ("a[1]", "a1"):
+        os.utime(write(tmp_path / f".{stem}.0123456789ab.tmp.pt", "half"), (1e9, 1e9))
+    with atomic_path(tmp_path / "a[1].pt") as tmp:
+        tmp.write_text("new", encoding="utf-8")
+    assert sorted(os.listdir(tmp_path)) == [".a1.0123456789ab.tmp.pt", "a[1].pt"]
+
+
 def test_atomic_path_needs_the_folder(tmp_path):
     with pytest.raises(FileNotFoundError, match="the folder .*none does not exist"), atomic_path(tmp_path / "none/a"):
         pass

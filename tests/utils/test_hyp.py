@@ -91,6 +91,21 @@ def test_missing_keys_are_named(tmp_path, caplog):
     assert caplog.messages[0].endswith("for mosaic, copy_paste")
 
 
+@pytest.mark.parametrize("value", [0, 0.0, -0.0, None])
+def test_anchors_of_zero_keep_those_of_the_model(tmp_path, value):
+    yaml_save(tmp_path / "hyp.yaml", {"anchors": value})
+    hyp = Hyp.load(tmp_path / "hyp.yaml")
+    assert hyp == Hyp(anchors=value) == Hyp()
+    assert hyp.anchors is None
+    assert "anchors" not in hyp.to_dict()
+
+
+@pytest.mark.parametrize("value", [False, 0.5, -1, 21, "0"])
+def test_other_numbers_of_anchors_are_refused(value):
+    with pytest.raises(ValueError, match=r"hyp: anchors: .*\[1, 20\]"):
+        Hyp(anchors=value)
+
+
 def test_every_key_says_what_it_does():
     for spec in fields(Hyp):
         assert len(spec.metadata["effect"]) > 10, spec.name

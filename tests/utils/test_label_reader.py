@@ -214,7 +214,7 @@ COLOURS = np.stack((SLOPE, 255 - SLOPE, SLOPE.T.reshape(20, 40)), 2)
         ("png", Image.fromarray(SLOPE.astype(np.uint16) * 256 + 9), SLOPE),
         ("tif", Image.fromarray(SLOPE.astype(np.uint16) * 256 + 9), SLOPE),
         ("png", Image.fromarray(np.dstack((COLOURS, SLOPE))), COLOURS),
-        ("tif", Image.fromarray(np.dstack((COLOURS, SLOPE))), COLOURS),
+        ("tif", Image.fromarray(np.dstack((COLOURS, SLOPE * 0 + 255))), COLOURS),
         ("png", Image.fromarray(np.dstack((SLOPE, SLOPE)), "LA"), SLOPE),
         ("bmp", Image.fromarray(COLOURS), COLOURS),
         ("tif", Image.fromarray(COLOURS).convert("CMYK"), COLOURS),

@@ -12,6 +12,7 @@ from utils.callbacks import Callbacks
 from utils.loggers import Loggers
 from utils.loggers.to_csv import RESULT_COLUMNS, CsvLogger
 from utils.loggers.to_tensorboard import TensorBoardLogger
+from utils.plots import plot_results
 
 VALUES = dict(zip(RESULT_COLUMNS[1:], [0.123456789, *range(2, 12), 0.01, 1e-7], strict=True))
 
@@ -115,6 +116,42 @@ def test_tensorboard_stores_curves_pictures_and_texts(tmp_path):
     assert "note/text_summary" in events.Tags()["tensors"]
 
 
+def test_tensorboard_forgets_what_a_resumed_run_draws_anew(tmp_path):
+    Image.new("RGB", (4, 4)).save(tmp_path / "a.png")
+    for first, value in ((0, 0.0), (2, 1.0)):  # killed in epoch 4, resumed at 2
+        log = TensorBoardLogger(tmp_path)
+        if first:
+            log.truncate(first)
+        for step in range(first, 5):
+            log.scalars({"a": value}, step)
+            log.image("picture", tmp_path / "a.png", step)
+        log.close()
+    assert [(e.step, e.value) for e in tags(tmp_path).Scalars("a")] == [(0, 0), (1, 0), (2, 1), (3, 1), (4, 1)]
+    assert [e.step for e in tags(tmp_path).Images("picture")] == [0, 1, 2, 3, 4]
+
+
+def test_tensorboard_can_be_truncated_while_it_is_open(tmp_path):
+    log = TensorBoardLogger(tmp_path)
+    for value in (0.0, 1.0):
+        log.scalars({"a": value}, 0)
+        log.scalars({"a": value}, 1)
+        log.truncate(1)
+    log.truncate(0)
+    log.scalars({"a": 5.0}, 0)
+    log.close()
+    assert [(e.step, e.value) for e in tags(tmp_path).Scalars("a")] == [(0, 5.0)]
+
+
+def test_tensorboard_begins_its_file_with_the_first_entry(tmp_path):
+    log = TensorBoardLogger(tmp_path / "events")
+    assert log.active
+    assert not (tmp_path / "events").exists()
+    log.close()
+    assert not log.active
+    log.scalars({"a": 1.0}, 0)
+    assert not (tmp_path / "events").exists()
+
+
 def test_tensorboard_names_a_picture_it_cannot_read(tmp_path):
     log = TensorBoardLogger(tmp_path)
     with pytest.raises(FileNotFoundError, match="none.png"):
@@ -179,6 +216,34 @@ def test_truncate_before_a_resumed_run(tmp_path):
         log.write(epoch, VALUES)
     Loggers(tmp_path, tensorboard=False).truncate(1)
     assert len(log.path.read_text(encoding="utf-8").splitlines()) == 2
+
+
+def test_a_resumed_run_has_every_epoch_once_in_both_logs(tmp_path):
+    for first in (0, 1):
+        loggers = Loggers(tmp_path)
+        if first:
+            loggers.truncate(first)
+        for epoch in range(first, 3):
+            loggers.on_fit_epoch_end([first] * 13, epoch, 0.0, 0.0)
+        loggers.close()
+    assert list(pd.read_csv(tmp_path / "results.csv", skipinitialspace=True)["epoch"]) == [0, 1, 2]
+    assert [(e.step, e.value) for e in tags(tmp_path).Scalars("x/lr0")] == [(0, 0), (1, 1), (2, 1)]
+
+
+def test_epochs_without_validation(tmp_path):
+    loggers = Loggers(tmp_path)
+    for epoch in range(3):
+        measured = epoch == 2
+        vals = [1.0, 2.0, 3.0, *[0.5 if measured else math.nan] * 7, 0.1, 0.1, 0.1]
+        loggers.on_fit_epoch_end(vals, epoch, 0.5 if measured else 0.0, 0.5 if measured else math.nan)
+    loggers.truncate(2)
+    plot_results(tmp_path / "results.csv")  # not one number in seven of ten panels
+    loggers.on_train_end(tmp_path / "last.pt", tmp_path / "best.pt", 2, [math.nan] * 7)
+    table = pd.read_csv(tmp_path / "results.csv", skipinitialspace=True)
+    assert list(table["epoch"]) == [0, 1]
+    assert table["metrics/mAP_0.5"].isna().all()
+    assert "                 nan," in (tmp_path / "results.csv").read_text(encoding="utf-8")
+    assert table["train/obj_loss"].tolist() == [2, 2]
 
 
 def test_the_number_of_values_is_checked(tmp_path):

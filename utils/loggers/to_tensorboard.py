@@ -15,9 +15,6 @@ class TensorBoardLogger:
 
     Args:
         directory: folder of the event file; made if needed.
-
-    Attributes:
-        active: False if tensorboard is not installed, or after `close`.
     """
 
     def __init__(self, directory: str | Path) -> None:
@@ -31,11 +28,11 @@ class TensorBoardLogger:
 
     @property
     def active(self) -> bool:
-        """Tell whether entries are written."""
+        """Tell whether entries are written: not without the package, nor after `close`."""
         return self._class is not None
 
     def truncate(self, step: int) -> None:
-        """Make TensorBoard forget all entries of `step` and later, before a resumed training goes on at `step`.
+        """Make TensorBoard forget the curves and pictures of `step` and later, before a training is resumed at `step`.
 
         The mark is written with the next entry; older event files stay as they are.
         """
