@@ -171,10 +171,10 @@ def test_damaged_images_are_left_out_if_only_decoding_tells(tmp_path, suffix, op
     elif suffix == "bmp":
         data[28] = 7  # bits per pixel
     elif suffix == "tif":
-        at = data.index(b"\x02\x01\x03\x00\x03\x00\x00\x00", 8)  # bits per sample: tag 258, 3 values
-        data[at : at + 2] = b"\x03\x01"  # 259, compression, a second time
+        at = data.index(b"\x1c\x01\x03\x00\x01\x00\x00\x00")  # tag 284, planes: one short number
+        data[at + 8 : at + 10] = b"\x00\x00"
     else:
-        data[20:40] = bytes(20)  # behind the head of the chunk
+        data[30:60] = b"\xff" * 30  # behind the size
     image.write_bytes(data)
     result = verify_image_label(str(image), "none.txt")
     assert (result.ok, result.state) == (False, "corrupt")
