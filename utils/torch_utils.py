@@ -28,6 +28,8 @@ def select_device(device: str | torch.device = "", batch_size: int = 0) -> torch
             "0,1" or "cuda:0". Ids count the devices that CUDA_VISIBLE_DEVICES leaves visible.
         batch_size: images per step over all devices; checked when several are given, 0 is unknown.
 
+    Without CUDA the number of threads is set too, see `limit_threads`.
+
     Returns:
         The CPU, MPS, or the first of the CUDA devices, which becomes the current one. With several ids the caller must
         share out the work itself (`parse_device` gives the ids): a warning says that only the first works otherwise.
@@ -60,9 +62,20 @@ def select_device(device: str | torch.device = "", batch_size: int = 0) -> torch
     if len(ids) > 1:
         LOGGER.warning(f"several devices were named; a program that does not share out its work uses only {names[0]}")
     if kind != "cuda":
+        limit_threads()
         return torch.device(kind)
     torch.cuda.set_device(ids[0])
     return torch.device("cuda", ids[0])
+
+
+def limit_threads() -> None:
+    """Let PyTorch compute with all processors but one, at most 8: the last one feeds it.
+
+    Threads that share a processor with the loader's processes wait for each other in every layer (three times slower on
+    two processors). The environment variable OMP_NUM_THREADS decides where it is set.
+    """
+    if "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(min(8, max(1, (os.cpu_count() or 1) - 1)))
 
 
 def parse_device(text: str) -> tuple[str, list[int]]:

@@ -321,16 +321,16 @@ def test_anchors_are_saved_and_strides_are_not(nano):
 
 # Grammar ------------------------------------------------------------------------------------------------------------
 
+# arguments where they are not the 16 channels of a scaled row, or none
 ARGUMENTS = {
     "Concat": [1],
     "Contract": [2],
     "Expand": [2],
-    "LayerNorm2d": [],
     "nn.AvgPool2d": [2],
-    "nn.BatchNorm2d": [],
+    "nn.Conv2d": [16, 16, 3, 1, 1],
     "nn.ConvTranspose2d": [16, 2, 2],
-    "nn.Identity": [],
     "nn.MaxPool2d": [3, 1, 1],
+    "nn.ReflectionPad2d": [1],
     "nn.Upsample": ["None", 2, "nearest"],
     "nn.ZeroPad2d": [[0, 1, 0, 1]],
 }
@@ -339,7 +339,7 @@ ARGUMENTS = {
 @pytest.mark.parametrize("name", [name for name in BLOCKS if name != "Detect"])
 def test_every_block_builds_from_one_row(name):
     source = [-1] if BLOCKS[name].channels == "sum" else -1
-    model = build([source, 1, name, ARGUMENTS.get(name, [16])])
+    model = build([source, 1, name, ARGUMENTS.get(name, [16] if BLOCKS[name].channels == "scaled" else [])])
     assert model.model[1].type == name
     raw = model.train()(torch.rand(2, 3, 32, 32))
     assert raw[0].shape[:2] == (2, 2)

@@ -294,6 +294,14 @@ def test_gradient_reaches_every_map_and_the_inputs_stay():
     assert torch.equal(targets, TARGETS)
 
 
+def test_objectness_target_carries_no_gradient():
+    maps = [m.requires_grad_() for m in sine_maps()]
+    ComputeLoss(stand_in(box=0.0, cls=0.0))(maps, TARGETS)[0].backward()
+    for m in maps:
+        assert m.grad[..., 4].all()
+        assert not m.grad[..., :4].any()
+
+
 def test_without_targets_only_objectness_learns():
     maps = [m.requires_grad_() for m in sine_maps()]
     ComputeLoss(stand_in())(maps, TARGETS[:0])[0].backward()

@@ -397,3 +397,16 @@ def test_stopper_state_survives_a_safe_file(tmp_path):
     other.load_state_dict(torch.load(tmp_path / "s.pt", weights_only=True))
     assert other.state_dict() == stopper.state_dict()
     assert other(3, 0.2)  # its own, smaller patience
+
+
+@pytest.mark.parametrize(("processors", "threads"), [(1, 1), (2, 1), (4, 3), (64, 8)])
+def test_one_processor_is_left_to_the_loader(monkeypatch, processors, threads):
+    seen = []
+    monkeypatch.setattr(torch, "set_num_threads", seen.append)
+    monkeypatch.setattr(os, "cpu_count", lambda: processors)
+    monkeypatch.setenv("OMP_NUM_THREADS", "2")
+    select_device("cpu")
+    assert seen == []
+    monkeypatch.delenv("OMP_NUM_THREADS")
+    select_device("cpu")
+    assert seen == [threads]
