@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from models.attention import at_least_float32, autocast_off, choose_core, logit_factor, normalize_queries_keys
 from models.convolutions import (
     C3,
     C3SPP,
@@ -41,12 +42,7 @@ from models.convolutions import (
     autopad,
 )
 from models.windows import (
-    at_least_float32,
-    autocast_off,
-    choose_core,
     effective_shift,
-    logit_factor,
-    normalize_queries_keys,
     padded_size,
     relative_coords,
     relative_index,
@@ -166,7 +162,7 @@ class WindowAttention(nn.Module):
         heads: attention heads.
         window: side of the window in cells, or (rows, columns).
         pretrained_window: window for which the bias network was trained, if that was another one.
-        core: `auto`, `explicit` or `sdpa`; see `windows.choose_core`.
+        core: `auto`, `explicit` or `sdpa`; see `attention.choose_core`.
 
     Raises:
         ValueError: `dim` cannot be divided by `heads`.

@@ -1,4 +1,4 @@
-"""Shifted windows and scaled cosine attention of Swin Transformer V2 as pure functions of tensors.
+"""Shifted windows of Swin Transformer V2 and their relative positions as pure functions of tensors.
 
 Source: Liu et al., "Swin Transformer V2: Scaling Up Capacity and Resolution", CVPR 2022, arXiv:2111.09883; shifted
 windows from Liu et al., "Swin Transformer", ICCV 2021, arXiv:2103.14030.
@@ -7,30 +7,17 @@ Letters: B batch, H W map, Hp Wp map padded to whole windows, K windows per imag
 heads, d head width. Maps are channel-last (B, H, W, C). A window and a shift are pairs (rows, columns) in cells of the
 map.
 
-Differences from the published implementations, each with a test: maps are padded *before* they are rolled, padded cells
-are never attended to, and the normaliser of queries and keys is bounded so that half precision cannot overflow.
+Differences from the published implementations, each with a test: maps are padded *before* they are rolled, and padded
+cells are never attended to.
 """
 
 import math
 from collections import OrderedDict
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
 from functools import wraps
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
-
-MAX_LOGIT_SCALE = math.log(100.0)  # temperature of at least 0.01, paper section 3.2
-BLOCKED = -30000.0  # underflows to 0 in the softmax of every float type and stays finite in float16
-NORM_FLOOR = 1e-6  # least squared length of a query or key; bounds the gradient of the normaliser by 1e3
-
-
-def autocast_off(device_type: str) -> AbstractContextManager:
-    """Return a context in which autocast leaves dtypes alone, also on devices without autocast (meta)."""
-    if torch.amp.is_autocast_available(device_type):
-        return torch.autocast(device_type, enabled=False)
-    return nullcontext()
 
 
 def cached_constant(build: Callable[..., Tensor], size: int = 64) -> Callable[..., Tensor]:
@@ -101,6 +88,16 @@ def window_reverse(windows: Tensor, window: tuple[int, int], padded: tuple[int, 
     return x.reshape(-1, ky * wy, kx * wx, c)  # (B, Hp, Wp, C)
 
 
+def choose_window(side: int, nominal: int = 8) -> int:
+    """Return the window side for a map of `side` cells that needs no padding and is closest to `nominal`.
+
+    It is the divisor d of `side` within a factor of 2 of `nominal` with the smallest |ln(d / nominal)|, the smaller one
+    of two that are equally near; `nominal` itself where there is none (the map is then padded).
+    """
+    fits = [d for d in range(-(-nominal // 2), 2 * nominal + 1) if side % d == 0]
+    return min(fits, key=lambda d: abs(math.log(d / nominal)), default=nominal)
+
+
 def padded_size(height: int, width: int, window: tuple[int, int]) -> tuple[int, int]:
     """Return the sides rounded up to whole windows."""
     return height + (-height) % window[0], width + (-width) % window[1]
@@ -154,11 +151,6 @@ def build_window_mask(
 window_mask = cached_constant(build_window_mask)
 
 
-def at_least_float32(x: Tensor) -> Tensor:
-    """Return `x` in float32, or as it is where it is wider."""
-    return x.to(torch.promote_types(x.dtype, torch.float32))
-
-
 def build_relative_coords(
     window: tuple[int, int], pretrained: tuple[int, int], device: torch.device, dtype: torch.dtype = torch.float32
 ) -> Tensor:
@@ -195,81 +187,3 @@ def build_relative_index(window: tuple[int, int], device: torch.device) -> Tenso
 
 
 relative_index = cached_constant(build_relative_index)
-
-
-def logit_factor(logit_scale: Tensor) -> Tensor:
-    """Return the inverse temperature exp(min(logit_scale, ln 100)) in at least float32, at most 100."""
-    return at_least_float32(logit_scale).clamp(max=MAX_LOGIT_SCALE).exp()
-
-
-def normalize_queries_keys(qk: Tensor, factor: Tensor) -> Tensor:
-    """Scale queries and keys to unit length, in one pass, and multiply the queries by their head's factor.
-
-    Vectors shorter than 1e-3 are divided by 1e-3 instead of their length (the published form divides by as little as
-    1e-12, which overflows the gradient in float16).
-
-    Args:
-        qk: (2, B * K, h, N, d), any float type; queries at index 0.
-        factor: (h, 1, 1), see `logit_factor`.
-
-    Returns:
-        (2, B * K, h, N, d) in at least float32.
-    """
-    qk = at_least_float32(qk)
-    scale = torch.stack((factor, torch.ones_like(factor)))[:, None]  # (2, 1, h, 1, 1)
-    inverse_length = (qk * qk).sum(-1, keepdim=True).clamp(min=NORM_FLOOR).rsqrt()  # (2, B * K, h, N, 1)
-    return qk * (inverse_length * scale)
-
-
-def attend_explicit(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, blocked: Tensor | None) -> Tensor:
-    """Attend with logits and softmax in float32 (the accurate form, and the faster one for training on a CPU).
-
-    Args:
-        q: float32 (B * K, h, N, d), unit vectors times the factor of their head.
-        k: float32 (B * K, h, N, d), unit vectors.
-        v: (B * K, h, N, d) in the dtype of the linear layers.
-        bias: float32 (h, N, N).
-        blocked: bool (K, N, N) from `window_mask`, or None.
-
-    Returns:
-        (B * K, h, N, d) in the dtype of `v`.
-    """
-    logits = q @ k.transpose(-2, -1)  # (B * K, h, N, N)
-    if blocked is None:
-        logits = logits + bias
-    else:
-        masked = torch.where(blocked[:, None], BLOCKED, bias)  # (K, h, N, N)
-        logits = (logits.view(-1, *masked.shape) + masked).view(logits.shape)
-    return logits.softmax(-1).to(v.dtype) @ v
-
-
-def attend_sdpa(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, blocked: Tensor | None) -> Tensor:
-    """Attend through the fused kernel of PyTorch; arguments and result as in `attend_explicit`.
-
-    Everything is 4-D and the mask is broadcast over the first axis only, the one form that stays fused on every device:
-    windows share the heads' axis when they need different masks.
-    """
-    q, k, bias = q.to(v.dtype), k.to(v.dtype), bias.to(v.dtype)
-    if blocked is None:
-        return F.scaled_dot_product_attention(q, k, v, attn_mask=bias[None], scale=1.0)
-    n, d = q.shape[-2:]
-    masked = torch.where(blocked[:, None], BLOCKED, bias).view(1, -1, n, n)  # (1, K * h, N, N)
-    q, k, v = (t.reshape(-1, masked.shape[1], n, d) for t in (q, k, v))  # (B, K * h, N, d)
-    out = F.scaled_dot_product_attention(q, k, v, attn_mask=masked, scale=1.0)
-    return out.view(-1, bias.shape[0], n, d)
-
-
-ATTENTION_CORES = {"explicit": attend_explicit, "sdpa": attend_sdpa}
-
-
-def choose_core(name: str, device_type: str, training: bool) -> Callable[..., Tensor]:
-    """Pick the attention core: `explicit`, `sdpa`, or `auto`: explicit for training on a CPU, else the fused kernel.
-
-    Raises:
-        ValueError: the name is none of the three.
-    """
-    if name == "auto":
-        name = "explicit" if training and device_type == "cpu" else "sdpa"
-    if name not in ATTENTION_CORES:
-        raise ValueError(f"unknown attention core {name!r}; allowed: auto, {', '.join(ATTENTION_CORES)}")
-    return ATTENTION_CORES[name]

@@ -19,13 +19,13 @@ from thop.vision.basic_hooks import count_normalization, zero_ops
 from torch import Tensor, nn
 
 from models import common
+from models.attention import choose_core
 from models.flops import (
     count_gflops,
     count_multihead_attention,
     count_transposed_convolution,
     count_window_attention,
 )
-from models.windows import choose_core
 from utils.files import yaml_load
 from utils.general import LOGGER, check_file, colorstr, make_divisible
 from utils.torch_utils import fuse_conv_and_bn, initialize_weights
@@ -424,14 +424,11 @@ class DetectionModel(nn.Module):
     def _find_strides(self, ch: int, source: str) -> None:
         """Run an empty image to find the stride of each level, then bring the anchors into their order and unit."""
         size = 256
-        training = self.training
-        # evaluation statistics stay untouched because the probe runs on a copy
-        probe = deepcopy(self).to("meta").train()
+        probe = deepcopy(self).to("meta").train()  # a copy, so that batch statistics stay untouched
         try:
             maps = probe(torch.zeros(1, ch, size, size, device="meta"))
         except (IndexError, RuntimeError, TypeError, ValueError) as error:
             raise ValueError(f"{source}: the rows do not fit together: {error}") from error
-        self.train(training)
         stride = torch.tensor([size / y.shape[-2] for y in maps])
         area = self.detect.anchors.prod(-1).mean(-1)
         if (area[-1] - area[0]) * (stride[-1] - stride[0]) < 0:

@@ -8,21 +8,23 @@ import torch.nn.functional as F
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from models import windows
-from models.windows import (
+from models.attention import (
     BLOCKED,
     MAX_LOGIT_SCALE,
     at_least_float32,
     attend_explicit,
     attend_sdpa,
     autocast_off,
+    choose_core,
+    logit_factor,
+    normalize_queries_keys,
+)
+from models.windows import (
     build_relative_coords,
     build_relative_index,
     build_window_mask,
     cached_constant,
-    choose_core,
     effective_shift,
-    logit_factor,
-    normalize_queries_keys,
     padded_size,
     window_mask,
     window_partition,
@@ -413,3 +415,11 @@ def test_constants_of_other_dtypes_and_devices_are_kept_apart():
     meta = windows.relative_coords((3, 3), (3, 3), torch.device("meta"))
     assert (single.dtype, double.dtype, meta.device.type) == (torch.float32, torch.float64, "meta")
     torch.testing.assert_close(single.double(), double, atol=2e-7, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("imgsz", "expected"),
+    [(640, [8, 8, 8, 10]), (416, [8, 13, 13, 13]), (608, [8, 4, 8, 8]), (320, [8, 8, 10, 10]), (8, [8, 8, 8, 8])],
+)
+def test_r21_chosen_windows_divide_the_maps_where_they_can(imgsz, expected):
+    assert [windows.choose_window(imgsz // stride) for stride in (4, 8, 16, 32)] == expected
