@@ -9,8 +9,8 @@ BIN := $(VENV)/bin
 .PHONY: demo test test-all lint format clean
 
 demo: $(VENV)/.installed
-	$(BIN)/python train.py --data data/demo.yaml --cfg models/yolov5n-swinv2.yaml --weights '' --img 320 \
-	  --hyp data/hyps/hyp.swinv2.yaml --epochs $(DEMO_EPOCHS) --name demo
+	$(BIN)/python train.py --data data/demo.yaml --cfg models/yolov5n-swinv2.yaml --weights '' --img 160 --batch-size 8 \
+	  --hyp data/hyps/hyp.demo.yaml --epochs $(DEMO_EPOCHS) --name demo
 
 test: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -m "not slow and not gpu" $(PYTEST_ARGS)

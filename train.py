@@ -297,8 +297,7 @@ def train(
     state, plan, *loaders = prepare(opt, inputs, device, callbacks)
     loggers = Loggers(save_dir)
     loggers.register(callbacks)
-    if opt.resume:
-        loggers.truncate(state.epoch)
+    loggers.truncate(state.epoch)  # rows of an epoch that is repeated, or of an older run in this folder
     if not opt.noplots:
         callbacks.register("on_train_batch_end", draw_first_batches(save_dir, state.model.names))
     compute_loss = ComputeLoss(state.model)

@@ -9,6 +9,8 @@ from numpy.typing import NDArray
 
 CLASSES = ["circle", "square", "triangle", "star"]  # the order of `names` in data/demo.yaml
 
+HUES = (0.0, 90.0, 180.0, 270.0)  # degrees, one for each class: colour helps, so a few minutes of training are enough
+HUE_SPREAD = 20.0  # degrees either way
 SHAPES_PER_IMAGE = 2, 6
 SHAPE_SIDES = 24 / 320, 140 / 320  # longer side of a shape's box as a share of the image side
 SEEN_AT_LEAST = 0.65  # share of a shape that later shapes leave visible
@@ -57,9 +59,14 @@ def _noise(size: int, cells: int, channels: int, rng: np.random.Generator) -> ND
     return cv2.resize(field, (size, size), interpolation=cv2.INTER_CUBIC).reshape(size, size, channels)
 
 
-def _color(rng: np.random.Generator, saturation: tuple[float, float]) -> NDArray:
-    """Random BGR colour, (3,) float32, with HSV saturation in a range of 0 to 1."""
-    hsv = [rng.uniform(0, 360), rng.uniform(*saturation), rng.uniform(0.25, 1)]
+def _color(
+    rng: np.random.Generator,
+    saturation: tuple[float, float],
+    hue: tuple[float, float] = (0, 360),
+    value: tuple[float, float] = (0.25, 1),
+) -> NDArray:
+    """Random BGR colour, (3,) float32, with HSV saturation and value in ranges of 0 to 1 and hue in one of degrees."""
+    hsv = [rng.uniform(*hue) % 360, rng.uniform(*saturation), rng.uniform(*value)]
     return cv2.cvtColor(np.array([[hsv]], np.float32), cv2.COLOR_HSV2BGR)[0, 0] * 255
 
 
@@ -72,7 +79,7 @@ def _ramp(height: int, width: int, rng: np.random.Generator) -> NDArray:
 
 def _ground(size: int, rng: np.random.Generator) -> NDArray:
     """Textured background, (size, size, 3) float32: colour clouds, brightness of two scales, sometimes stripes."""
-    im = _color(rng, (0.0, 0.5)) + 22 * _noise(size, int(rng.integers(2, 5)), 3, rng)
+    im = _color(rng, (0.0, 0.15)) + 8 * _noise(size, int(rng.integers(2, 5)), 3, rng)
     im += 14 * _noise(size, int(rng.integers(8, 24)), 1, rng) + 8 * _noise(size, size // 4, 1, rng)
     if rng.random() < 0.3:
         waves = np.sin(_ramp(size, size, rng) * 2 * np.pi / (rng.uniform(0.02, 0.08) * size))
@@ -85,7 +92,7 @@ def _draw_lines_(im: NDArray, count: int, rng: np.random.Generator) -> None:
     size = len(im)
     for _ in range(count):
         a, b = rng.integers(-size // 8, size + size // 8, (2, 2)).tolist()
-        cv2.line(im, a, b, _color(rng, (0.1, 0.9)).tolist(), int(rng.integers(1, max(size // 100, 2) + 1)), cv2.LINE_AA)
+        cv2.line(im, a, b, _color(rng, (0.0, 0.3)).tolist(), int(rng.integers(1, max(size // 100, 2) + 1)), cv2.LINE_AA)
 
 
 def _draw_blobs_(im: NDArray, count: int, rng: np.random.Generator) -> None:
@@ -98,7 +105,7 @@ def _draw_blobs_(im: NDArray, count: int, rng: np.random.Generator) -> None:
         points = np.stack([radius * np.cos(angle), rng.uniform(0.4, 0.7) * radius * np.sin(angle)], axis=1)
         points += rng.uniform(0, size, 2)
         window = _window(points, size)
-        _blend_(im, window, rng.uniform(0.3, 0.7) * _coverage(points, window), _color(rng, (0.0, 0.8)))
+        _blend_(im, window, rng.uniform(0.3, 0.7) * _coverage(points, window), _color(rng, (0.0, 0.3)))
 
 
 def _blend_(im: NDArray, window: tuple[slice, slice], alpha: NDArray, fill: NDArray) -> None:
@@ -106,19 +113,19 @@ def _blend_(im: NDArray, window: tuple[slice, slice], alpha: NDArray, fill: NDAr
     im[window] += alpha[..., None] * (fill - im[window])
 
 
-def _draw_shape_(im: NDArray, points: NDArray, rng: np.random.Generator) -> None:
-    """Fill a polygon with a colour that stands out, shaded from side to side, maybe striped, maybe with a rim."""
+def _draw_shape_(im: NDArray, points: NDArray, hue: float, rng: np.random.Generator) -> None:
+    """Fill a polygon with a colour of about this hue that stands out, shaded, maybe striped, maybe with a rim."""
     window = _window(points, len(im))
     coverage = _coverage(points, window)
     ground = np.average(im[window].reshape(-1, 3), axis=0, weights=coverage.ravel())
-    candidates = np.stack([_color(rng, (0.35, 1.0)) for _ in range(4)])
+    candidates = np.stack([_color(rng, (0.6, 1.0), (hue - HUE_SPREAD, hue + HUE_SPREAD), (0.5, 1)) for _ in range(4)])
     color = candidates[np.linalg.norm(candidates - ground, axis=1).argmax()]
     side = max(coverage.shape)
     shade = 1 + rng.uniform(0.0, 0.5) * _ramp(*coverage.shape, rng) / side
     if rng.random() < 0.25:
         shade += 0.12 * np.sin(_ramp(*coverage.shape, rng) * 2 * np.pi / max(side / rng.uniform(3, 9), 5))
     if rng.random() < 0.5:
-        _blend_(im, window, coverage, color * rng.choice([0.35, 1.6]))
+        _blend_(im, window, coverage, color * rng.choice([0.5, 1.4]))
         middle = points.mean(axis=0)
         coverage = _coverage(middle + rng.uniform(0.8, 0.9) * (points - middle), window)
     _blend_(im, window, coverage, color * shade[..., None])
@@ -159,7 +166,7 @@ def draw_scene(size: int, rng: np.random.Generator) -> tuple[NDArray, NDArray]:
                 number = len(labels) + 1
                 seen_area, owner[window][inside] = left, number
                 seen_area[number] = area[number] = inside.sum()
-                _draw_shape_(im, points, rng)
+                _draw_shape_(im, points, HUES[cls], rng)
                 labels.append([cls, *(seen[:2] + seen[2:]) / 2 / size, *(seen[2:] - seen[:2]) / size])
                 break
     _draw_lines_(im, int(rng.integers(0, 3)), rng)

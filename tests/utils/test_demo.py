@@ -59,7 +59,7 @@ def test_boxes_are_tight_around_the_drawn_shapes(seed, monkeypatch):
     monkeypatch.setattr(demo, "_draw_blobs_", lambda im, count, rng: None)
     monkeypatch.setattr(demo.cv2, "GaussianBlur", lambda im, *_: im)
     monkeypatch.setattr(demo, "SHAPES_PER_IMAGE", (1, 1))
-    monkeypatch.setattr(demo, "_color", lambda rng, saturation: np.full(3, 250, np.float32))
+    monkeypatch.setattr(demo, "_color", lambda *_: np.full(3, 250, np.float32))
     image, labels = draw_scene(200, np.random.default_rng(seed))
     y, x = np.nonzero(image.min(axis=2) > 40)  # noise stays below, a shape or its rim above
     (_, cx, cy, w, h) = labels[0] * [1, 200, 200, 200, 200]
