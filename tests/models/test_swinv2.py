@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from models import common, windows, yolo
+from models import attention, common, windows, yolo
 from models.common import C3SwinV2, PatchEmbed, SwinV2Block, SwinV2Stage, WindowAttention
 from models.yolo import DetectionModel
 from utils.optim import param_groups
@@ -243,7 +243,7 @@ def test_r13_fused_kernel_gets_four_dimensional_masks_that_are_broadcast_once(sh
         calls.append((q.shape, attn_mask.shape, scale))
         return kernel(q, k, v, attn_mask=attn_mask, scale=scale)
 
-    monkeypatch.setattr(windows.F, "scaled_dot_product_attention", spy)
+    monkeypatch.setattr(attention.F, "scaled_dot_product_attention", spy)
     random_block(32, 2, 4, shift, core="sdpa")(torch.randn(2, 8, 8, 32))
     batch, heads, n, _ = shape
     assert calls == [((batch, heads, n, 16), (1, heads, n, n), 1.0)]
@@ -333,9 +333,9 @@ def test_r16_all_cores_and_the_fused_form_give_equal_results(size, shift):
 
 def test_r16_training_on_the_cpu_is_explicit_and_evaluation_fused(monkeypatch):
     used = []
-    for name, core in list(windows.ATTENTION_CORES.items()):
+    for name, core in list(attention.ATTENTION_CORES.items()):
         monkeypatch.setitem(
-            windows.ATTENTION_CORES, name, lambda *a, name=name, core=core: (used.append(name), core(*a))[1]
+            attention.ATTENTION_CORES, name, lambda *a, name=name, core=core: (used.append(name), core(*a))[1]
         )
     block = random_block(16, 2, 4)
     x = torch.randn(1, 4, 4, 16)
@@ -392,6 +392,7 @@ def test_checkpointing_keeps_no_activations_of_a_block():
 # Export -------------------------------------------------------------------------------------------------------------
 
 SETUP_ONLY = {
+    "choose_window",
     *("__init__", "reset_parameters", "fuse", "extra_repr", "split_channels", "autopad", "as_pair", "choose_heads"),
     *("drop_path_rates", "check_drop_rate", "fused", "cached_constant", "cached"),
 }
@@ -400,7 +401,7 @@ SETUP_ONLY = {
 def forward_functions():
     """Return name and source tree of every function that runs inside a forward of our modules."""
     found = []
-    for module in (windows, common, inspect.getmodule(common.Conv), yolo):
+    for module in (windows, attention, common, inspect.getmodule(common.Conv), yolo):
         for owner in ast.walk(ast.parse(inspect.getsource(module))):
             if isinstance(owner, ast.ClassDef | ast.Module) and (module is not yolo or owner_is_detect(owner)):
                 functions = (node for node in owner.body if isinstance(node, ast.FunctionDef))

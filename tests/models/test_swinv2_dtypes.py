@@ -14,7 +14,7 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from models import common, windows
+from models import attention, common, windows
 from models.common import (
     C3SwinV2,
     DropPath,
@@ -166,7 +166,7 @@ def test_r10_temperature_is_exact_in_half_and_bounded_by_a_number():
     factor, _ = attn.constants()
     assert factor.dtype == torch.float32
     assert factor.flatten().tolist() == pytest.approx([math.exp(4), 100], rel=1e-6)  # in bfloat16: 54.5 and 99
-    assert isinstance(windows.MAX_LOGIT_SCALE, float)
+    assert isinstance(attention.MAX_LOGIT_SCALE, float)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, *HALVES])
@@ -180,7 +180,7 @@ def test_r11_masks_are_booleans_that_follow_the_map(dtype, monkeypatch):
 
 
 def test_r11_no_dtype_error_is_caught():
-    source = inspect.getsource(common) + inspect.getsource(windows)
+    source = inspect.getsource(common) + inspect.getsource(attention)
     assert not [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Try)]
     with pytest.raises(RuntimeError, match="dtype"):
         block_of().half()(torch.randn(1, 8, 8, 64))
@@ -390,7 +390,7 @@ def device_faults(tree):
 
 def test_r10_r23_source_makes_tensors_only_on_a_named_device():
     checked = []
-    for module in (windows, common, inspect.getmodule(common.Conv)):
+    for module in (windows, attention, common, inspect.getmodule(common.Conv)):
         for node in ast.walk(ast.parse(inspect.getsource(module))):
             if isinstance(node, ast.FunctionDef) and node.name not in SETUP_ONLY:
                 checked.append((f"{module.__name__}.{node.name} line {node.lineno}", node))
