@@ -4,7 +4,7 @@ import errno
 import pickle
 import pickletools
 import zipfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from models.ensemble import Ensemble
 from models.yolo import DetectionModel
 from utils.files import atomic_path
 from utils.general import LOGGER, VERSION, git_describe
@@ -222,17 +223,22 @@ def build_model(ckpt: Mapping[str, Any], fuse: bool = False) -> DetectionModel:
     return model.fuse() if fuse else model
 
 
-def attempt_load(weights: str | Path, device: str | torch.device | None = None, fuse: bool = True) -> DetectionModel:
+def attempt_load(
+    weights: str | Path | Sequence[str | Path], device: str | torch.device | None = None, fuse: bool = True
+) -> DetectionModel | Ensemble:
     """Load a model for detection: averaged weights, float32, evaluation mode.
 
     Args:
-        weights: checkpoint file.
+        weights: checkpoint file; a list of several makes an `Ensemble`, of one the model.
         device: where the model goes; None is the CPU.
         fuse: merge every BatchNorm into its convolution.
 
     Raises:
-        FileNotFoundError, ValueError: as `load_checkpoint` and `build_model`.
+        FileNotFoundError, ValueError: as `load_checkpoint` and `build_model`; models with different classes.
     """
+    if not isinstance(weights, str | Path):
+        models = [attempt_load(file, device, fuse) for file in weights]
+        return models[0] if len(models) == 1 else Ensemble(models)
     return build_model(load_checkpoint(weights), fuse).to(device or "cpu")
 
 
