@@ -14,13 +14,13 @@ LEVELS = {
     0: """
         utils models
         utils.general utils.files utils.boxes utils.callbacks utils.formats utils.demo utils.annotate utils.label_reader
-        utils.loggers.to_csv utils.exporters.options utils.engine_file
+        utils.loggers.to_csv utils.exporters.options utils.exporters.compare utils.engine_file
         models.windows models.attention models.convolutions
     """,
     1: """
         utils.torch_utils utils.hyp utils.optim utils.nms utils.metrics utils.loss utils.augmentations utils.plots
         utils.labels utils.autoanchor utils.downloads utils.result_files models.common models.flops
-        utils.exporters.compare utils.exporters.onnx_nms utils.exporters.onnx_quantize utils.exporters.tensorrt_ops
+        utils.exporters.onnx_nms utils.exporters.onnx_quantize utils.exporters.tensorrt_ops
     """,
     2: """
         utils.dataloaders utils.sources utils.autobatch utils.evaluation utils.loggers.to_tensorboard

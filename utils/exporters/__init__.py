@@ -13,8 +13,8 @@ metadata: what the file must carry: stride (int), names (dict), task, imgsz, bat
 
 Returns the written path.
 
-Raises ValueError where the result differs from the model by more than the tolerance (no file is left then), where a
-package is missing (the message has the pip line), or where an option cannot be followed.
+Raises ValueError where the result differs from the model by more than the tolerance of `utils.exporters.compare` (no
+file is left then), where a package is missing (the message has the pip line), or where an option cannot be followed.
 """
 
 from collections.abc import Callable
