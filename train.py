@@ -3,6 +3,7 @@
     python train.py --data data/demo.yaml --cfg models/yolov5n-swinv2.yaml --img 320    # from scratch
     python train.py --data my.yaml --weights runs/train/exp/weights/best.pt             # from a checkpoint
     python train.py --resume                                                            # go on with the last run
+    torchrun --nproc-per-node 4 train.py --data my.yaml --batch-size 64                 # four GPUs, 16 images each
 
 A run folder (runs/train/exp, exp2, ...) gets weights/last.pt and weights/best.pt, results.csv and results.png, hyp.yaml
 and opt.yaml, pictures of labels, batches and predictions, and TensorBoard events.
@@ -10,10 +11,10 @@ and opt.yaml, pictures of labels, batches and predictions, and TensorBoard event
 
 import argparse
 import math
-import os
 import sys
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,19 @@ from models.training import (
     save,
 )
 from utils.callbacks import Callbacks
+from utils.distributed import (
+    broadcast,
+    is_main,
+    launched_processes,
+    local_device,
+    main_first,
+    mean_over_processes,
+    on_main,
+    process_group,
+    rank,
+    shares_of_mean,
+    world_size,
+)
 from utils.files import yaml_load, yaml_save
 from utils.general import (
     LOGGER,
@@ -57,7 +71,7 @@ from utils.loss import ComputeLoss
 from utils.metrics import fitness
 from utils.optim import accumulate_at, set_schedule_
 from utils.plots import plot_images, plot_results
-from utils.torch_utils import amp_context, init_seeds, select_device
+from utils.torch_utils import amp_context, init_seeds, parse_device, select_device
 
 MAY_CHANGE_ON_RESUME = ("amp", "data", "device", "epochs", "patience", "workers")
 TRAIN_BATCHES_DRAWN = 3
@@ -85,20 +99,22 @@ def not_finite(what: str, state: State, batch: int, items: Tensor) -> ValueError
 
 
 def forward_backward(state: State, plan: Plan, images: Tensor, targets: Tensor, compute_loss: ComputeLoss) -> Tensor:
-    """Add the gradients of one batch.
+    """Add the gradients of one batch, which several processes share.
 
     Returns:
-        Box, objectness and class loss, (3,); not finite where the loss was not, and then without any gradient added.
+        Box, objectness and class loss, (3,), means over the processes; not finite where a loss was not, and then
+        without any gradient added.
 
     Raises:
         ValueError: the device has too little memory.
     """
     try:
         with amp_context(plan.device, plan.amp):
-            preds = state.model(images)
+            preds = state.net(images)
         loss, items = compute_loss(preds, targets.to(plan.device))
-        if torch.isfinite(loss):
-            state.scaler.scale(loss).backward()
+        items = mean_over_processes(items)
+        if items.isfinite().all():  # DistributedDataParallel takes the mean of the gradients, one process their sum
+            state.scaler.scale(loss * world_size()).backward()
     except torch.OutOfMemoryError as error:
         raise ValueError(
             f"out of memory on {plan.device} with {len(images)} images of {images.shape[-1]} pixels: use a smaller "
@@ -142,8 +158,10 @@ def train_one_epoch(
     for row in plan.frozen:
         row.eval()
     loader.sampler.set_epoch(state.epoch)
+    if world_size() > 1:  # drop path differs between the processes, and no generator need be saved for each
+        torch.manual_seed(hash((opt.seed, state.epoch, rank())))
     LOGGER.info(("\n" + "%11s" * 7) % ("Epoch", "GPU_mem", "box_loss", "obj_loss", "cls_loss", "Instances", "Size"))
-    bar = tqdm(enumerate(loader), total=plan.batches, bar_format=TQDM_BAR_FORMAT, disable=None)
+    bar = tqdm(enumerate(loader), total=plan.batches, bar_format=TQDM_BAR_FORMAT, disable=None if is_main() else True)
     mean = torch.zeros(3, device=device)
     state.optimizer.zero_grad()
     line = ""
@@ -178,7 +196,7 @@ def train_one_epoch(
         callbacks.run(
             "on_train_batch_end", model=state.model, ni=ni, imgs=images, targets=targets, paths=paths, losses=mean
         )
-        if callbacks.stop_training:
+        if callbacks.stop_training and world_size() == 1:
             break
     if bar.disable:
         LOGGER.info(line)
@@ -246,12 +264,13 @@ def train_epochs(
         rates = [group["lr"] for group in state.optimizer.param_groups]
         state.ema.update_attr(state.model, include=("yaml", "names", "hyp"))
         callbacks.run("on_train_epoch_end", epoch=state.epoch)
+        callbacks.stop_training = broadcast(callbacks.stop_training)
 
         # score
         final = state.epoch + 1 == opt.epochs or state.stopper.possible_stop or callbacks.stop_training
         results, score, improved = (math.nan,) * 7, math.nan, False
         if final or not opt.noval:
-            results = evaluate(state, plan, data, loaders[1], compute_loss)
+            results = on_main(lambda: evaluate(state, plan, data, loaders[1], compute_loss))
             score = float(fitness(np.array(results[:4])[None])[0])
             final |= state.stopper(state.epoch, score)
             improved = score >= state.best_fitness
@@ -267,6 +286,18 @@ def train_epochs(
                 fi=score,
             )  # fmt: skip
         state.epoch += 1
+
+
+def write_options(opt: argparse.Namespace, inputs: Inputs) -> None:
+    """Write hyp.yaml and opt.yaml into the run folder, or what a resumed run changes in the latter."""
+    save_dir = Path(opt.save_dir)
+    (save_dir / "weights").mkdir(exist_ok=True)
+    if opt.resume:
+        changed = {key: getattr(opt, key) for key in MAY_CHANGE_ON_RESUME}
+        yaml_save(save_dir / "opt.yaml", yaml_load(save_dir / "opt.yaml") | changed)
+    else:
+        yaml_save(save_dir / "hyp.yaml", inputs.hyp.to_dict())
+        yaml_save(save_dir / "opt.yaml", {**vars(opt), "hyp": inputs.hyp.to_dict()})
 
 
 def train(
@@ -285,22 +316,19 @@ def train(
     """
     callbacks = callbacks or Callbacks()
     save_dir = Path(opt.save_dir)
-    (save_dir / "weights").mkdir(exist_ok=True)
-    if opt.resume:
-        changed = {key: getattr(opt, key) for key in MAY_CHANGE_ON_RESUME}
-        yaml_save(save_dir / "opt.yaml", yaml_load(save_dir / "opt.yaml") | changed)
-    else:
-        yaml_save(save_dir / "hyp.yaml", inputs.hyp.to_dict())
-        yaml_save(save_dir / "opt.yaml", {**vars(opt), "hyp": inputs.hyp.to_dict()})
+    if is_main():
+        write_options(opt, inputs)
     init_seeds(opt.seed)
     callbacks.run("on_pretrain_routine_start")
     state, plan, *loaders = prepare(opt, inputs, device, callbacks)
-    loggers = Loggers(save_dir)
-    loggers.register(callbacks)
-    loggers.truncate(state.epoch)  # rows of an epoch that is repeated, or of an older run in this folder
-    if not opt.noplots:
+    if is_main():
+        loggers = Loggers(save_dir)
+        loggers.register(callbacks)
+        loggers.truncate(state.epoch)  # rows of an epoch that is repeated, or of an older run in this folder
+    if not opt.noplots and is_main():
         callbacks.register("on_train_batch_end", draw_first_batches(save_dir, state.model.names))
-    compute_loss = ComputeLoss(state.model)
+    shares = partial(shares_of_mean, device=device) if world_size() > 1 else None
+    compute_loss = ComputeLoss(state.model, shares=shares)
 
     start, first = time.time(), state.epoch
     how = f"Resuming {opt.weights} at epoch {first} of" if opt.resume else "Starting training for"
@@ -313,7 +341,7 @@ def train(
         callbacks.run("on_train_start")
         train_epochs(state, plan, inputs.data, loaders, compute_loss, callbacks)
         LOGGER.info(f"\n{state.epoch - first} epochs completed in {(time.time() - start) / 3600:.3f} hours.")
-        results = finish(state, plan, inputs.data, loaders[1], compute_loss)
+        results = on_main(lambda: finish(state, plan, inputs.data, loaders[1], compute_loss))
         best, last = save_dir / "weights/best.pt", save_dir / "weights/last.pt"
         callbacks.run("on_train_end", last=last, best=best, epoch=state.epoch - 1, results=results)
     finally:
@@ -347,6 +375,8 @@ def parse_opt(argv: Sequence[str] | None = None) -> argparse.Namespace:
     )
     add("--activation-checkpointing", action="store_true", help="recompute Swin blocks to save memory")
     add("--multi-scale", action="store_true", help="vary the image size by 50 %%")
+    add("--sync-bn", action="store_true", help="batch statistics over all GPUs, with torchrun")
+    add("--shard-optimizer", action="store_true", help="spread the optimizer state over the processes of torchrun")
     add("--single-cls", action="store_true", help="treat all classes as one")
     add(
         "--optimizer", choices=("SGD", "Adam", "AdamW"), default=None, help="default: the hyperparameter file's, or SGD"
@@ -406,8 +436,7 @@ def check_options(opt: argparse.Namespace) -> None:
     if opt.amp not in ("auto", *AMP_TYPES):
         raise ValueError(f"--amp is {opt.amp!r}; allowed: auto, {', '.join(AMP_TYPES)}")
     opt.freeze = [opt.freeze] if isinstance(opt.freeze, int) else list(opt.freeze)
-    if "," in str(opt.device) or int(os.getenv("WORLD_SIZE", "1")) > 1:
-        raise ValueError("training runs on one device in one process: name one with --device, and start it with python")
+    check_processes(opt, launched_processes())
     if opt.weights and not Path(opt.weights).is_file():
         raise FileNotFoundError(f"--weights {opt.weights}: no such file; train from scratch with --weights ''")
     opt.data = str(check_file(opt.data, (".yaml", ".yml")).resolve())
@@ -415,19 +444,51 @@ def check_options(opt: argparse.Namespace) -> None:
         opt.cfg = str(check_file(opt.cfg or DEFAULT_CFG, (".yaml", ".yml")))
 
 
+def check_processes(opt: argparse.Namespace, processes: int) -> None:
+    """Refuse options that do not suit the number of processes.
+
+    Raises:
+        ValueError: naming the option.
+    """
+    ids = parse_device(str(opt.device))[1]
+    if processes == 1 and len(ids) > 1:
+        raise ValueError(
+            f"--device {opt.device}: one process uses one device. Start one for each: "
+            f"torchrun --nproc-per-node {len(ids)} train.py ..."
+        )
+    if processes == 1 and opt.shard_optimizer:
+        raise ValueError("--shard-optimizer needs several processes: start them with torchrun")
+    if opt.batch_size % processes:
+        raise ValueError(f"--batch-size {opt.batch_size} cannot be shared by {processes} processes: use a multiple")
+    if opt.sync_bn and (processes == 1 or not torch.cuda.is_available()):
+        raise ValueError("--sync-bn needs several processes with a CUDA device each: start them with torchrun")
+
+
 def main(opt: argparse.Namespace, callbacks: Callbacks | None = None) -> tuple[float, ...]:
     """Train with the given options; returns what `train` returns. The run folder is made when all inputs were read."""
+    with process_group():
+        return run_options(opt, callbacks)
+
+
+def run_options(opt: argparse.Namespace, callbacks: Callbacks | None) -> tuple[float, ...]:
+    """Do the work of `main` in one of the processes."""
     if opt.resume:
         opt = resume_options(opt)
     log_options("train", {key: value for key, value in vars(opt).items() if key != "given"})
     del opt.given
     check_options(opt)
-    device = select_device(opt.device, opt.batch_size)
+    if world_size() == 1:
+        device = select_device(opt.device, opt.batch_size)
+    else:
+        device = local_device(parse_device(str(opt.device))[1])
+        LOGGER.info(f"{world_size()} processes, the first one on {device}")
     choose_amp(opt.amp, device)
-    inputs = read_inputs(opt)
+    with main_first():  # it may draw the demonstration data set
+        inputs = read_inputs(opt)
     if not opt.resume:
         name = Path(opt.cfg or opt.weights).stem if opt.name == "cfg" else opt.name
-        opt.save_dir = str(increment_path(Path(opt.project) / name, exist_ok=opt.exist_ok, mkdir=True))
+        wanted = Path(opt.project) / name
+        opt.save_dir = on_main(lambda: str(increment_path(wanted, exist_ok=opt.exist_ok, mkdir=True)))
     return train(opt, inputs, device, callbacks)
 
 

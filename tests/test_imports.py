@@ -17,9 +17,9 @@ LEVELS = {
         utils.loggers.to_csv models.windows models.attention models.convolutions
     """,
     1: """
-        utils.torch_utils utils.hyp utils.optim utils.nms utils.metrics utils.loss utils.augmentations utils.plots
-        utils.labels utils.autoanchor utils.downloads utils.result_files models.common models.flops models.ensemble
-        models.tta
+        utils.torch_utils utils.distributed utils.hyp utils.optim utils.nms utils.metrics utils.loss utils.augmentations
+        utils.plots utils.labels utils.autoanchor utils.downloads utils.result_files models.common models.flops
+        models.ensemble models.tta
         utils.exporters.to_torchscript utils.exporters.to_onnx utils.exporters.to_openvino utils.exporters.to_tensorrt
     """,
     2: """

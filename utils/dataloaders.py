@@ -298,14 +298,22 @@ def rect_batches(
 class EpochSampler(Sampler):
     """Yield (epoch, index) for every image once, shuffled by (seed, epoch) or in order.
 
+    Several processes share each batch: together they see the batches, in the order, that one process would see. The
+    last batch is filled up with images of its beginning where they cannot share it evenly.
+
     Args:
         n: number of images.
         shuffle: in a new order each epoch.
         seed: of the order.
+        batch_size: images per batch of all processes together; matters with several only.
+        rank, world_size: number of this process and of all.
     """
 
-    def __init__(self, n: int, shuffle: bool = False, seed: int = 0) -> None:
+    def __init__(
+        self, n: int, shuffle: bool = False, seed: int = 0, batch_size: int = 1, rank: int = 0, world_size: int = 1
+    ) -> None:
         self.n, self.shuffle, self.seed, self.epoch = n, shuffle, seed, 0
+        self.batch_size, self.rank, self.world_size = batch_size, rank, world_size
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch; call it before each pass over the loader."""
@@ -315,10 +323,21 @@ class EpochSampler(Sampler):
         # One number more than the seeds of the samples have, so that no sample shares the order's random numbers.
         rng = np.random.default_rng((self.seed, self.epoch, 0, 1))
         order = rng.permutation(self.n) if self.shuffle else np.arange(self.n)
+        if self.world_size > 1:
+            batches = [order[i : i + self.batch_size] for i in range(0, self.n, self.batch_size)]
+            order = np.concatenate([self._share(batch) for batch in batches])
         return iter([(self.epoch, i) for i in order.tolist()])
 
+    def _share(self, batch: np.ndarray) -> np.ndarray:
+        """Return the part of a batch that this process sees; all parts are of one length."""
+        length = -(-len(batch) // self.world_size)
+        return np.resize(batch, length * self.world_size)[self.rank * length : (self.rank + 1) * length]
+
     def __len__(self) -> int:
-        return self.n
+        full, rest = divmod(self.n, self.batch_size)
+        if self.world_size == 1:
+            return self.n
+        return full * self.batch_size // self.world_size - (-rest // self.world_size)
 
 
 def collate(samples: Sequence[Sample]) -> tuple[Tensor, Tensor, list[str], list[Shapes]]:
@@ -359,6 +378,8 @@ def create_dataloader(
     names: Mapping[int, str] | None = None,
     cache: bool = False,
     pin_memory: bool = False,
+    rank: int = 0,
+    world_size: int = 1,
 ) -> tuple[DataLoader, LoadImagesAndLabels]:
     """Make the data set of one split and a loader of its batches.
 
@@ -383,6 +404,8 @@ def create_dataloader(
         names: class names, used as said at `nc`.
         cache: keep the resized images in memory.
         pin_memory: put batches into page-locked memory, for CUDA; the environment variable PIN_MEMORY=false forbids it.
+        rank: number of this process; each loads its share of every batch (`EpochSampler`).
+        world_size: processes that share the batches; `batch_size` is a multiple of it.
 
     Returns:
         The loader of batches as `collate` makes them, and its data set.
@@ -408,12 +431,12 @@ def create_dataloader(
         cache=cache,
         prefix=prefix,
     )
-    batch_size = min(batch_size, dataset.n)
-    workers = min(workers, os.cpu_count() or 1, batch_size if batch_size > 1 else 0)
+    batch_size = min(batch_size, -(-dataset.n // world_size) * world_size)
+    workers = min(workers, (os.cpu_count() or 1) // world_size, batch_size if batch_size > 1 else 0)
     loader = DataLoader(
         dataset,
-        batch_size=batch_size,
-        sampler=EpochSampler(dataset.n, shuffle, seed),
+        batch_size=batch_size // world_size,
+        sampler=EpochSampler(dataset.n, shuffle, seed, batch_size, rank, world_size),
         num_workers=workers,
         collate_fn=collate,
         pin_memory=pin_memory and os.getenv("PIN_MEMORY", "true").lower() != "false",
