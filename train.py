@@ -13,7 +13,7 @@ import argparse
 import math
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -27,24 +27,12 @@ from tqdm import tqdm
 
 import val
 from models.checkpoint import strip_optimizer
-from models.training import (
-    AMP_TYPES,
-    DEFAULT_CFG,
-    HYP_OF_CONV,
-    HYP_OF_SWIN,
-    Inputs,
-    Plan,
-    State,
-    choose_amp,
-    prepare,
-    read_inputs,
-    save,
-)
+from models.options import MAY_CHANGE_ON_RESUME, check_options, parse_opt, resume_options
+from models.training import Inputs, Plan, State, choose_amp, prepare, read_inputs, save
 from utils.callbacks import Callbacks
 from utils.distributed import (
     broadcast,
     is_main,
-    launched_processes,
     local_device,
     main_first,
     mean_over_processes,
@@ -55,25 +43,15 @@ from utils.distributed import (
     world_size,
 )
 from utils.files import yaml_load, yaml_save
-from utils.general import (
-    LOGGER,
-    ROOT,
-    TQDM_BAR_FORMAT,
-    check_file,
-    cli_errors,
-    colorstr,
-    get_latest_run,
-    increment_path,
-    log_options,
-)
+from utils.general import LOGGER, TQDM_BAR_FORMAT, cli_errors, colorstr, increment_path, log_options
 from utils.loggers import Loggers
 from utils.loss import ComputeLoss
 from utils.metrics import fitness
 from utils.optim import accumulate_at, set_schedule_
 from utils.plots import plot_images, plot_results
+from utils.sampling import class_weights, image_weights
 from utils.torch_utils import amp_context, init_seeds, parse_device, select_device
 
-MAY_CHANGE_ON_RESUME = ("amp", "data", "device", "epochs", "patience", "workers")
 TRAIN_BATCHES_DRAWN = 3
 
 
@@ -114,7 +92,8 @@ def forward_backward(state: State, plan: Plan, images: Tensor, targets: Tensor, 
         loss, items = compute_loss(preds, targets.to(plan.device))
         items = mean_over_processes(items)
         if items.isfinite().all():  # DistributedDataParallel takes the mean of the gradients, one process their sum
-            state.scaler.scale(loss * world_size()).backward()
+            parts = 4 if plan.opt.quad else 1  # images per sample
+            state.scaler.scale(loss * world_size() * parts).backward()
     except torch.OutOfMemoryError as error:
         raise ValueError(
             f"out of memory on {plan.device} with {len(images)} images of {images.shape[-1]} pixels: use a smaller "
@@ -158,6 +137,10 @@ def train_one_epoch(
     for row in plan.frozen:
         row.eval()
     loader.sampler.set_epoch(state.epoch)
+    if opt.image_weights:
+        labels = loader.dataset.labels
+        maps = np.zeros(state.model.nc) if state.maps is None else state.maps
+        loader.sampler.weights = image_weights(labels, maps, class_weights(labels, state.model.nc))
     if world_size() > 1:  # drop path differs between the processes, and no generator need be saved for each
         torch.manual_seed(hash((opt.seed, state.epoch, rank())))
     LOGGER.info(("\n" + "%11s" * 7) % ("Epoch", "GPU_mem", "box_loss", "obj_loss", "cls_loss", "Instances", "Size"))
@@ -215,14 +198,14 @@ def draw_first_batches(save_dir: Path, names: dict[int, str]) -> Callable[..., N
 
 def evaluate(
     state: State, plan: Plan, data: dict[str, Any], loader: DataLoader, compute_loss: ComputeLoss
-) -> tuple[float, ...]:
-    """Score the averaged model; returns P, R, mAP50, mAP50-95 and the three validation losses."""
-    results, _, _ = val.run(
+) -> tuple[tuple[float, ...], np.ndarray]:
+    """Score the averaged model; returns P, R, mAP50, mAP50-95, three losses, and mAP50-95 of each class (nc,)."""
+    results, maps, _ = val.run(
         data, batch_size=plan.opt.batch_size * 2, imgsz=plan.imgsz, half=plan.amp == torch.float16, model=state.ema.ema,
         single_cls=plan.opt.single_cls, dataloader=loader, save_dir=plan.save_dir, plots=False,
         compute_loss=compute_loss,
     )  # fmt: skip
-    return results
+    return results, maps
 
 
 def finish(
@@ -270,7 +253,7 @@ def train_epochs(
         final = state.epoch + 1 == opt.epochs or state.stopper.possible_stop or callbacks.stop_training
         results, score, improved = (math.nan,) * 7, math.nan, False
         if final or not opt.noval:
-            results = on_main(lambda: evaluate(state, plan, data, loaders[1], compute_loss))
+            results, state.maps = on_main(lambda: evaluate(state, plan, data, loaders[1], compute_loss))
             score = float(fitness(np.array(results[:4])[None])[0])
             final |= state.stopper(state.epoch, score)
             improved = score >= state.best_fitness
@@ -316,12 +299,11 @@ def train(
     """
     callbacks = callbacks or Callbacks()
     save_dir = Path(opt.save_dir)
-    if is_main():
-        write_options(opt, inputs)
     init_seeds(opt.seed)
     callbacks.run("on_pretrain_routine_start")
     state, plan, *loaders = prepare(opt, inputs, device, callbacks)
     if is_main():
+        write_options(opt, inputs)
         loggers = Loggers(save_dir)
         loggers.register(callbacks)
         loggers.truncate(state.epoch)  # rows of an epoch that is repeated, or of an older run in this folder
@@ -347,121 +329,6 @@ def train(
     finally:
         callbacks.run("teardown")
     return results
-
-
-def parse_opt(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    """Read the options; `given` lists those that were named."""
-    parser = argparse.ArgumentParser(
-        description="Train a detector.", formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    add = parser.add_argument
-    add("--weights", default="", help="checkpoint to start from; '' trains from scratch")
-    add("--cfg", default="", help=f"model YAML; default: the checkpoint's, or {DEFAULT_CFG}")
-    add("--data", default="data/demo.yaml", help="dataset YAML")
-    add("--hyp", default="", help=f"hyperparameter YAML; default: {HYP_OF_SWIN} for Swin backbones, else {HYP_OF_CONV}")
-    add("--epochs", type=int, default=100, help="total epochs")
-    add("--batch-size", type=int, default=16, help="images per batch")
-    add("--imgsz", "--img", "--img-size", type=int, default=640, help="training and validation size, pixels")
-    add("--rect", action="store_true", help="rectangular training batches; no mosaic, no shuffling")
-    add("--resume", nargs="?", const=True, default=False, help="go on with the newest run, or with the given last.pt")
-    add("--nosave", action="store_true", help="save only the final checkpoint")
-    add("--noval", action="store_true", help="validate only the final epoch")
-    add("--noautoanchor", action="store_true", help="keep the anchors of the model")
-    add("--noplots", action="store_true", help="draw nothing")
-    add("--cache", nargs="?", const="ram", choices=("ram",), help="keep resized images in memory")
-    add("--device", default="", help="cpu, mps, 0 (first CUDA device), ...; default: CUDA if there is one")
-    add(
-        "--amp", choices=("auto", *AMP_TYPES), default="auto", help="mixed precision; auto: fp16 on CUDA, off elsewhere"
-    )
-    add("--activation-checkpointing", action="store_true", help="recompute Swin blocks to save memory")
-    add("--multi-scale", action="store_true", help="vary the image size by 50 %%")
-    add("--sync-bn", action="store_true", help="batch statistics over all GPUs, with torchrun")
-    add("--shard-optimizer", action="store_true", help="spread the optimizer state over the processes of torchrun")
-    add("--single-cls", action="store_true", help="treat all classes as one")
-    add(
-        "--optimizer", choices=("SGD", "Adam", "AdamW"), default=None, help="default: the hyperparameter file's, or SGD"
-    )
-    add("--workers", type=int, default=8, help="most processes that load data")
-    add("--project", default=str(ROOT / "runs/train"), help="folder of the runs")
-    add("--name", default="exp", help="name of this run; cfg: that of the model")
-    add("--exist-ok", action="store_true", help="write into an existing run folder")
-    add("--cos-lr", action="store_true", help="cosine instead of linear schedule")
-    add("--label-smoothing", type=float, help="share of the class target that is spread; default: hyperparameter file")
-    add("--patience", type=int, default=100, help="stop after so many epochs without improvement; 0: never")
-    add("--freeze", nargs="+", type=int, default=[0], help="rows to freeze: n for the first n, or several indices")
-    add("--save-period", type=int, default=-1, help="also keep epoch<N>.pt every so many epochs")
-    add("--seed", type=int, default=0, help="seed of everything random")
-    opt = parser.parse_args(argv)
-    unset = object()
-    named = parser.parse_args(argv, argparse.Namespace(**dict.fromkeys(vars(opt), unset)))
-    opt.given = [key for key, value in vars(named).items() if value is not unset]
-    return opt
-
-
-def resume_options(opt: argparse.Namespace) -> argparse.Namespace:
-    """Return the options of the run that is resumed; only those of MAY_CHANGE_ON_RESUME may be given anew.
-
-    Raises:
-        FileNotFoundError: there is no run to resume, or its folder lacks a file.
-    """
-    last = get_latest_run() if opt.resume is True else check_file(opt.resume, (".pt",))
-    if last is None:
-        raise FileNotFoundError("--resume: no weights/last.pt below this folder; name one with --resume PATH")
-    last = Path(last).resolve()
-    folder = last.parent.parent
-    if last.parent.name != "weights" or not (folder / "opt.yaml").is_file():
-        raise FileNotFoundError(f"--resume {last}: expected weights/last.pt in a run folder with opt.yaml and hyp.yaml")
-    stored = yaml_load(folder / "opt.yaml")
-    ignored = [key for key in opt.given if key not in (*MAY_CHANGE_ON_RESUME, "resume")]
-    if ignored:
-        names = ", ".join("--" + key.replace("_", "-") for key in ignored)
-        LOGGER.warning(f"--resume ignores {names}: taken from {folder / 'opt.yaml'}")
-    changed = {key: getattr(opt, key) for key in MAY_CHANGE_ON_RESUME if key in opt.given}
-    merged = {**vars(opt), **{k: v for k, v in stored.items() if k in vars(opt)}, **changed}
-    merged |= {"cfg": "", "weights": str(last), "hyp": str(folder / "hyp.yaml"), "resume": True}
-    return argparse.Namespace(**merged, save_dir=str(folder))
-
-
-def check_options(opt: argparse.Namespace) -> None:
-    """Refuse option values that cannot work, and complete those that were left out.
-
-    Raises:
-        ValueError, FileNotFoundError: naming the option.
-    """
-    for name, least in (("epochs", 1), ("batch_size", 1), ("imgsz", 1), ("workers", 0), ("patience", 0), ("seed", 0)):
-        if getattr(opt, name) < least:
-            raise ValueError(f"--{name.replace('_', '-')} is {getattr(opt, name)}, but must be at least {least}")
-    if opt.label_smoothing is not None and not 0 <= opt.label_smoothing < 1:
-        raise ValueError(f"--label-smoothing is {opt.label_smoothing}, but must be at least 0 and below 1")
-    if opt.amp not in ("auto", *AMP_TYPES):
-        raise ValueError(f"--amp is {opt.amp!r}; allowed: auto, {', '.join(AMP_TYPES)}")
-    opt.freeze = [opt.freeze] if isinstance(opt.freeze, int) else list(opt.freeze)
-    check_processes(opt, launched_processes())
-    if opt.weights and not Path(opt.weights).is_file():
-        raise FileNotFoundError(f"--weights {opt.weights}: no such file; train from scratch with --weights ''")
-    opt.data = str(check_file(opt.data, (".yaml", ".yml")).resolve())
-    if not opt.resume and (opt.cfg or not opt.weights):
-        opt.cfg = str(check_file(opt.cfg or DEFAULT_CFG, (".yaml", ".yml")))
-
-
-def check_processes(opt: argparse.Namespace, processes: int) -> None:
-    """Refuse options that do not suit the number of processes.
-
-    Raises:
-        ValueError: naming the option.
-    """
-    ids = parse_device(str(opt.device))[1]
-    if processes == 1 and len(ids) > 1:
-        raise ValueError(
-            f"--device {opt.device}: one process uses one device. Start one for each: "
-            f"torchrun --nproc-per-node {len(ids)} train.py ..."
-        )
-    if processes == 1 and opt.shard_optimizer:
-        raise ValueError("--shard-optimizer needs several processes: start them with torchrun")
-    if opt.batch_size % processes:
-        raise ValueError(f"--batch-size {opt.batch_size} cannot be shared by {processes} processes: use a multiple")
-    if opt.sync_bn and (processes == 1 or not torch.cuda.is_available()):
-        raise ValueError("--sync-bn needs several processes with a CUDA device each: start them with torchrun")
 
 
 def main(opt: argparse.Namespace, callbacks: Callbacks | None = None) -> tuple[float, ...]:

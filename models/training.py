@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader
 from models.checkpoint import load_checkpoint, save_checkpoint, transfer_weights
 from models.yolo import DetectionModel
 from utils.autoanchor import check_anchors
+from utils.autobatch import autobatch
 from utils.callbacks import Callbacks
 from utils.dataloaders import LoadImagesAndLabels, create_dataloader
 from utils.distributed import is_main, main_first, rank, world_size
@@ -58,6 +59,7 @@ class State:
         net: what the batches go through, the model or its wrapper for several processes.
         epoch: the one that runs, or the next one. last_step: iteration of the last optimizer step.
         best_fitness: highest so far. best_saved: whether best.pt was written by this run.
+        maps: mAP50-95 of each class (nc,) at the last validation, None before.
     """
 
     model: DetectionModel
@@ -70,6 +72,7 @@ class State:
     last_step: int = -1
     best_fitness: float = 0.0
     best_saved: bool = False
+    maps: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -221,12 +224,12 @@ def make_loaders(
     data = inputs.data
     common = {
         "hyp": inputs.hyp, "single_cls": opt.single_cls, "nc": data["nc"], "names": data["names"], "seed": opt.seed,
-        "workers": opt.workers, "cache": bool(opt.cache), "pin_memory": device.type == "cuda",
+        "workers": opt.workers, "cache": opt.cache, "pin_memory": device.type == "cuda",
     }  # fmt: skip
     with main_first():  # it writes the label caches
         train_loader, dataset = create_dataloader(
             data["train"], imgsz, opt.batch_size, stride, augment=True, rect=opt.rect, shuffle=not opt.rect,
-            prefix=colorstr("train: "), rank=rank(), world_size=world_size(), **common,
+            prefix=colorstr("train: "), quad=opt.quad, rank=rank(), world_size=world_size(), **common,
         )  # fmt: skip
         val_loader, _ = create_dataloader(
             data["val"], imgsz, opt.batch_size * 2, stride, rect=True, pad=0.5, prefix=colorstr("val: "), **common
@@ -246,6 +249,8 @@ def prepare(
 
     stride = int(max(model.stride.max(), 32))
     imgsz = check_img_size(opt.imgsz, stride, floor=2 * stride)
+    if opt.batch_size == -1:
+        opt.batch_size = autobatch(model.train(), imgsz, choose_amp(opt.amp, device))
     train_loader, dataset, val_loader = make_loaders(opt, inputs, imgsz, stride, device)
     if not opt.noautoanchor and not opt.resume:
         fit_anchors(model, dataset, hyp, imgsz, opt.seed)
@@ -287,6 +292,7 @@ def restore(state: State, ckpt: dict[str, Any]) -> None:
     state.epoch = ckpt["epoch"] + 1
     state.last_step = ckpt["last_step"]
     state.best_fitness = ckpt["best_fitness"]
+    state.maps = None if ckpt["maps"] is None else np.array(ckpt["maps"])
     state.best_saved = True
     set_rng_state(ckpt["rng"])
 
@@ -304,6 +310,7 @@ def to_checkpoint(state: State, plan: Plan) -> dict[str, Any]:
         "scaler": state.scaler.state_dict(),
         "stopper": state.stopper.state_dict(),
         "last_step": state.last_step,
+        "maps": None if state.maps is None else state.maps.tolist(),
         "rng": rng_state(),
         "yaml": model.yaml,
         "names": dict(model.names),

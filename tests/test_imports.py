@@ -19,7 +19,7 @@ LEVELS = {
     1: """
         utils.torch_utils utils.distributed utils.hyp utils.optim utils.nms utils.metrics utils.loss utils.augmentations
         utils.plots utils.labels utils.autoanchor utils.downloads utils.result_files models.common models.flops
-        models.ensemble models.tta
+        models.ensemble models.tta utils.sampling utils.image_cache
         utils.exporters.to_torchscript utils.exporters.to_onnx utils.exporters.to_openvino utils.exporters.to_tensorrt
     """,
     2: """
@@ -28,7 +28,7 @@ LEVELS = {
     """,
     3: "utils.loggers models.checkpoint",
     4: "models.backends models.training",
-    5: "val detect export hubconf",
+    5: "val detect export hubconf models.options",
     6: "train",
 }
 LEVEL = {name: level for level, names in LEVELS.items() for name in names.split()}
