@@ -15,7 +15,7 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader
 
-from models.checkpoint import attempt_load
+from models.backends import DetectMultiBackend
 from utils.callbacks import Callbacks
 from utils.dataloaders import create_dataloader
 from utils.evaluation import Loss, Runner, Tally, evaluating, log_table, plot_batch, plot_metrics, progress
@@ -42,7 +42,7 @@ Metrics = tuple[tuple[float, ...], np.ndarray, tuple[float, ...]]
 
 def run(
     data: str | Path | dict[str, Any],
-    weights: str | Path | None = None,
+    weights: str | Path | Sequence[str | Path] | None = None,
     batch_size: int = 32,
     imgsz: int = 640,
     conf_thres: float = 0.001,
@@ -52,6 +52,7 @@ def run(
     device: str | torch.device = "",
     workers: int = 8,
     single_cls: bool = False,
+    augment: bool = False,
     verbose: bool = False,
     save_txt: bool = False,
     save_conf: bool = False,
@@ -75,7 +76,8 @@ def run(
 
     Args:
         data: data set YAML; with a `dataloader` the mapping that `check_dataset` returned.
-        weights: checkpoint to load, batch normalisation fused; with `model` it only names the JSON file.
+        weights: checkpoint to load, batch normalisation fused, or several as an ensemble; with `model` it only names
+            the JSON file.
         batch_size: images per batch, unless a `dataloader` is given; likewise `imgsz`, `task` and `workers`.
         imgsz: long side of the network input, pixels.
         conf_thres: lowest confidence that counts; AP needs the low default.
@@ -85,6 +87,7 @@ def run(
         device: see `select_device`; a given `model` stays where it is.
         workers: most loader processes.
         single_cls: treat all classes as one.
+        augment: look at each image in three views; not with `compute_loss`.
         verbose: print every class, however many there are.
         save_txt: write labels/<image>.txt with rows `class xywhn`, best first; images without detections get no file.
         save_conf: end those rows with the confidence.
@@ -109,10 +112,12 @@ def run(
         FileNotFoundError: weights, data set or split are missing.
     """
     by_hand = model is None and dataloader is None
-    check_options(weights, batch_size, imgsz, conf_thres, iou_thres, max_det, workers)
+    check_options(batch_size, imgsz, conf_thres, iou_thres, max_det, workers)
     if model is None:
         _check_settings(weights, task, conf_thres, save_txt, save_conf)
-        model = attempt_load(weights, _choose_device(device, batch_size, half))
+        chosen = device if isinstance(device, torch.device) else select_device(device, batch_size)
+        backend, half = DetectMultiBackend(weights, chosen, fp16=half), False
+        model = backend.backend.model if compute_loss else backend  # the loss needs the raw maps
     if dataloader is None:
         data = check_dataset(data)
     names = _class_names(data, de_parallel(model), single_cls, by_hand)
@@ -125,7 +130,7 @@ def run(
     files = open_files(save_dir, dataloader.dataset.im_files, data["val"], weights, save_txt, save_conf, save_json)
     callbacks = callbacks or Callbacks()
     tally = Tally(len(names))
-    runner = Runner(model, conf_thres, iou_thres, max_det, single_cls, half, compute_loss)
+    runner = Runner(model, conf_thres, iou_thres, max_det, single_cls, half, compute_loss, augment)
     callbacks.run("on_val_start")
     with evaluating(model):
         for i, batch in enumerate(runner.batches(progress(dataloader), callbacks)):
@@ -155,16 +160,12 @@ def run(
 # Preparation ----------------------------------------------------------------------------------------------------------
 
 
-def check_options(
-    weights: Any, batch_size: int, imgsz: int, conf_thres: float, iou_thres: float, max_det: int, workers: int
-) -> None:
+def check_options(batch_size: int, imgsz: int, conf_thres: float, iou_thres: float, max_det: int, workers: int) -> None:
     """Refuse values that cannot work; see `run`.
 
     Raises:
         ValueError: naming the option.
     """
-    if not isinstance(weights, str | Path | None):
-        raise ValueError(f"--weights is {weights!r}, but must be one path: ensembles are not supported")
     counts = (("batch-size", batch_size, 1), ("imgsz", imgsz, 1), ("max-det", max_det, 1), ("workers", workers, 0))
     for name, value, least in counts:
         if value < least:
@@ -174,7 +175,7 @@ def check_options(
             raise ValueError(f"--{name} is {value}, but must be between 0 and 1")
 
 
-def _check_settings(weights: str | Path | None, task: str, conf_thres: float, save_txt: bool, save_conf: bool) -> None:
+def _check_settings(weights: Any, task: str, conf_thres: float, save_txt: bool, save_conf: bool) -> None:
     """Raise ValueError for settings that cannot work; warn of those that mislead."""
     if not weights:
         raise ValueError("no weights given: name a checkpoint such as runs/train/exp/weights/best.pt")
@@ -184,14 +185,6 @@ def _check_settings(weights: str | Path | None, task: str, conf_thres: float, sa
         LOGGER.warning("--save-conf has no effect without --save-txt")
     if conf_thres > 0.001 and task != "speed":
         LOGGER.warning(f"a confidence threshold of {conf_thres} cuts the curves off: mAP is valid up to 0.001 only")
-
-
-def _choose_device(device: str | torch.device, batch_size: int, half: bool) -> torch.device:
-    """Select the device for weights; ValueError if it cannot compute in half precision as asked."""
-    chosen = device if isinstance(device, torch.device) else select_device(device, batch_size)
-    if half and chosen.type != "cuda":
-        raise ValueError(f"half precision needs CUDA, but the device is {chosen}: leave --half out, or try --device 0")
-    return chosen
 
 
 def _class_names(data: Mapping[str, Any], model: nn.Module, single_cls: bool, by_hand: bool) -> dict[int, str]:
@@ -213,15 +206,20 @@ def _make_loader(
     data: Mapping[str, Any], model: nn.Module, task: str, imgsz: int, batch_size: int, workers: int, single_cls: bool
 ) -> DataLoader:
     """Load one split as training validates it: rectangular batches with half a stride of padding; `speed`: square."""
-    stride = max(int(model.stride.max()), 32)
+    stride = model.stride if isinstance(model, DetectMultiBackend) else max(int(model.stride.max()), 32)
     split = "val" if task == "speed" else task
     if not data.get(split):
         raise ValueError(f"{data.get('yaml_file') or 'the data set'} has no '{split}' split: add it, or change --task")
-    rect = task != "speed"
+    fixed = getattr(model, "imgsz", None)  # of a file that takes one size only
+    if fixed and fixed != (imgsz, imgsz):
+        raise ValueError(
+            f"this file takes images of {fixed[0]}x{fixed[1]} only: use --img {max(fixed)} and square files"
+        )
+    rect = task != "speed" and not fixed
     return create_dataloader(
         data[split],
         check_img_size(imgsz, s=stride),
-        batch_size,
+        getattr(model, "batch_size", None) or batch_size,
         stride,
         rect=rect,
         pad=0.5 if rect else 0.0,
@@ -229,7 +227,7 @@ def _make_loader(
         nc=data["nc"],
         workers=workers,
         prefix=colorstr(f"{split}: "),
-        pin_memory=next(model.parameters()).device.type == "cuda",
+        pin_memory=(getattr(model, "device", None) or next(model.parameters()).device).type == "cuda",
     )[0]
 
 
@@ -241,7 +239,7 @@ def parse_opt(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("--data", default="data/demo.yaml", help="data set YAML")
-    add("--weights", nargs="+", required=True, help="checkpoint; several with --task speed")
+    add("--weights", nargs="+", required=True, help="checkpoint; several make an ensemble, or are timed one by one")
     add("--batch-size", type=int, default=32, help="images per batch")
     add("--imgsz", "--img", "--img-size", type=int, default=640, help="long side of the network input, pixels")
     add("--conf-thres", type=float, default=0.001, help="lowest confidence that counts")
@@ -251,6 +249,7 @@ def parse_opt(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add("--device", default="", help="0, cpu, mps; empty: CUDA if there is one")
     add("--workers", type=int, default=8, help="most loader processes")
     add("--single-cls", action="store_true", help="treat all classes as one")
+    add("--augment", action="store_true", help="look at each image in three views")
     add("--verbose", action="store_true", help="print every class")
     add("--save-txt", action="store_true", help="write a text file per image")
     add("--save-conf", action="store_true", help="add the confidence to the text files")
@@ -263,23 +262,18 @@ def parse_opt(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 def main(opt: argparse.Namespace) -> None:
-    """Run the task; `speed` goes through all weights with the thresholds of detection and writes no plots.
-
-    Raises:
-        ValueError: several weights for another task.
-    """
+    """Run the task; `speed` times one file of weights after another at the thresholds of detection, without plots."""
     log_options("val", vars(opt))
     settings = dict(vars(opt))
     weights = settings.pop("weights")
     if opt.task == "speed":
         half = opt.device not in ("cpu", "mps") and torch.cuda.is_available()
         settings |= {"conf_thres": 0.25, "iou_thres": 0.45, "save_json": False, "plots": False, "half": half}
-    elif len(weights) > 1:
-        raise ValueError(f"--weights names {len(weights)} files: ensembles are not supported, run val.py for each")
-    else:
-        settings["save_json"] |= str(opt.data).endswith("coco.yaml")
-    for file in weights:
-        run(weights=file, **settings)
+        for file in weights:
+            run(weights=file, **settings)
+        return
+    settings["save_json"] |= str(opt.data).endswith("coco.yaml")
+    run(weights=weights, **settings)
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ import errno
 import pickle
 import pickletools
 import zipfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from models.ensemble import Ensemble
 from models.yolo import DetectionModel
 from utils.files import atomic_path
 from utils.general import LOGGER, VERSION, git_describe
@@ -31,6 +32,7 @@ FIELDS = {  # name -> what it holds
     "scaler": "state dict of the gradient scaler, or None",
     "stopper": "dict of EarlyStopping.state_dict, or None",
     "last_step": "int, iteration of the last optimizer step, or None",
+    "maps": "list of float, mAP50-95 of each class at the last validation, or None; missing in older files",
     "rng": "dict of rng_state, or None",
     "yaml": "dict, the model table with ch and nc",
     "names": "dict, class number -> class name",
@@ -47,6 +49,7 @@ TRAINING_FIELDS = (
     "scaler",
     "stopper",
     "last_step",
+    "maps",
     "rng",
     "best_fitness",
 )  # None when stripped
@@ -66,7 +69,7 @@ def save_checkpoint(path: str | Path, ckpt: Mapping[str, Any]) -> None:
         OSError: the file cannot be written; names it.
     """
     now = datetime.now().astimezone().isoformat()
-    filled = {"format": FORMAT, "version": VERSION, "last_step": None, "date": now, **ckpt}
+    filled = {"format": FORMAT, "version": VERSION, "last_step": None, "maps": None, "date": now, **ckpt}
     if "git" not in filled:
         filled["git"] = git_describe()
     if filled.keys() != FIELDS.keys():
@@ -130,6 +133,7 @@ def load_checkpoint(path: str | Path, device: str | torch.device = "cpu") -> dic
             f"{path}: written in format {ckpt['format']} by version {ckpt.get('version')}; this is version {VERSION}, "
             f"which reads up to format {FORMAT}. Update the program"
         )
+    ckpt.setdefault("maps", None)
     missing = [key for key in FIELDS if key not in ckpt]
     if missing:
         raise ValueError(f"{path}: this checkpoint lacks {', '.join(missing)}")
@@ -222,17 +226,22 @@ def build_model(ckpt: Mapping[str, Any], fuse: bool = False) -> DetectionModel:
     return model.fuse() if fuse else model
 
 
-def attempt_load(weights: str | Path, device: str | torch.device | None = None, fuse: bool = True) -> DetectionModel:
+def attempt_load(
+    weights: str | Path | Sequence[str | Path], device: str | torch.device | None = None, fuse: bool = True
+) -> DetectionModel | Ensemble:
     """Load a model for detection: averaged weights, float32, evaluation mode.
 
     Args:
-        weights: checkpoint file.
+        weights: checkpoint file; a list of several makes an `Ensemble`, of one the model.
         device: where the model goes; None is the CPU.
         fuse: merge every BatchNorm into its convolution.
 
     Raises:
-        FileNotFoundError, ValueError: as `load_checkpoint` and `build_model`.
+        FileNotFoundError, ValueError: as `load_checkpoint` and `build_model`; models with different classes.
     """
+    if not isinstance(weights, str | Path):
+        models = [attempt_load(file, device, fuse) for file in weights]
+        return models[0] if len(models) == 1 else Ensemble(models)
     return build_model(load_checkpoint(weights), fuse).to(device or "cpu")
 
 

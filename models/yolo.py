@@ -26,6 +26,7 @@ from models.flops import (
     count_transposed_convolution,
     count_window_attention,
 )
+from models.tta import forward_augmented
 from utils.files import yaml_load
 from utils.general import LOGGER, check_file, colorstr, make_divisible
 from utils.torch_utils import fuse_conv_and_bn, initialize_weights
@@ -365,7 +366,8 @@ class DetectionModel(nn.Module):
     """A detector built from a model YAML.
 
     Training: `forward(images)` gives one raw map (B, A, H, W, 5 + nc) per level. Evaluation: (boxes, raw maps), see
-    `Detect`. Images are (B, ch, H, W) floats 0..1 with H and W multiples of the largest stride.
+    `Detect`; `forward(images, augment=True)` gives (boxes of three views, None). Images are (B, ch, H, W) floats 0..1
+    with H and W multiples of the largest stride.
 
     Args:
         cfg: path of a YAML file, or its mapping.
@@ -445,7 +447,22 @@ class DetectionModel(nn.Module):
             bias[:, 4] += math.log(8 / (640 / stride) ** 2)
             bias[:, 5:] += math.log(0.6 / (head.nc - 0.99999))
 
-    def forward(self, x: Tensor) -> list[Tensor] | tuple[Tensor, ...]:
+    def forward(self, x: Tensor, augment: bool = False) -> list[Tensor] | tuple[Tensor, ...]:
+        """Run a batch; with `augment` in three views (`models.tta`), then there are boxes but no raw maps.
+
+        Raises:
+            ValueError: `augment` in training mode.
+        """
+        if augment:
+            if self.training:
+                raise ValueError("augment=True is for evaluation: call model.eval() first")
+            boxes = forward_augmented(
+                lambda view: self._forward_once(view)[0], x, int(self.stride.max()), self.detect.nl
+            )
+            return boxes, None
+        return self._forward_once(x)
+
+    def _forward_once(self, x: Tensor) -> list[Tensor] | tuple[Tensor, ...]:
         outputs = []
         for module in self.model:
             if module.f != -1:

@@ -18,8 +18,9 @@ LEVELS = {
         models.windows models.attention models.convolutions
     """,
     1: """
-        utils.torch_utils utils.hyp utils.optim utils.nms utils.metrics utils.loss utils.augmentations utils.plots
-        utils.labels utils.autoanchor utils.downloads utils.result_files models.common models.flops
+        utils.torch_utils utils.distributed utils.hyp utils.optim utils.nms utils.metrics utils.loss utils.augmentations
+        utils.plots utils.labels utils.autoanchor utils.downloads utils.result_files models.common models.flops
+        models.ensemble models.tta utils.sampling utils.image_cache
         utils.exporters.onnx_nms utils.exporters.onnx_quantize utils.exporters.tensorrt_ops
     """,
     2: """
@@ -30,7 +31,7 @@ LEVELS = {
     """,
     3: "utils.loggers models.checkpoint utils.exporters.to_onnx utils.exporters.to_ncnn",
     4: "models.backends models.training utils.exporters.to_openvino utils.exporters.to_tensorrt",
-    5: "val detect hubconf utils.exporters",
+    5: "val detect hubconf models.options utils.exporters",
     6: "train export",
 }
 LEVEL = {name: level for level, names in LEVELS.items() for name in names.split()}

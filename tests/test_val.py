@@ -434,10 +434,21 @@ def test_values_out_of_range_are_refused_before_anything_is_loaded(tmp_path, lin
         val.run("absent.yaml", "absent.pt", **{option.replace("-", "_"): value})
 
 
-@pytest.mark.parametrize("weights", [["a.pt", "b.pt"], ["a.pt"], ("a.pt",)])
-def test_several_weights_are_refused(data, weights):
-    with pytest.raises(ValueError, match=r"--weights is .*a\.pt.*, but must be one path: ensembles are not supported"):
-        val.run(data, weights)
+def test_model_twice_is_an_ensemble_that_finds_the_same(data, weights):
+    loader = make_loader(data)
+    alone, per_class, _ = val.run(data, weights, dataloader=loader, plots=False)
+    twice, per_class_twice, _ = val.run(data, [weights, weights], dataloader=loader, plots=False)
+    assert twice == alone
+    np.testing.assert_array_equal(per_class_twice, per_class)
+
+
+def test_augment_looks_at_three_views(data, weights):
+    loader = make_loader(data)
+    plain, *_ = val.run(data, weights, dataloader=loader, plots=False)
+    augmented, *_ = val.run(data, weights, dataloader=loader, plots=False, augment=True)
+    assert augmented != plain
+    with pytest.raises(ValueError, match="compute_loss"):
+        val.run(data, weights, dataloader=loader, plots=False, augment=True, compute_loss=lambda raw, targets: None)
 
 
 def test_memory_is_pinned_for_cuda_only(data, weights, monkeypatch):
@@ -490,6 +501,7 @@ def test_options_are_frozen():
         "device": "",
         "workers": 8,
         "single_cls": False,
+        "augment": False,
         "verbose": False,
         "save_txt": False,
         "save_conf": False,
@@ -511,8 +523,8 @@ def test_main(tiny_dataset, weights, tmp_path, lines):
     val.main(val.parse_opt(["--weights", str(weights), "--task", "speed", "--save-json", *common]))
     assert list((tmp_path / "exp").iterdir()) == []
     assert lines()[0].startswith("val: data=")
-    with pytest.raises(ValueError, match="--weights names 2 files: ensembles are not supported"):
-        val.main(val.parse_opt(["--weights", str(weights), str(weights), *common]))
+    val.main(val.parse_opt(["--weights", str(weights), str(weights), *common]))
+    assert any(line.split()[:3] == ["all", "4", str(count)] for line in lines() for count in range(100))
 
 
 def test_main_of_speed(monkeypatch):

@@ -54,7 +54,8 @@ class Runner:
         conf_thres, iou_thres, max_det: see `non_max_suppression`.
         single_cls: give every detection class 0.
         half: compute in float16; without CUDA not followed.
-        compute_loss: the training loss, or None.
+        compute_loss: the training loss, or None; it needs a model that gives its raw maps too.
+        augment: look at each image in three views; not together with `compute_loss`.
 
     Attributes:
         times: `Profile` of pre-processing, inference and NMS.
@@ -70,10 +71,14 @@ class Runner:
         single_cls: bool,
         half: bool,
         compute_loss: Loss | None,
+        augment: bool = False,
     ) -> None:
         self.model, self.single_cls, self.compute_loss = model, single_cls, compute_loss
+        if augment and compute_loss:
+            raise ValueError("augment=True gives no raw maps, which compute_loss needs: leave one of them out")
+        self.keywords = {"augment": True} if augment else {}
         self.conf_thres, self.iou_thres, self.max_det = conf_thres, iou_thres, max_det
-        self.device = next(model.parameters()).device
+        self.device = getattr(model, "device", None) or next(model.parameters()).device
         self.dtype = torch.float16 if half and self.device.type == "cuda" else None
         self.times = Profile(), Profile(), Profile()
         self.loss = torch.zeros(3, device=self.device)
@@ -87,7 +92,8 @@ class Runner:
                 images = images.to(self.device, non_blocking=True).float() / 255  # (B, 3, H, W)
                 targets = targets.to(self.device, non_blocking=True)  # (T, 6)
             with self.times[1], amp_context(self.device, self.dtype):
-                decoded, raw = self.model(images)  # (B, R, 5 + nc) and the raw maps
+                output = self.model(images, **self.keywords)
+            decoded, raw = output if isinstance(output, tuple) else (output, None)  # (B, R, 5 + nc) and the raw maps
             if self.compute_loss:
                 self.loss += self.compute_loss(raw, targets)[1]
             with self.times[2]:

@@ -105,7 +105,7 @@ def open_files(
     folder: Path,
     im_files: Sequence[str],
     split: str | Sequence[str],
-    weights: str | Path | None = None,
+    weights: str | Path | Sequence[str | Path] | None = None,
     save_txt: bool = False,
     save_conf: bool = False,
     save_json: bool = False,
@@ -116,7 +116,8 @@ def open_files(
         folder: where to; text files go into labels/ below.
         im_files: all images that will come.
         split: the validation split; `coco/val2017.txt` makes the JSON file use the categories of COCO.
-        weights: checkpoint after which <stem>_predictions.json is called; None leaves its part out.
+        weights: checkpoint, or the first of several, after which <stem>_predictions.json is called; None leaves its
+            part out.
         save_txt: write text files, with the confidence if `save_conf` says so.
         save_conf: see `save_txt`.
         save_json: write the JSON file.
@@ -125,7 +126,8 @@ def open_files(
     if save_txt:
         files.append(TextFiles(folder / "labels", im_files, save_conf))
     if save_json:
-        name = f"{Path(weights).stem}_predictions.json" if weights else "predictions.json"
+        first = weights if isinstance(weights, str | Path | None) else weights[0]
+        name = f"{Path(first).stem}_predictions.json" if first else "predictions.json"
         coco = isinstance(split, str) and Path(split).parts[-2:] == ("coco", "val2017.txt")
         files.append(JsonFile(folder / name, coco))
     return files
