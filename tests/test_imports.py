@@ -15,7 +15,7 @@ LEVELS = {
         utils models
         utils.general utils.files utils.boxes utils.callbacks utils.formats utils.demo utils.annotate utils.label_reader
         utils.loggers.to_csv utils.exporters.options utils.exporters.compare utils.engine_file
-        models.windows models.attention models.convolutions
+        models.windows models.open_windows models.attention models.convolutions
     """,
     1: """
         utils.torch_utils utils.distributed utils.hyp utils.optim utils.nms utils.metrics utils.loss utils.augmentations
