@@ -1,7 +1,7 @@
 """Shifted windows for graphs with open height and width: the functions of `windows` without a decision in Python.
 
-Letters as in `models/windows.py`. Source of the idea of a table look-up in place of roll and partition: none; the result
-equals `windows` at every size, which a test compares.
+Letters as in `models/windows.py`. Roll and partition become one look-up by index tables; a test compares the result
+with `windows` at many sizes.
 """
 
 import torch

@@ -25,8 +25,8 @@ LEVELS = {
     """,
     2: """
         utils.dataloaders utils.sources utils.autobatch utils.evaluation utils.loggers.to_tensorboard
-        utils.exporters.onnx_check utils.exporters.to_torchscript utils.exporters.to_pt2 utils.exporters.to_coreml
-        utils.exporters.to_litert
+        utils.exporters.onnx_check utils.exporters.calibration utils.exporters.to_torchscript utils.exporters.to_pt2
+        utils.exporters.to_coreml utils.exporters.to_litert
         models.yolo models.autoshape
     """,
     3: "utils.loggers models.checkpoint utils.exporters.to_onnx utils.exporters.to_ncnn",
