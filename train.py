@@ -3,6 +3,7 @@
     python train.py --data data/demo.yaml --cfg models/yolov5n-swinv2.yaml --img 320    # from scratch
     python train.py --data my.yaml --weights runs/train/exp/weights/best.pt             # from a checkpoint
     python train.py --resume                                                            # go on with the last run
+    torchrun --nproc-per-node 4 train.py --data my.yaml --batch-size 64                 # four GPUs, 16 images each
 
 A run folder (runs/train/exp, exp2, ...) gets weights/last.pt and weights/best.pt, results.csv and results.png, hyp.yaml
 and opt.yaml, pictures of labels, batches and predictions, and TensorBoard events.
@@ -10,10 +11,10 @@ and opt.yaml, pictures of labels, batches and predictions, and TensorBoard event
 
 import argparse
 import math
-import os
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,40 +27,31 @@ from tqdm import tqdm
 
 import val
 from models.checkpoint import strip_optimizer
-from models.training import (
-    AMP_TYPES,
-    DEFAULT_CFG,
-    HYP_OF_CONV,
-    HYP_OF_SWIN,
-    Inputs,
-    Plan,
-    State,
-    choose_amp,
-    prepare,
-    read_inputs,
-    save,
-)
+from models.options import MAY_CHANGE_ON_RESUME, check_options, parse_opt, resume_options
+from models.training import Inputs, Plan, State, choose_amp, prepare, read_inputs, save
 from utils.callbacks import Callbacks
-from utils.files import yaml_load, yaml_save
-from utils.general import (
-    LOGGER,
-    ROOT,
-    TQDM_BAR_FORMAT,
-    check_file,
-    cli_errors,
-    colorstr,
-    get_latest_run,
-    increment_path,
-    log_options,
+from utils.distributed import (
+    broadcast,
+    is_main,
+    local_device,
+    main_first,
+    mean_over_processes,
+    on_main,
+    process_group,
+    rank,
+    shares_of_mean,
+    world_size,
 )
+from utils.files import yaml_load, yaml_save
+from utils.general import LOGGER, TQDM_BAR_FORMAT, cli_errors, colorstr, increment_path, log_options
 from utils.loggers import Loggers
 from utils.loss import ComputeLoss
 from utils.metrics import fitness
 from utils.optim import accumulate_at, set_schedule_
 from utils.plots import plot_images, plot_results
-from utils.torch_utils import amp_context, init_seeds, select_device
+from utils.sampling import class_weights, image_weights
+from utils.torch_utils import amp_context, init_seeds, parse_device, select_device
 
-MAY_CHANGE_ON_RESUME = ("amp", "data", "device", "epochs", "patience", "workers")
 TRAIN_BATCHES_DRAWN = 3
 
 
@@ -85,20 +77,23 @@ def not_finite(what: str, state: State, batch: int, items: Tensor) -> ValueError
 
 
 def forward_backward(state: State, plan: Plan, images: Tensor, targets: Tensor, compute_loss: ComputeLoss) -> Tensor:
-    """Add the gradients of one batch.
+    """Add the gradients of one batch, which several processes share.
 
     Returns:
-        Box, objectness and class loss, (3,); not finite where the loss was not, and then without any gradient added.
+        Box, objectness and class loss, (3,), means over the processes; not finite where a loss was not, and then
+        without any gradient added.
 
     Raises:
         ValueError: the device has too little memory.
     """
     try:
         with amp_context(plan.device, plan.amp):
-            preds = state.model(images)
+            preds = state.net(images)
         loss, items = compute_loss(preds, targets.to(plan.device))
-        if torch.isfinite(loss):
-            state.scaler.scale(loss).backward()
+        items = mean_over_processes(items)
+        if items.isfinite().all():  # DistributedDataParallel takes the mean of the gradients, one process their sum
+            parts = 4 if plan.opt.quad else 1  # images per sample
+            state.scaler.scale(loss * world_size() * parts).backward()
     except torch.OutOfMemoryError as error:
         raise ValueError(
             f"out of memory on {plan.device} with {len(images)} images of {images.shape[-1]} pixels: use a smaller "
@@ -142,8 +137,14 @@ def train_one_epoch(
     for row in plan.frozen:
         row.eval()
     loader.sampler.set_epoch(state.epoch)
+    if opt.image_weights:
+        labels = loader.dataset.labels
+        maps = np.zeros(state.model.nc) if state.maps is None else state.maps
+        loader.sampler.weights = image_weights(labels, maps, class_weights(labels, state.model.nc))
+    if world_size() > 1:  # drop path differs between the processes, and no generator need be saved for each
+        torch.manual_seed(hash((opt.seed, state.epoch, rank())))
     LOGGER.info(("\n" + "%11s" * 7) % ("Epoch", "GPU_mem", "box_loss", "obj_loss", "cls_loss", "Instances", "Size"))
-    bar = tqdm(enumerate(loader), total=plan.batches, bar_format=TQDM_BAR_FORMAT, disable=None)
+    bar = tqdm(enumerate(loader), total=plan.batches, bar_format=TQDM_BAR_FORMAT, disable=None if is_main() else True)
     mean = torch.zeros(3, device=device)
     state.optimizer.zero_grad()
     line = ""
@@ -178,7 +179,7 @@ def train_one_epoch(
         callbacks.run(
             "on_train_batch_end", model=state.model, ni=ni, imgs=images, targets=targets, paths=paths, losses=mean
         )
-        if callbacks.stop_training:
+        if callbacks.stop_training and world_size() == 1:
             break
     if bar.disable:
         LOGGER.info(line)
@@ -197,14 +198,14 @@ def draw_first_batches(save_dir: Path, names: dict[int, str]) -> Callable[..., N
 
 def evaluate(
     state: State, plan: Plan, data: dict[str, Any], loader: DataLoader, compute_loss: ComputeLoss
-) -> tuple[float, ...]:
-    """Score the averaged model; returns P, R, mAP50, mAP50-95 and the three validation losses."""
-    results, _, _ = val.run(
+) -> tuple[tuple[float, ...], np.ndarray]:
+    """Score the averaged model; returns P, R, mAP50, mAP50-95, three losses, and mAP50-95 of each class (nc,)."""
+    results, maps, _ = val.run(
         data, batch_size=plan.opt.batch_size * 2, imgsz=plan.imgsz, half=plan.amp == torch.float16, model=state.ema.ema,
         single_cls=plan.opt.single_cls, dataloader=loader, save_dir=plan.save_dir, plots=False,
         compute_loss=compute_loss,
     )  # fmt: skip
-    return results
+    return results, maps
 
 
 def finish(
@@ -246,12 +247,13 @@ def train_epochs(
         rates = [group["lr"] for group in state.optimizer.param_groups]
         state.ema.update_attr(state.model, include=("yaml", "names", "hyp"))
         callbacks.run("on_train_epoch_end", epoch=state.epoch)
+        callbacks.stop_training = broadcast(callbacks.stop_training)
 
         # score
         final = state.epoch + 1 == opt.epochs or state.stopper.possible_stop or callbacks.stop_training
         results, score, improved = (math.nan,) * 7, math.nan, False
         if final or not opt.noval:
-            results = evaluate(state, plan, data, loaders[1], compute_loss)
+            results, state.maps = on_main(lambda: evaluate(state, plan, data, loaders[1], compute_loss))
             score = float(fitness(np.array(results[:4])[None])[0])
             final |= state.stopper(state.epoch, score)
             improved = score >= state.best_fitness
@@ -267,6 +269,18 @@ def train_epochs(
                 fi=score,
             )  # fmt: skip
         state.epoch += 1
+
+
+def write_options(opt: argparse.Namespace, inputs: Inputs) -> None:
+    """Write hyp.yaml and opt.yaml into the run folder, or what a resumed run changes in the latter."""
+    save_dir = Path(opt.save_dir)
+    (save_dir / "weights").mkdir(exist_ok=True)
+    if opt.resume:
+        changed = {key: getattr(opt, key) for key in MAY_CHANGE_ON_RESUME}
+        yaml_save(save_dir / "opt.yaml", yaml_load(save_dir / "opt.yaml") | changed)
+    else:
+        yaml_save(save_dir / "hyp.yaml", inputs.hyp.to_dict())
+        yaml_save(save_dir / "opt.yaml", {**vars(opt), "hyp": inputs.hyp.to_dict()})
 
 
 def train(
@@ -285,22 +299,18 @@ def train(
     """
     callbacks = callbacks or Callbacks()
     save_dir = Path(opt.save_dir)
-    (save_dir / "weights").mkdir(exist_ok=True)
-    if opt.resume:
-        changed = {key: getattr(opt, key) for key in MAY_CHANGE_ON_RESUME}
-        yaml_save(save_dir / "opt.yaml", yaml_load(save_dir / "opt.yaml") | changed)
-    else:
-        yaml_save(save_dir / "hyp.yaml", inputs.hyp.to_dict())
-        yaml_save(save_dir / "opt.yaml", {**vars(opt), "hyp": inputs.hyp.to_dict()})
     init_seeds(opt.seed)
     callbacks.run("on_pretrain_routine_start")
     state, plan, *loaders = prepare(opt, inputs, device, callbacks)
-    loggers = Loggers(save_dir)
-    loggers.register(callbacks)
-    loggers.truncate(state.epoch)  # rows of an epoch that is repeated, or of an older run in this folder
-    if not opt.noplots:
+    if is_main():
+        write_options(opt, inputs)
+        loggers = Loggers(save_dir)
+        loggers.register(callbacks)
+        loggers.truncate(state.epoch)  # rows of an epoch that is repeated, or of an older run in this folder
+    if not opt.noplots and is_main():
         callbacks.register("on_train_batch_end", draw_first_batches(save_dir, state.model.names))
-    compute_loss = ComputeLoss(state.model)
+    shares = partial(shares_of_mean, device=device) if world_size() > 1 else None
+    compute_loss = ComputeLoss(state.model, shares=shares)
 
     start, first = time.time(), state.epoch
     how = f"Resuming {opt.weights} at epoch {first} of" if opt.resume else "Starting training for"
@@ -313,7 +323,7 @@ def train(
         callbacks.run("on_train_start")
         train_epochs(state, plan, inputs.data, loaders, compute_loss, callbacks)
         LOGGER.info(f"\n{state.epoch - first} epochs completed in {(time.time() - start) / 3600:.3f} hours.")
-        results = finish(state, plan, inputs.data, loaders[1], compute_loss)
+        results = on_main(lambda: finish(state, plan, inputs.data, loaders[1], compute_loss))
         best, last = save_dir / "weights/best.pt", save_dir / "weights/last.pt"
         callbacks.run("on_train_end", last=last, best=best, epoch=state.epoch - 1, results=results)
     finally:
@@ -321,113 +331,31 @@ def train(
     return results
 
 
-def parse_opt(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    """Read the options; `given` lists those that were named."""
-    parser = argparse.ArgumentParser(
-        description="Train a detector.", formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    add = parser.add_argument
-    add("--weights", default="", help="checkpoint to start from; '' trains from scratch")
-    add("--cfg", default="", help=f"model YAML; default: the checkpoint's, or {DEFAULT_CFG}")
-    add("--data", default="data/demo.yaml", help="dataset YAML")
-    add("--hyp", default="", help=f"hyperparameter YAML; default: {HYP_OF_SWIN} for Swin backbones, else {HYP_OF_CONV}")
-    add("--epochs", type=int, default=100, help="total epochs")
-    add("--batch-size", type=int, default=16, help="images per batch")
-    add("--imgsz", "--img", "--img-size", type=int, default=640, help="training and validation size, pixels")
-    add("--rect", action="store_true", help="rectangular training batches; no mosaic, no shuffling")
-    add("--resume", nargs="?", const=True, default=False, help="go on with the newest run, or with the given last.pt")
-    add("--nosave", action="store_true", help="save only the final checkpoint")
-    add("--noval", action="store_true", help="validate only the final epoch")
-    add("--noautoanchor", action="store_true", help="keep the anchors of the model")
-    add("--noplots", action="store_true", help="draw nothing")
-    add("--cache", nargs="?", const="ram", choices=("ram",), help="keep resized images in memory")
-    add("--device", default="", help="cpu, mps, 0 (first CUDA device), ...; default: CUDA if there is one")
-    add(
-        "--amp", choices=("auto", *AMP_TYPES), default="auto", help="mixed precision; auto: fp16 on CUDA, off elsewhere"
-    )
-    add("--activation-checkpointing", action="store_true", help="recompute Swin blocks to save memory")
-    add("--multi-scale", action="store_true", help="vary the image size by 50 %%")
-    add("--single-cls", action="store_true", help="treat all classes as one")
-    add(
-        "--optimizer", choices=("SGD", "Adam", "AdamW"), default=None, help="default: the hyperparameter file's, or SGD"
-    )
-    add("--workers", type=int, default=8, help="most processes that load data")
-    add("--project", default=str(ROOT / "runs/train"), help="folder of the runs")
-    add("--name", default="exp", help="name of this run; cfg: that of the model")
-    add("--exist-ok", action="store_true", help="write into an existing run folder")
-    add("--cos-lr", action="store_true", help="cosine instead of linear schedule")
-    add("--label-smoothing", type=float, help="share of the class target that is spread; default: hyperparameter file")
-    add("--patience", type=int, default=100, help="stop after so many epochs without improvement; 0: never")
-    add("--freeze", nargs="+", type=int, default=[0], help="rows to freeze: n for the first n, or several indices")
-    add("--save-period", type=int, default=-1, help="also keep epoch<N>.pt every so many epochs")
-    add("--seed", type=int, default=0, help="seed of everything random")
-    opt = parser.parse_args(argv)
-    unset = object()
-    named = parser.parse_args(argv, argparse.Namespace(**dict.fromkeys(vars(opt), unset)))
-    opt.given = [key for key, value in vars(named).items() if value is not unset]
-    return opt
-
-
-def resume_options(opt: argparse.Namespace) -> argparse.Namespace:
-    """Return the options of the run that is resumed; only those of MAY_CHANGE_ON_RESUME may be given anew.
-
-    Raises:
-        FileNotFoundError: there is no run to resume, or its folder lacks a file.
-    """
-    last = get_latest_run() if opt.resume is True else check_file(opt.resume, (".pt",))
-    if last is None:
-        raise FileNotFoundError("--resume: no weights/last.pt below this folder; name one with --resume PATH")
-    last = Path(last).resolve()
-    folder = last.parent.parent
-    if last.parent.name != "weights" or not (folder / "opt.yaml").is_file():
-        raise FileNotFoundError(f"--resume {last}: expected weights/last.pt in a run folder with opt.yaml and hyp.yaml")
-    stored = yaml_load(folder / "opt.yaml")
-    ignored = [key for key in opt.given if key not in (*MAY_CHANGE_ON_RESUME, "resume")]
-    if ignored:
-        names = ", ".join("--" + key.replace("_", "-") for key in ignored)
-        LOGGER.warning(f"--resume ignores {names}: taken from {folder / 'opt.yaml'}")
-    changed = {key: getattr(opt, key) for key in MAY_CHANGE_ON_RESUME if key in opt.given}
-    merged = {**vars(opt), **{k: v for k, v in stored.items() if k in vars(opt)}, **changed}
-    merged |= {"cfg": "", "weights": str(last), "hyp": str(folder / "hyp.yaml"), "resume": True}
-    return argparse.Namespace(**merged, save_dir=str(folder))
-
-
-def check_options(opt: argparse.Namespace) -> None:
-    """Refuse option values that cannot work, and complete those that were left out.
-
-    Raises:
-        ValueError, FileNotFoundError: naming the option.
-    """
-    for name, least in (("epochs", 1), ("batch_size", 1), ("imgsz", 1), ("workers", 0), ("patience", 0), ("seed", 0)):
-        if getattr(opt, name) < least:
-            raise ValueError(f"--{name.replace('_', '-')} is {getattr(opt, name)}, but must be at least {least}")
-    if opt.label_smoothing is not None and not 0 <= opt.label_smoothing < 1:
-        raise ValueError(f"--label-smoothing is {opt.label_smoothing}, but must be at least 0 and below 1")
-    if opt.amp not in ("auto", *AMP_TYPES):
-        raise ValueError(f"--amp is {opt.amp!r}; allowed: auto, {', '.join(AMP_TYPES)}")
-    opt.freeze = [opt.freeze] if isinstance(opt.freeze, int) else list(opt.freeze)
-    if "," in str(opt.device) or int(os.getenv("WORLD_SIZE", "1")) > 1:
-        raise ValueError("training runs on one device in one process: name one with --device, and start it with python")
-    if opt.weights and not Path(opt.weights).is_file():
-        raise FileNotFoundError(f"--weights {opt.weights}: no such file; train from scratch with --weights ''")
-    opt.data = str(check_file(opt.data, (".yaml", ".yml")).resolve())
-    if not opt.resume and (opt.cfg or not opt.weights):
-        opt.cfg = str(check_file(opt.cfg or DEFAULT_CFG, (".yaml", ".yml")))
-
-
 def main(opt: argparse.Namespace, callbacks: Callbacks | None = None) -> tuple[float, ...]:
     """Train with the given options; returns what `train` returns. The run folder is made when all inputs were read."""
+    with process_group():
+        return run_options(opt, callbacks)
+
+
+def run_options(opt: argparse.Namespace, callbacks: Callbacks | None) -> tuple[float, ...]:
+    """Do the work of `main` in one of the processes."""
     if opt.resume:
         opt = resume_options(opt)
     log_options("train", {key: value for key, value in vars(opt).items() if key != "given"})
     del opt.given
     check_options(opt)
-    device = select_device(opt.device, opt.batch_size)
+    if world_size() == 1:
+        device = select_device(opt.device, opt.batch_size)
+    else:
+        device = local_device(parse_device(str(opt.device))[1])
+        LOGGER.info(f"{world_size()} processes, the first one on {device}")
     choose_amp(opt.amp, device)
-    inputs = read_inputs(opt)
+    with main_first():  # it may draw the demonstration data set
+        inputs = read_inputs(opt)
     if not opt.resume:
         name = Path(opt.cfg or opt.weights).stem if opt.name == "cfg" else opt.name
-        opt.save_dir = str(increment_path(Path(opt.project) / name, exist_ok=opt.exist_ok, mkdir=True))
+        wanted = Path(opt.project) / name
+        opt.save_dir = on_main(lambda: str(increment_path(wanted, exist_ok=opt.exist_ok, mkdir=True)))
     return train(opt, inputs, device, callbacks)
 
 

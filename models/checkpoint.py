@@ -32,6 +32,7 @@ FIELDS = {  # name -> what it holds
     "scaler": "state dict of the gradient scaler, or None",
     "stopper": "dict of EarlyStopping.state_dict, or None",
     "last_step": "int, iteration of the last optimizer step, or None",
+    "maps": "list of float, mAP50-95 of each class at the last validation, or None; missing in older files",
     "rng": "dict of rng_state, or None",
     "yaml": "dict, the model table with ch and nc",
     "names": "dict, class number -> class name",
@@ -48,6 +49,7 @@ TRAINING_FIELDS = (
     "scaler",
     "stopper",
     "last_step",
+    "maps",
     "rng",
     "best_fitness",
 )  # None when stripped
@@ -67,7 +69,7 @@ def save_checkpoint(path: str | Path, ckpt: Mapping[str, Any]) -> None:
         OSError: the file cannot be written; names it.
     """
     now = datetime.now().astimezone().isoformat()
-    filled = {"format": FORMAT, "version": VERSION, "last_step": None, "date": now, **ckpt}
+    filled = {"format": FORMAT, "version": VERSION, "last_step": None, "maps": None, "date": now, **ckpt}
     if "git" not in filled:
         filled["git"] = git_describe()
     if filled.keys() != FIELDS.keys():
@@ -131,6 +133,7 @@ def load_checkpoint(path: str | Path, device: str | torch.device = "cpu") -> dic
             f"{path}: written in format {ckpt['format']} by version {ckpt.get('version')}; this is version {VERSION}, "
             f"which reads up to format {FORMAT}. Update the program"
         )
+    ckpt.setdefault("maps", None)
     missing = [key for key in FIELDS if key not in ckpt]
     if missing:
         raise ValueError(f"{path}: this checkpoint lacks {', '.join(missing)}")

@@ -9,13 +9,17 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
+from torch.distributed.optim import ZeroRedundancyOptimizer
+from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 
 from models.checkpoint import load_checkpoint, save_checkpoint, transfer_weights
 from models.yolo import DetectionModel
 from utils.autoanchor import check_anchors
+from utils.autobatch import autobatch
 from utils.callbacks import Callbacks
 from utils.dataloaders import LoadImagesAndLabels, create_dataloader
+from utils.distributed import is_main, main_first, rank, world_size
 from utils.files import yaml_load
 from utils.general import LOGGER, check_file, check_img_size, colorstr, git_describe
 from utils.hyp import Hyp
@@ -52,11 +56,14 @@ class State:
     """Everything that changes while a run goes on, and that a checkpoint brings back.
 
     Attributes:
+        net: what the batches go through, the model or its wrapper for several processes.
         epoch: the one that runs, or the next one. last_step: iteration of the last optimizer step.
         best_fitness: highest so far. best_saved: whether best.pt was written by this run.
+        maps: mAP50-95 of each class (nc,) at the last validation, None before.
     """
 
     model: DetectionModel
+    net: nn.Module
     ema: ModelEMA
     optimizer: torch.optim.Optimizer
     scaler: torch.amp.GradScaler
@@ -65,6 +72,7 @@ class State:
     last_step: int = -1
     best_fitness: float = 0.0
     best_saved: bool = False
+    maps: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -216,15 +224,16 @@ def make_loaders(
     data = inputs.data
     common = {
         "hyp": inputs.hyp, "single_cls": opt.single_cls, "nc": data["nc"], "names": data["names"], "seed": opt.seed,
-        "workers": opt.workers, "cache": bool(opt.cache), "pin_memory": device.type == "cuda",
+        "workers": opt.workers, "cache": opt.cache, "pin_memory": device.type == "cuda",
     }  # fmt: skip
-    train_loader, dataset = create_dataloader(
-        data["train"], imgsz, opt.batch_size, stride, augment=True, rect=opt.rect, shuffle=not opt.rect,
-        prefix=colorstr("train: "), **common,
-    )  # fmt: skip
-    val_loader, _ = create_dataloader(
-        data["val"], imgsz, opt.batch_size * 2, stride, rect=True, pad=0.5, prefix=colorstr("val: "), **common
-    )
+    with main_first():  # it writes the label caches
+        train_loader, dataset = create_dataloader(
+            data["train"], imgsz, opt.batch_size, stride, augment=True, rect=opt.rect, shuffle=not opt.rect,
+            prefix=colorstr("train: "), quad=opt.quad, rank=rank(), world_size=world_size(), **common,
+        )  # fmt: skip
+        val_loader, _ = create_dataloader(
+            data["val"], imgsz, opt.batch_size * 2, stride, rect=True, pad=0.5, prefix=colorstr("val: "), **common
+        )
     return train_loader, dataset, val_loader
 
 
@@ -240,28 +249,34 @@ def prepare(
 
     stride = int(max(model.stride.max(), 32))
     imgsz = check_img_size(opt.imgsz, stride, floor=2 * stride)
+    if opt.batch_size == -1:
+        opt.batch_size = autobatch(model.train(), imgsz, choose_amp(opt.amp, device))
     train_loader, dataset, val_loader = make_loaders(opt, inputs, imgsz, stride, device)
     if not opt.noautoanchor and not opt.resume:
         fit_anchors(model, dataset, hyp, imgsz, opt.seed)
     labels = np.concatenate(dataset.labels)
-    if not opt.noplots and not opt.resume:
+    if not opt.noplots and not opt.resume and is_main():
         plot_labels(labels, model.names, save_dir)
     callbacks.run("on_pretrain_routine_end", labels=labels, names=model.names)
 
     batches = len(train_loader)
     decay = scaled_decay(hyp.weight_decay, opt.batch_size, hyp.nominal_batch)
     name = opt.optimizer or hyp.optimizer or "SGD"
-    optimizer = build_optimizer(model, name, hyp.lr0, hyp.momentum, decay, hyp.beta2)
+    optimizer = build_optimizer(model, name, hyp.lr0, hyp.momentum, decay, hyp.beta2, sharded=opt.shard_optimizer)
     amp = choose_amp(opt.amp, device)
     scaler = torch.amp.GradScaler(device.type, enabled=amp == torch.float16)
     smoothing = hyp.label_smoothing if opt.label_smoothing is None else opt.label_smoothing
     fitted = hyp.scaled(model.detect.nl, model.nc, imgsz, smoothing)
     model.hyp = fitted.to_dict()
-    state = State(model, ModelEMA(model), optimizer, scaler, EarlyStopping(opt.patience))
+    state = State(model, model, ModelEMA(model), optimizer, scaler, EarlyStopping(opt.patience))
     warmup = warmup_iterations(hyp.warmup_epochs, batches, opt.epochs)
     plan = Plan(opt, fitted, device, amp, imgsz, stride, batches, warmup, frozen, save_dir, git_describe())
     if opt.resume:
         restore(state, inputs.ckpt)
+    if opt.sync_bn:
+        state.model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+    if world_size() > 1:
+        state.net = DistributedDataParallel(state.model, [device.index] if device.type == "cuda" else None)
     return state, plan, train_loader, val_loader
 
 
@@ -277,6 +292,7 @@ def restore(state: State, ckpt: dict[str, Any]) -> None:
     state.epoch = ckpt["epoch"] + 1
     state.last_step = ckpt["last_step"]
     state.best_fitness = ckpt["best_fitness"]
+    state.maps = None if ckpt["maps"] is None else np.array(ckpt["maps"])
     state.best_saved = True
     set_rng_state(ckpt["rng"])
 
@@ -294,6 +310,7 @@ def to_checkpoint(state: State, plan: Plan) -> dict[str, Any]:
         "scaler": state.scaler.state_dict(),
         "stopper": state.stopper.state_dict(),
         "last_step": state.last_step,
+        "maps": None if state.maps is None else state.maps.tolist(),
         "rng": rng_state(),
         "yaml": model.yaml,
         "names": dict(model.names),
@@ -305,11 +322,15 @@ def to_checkpoint(state: State, plan: Plan) -> dict[str, Any]:
 
 
 def save(state: State, plan: Plan, improved: bool) -> None:
-    """Write best.pt and epoch<N>.pt when it is their turn, and last.pt.
+    """Write best.pt and epoch<N>.pt when it is their turn, and last.pt; call it in every process, the first one writes.
 
     last.pt comes at the end: a run that is killed between the files repeats the epoch and writes all of them.
     """
     folder = plan.save_dir / "weights"
+    if isinstance(state.optimizer, ZeroRedundancyOptimizer):
+        state.optimizer.consolidate_state_dict(to=0)
+    if not is_main():
+        return
     ckpt = to_checkpoint(state, plan)
     if improved or not state.best_saved:
         save_checkpoint(folder / "best.pt", ckpt)

@@ -15,23 +15,23 @@ LEVELS = {
         utils models
         utils.general utils.files utils.boxes utils.callbacks utils.formats utils.demo utils.annotate utils.label_reader
         utils.loggers.to_csv utils.exporters.options utils.exporters.compare utils.engine_file
-        models.windows models.attention models.convolutions
+        models.windows models.open_windows models.attention models.convolutions
     """,
     1: """
-        utils.torch_utils utils.hyp utils.optim utils.nms utils.metrics utils.loss utils.augmentations utils.plots
-        utils.labels utils.autoanchor utils.downloads utils.result_files models.common models.flops models.ensemble
-        models.tta
+        utils.torch_utils utils.distributed utils.hyp utils.optim utils.nms utils.metrics utils.loss utils.augmentations
+        utils.plots utils.labels utils.autoanchor utils.downloads utils.result_files models.common models.flops
+        models.ensemble models.tta utils.sampling utils.image_cache
         utils.exporters.onnx_nms utils.exporters.onnx_quantize utils.exporters.tensorrt_ops
     """,
     2: """
         utils.dataloaders utils.sources utils.autobatch utils.evaluation utils.loggers.to_tensorboard
-        utils.exporters.onnx_check utils.exporters.to_torchscript utils.exporters.to_pt2 utils.exporters.to_coreml
-        utils.exporters.to_litert
+        utils.exporters.onnx_check utils.exporters.calibration utils.exporters.to_torchscript utils.exporters.to_pt2
+        utils.exporters.to_coreml utils.exporters.to_litert
         models.yolo models.autoshape
     """,
     3: "utils.loggers models.checkpoint utils.exporters.to_onnx utils.exporters.to_ncnn",
     4: "models.backends models.training utils.exporters.to_openvino utils.exporters.to_tensorrt",
-    5: "val detect hubconf utils.exporters",
+    5: "val detect hubconf models.options utils.exporters",
     6: "train export",
 }
 LEVEL = {name: level for level, names in LEVELS.items() for name in names.split()}

@@ -260,7 +260,9 @@ def test_frozen_rows_do_not_move(tiny_dataset, hyp_file, tmp_path):
         ({"amp": "fp16", "device": "cpu"}, "--amp fp16 needs a CUDA device"),
         ({"freeze": 99}, "--freeze 99: the model has rows 0 to 6"),
         ({"freeze": -1}, "--freeze -1"),
-        ({"device": "0,1"}, "one device in one process"),
+        ({"device": "0,1"}, "one process uses one device.*torchrun --nproc-per-node 2"),
+        ({"shard_optimizer": True}, "--shard-optimizer needs several processes"),
+        ({"sync_bn": True}, "--sync-bn needs several processes"),
         ({"label_smoothing": 1.5}, "--label-smoothing is 1.5"),
     ],
 )
@@ -287,3 +289,14 @@ def test_ways_of_training_run(changes, tiny_dataset, hyp_file, tmp_path):
     results = train.run(**options(tmp_path, tiny_dataset, hyp_file, epochs=1, **changes))
     assert len(results) == 7
     assert all(value == value for value in results)
+
+
+@pytest.mark.parametrize("flag", ["image_weights", "quad", "cos_lr", "multi_scale", "rect"])
+def test_option_trains_and_repeats(flag, tiny_dataset, hyp_file, tmp_path):
+    changes = {"epochs": 2, flag: True}
+    results = [
+        train.run(**options(tmp_path, tiny_dataset, hyp_file, **changes, name=name))[4:] for name in ("one", "two")
+    ]
+    assert results[0] == results[1]
+    assert all(0 < value < 10 for value in results[0])
+    assert len(rows(tmp_path / "one")) == 3

@@ -7,15 +7,17 @@ would have seen. The sampler carries the epoch to the workers: it yields (epoch,
 
 import os
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+import zlib
+from collections.abc import Mapping, Sequence
 from multiprocessing.pool import ThreadPool
 from pathlib import Path
 
 import cv2
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset
 
 from utils.augmentations import (
     Tile,
@@ -37,8 +39,10 @@ from utils.augmentations import (
 from utils.boxes import xywhn2xyxy, xyxy2xywhn
 from utils.general import LOGGER
 from utils.hyp import Hyp
+from utils.image_cache import ImageCache
 from utils.label_reader import decode_image
 from utils.labels import load_labels
+from utils.sampling import EpochSampler
 
 Shapes = tuple[tuple[int, int], tuple[tuple[float, float], tuple[int, int]]] | None
 Sample = tuple[Tensor, Tensor, str, Shapes]
@@ -66,8 +70,9 @@ class LoadImagesAndLabels(Dataset):
         single_cls: make every class 0.
         nc: number of classes; labels of other classes are reported and left out. None accepts any.
         seed: of all random numbers, 0 or more.
-        cache: keep the resized images in memory (imgsz ** 2 * 3 bytes each at most). On Linux all workers share them,
-            being forks that only read; elsewhere each worker gets a copy.
+        cache: `ram` keeps the resized images in memory (imgsz ** 2 * 3 bytes each at most). On Linux all workers share
+            them, being forks that only read; elsewhere each worker gets a copy. `disk` keeps them in files
+            (`ImageCache`). None decodes each time.
         prefix: put before all log lines.
 
     Attributes:
@@ -98,7 +103,7 @@ class LoadImagesAndLabels(Dataset):
         single_cls: bool = False,
         nc: int | None = None,
         seed: int = 0,
-        cache: bool = False,
+        cache: str | None = None,
         prefix: str = "",
     ) -> None:
         if augment and hyp is None:
@@ -125,7 +130,8 @@ class LoadImagesAndLabels(Dataset):
             self._reorder(order)
         self._damaged = torch.zeros(self.n, dtype=torch.bool).share_memory_()  # known to all workers, told by one
         self.images: list[np.ndarray] | None = None
-        if cache and self._fits_in_memory(prefix):
+        self.disk = ImageCache.beside(self.im_files[0], imgsz, augment, prefix) if cache == "disk" else None
+        if cache == "ram" and self._fits_in_memory(prefix):
             with ThreadPool(min(8, os.cpu_count() or 1)) as pool:
                 self.images = pool.map(self._read_resized, range(self.n))
             LOGGER.info(f"{prefix}{sum(im.nbytes for im in self.images) / 1e9:.2f} GB of images cached in memory")
@@ -188,6 +194,8 @@ class LoadImagesAndLabels(Dataset):
 
         A damaged image is grey.
         """
+        if self.disk is not None and not self._damaged[index]:
+            return self.disk.get(self.im_files[index], lambda: self._read_resized(index))
         return self._read_resized(index) if self.images is None else self.images[index]
 
     def _read_resized(self, index: int) -> np.ndarray:
@@ -295,32 +303,6 @@ def rect_batches(
     return order, np.ceil(frame * imgsz / stride + pad).astype(int) * stride
 
 
-class EpochSampler(Sampler):
-    """Yield (epoch, index) for every image once, shuffled by (seed, epoch) or in order.
-
-    Args:
-        n: number of images.
-        shuffle: in a new order each epoch.
-        seed: of the order.
-    """
-
-    def __init__(self, n: int, shuffle: bool = False, seed: int = 0) -> None:
-        self.n, self.shuffle, self.seed, self.epoch = n, shuffle, seed, 0
-
-    def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch; call it before each pass over the loader."""
-        self.epoch = epoch
-
-    def __iter__(self) -> Iterator[tuple[int, int]]:
-        # One number more than the seeds of the samples have, so that no sample shares the order's random numbers.
-        rng = np.random.default_rng((self.seed, self.epoch, 0, 1))
-        order = rng.permutation(self.n) if self.shuffle else np.arange(self.n)
-        return iter([(self.epoch, i) for i in order.tolist()])
-
-    def __len__(self) -> int:
-        return self.n
-
-
 def collate(samples: Sequence[Sample]) -> tuple[Tensor, Tensor, list[str], list[Shapes]]:
     """Put samples of one shape into a batch.
 
@@ -333,6 +315,28 @@ def collate(samples: Sequence[Sample]) -> tuple[Tensor, Tensor, list[str], list[
     counts = torch.tensor([len(s[1]) for s in samples])
     targets[:, 0] = torch.repeat_interleave(torch.arange(len(samples)), counts)
     return torch.stack(images, 0), targets, list(paths), list(shapes)
+
+
+def collate_quad(samples: Sequence[Sample]) -> tuple[Tensor, Tensor, list[str], list[Shapes]]:
+    """Put four samples each into one of twice the sides: tiled 2 x 2, or the first of them enlarged.
+
+    Which of the two comes from the pixels, so that it depends on neither workers nor order. Result as in `collate`, a
+    quarter of the batch with images (B / 4, 3, 2 H, 2 W).
+    """
+    return collate([_quad(samples[i : i + 4]) for i in range(0, len(samples), 4)])
+
+
+def _quad(four: Sequence[Sample]) -> Sample:
+    """Make one sample of four: 0 top left, 1 below it, 2 to the right of 0, 3 diagonal; or 0 enlarged."""
+    images, labels, paths, _ = zip(*four, strict=True)
+    if np.random.default_rng(zlib.crc32(images[0].numpy())).random() < 0.5:
+        image = F.interpolate(images[0][None].float(), scale_factor=2.0, mode="bilinear", align_corners=False)
+        return image[0].round().to(images[0].dtype), labels[0], paths[0], None
+    columns = [torch.cat(images[:2], 1), torch.cat(images[2:], 1)]
+    moved = []
+    for i, x in enumerate(labels):
+        moved.append(torch.cat((x[:, :2], (x[:, 2:4] + torch.tensor([i // 2, i % 2])) / 2, x[:, 4:] / 2), 1))
+    return torch.cat(columns, 2), torch.cat(moved), paths[0], None
 
 
 def start_worker(worker: int) -> None:
@@ -357,8 +361,11 @@ def create_dataloader(
     seed: int = 0,
     prefix: str = "",
     names: Mapping[int, str] | None = None,
-    cache: bool = False,
+    cache: str | None = None,
+    quad: bool = False,
     pin_memory: bool = False,
+    rank: int = 0,
+    world_size: int = 1,
 ) -> tuple[DataLoader, LoadImagesAndLabels]:
     """Make the data set of one split and a loader of its batches.
 
@@ -381,8 +388,12 @@ def create_dataloader(
         seed: of the order and the augmentations.
         prefix: put before all log lines.
         names: class names, used as said at `nc`.
-        cache: keep the resized images in memory.
+        cache: `ram` or `disk`, see `LoadImagesAndLabels`.
+        quad: make batches of a quarter of the images with twice the sides (`collate_quad`); an incomplete last batch is
+            left out.
         pin_memory: put batches into page-locked memory, for CUDA; the environment variable PIN_MEMORY=false forbids it.
+        rank: number of this process; each loads its share of every batch (`EpochSampler`).
+        world_size: processes that share the batches; `batch_size` is a multiple of it.
 
     Returns:
         The loader of batches as `collate` makes them, and its data set.
@@ -408,14 +419,15 @@ def create_dataloader(
         cache=cache,
         prefix=prefix,
     )
-    batch_size = min(batch_size, dataset.n)
-    workers = min(workers, os.cpu_count() or 1, batch_size if batch_size > 1 else 0)
+    batch_size = min(batch_size, -(-dataset.n // world_size) * world_size)
+    workers = min(workers, (os.cpu_count() or 1) // world_size, batch_size if batch_size > 1 else 0)
     loader = DataLoader(
         dataset,
-        batch_size=batch_size,
-        sampler=EpochSampler(dataset.n, shuffle, seed),
+        batch_size=batch_size // world_size,
+        sampler=EpochSampler(dataset.n, shuffle, seed, batch_size, rank, world_size),
         num_workers=workers,
-        collate_fn=collate,
+        collate_fn=collate_quad if quad else collate,
+        drop_last=quad,
         pin_memory=pin_memory and os.getenv("PIN_MEMORY", "true").lower() != "false",
         generator=torch.Generator(),  # of its own: a pass leaves the global random state as it was
         worker_init_fn=start_worker,

@@ -1,5 +1,6 @@
 """The training loss: which anchor owns which target, one function per term, and the class that adds them up."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -108,14 +109,23 @@ class ComputeLoss:
         model: a DetectionModel whose `hyp` mapping holds box, obj, cls, cls_pw, obj_pw, anchor_t, fl_gamma,
             label_smoothing.
         autobalance: let the balance of the levels follow their objectness loss.
+        shares: for several processes that share a batch: takes the targets of each level in this process and returns
+            how many times the mean over the processes that is, so that the mean of the losses is that of the batch.
+            Not called without gradients: one process validates alone.
     """
 
-    def __init__(self, model: nn.Module, autobalance: bool = False) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        autobalance: bool = False,
+        shares: Callable[[list[int]], list[float]] | None = None,
+    ) -> None:
         head = model.model[-1]
         self.hyp = model.hyp
         self.head = head
         self.nc = head.nc
         self.autobalance = autobalance
+        self.shares = shares
         self.balance = list(LEVEL_BALANCE.get(head.nl, LEVEL_BALANCE_DEFAULT[: head.nl]))
         strides = head.stride.tolist()
         self.reference_level = strides.index(16) if 16 in strides else 0
@@ -139,20 +149,25 @@ class ComputeLoss:
         gamma = hyp["fl_gamma"]
         terms = torch.zeros(3, device=device).unbind()
         box_loss, obj_loss, cls_loss = terms
-        for level, raw in enumerate(preds):
+        assigned = [
+            assign_targets(targets, self.head.anchors[level].float(), raw.shape[2:4], hyp["anchor_t"])
+            for level, raw in enumerate(preds)
+        ]
+        counts = [len(t.label) for t in assigned]
+        shares = self.shares(counts) if self.shares and torch.is_grad_enabled() else [1.0] * len(counts)
+        for level, (raw, t) in enumerate(zip(preds, assigned, strict=True)):
             raw = raw.float()
-            t = assign_targets(targets, self.head.anchors[level].float(), raw.shape[2:4], hyp["anchor_t"])
             objectness = torch.zeros_like(raw[..., 0])
             if len(t.label):
                 chosen = raw[t.image, t.anchor, t.row, t.column]  # (E, 5 + nc)
                 iou = bbox_iou(decode_boxes(chosen[:, :4], t.anchor_wh), t.box, CIoU=True).view(-1)
-                box_loss = box_loss + (1.0 - iou).mean()
+                box_loss = box_loss + (1.0 - iou).mean() * shares[level]
                 place = (t.image, t.anchor, t.row, t.column)
                 objectness = highest_at(objectness, place, iou.detach().clamp(min=0))
                 if self.nc > 1:
                     wanted = torch.full_like(chosen[:, 5:], self.cn)
                     wanted[torch.arange(len(t.label), device=device), t.label] = self.cp
-                    cls_loss = cls_loss + binary_loss(chosen[:, 5:], wanted, cls_pw, gamma)
+                    cls_loss = cls_loss + binary_loss(chosen[:, 5:], wanted, cls_pw, gamma) * shares[level]
             level_loss = binary_loss(raw[..., 4], objectness, obj_pw, gamma)
             obj_loss = obj_loss + level_loss * self.balance[level]
             if self.autobalance:

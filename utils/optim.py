@@ -5,10 +5,12 @@ from typing import Protocol
 
 import numpy as np
 from torch import nn
+from torch.distributed.optim import ZeroRedundancyOptimizer
 from torch.optim import SGD, Adam, AdamW, Optimizer
 
 from utils.general import LOGGER
 
+OPTIMIZERS = {"SGD": SGD, "Adam": Adam, "AdamW": AdamW}
 BIAS, DECAY, NORM = range(3)  # order of the groups in the optimizer; results.csv calls their rates x/lr0, x/lr1, x/lr2
 NO_DECAY_NAMES = ("logit_scale", "cpb_mlp")  # Swin V2: temperature of the attention, network of the position bias
 
@@ -47,6 +49,7 @@ def build_optimizer(
     momentum: float = 0.937,
     decay: float = 0.0005,
     beta2: float = 0.999,
+    sharded: bool = False,
 ) -> Optimizer:
     """Build an optimizer with the groups bias, decayed weights, norms and the like, in this order.
 
@@ -57,6 +60,8 @@ def build_optimizer(
         momentum: of SGD; beta1 of Adam and AdamW.
         decay: weight decay of group 1; the other groups have none.
         beta2: of Adam and AdamW; SGD has no such number.
+        sharded: keep the state of each parameter in one of the processes that train together only (ZeRO stage 1,
+            arXiv:1910.02054); needs a process group.
 
     Raises:
         ValueError: unknown name, or nothing to train.
@@ -69,12 +74,13 @@ def build_optimizer(
         {"params": decayed, "weight_decay": decay},
         {"params": norm, "weight_decay": 0.0},
     ]
-    if name == "SGD":
-        optimizer: Optimizer = SGD(groups, lr=lr, momentum=momentum, nesterov=momentum > 0)
-    elif name in ("Adam", "AdamW"):
-        optimizer = (Adam if name == "Adam" else AdamW)(groups, lr=lr, betas=(momentum, beta2))
-    else:
+    if name not in OPTIMIZERS:
         raise ValueError(f"unknown optimizer {name!r}: choose SGD, Adam or AdamW")
+    settings = {"momentum": momentum, "nesterov": momentum > 0} if name == "SGD" else {"betas": (momentum, beta2)}
+    if sharded:
+        optimizer: Optimizer = ZeroRedundancyOptimizer(groups, OPTIMIZERS[name], lr=lr, **settings)
+    else:
+        optimizer = OPTIMIZERS[name](groups, lr=lr, **settings)
     LOGGER.info(
         f"optimizer: {name}, lr {lr:g}, {len(decayed)} weights with decay {decay:g}, "
         f"{len(norm)} norms and the like, {len(bias)} biases"

@@ -1,5 +1,6 @@
 """The data set and its loader: scenes with known pixels, spec vectors, equality over workers, epochs and resumes."""
 
+import shutil
 import sys
 from pathlib import Path
 
@@ -7,6 +8,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+import yaml
 from PIL import Image
 
 from utils import dataloaders as dl
@@ -128,7 +130,7 @@ def test_seeds_differ(folder):
 
 
 def test_memory_cache_gives_the_same(folder):
-    assert equal(batches(train_loader(folder), (0,)), batches(train_loader(folder, cache=True), (0,)))
+    assert equal(batches(train_loader(folder), (0,)), batches(train_loader(folder, cache="ram"), (0,)))
 
 
 def test_cache_that_does_not_fit_is_not_made(folder, monkeypatch):
@@ -406,7 +408,7 @@ def test_cuda_is_not_looked_for(folder, monkeypatch):
 
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems start workers anew")
 def test_workers_share_the_memory_of_this_process(folder):
-    loader, _ = dl.create_dataloader(folder, 64, 2, 32, workers=2, cache=True)
+    loader, _ = dl.create_dataloader(folder, 64, 2, 32, workers=2, cache="ram")
     if loader.num_workers:
         assert loader.multiprocessing_context.get_start_method() == "fork"
 
@@ -429,3 +431,40 @@ def test_bccd_batch(bccd):
     loader, dataset = dl.create_dataloader(bccd.parent / "images" / "val", 320, 16, 32, hyp=Hyp(), augment=True, nc=3)
     assert (dataset.n, sum(map(len, dataset.labels))) == (87, 1137)
     assert next(iter(loader))[0].shape == (16, 3, 320, 320)
+
+
+def test_quad_puts_four_images_into_one():
+    images = [torch.full((3, 4, 6), 10 * i, dtype=torch.uint8) for i in range(1, 5)]
+    seen = set()
+    for shade in range(40):
+        images[0][0, 0, 0] = shade  # the choice comes from the pixels
+        samples = [(im, torch.tensor([[0.0, i, 0.5, 0.25, 0.2, 0.4]]), f"{i}.jpg", None) for i, im in enumerate(images)]
+        batch, targets, paths, _ = dl.collate_quad(samples)
+        assert batch.shape == (1, 3, 8, 12)
+        assert batch.dtype == torch.uint8
+        assert paths == ["0.jpg"]
+        if len(targets) == 1:
+            seen.add("enlarged")
+            assert targets.tolist() == [pytest.approx([0, 0, 0.5, 0.25, 0.2, 0.4])]
+            assert batch[0, 0, -1, -1] == 10
+            continue
+        seen.add("tiled")
+        corners = batch[0, 1, [0, -1, 0, -1], [0, 0, -1, -1]].tolist()  # top left, below, right, diagonal
+        assert corners == [10, 20, 30, 40]
+        assert targets[:, 1].tolist() == [0, 1, 2, 3]
+        expected = [[0.25, 0.125], [0.25, 0.625], [0.75, 0.125], [0.75, 0.625]]
+        np.testing.assert_allclose(targets[:, 2:4], expected, rtol=1e-6)
+        np.testing.assert_allclose(targets[:, 4:], [[0.1, 0.2]] * 4, rtol=1e-6)
+    assert seen == {"enlarged", "tiled"}
+
+
+def test_images_cached_on_disk_are_the_same_images(tiny_dataset, tmp_path):
+    source = Path(yaml.safe_load(tiny_dataset.read_text())["path"])
+    shutil.copytree(source, tmp_path / "copy")
+    folder = tmp_path / "copy/images/train"
+    plain = dl.LoadImagesAndLabels(folder, 64, hyp=Hyp(), augment=True)
+    cached = dl.LoadImagesAndLabels(folder, 64, hyp=Hyp(), augment=True, cache="disk")
+    for _ in range(2):
+        for i in range(len(plain)):
+            torch.testing.assert_close(cached[3, i][0], plain[3, i][0], rtol=0, atol=0)
+    assert len(list((tmp_path / "copy/images/train.images.cache").iterdir())) == len(plain)

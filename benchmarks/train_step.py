@@ -1,0 +1,168 @@
+"""Time a full training step of several models, phase by phase, side by side in one process.
+
+    python -m benchmarks.train_step --data data/demo.yaml --img 320 --batch-size 16
+    python -m benchmarks.train_step --cfg yolov5n.yaml yolov5n-swinv2.yaml --channels-last off --checkpointing
+
+A step is: load and augment one batch, forward, loss, backward, optimizer, average. The models take turns, step by step,
+so that what else the machine does hits all of them; the figures are medians. Peak memory is that of a process of its
+own for each model. `--json FILE` keeps the table.
+"""
+
+import argparse
+import json
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+
+from models.training import HYP_OF_CONV, HYP_OF_SWIN, SWIN_MODULES
+from models.yolo import DetectionModel
+from utils.dataloaders import create_dataloader
+from utils.general import LOGGER, check_file, cli_errors
+from utils.hyp import Hyp
+from utils.labels import check_dataset
+from utils.loss import ComputeLoss
+from utils.optim import build_optimizer
+from utils.torch_utils import ModelEMA, amp_context, init_seeds, select_device
+
+PHASES = ("load", "forward", "loss", "backward", "optimizer", "average")
+DEFAULT_MODELS = ("yolov5n.yaml", "yolov5n-swinv2.yaml")
+
+
+class Trainer:
+    """One model with all that a step needs; `step` returns seconds of each of `PHASES`."""
+
+    def __init__(self, cfg: str, opt: argparse.Namespace, data: dict[str, Any], device: torch.device) -> None:
+        init_seeds(0)
+        model = DetectionModel(cfg, nc=data["nc"], verbose=False).to(device)
+        self.parameters = sum(p.numel() for p in model.parameters())
+        self.gflops = model.gflops(opt.imgsz)
+        swin = any(row[2] in SWIN_MODULES for row in model.yaml["backbone"])
+        hyp = Hyp.load(check_file(HYP_OF_SWIN if swin else HYP_OF_CONV))
+        model.hyp = hyp.scaled(model.detect.nl, model.nc, opt.imgsz, 0.0).to_dict()
+        self.format = torch.channels_last if opt.channels_last == "on" else torch.contiguous_format
+        model = model.to(memory_format=self.format).train()
+        if opt.checkpointing:
+            model.set_activation_checkpointing(True)
+        self.device, self.amp = device, torch.bfloat16 if opt.bf16 else None
+        self.ema = ModelEMA(model)
+        self.optimizer = build_optimizer(model, hyp.optimizer or "SGD", hyp.lr0, hyp.momentum, hyp.weight_decay)
+        self.compute_loss = ComputeLoss(model)
+        self.live = model
+        self.model = torch.compile(model) if opt.compile else model
+        loader, _ = create_dataloader(
+            data["train"], opt.imgsz, opt.batch_size, 32, hyp=hyp, augment=True, nc=data["nc"], workers=0, shuffle=True
+        )
+        self.batches = forever(loader)
+
+    def step(self) -> list[float]:
+        """Train on the next batch."""
+        marks = [time.perf_counter()]
+
+        def mark(value: Any) -> Any:
+            if self.device.type == "cuda":
+                torch.cuda.synchronize()
+            marks.append(time.perf_counter())
+            return value
+
+        images, targets, *_ = mark(next(self.batches))
+        images = images.to(self.device, memory_format=self.format).float() / 255
+        with amp_context(self.device, self.amp):
+            preds = mark(self.model(images))
+        loss, _ = mark(self.compute_loss(preds, targets.to(self.device)))
+        mark(loss.backward())
+        torch.nn.utils.clip_grad_norm_(self.live.parameters(), 10.0)
+        self.optimizer.step()
+        mark(self.optimizer.zero_grad())
+        mark(self.ema.update(self.live))
+        return [end - start for start, end in zip(marks, marks[1:], strict=False)]
+
+
+def forever(loader: Any) -> Iterator[Any]:
+    """Yield the batches of a loader again and again, whole ones only."""
+    epoch = 0
+    while True:
+        loader.sampler.set_epoch(epoch)
+        yield from (batch for batch in loader if len(batch[0]) == loader.batch_size)
+        epoch += 1
+
+
+def interleave(steps: list[Callable[[], list[float]]], repeats: int, warmup: int = 2) -> list[list[float]]:
+    """Call the functions in turn; returns for each the median of every entry of its result."""
+    for _ in range(warmup):
+        for step in steps:
+            step()
+    runs = [[step() for step in steps] for _ in range(repeats)]  # (repeats, functions, entries)
+    return [[statistics.median(column) for column in zip(*series, strict=True)] for series in zip(*runs, strict=True)]
+
+
+def peak_memory(cfg: str, argv: list[str]) -> float:
+    """Return the largest resident memory of three steps of one model, MiB, in a process of its own."""
+    command = [sys.executable, "-m", "benchmarks.train_step", *argv, "--cfg", cfg, "--only-memory"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise ValueError(f"{cfg}: {done.stderr.strip().splitlines()[-1]}")
+    return float(done.stdout.split()[-1])
+
+
+def parse_opt(argv: list[str]) -> argparse.Namespace:
+    """Read the options."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add("--cfg", nargs="+", default=DEFAULT_MODELS, help="model files")
+    add("--data", default="data/demo.yaml", help="dataset YAML")
+    add("--imgsz", "--img", type=int, default=320, help="image size, pixels")
+    add("--batch-size", type=int, default=16, help="images per batch")
+    add("--repeats", type=int, default=7, help="steps of each model")
+    add("--device", default="", help="as in train.py")
+    add("--channels-last", choices=("on", "off"), default="on", help="memory format")
+    add("--compile", action="store_true", help="torch.compile")
+    add("--bf16", action="store_true", help="bfloat16 autocast")
+    add("--checkpointing", action="store_true", help="recompute the Swin blocks")
+    add("--json", default="", help="write the table to this file too")
+    add("--only-memory", action="store_true", help="print the peak memory of one model, MiB, and nothing else")
+    return parser.parse_args(argv)
+
+
+def main(argv: list[str]) -> None:
+    """Measure and print."""
+    opt = parse_opt(argv)
+    device = select_device(opt.device)
+    data = check_dataset(opt.data)
+    trainers = [Trainer(cfg, opt, data, device) for cfg in opt.cfg]
+    if opt.only_memory:
+        for _ in range(3):
+            trainers[0].step()
+        sys.stdout.write(f"{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:.0f}\n")
+        return
+    medians = interleave([trainer.step for trainer in trainers], opt.repeats)
+    shared = [word for word in argv if word not in ("--json", opt.json)]
+    rows = []
+    for cfg, trainer, times in zip(opt.cfg, trainers, medians, strict=True):
+        rows.append(
+            {
+                "model": cfg,
+                "parameters": trainer.parameters,
+                "gflops": round(trainer.gflops, 2),
+                "images_per_second": opt.batch_size / sum(times),
+                "peak_MiB": peak_memory(cfg, shared),
+                "ratio": sum(times) / sum(medians[0]),
+            }
+            | {f"{phase}_ms": seconds * 1e3 for phase, seconds in zip(PHASES, times, strict=True)}
+        )
+    LOGGER.info(" | ".join(rows[0]))
+    for row in rows:
+        LOGGER.info(" | ".join(f"{value:.3g}" if isinstance(value, float) else str(value) for value in row.values()))
+    if opt.json:
+        with open(opt.json, "w", encoding="utf-8") as file:
+            json.dump({"options": vars(opt), "rows": rows}, file, indent=1, default=str)
+
+
+if __name__ == "__main__":
+    with cli_errors():
+        main(sys.argv[1:])

@@ -1,0 +1,138 @@
+"""The options of train.py: read, completed from the run that is resumed, and checked."""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from models.training import AMP_TYPES, DEFAULT_CFG, HYP_OF_CONV, HYP_OF_SWIN
+from utils.distributed import launched_processes
+from utils.files import yaml_load
+from utils.general import LOGGER, ROOT, check_file, get_latest_run
+from utils.torch_utils import parse_device
+
+MAY_CHANGE_ON_RESUME = ("amp", "data", "device", "epochs", "patience", "workers")
+
+
+def parse_opt(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """Read the options; `given` lists those that were named."""
+    parser = argparse.ArgumentParser(
+        description="Train a detector.", formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("--weights", default="", help="checkpoint to start from; '' trains from scratch")
+    add("--cfg", default="", help=f"model YAML; default: the checkpoint's, or {DEFAULT_CFG}")
+    add("--data", default="data/demo.yaml", help="dataset YAML")
+    add("--hyp", default="", help=f"hyperparameter YAML; default: {HYP_OF_SWIN} for Swin backbones, else {HYP_OF_CONV}")
+    add("--epochs", type=int, default=100, help="total epochs")
+    add("--batch-size", type=int, default=16, help="images per batch of all devices; -1: as many as the GPU takes")
+    add("--imgsz", "--img", "--img-size", type=int, default=640, help="training and validation size, pixels")
+    add("--rect", action="store_true", help="rectangular training batches; no mosaic, no shuffling")
+    add("--resume", nargs="?", const=True, default=False, help="go on with the newest run, or with the given last.pt")
+    add("--nosave", action="store_true", help="save only the final checkpoint")
+    add("--noval", action="store_true", help="validate only the final epoch")
+    add("--noautoanchor", action="store_true", help="keep the anchors of the model")
+    add("--noplots", action="store_true", help="draw nothing")
+    add("--cache", nargs="?", const="ram", choices=("ram", "disk"), help="keep resized images in memory, or on disk")
+    add("--image-weights", action="store_true", help="draw images of rare and badly found classes more often")
+    add("--device", default="", help="cpu, mps, 0 (first CUDA device), ...; default: CUDA if there is one")
+    add(
+        "--amp", choices=("auto", *AMP_TYPES), default="auto", help="mixed precision; auto: fp16 on CUDA, off elsewhere"
+    )
+    add("--activation-checkpointing", action="store_true", help="recompute Swin blocks to save memory")
+    add("--multi-scale", action="store_true", help="vary the image size by 50 %%")
+    add("--sync-bn", action="store_true", help="batch statistics over all GPUs, with torchrun")
+    add("--shard-optimizer", action="store_true", help="spread the optimizer state over the processes of torchrun")
+    add("--single-cls", action="store_true", help="treat all classes as one")
+    add(
+        "--optimizer", choices=("SGD", "Adam", "AdamW"), default=None, help="default: the hyperparameter file's, or SGD"
+    )
+    add("--workers", type=int, default=8, help="most processes that load data")
+    add("--project", default=str(ROOT / "runs/train"), help="folder of the runs")
+    add("--name", default="exp", help="name of this run; cfg: that of the model")
+    add("--exist-ok", action="store_true", help="write into an existing run folder")
+    add("--quad", action="store_true", help="four images in one of twice the sides; --batch-size is a multiple of 4")
+    add("--cos-lr", action="store_true", help="cosine instead of linear schedule")
+    add("--label-smoothing", type=float, help="share of the class target that is spread; default: hyperparameter file")
+    add("--patience", type=int, default=100, help="stop after so many epochs without improvement; 0: never")
+    add("--freeze", nargs="+", type=int, default=[0], help="rows to freeze: n for the first n, or several indices")
+    add("--save-period", type=int, default=-1, help="also keep epoch<N>.pt every so many epochs")
+    add("--seed", type=int, default=0, help="seed of everything random")
+    opt = parser.parse_args(argv)
+    unset = object()
+    named = parser.parse_args(argv, argparse.Namespace(**dict.fromkeys(vars(opt), unset)))
+    opt.given = [key for key, value in vars(named).items() if value is not unset]
+    return opt
+
+
+def resume_options(opt: argparse.Namespace) -> argparse.Namespace:
+    """Return the options of the run that is resumed; only those of MAY_CHANGE_ON_RESUME may be given anew.
+
+    Raises:
+        FileNotFoundError: there is no run to resume, or its folder lacks a file.
+    """
+    last = get_latest_run() if opt.resume is True else check_file(opt.resume, (".pt",))
+    if last is None:
+        raise FileNotFoundError("--resume: no weights/last.pt below this folder; name one with --resume PATH")
+    last = Path(last).resolve()
+    folder = last.parent.parent
+    if last.parent.name != "weights" or not (folder / "opt.yaml").is_file():
+        raise FileNotFoundError(f"--resume {last}: expected weights/last.pt in a run folder with opt.yaml and hyp.yaml")
+    stored = yaml_load(folder / "opt.yaml")
+    ignored = [key for key in opt.given if key not in (*MAY_CHANGE_ON_RESUME, "resume")]
+    if ignored:
+        names = ", ".join("--" + key.replace("_", "-") for key in ignored)
+        LOGGER.warning(f"--resume ignores {names}: taken from {folder / 'opt.yaml'}")
+    changed = {key: getattr(opt, key) for key in MAY_CHANGE_ON_RESUME if key in opt.given}
+    merged = {**vars(opt), **{k: v for k, v in stored.items() if k in vars(opt)}, **changed}
+    merged |= {"cfg": "", "weights": str(last), "hyp": str(folder / "hyp.yaml"), "resume": True}
+    return argparse.Namespace(**merged, save_dir=str(folder))
+
+
+def check_options(opt: argparse.Namespace) -> None:
+    """Refuse option values that cannot work, and complete those that were left out.
+
+    Raises:
+        ValueError, FileNotFoundError: naming the option.
+    """
+    for name, least in (("epochs", 1), ("batch_size", 1), ("imgsz", 1), ("workers", 0), ("patience", 0), ("seed", 0)):
+        if getattr(opt, name) < least and not (name == "batch_size" and opt.batch_size == -1):
+            raise ValueError(f"--{name.replace('_', '-')} is {getattr(opt, name)}, but must be at least {least}")
+    if opt.label_smoothing is not None and not 0 <= opt.label_smoothing < 1:
+        raise ValueError(f"--label-smoothing is {opt.label_smoothing}, but must be at least 0 and below 1")
+    if opt.amp not in ("auto", *AMP_TYPES):
+        raise ValueError(f"--amp is {opt.amp!r}; allowed: auto, {', '.join(AMP_TYPES)}")
+    opt.freeze = [opt.freeze] if isinstance(opt.freeze, int) else list(opt.freeze)
+    check_processes(opt, launched_processes())
+    if opt.quad and opt.batch_size % 4:
+        raise ValueError(f"--quad puts four images into one: --batch-size {opt.batch_size} is not a multiple of 4")
+    if opt.image_weights and opt.rect:
+        raise ValueError("--image-weights draws the images anew in each epoch, --rect fixes their order: leave one out")
+    if opt.weights and not Path(opt.weights).is_file():
+        raise FileNotFoundError(f"--weights {opt.weights}: no such file; train from scratch with --weights ''")
+    opt.data = str(check_file(opt.data, (".yaml", ".yml")).resolve())
+    if not opt.resume and (opt.cfg or not opt.weights):
+        opt.cfg = str(check_file(opt.cfg or DEFAULT_CFG, (".yaml", ".yml")))
+
+
+def check_processes(opt: argparse.Namespace, processes: int) -> None:
+    """Refuse options that do not suit the number of processes.
+
+    Raises:
+        ValueError: naming the option.
+    """
+    ids = parse_device(str(opt.device))[1]
+    if processes == 1 and len(ids) > 1:
+        raise ValueError(
+            f"--device {opt.device}: one process uses one device. Start one for each: "
+            f"torchrun --nproc-per-node {len(ids)} train.py ..."
+        )
+    if processes == 1 and opt.shard_optimizer:
+        raise ValueError("--shard-optimizer needs several processes: start them with torchrun")
+    if opt.batch_size == -1 and processes > 1:
+        raise ValueError("--batch-size -1 measures one device: with torchrun give the batch size")
+    if opt.batch_size % (processes * 4 if opt.quad else processes):
+        raise ValueError(f"--batch-size {opt.batch_size} cannot be shared by {processes} processes: use a multiple")
+    if opt.sync_bn and (processes == 1 or not torch.cuda.is_available()):
+        raise ValueError("--sync-bn needs several processes with a CUDA device each: start them with torchrun")

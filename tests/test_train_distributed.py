@@ -1,0 +1,110 @@
+"""train.py in two processes (gloo on the CPU): the same run as one process, files of one writer, and its end."""
+
+import csv
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+import yaml
+
+from models.checkpoint import load_checkpoint
+from utils.general import ROOT
+
+TABLE = {
+    "nc": 4,
+    "depth_multiple": 1.0,
+    "width_multiple": 1.0,
+    "anchors": [[10, 13, 16, 30], [30, 61, 62, 45]],
+    "backbone": [
+        [-1, 1, "PatchEmbed", [16, 4]],
+        [-1, 2, "SwinV2Stage", [16, 4]],
+        [-1, 1, "PatchMerging", [32]],
+        [-1, 1, "LayerNorm2d", []],
+    ],
+    "head": [[-1, 1, "PatchMerging", [32]], [[3, 4], 1, "Detect", ["nc", "anchors"]]],
+}  # without batch statistics, which processes compute each for its part
+
+
+@pytest.fixture(scope="module")
+def command(tmp_path_factory, tiny_dataset):
+    """Start of a command line that trains three epochs, one step for each batch of 4 images."""
+    folder = tmp_path_factory.mktemp("config")
+    (folder / "model.yaml").write_text(yaml.safe_dump(TABLE))
+    hyp = yaml.safe_load((ROOT / "data/hyps/hyp.swinv2.yaml").read_text())
+    (folder / "hyp.yaml").write_text(yaml.safe_dump(hyp | {"nominal_batch": 4, "warmup_epochs": 0.0}))
+    return [
+        *("train.py", "--data", str(tiny_dataset), "--cfg", str(folder / "model.yaml"), "--weights", ""),
+        *("--hyp", str(folder / "hyp.yaml"), "--imgsz", "64", "--batch-size", "4", "--epochs", "3", "--workers", "0"),
+        *("--noplots", "--device", "cpu", "--name", "run"),
+    ]
+
+
+def launch(processes, command, **popen):
+    head = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    return subprocess.Popen(
+        [*head, *command] if processes > 1 else [sys.executable, *command],
+        cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True, **popen,
+    )  # fmt: skip
+
+
+def run(processes, command):
+    process = launch(processes, command)
+    error = process.communicate(timeout=240)[1]
+    assert process.returncode == 0, error
+    return error
+
+
+def columns(folder):
+    with (folder / "results.csv").open() as file:
+        return [[float(cell) for cell in row] for row in list(csv.reader(file))[1:]]
+
+
+@pytest.fixture(scope="module")
+def alone(command, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("alone")
+    run(1, [*command, "--project", str(folder)])
+    return folder / "run"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("flags", [(), ("--shard-optimizer",)], ids=["replicated", "sharded"])
+def test_two_processes_follow_the_losses_of_one(command, alone, tmp_path, flags):
+    log = run(2, [*command, "--project", str(tmp_path), *flags])
+    assert log.count("Starting training for 3 epochs") == 1
+    for one, two in zip(columns(alone), columns(tmp_path / "run"), strict=True):
+        assert two[1:4] == pytest.approx(one[1:4], rel=1e-3)  # sums of the same numbers in another order
+        assert two[11:] == one[11:]  # learning rates
+    ckpt = load_checkpoint(tmp_path / "run/weights/best.pt")
+    assert ckpt["model"].keys() == load_checkpoint(alone / "weights/best.pt")["model"].keys()
+    assert all(torch.isfinite(x).all() for x in ckpt["model"].values())
+
+
+@pytest.mark.slow
+def test_killed_process_ends_the_other_and_the_run_goes_on(command, tmp_path):
+    process = launch(2, [*command, "--epochs", "60", "--project", str(tmp_path)], start_new_session=True)
+    last = tmp_path / "run/weights/last.pt"
+    try:
+        deadline = time.monotonic() + 120
+        while not last.is_file() and time.monotonic() < deadline:
+            time.sleep(0.2)
+        assert last.is_file()
+        victims = subprocess.run(
+            ["pgrep", "-f", "-P", str(process.pid), "train.py"], capture_output=True, text=True, check=True
+        ).stdout.split()
+        assert len(victims) == 2
+        os.kill(int(victims[1]), signal.SIGKILL)
+        error = process.communicate(timeout=60)[1]
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+    assert process.returncode != 0
+    assert "Signal 9 (SIGKILL)" in error
+    epoch = load_checkpoint(last)["epoch"]
+    log = run(2, ["train.py", "--resume", str(last), "--epochs", str(epoch + 3)])
+    assert f"at epoch {epoch + 1} of {epoch + 3} epochs" in log
+    assert [row[0] for row in columns(tmp_path / "run")] == list(range(epoch + 3))

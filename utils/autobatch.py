@@ -1,0 +1,94 @@
+"""The largest batch that a CUDA device can train: measured at small sizes, a line through them, its end."""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+from torch import nn
+
+from utils.general import LOGGER, colorstr
+from utils.torch_utils import amp_context
+
+SIZES = (1, 2, 4, 8, 16)
+FRACTION = 0.8  # of the memory of the device that may be used
+LARGEST = 1024
+DEFAULT = 16  # where nothing can be measured
+GIB = 2**30
+
+
+def fit_batch(sizes: Sequence[int], used: Sequence[float], allowed: float) -> int:
+    """Return the largest batch whose memory, on the line fitted to the measured ones, is allowed.
+
+    Args:
+        sizes: images per batch that were tried, at least two.
+        used: bytes that each took.
+        allowed: bytes.
+
+    Returns:
+        1 to `LARGEST`; `DEFAULT` if the memory did not grow with the batch.
+    """
+    slope, start = np.polyfit(sizes, used, 1)
+    if slope <= 0:
+        return DEFAULT
+    return int(min(max((allowed - start) / slope, 1), LARGEST))
+
+
+def measure(model: nn.Module, imgsz: int, sizes: Sequence[int], amp: torch.dtype | None) -> list[float]:
+    """Return the largest bytes allocated by forward and backward passes of these batch sizes, up to the first failure.
+
+    Args:
+        model: in training mode, on a CUDA device; its gradients are cleared.
+        imgsz: side of the images, pixels.
+        sizes: images per batch, rising.
+        amp: autocast type.
+    """
+    device = next(model.parameters()).device
+    used = []
+    for size in sizes:
+        try:
+            torch.cuda.empty_cache()
+            torch.cuda.reset_peak_memory_stats(device)
+            with amp_context(device, amp):
+                maps = model(torch.zeros(size, 3, imgsz, imgsz, device=device))
+            sum(x.float().mean() for x in maps).backward()
+            used.append(float(torch.cuda.max_memory_allocated(device)))
+        except torch.OutOfMemoryError:
+            break
+        finally:
+            model.zero_grad(set_to_none=True)
+    return used
+
+
+def autobatch(
+    model: nn.Module,
+    imgsz: int,
+    amp: torch.dtype | None = None,
+    measure: Callable[[nn.Module, int, Sequence[int], torch.dtype | None], list[float]] = measure,
+) -> int:
+    """Choose the number of images per batch that fills 80 % of a CUDA device, `DEFAULT` on other devices.
+
+    Args:
+        model: in training mode, on its device.
+        imgsz: side of the images, pixels.
+        amp: autocast type of the training.
+        measure: bytes used at each of `SIZES`, fewer numbers if the device was full before.
+    """
+    prefix = colorstr("AutoBatch: ")
+    device = next(model.parameters()).device
+    if device.type != "cuda":
+        LOGGER.info(f"{prefix}only CUDA memory can be measured: batch size {DEFAULT}")
+        return DEFAULT
+    free, total = torch.cuda.mem_get_info(device)
+    own = torch.cuda.memory_reserved(device)
+    used = measure(model, imgsz, SIZES, amp)
+    if not used:
+        raise ValueError(f"--batch-size -1: not even one image of {imgsz} pixels fits on {device}; use a smaller --img")
+    allowed = min(free + own, total) * FRACTION
+    batch = fit_batch(SIZES[: len(used)], used, allowed) if len(used) > 1 else 1
+    if len(used) < len(SIZES):
+        batch = min(batch, SIZES[len(used) - 1])
+    LOGGER.info(
+        f"{prefix}{batch} images of {imgsz} pixels use {FRACTION:.0%} of the {total / GIB:.1f} GiB of {device} "
+        f"({(total - free - own) / GIB:.1f} GiB taken by others)"
+    )
+    return batch

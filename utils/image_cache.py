@@ -1,0 +1,83 @@
+"""Decoded and resized images on disk, so that they need not be decoded in every epoch."""
+
+import hashlib
+import os
+import struct
+import zlib
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+import numpy as np
+
+from utils.files import atomic_path
+from utils.general import LOGGER
+
+HEADER = struct.Struct("<4sIIII")  # mark, height, width, channels, CRC-32 of the pixels
+MARK = b"yim1"
+
+
+class ImageCache:
+    """Keep images in one file each; a file that is damaged or older than its image is made again.
+
+    Files appear complete or not at all, whenever the writer is killed, and several processes may write at a time.
+
+    Args:
+        folder: made if need be.
+        variant: says how the images were made; other variants have other files.
+
+    Raises:
+        OSError: the folder cannot be made or written.
+    """
+
+    def __init__(self, folder: Path, variant: str) -> None:
+        self.folder, self.variant = folder, variant
+        folder.mkdir(parents=True, exist_ok=True)
+        if not os.access(folder, os.W_OK):
+            raise PermissionError(13, "no permission to write", str(folder))
+
+    @classmethod
+    def beside(cls, im_file: str, imgsz: int, augment: bool, prefix: str = "") -> "ImageCache | None":
+        """Keep the images of a data set beside their folder, as `train.images.cache`; None, warned, if impossible."""
+        folder = Path(im_file).parent
+        folder = folder.with_name(f"{folder.name}.images.cache")
+        try:
+            return cls(folder, f"{imgsz} {'train' if augment else 'val'}")
+        except OSError as error:
+            LOGGER.warning(f"{prefix}images not cached: {folder}: {error.strerror}")
+            return None
+
+    def file_of(self, im_file: str) -> Path:
+        """Return the file of an image: its name is made of path, size, time of change and variant."""
+        stat = os.stat(im_file)
+        key = f"{os.path.abspath(im_file)} {stat.st_size} {stat.st_mtime_ns} {self.variant}"
+        return self.folder / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.raw"
+
+    def get(self, im_file: str, make: Callable[[], np.ndarray]) -> np.ndarray:
+        """Return an image (H, W, C) uint8 from its file; if there is no sound one, make the image and write it.
+
+        A disk that is full or was removed costs the cache, not the run.
+        """
+        file = self.file_of(im_file)
+        found = self._read(file)
+        if found is not None:
+            return found
+        image = make()
+        with suppress(OSError), atomic_path(file) as tmp:
+            tmp.write_bytes(HEADER.pack(MARK, *image.shape, zlib.crc32(image)) + image.tobytes())
+        return image
+
+    @staticmethod
+    def _read(file: Path) -> np.ndarray | None:
+        """Return the image in a file, None if it is missing or its checksum is wrong."""
+        try:
+            content = np.fromfile(file, np.uint8)
+        except OSError:
+            return None
+        if len(content) < HEADER.size:
+            return None
+        mark, height, width, channels, checksum = HEADER.unpack(content[: HEADER.size].tobytes())
+        pixels = content[HEADER.size :]
+        if mark != MARK or len(pixels) != height * width * channels or zlib.crc32(pixels) != checksum:
+            return None
+        return pixels.reshape(height, width, channels)
