@@ -15,19 +15,21 @@ LEVELS = {
         utils models
         utils.general utils.files utils.boxes utils.callbacks utils.formats utils.demo utils.annotate utils.label_reader
         utils.loggers.to_csv utils.exporters.options utils.exporters.compare utils.engine_file
-        models.windows models.open_windows models.attention models.convolutions
+        models.windows models.open_windows models.attention models.convolutions models.runtimes
     """,
     1: """
         utils.torch_utils utils.distributed utils.hyp utils.optim utils.nms utils.metrics utils.loss utils.augmentations
         utils.plots utils.labels utils.autoanchor utils.downloads utils.result_files models.common models.flops
         models.ensemble models.tta utils.sampling utils.image_cache
-        utils.exporters.onnx_nms utils.exporters.onnx_quantize utils.exporters.tensorrt_ops
+        utils.exporters.onnx_nms utils.exporters.onnx_quantize utils.exporters.tensorrt_ops utils.pt2_file
+        models.runtimes.base
     """,
     2: """
         utils.dataloaders utils.sources utils.autobatch utils.evaluation utils.loggers.to_tensorboard
         utils.exporters.onnx_check utils.exporters.calibration utils.exporters.to_torchscript utils.exporters.to_pt2
         utils.exporters.to_coreml utils.exporters.to_litert
-        models.yolo models.autoshape
+        models.yolo models.autoshape models.runtimes.onnx_files models.runtimes.torch_files models.runtimes.openvino_files
+        models.runtimes.engine_files models.runtimes.mobile_files
     """,
     3: "utils.loggers models.checkpoint utils.exporters.to_onnx utils.exporters.to_ncnn",
     4: "models.backends models.training utils.exporters.to_openvino utils.exporters.to_tensorrt",
