@@ -27,7 +27,7 @@ LEVELS = {
         models.yolo models.autoshape
     """,
     3: "utils.loggers models.checkpoint",
-    4: "models.backends models.training",
+    4: "models.backends models.training utils.evolve",
     5: "val detect export hubconf models.options",
     6: "train",
 }
