@@ -1,0 +1,30 @@
+"""The table of exporters: one function per format, all with the same arguments.
+
+export_<name>(model, images, file, options, metadata) -> Path
+
+model: DetectionModel in float32 and evaluation mode on the CPU or a CUDA device, fused, `model.detect.export` set,
+    so that it returns (boxes,). An exporter leaves it as it is: it works on a deep copy where it changes weights.
+images: example, float32 (B, 3, H, W) in 0..1, on the model's device.
+file: what to write, from `utils.formats.output_path`. It is written through `utils.files.atomic_path`; a folder is
+    made beside the target and put in its place when complete.
+options: see `utils.exporters.options.ExportOptions`.
+metadata: what the file must carry: stride (int), names (dict), task, imgsz, batch, dynamic, half, int8, nms,
+    min_size, version, licence, date, description. Values are plain.
+
+Returns the written path.
+
+Raises ValueError where the result differs from the model by more than the tolerance of `utils.exporters.compare` (no
+file is left then), where a package is missing (the message has the pip line), or where an option cannot be followed.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from utils.exporters.options import ExportOptions
+
+Exporter = Callable[[nn.Module, Tensor, Path, ExportOptions, dict[str, Any]], Path]
+
+EXPORTERS: dict[str, Exporter] = {}

@@ -1,0 +1,170 @@
+"""The table of file formats: how each is asked for, what its file is called, what it needs and which options apply.
+
+`export.py` writes these files, `models/backends.py` picks a run time by them, `benchmarks/formats.py` measures them.
+"""
+
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+
+ONNX_WRITERS = ("onnx", "onnxscript", "onnxruntime")  # torch.onnx.export needs the second, the check the third
+NMS = ("nms", "agnostic_nms", "topk_all", "iou_thres", "conf_thres")
+
+
+@dataclass(frozen=True)
+class Format:
+    """One row of the table.
+
+    Attributes:
+        name: as people write it.
+        argument: word for `--include`; "-" for the checkpoint itself, which is not exported.
+        suffix: what follows the stem of the weights; one without a dot belongs to a folder.
+        writes: packages that the export needs, by their name for pip.
+        runs: packages that running the file needs, by their name for pip.
+        cpu: whether the file runs on a CPU.
+        gpu: whether the file runs on a CUDA device.
+        options: fields of `ExportOptions` that this format follows, beside imgsz and batch; others are refused.
+        note: one sentence for the user, or "".
+    """
+
+    name: str
+    argument: str
+    suffix: str
+    writes: tuple[str, ...] = ()
+    runs: tuple[str, ...] = ()
+    cpu: bool = True
+    gpu: bool = True
+    options: tuple[str, ...] = ()
+    note: str = ""
+
+    @property
+    def is_folder(self) -> bool:
+        """Whether the result is a folder."""
+        return not self.suffix.startswith(".")
+
+
+ROWS = (
+    Format("PyTorch", "-", ".pt"),
+    Format(
+        "TorchScript",
+        "torchscript",
+        ".torchscript",
+        options=("half", "optimize"),
+        note="torch.jit is deprecated in PyTorch: prefer pt2",
+    ),
+    Format(
+        "ONNX",
+        "onnx",
+        ".onnx",
+        ONNX_WRITERS,
+        ("onnxruntime",),
+        options=("opset", "dynamic", "simplify", "half", "int8", *NMS),
+    ),
+    Format("torch.export", "pt2", ".pt2", options=("half", "dynamic")),
+    Format(
+        "OpenVINO",
+        "openvino",
+        "_openvino_model",
+        ("openvino",),
+        ("openvino",),
+        gpu=False,
+        options=("half", "int8", "dynamic"),
+    ),
+    Format(
+        "TensorRT",
+        "engine",
+        ".engine",
+        (*ONNX_WRITERS, "tensorrt"),
+        ("tensorrt",),
+        cpu=False,
+        options=("opset", "dynamic", "simplify", "half", "int8", "workspace", "cache", "verbose", *NMS),
+    ),
+    Format("ncnn", "ncnn", "_ncnn_model", ("ncnn", "pnnx"), ("ncnn",), gpu=False, options=("half",)),
+    Format(
+        "CoreML",
+        "coreml",
+        ".mlpackage",
+        ("coremltools",),
+        ("coremltools",),
+        gpu=False,
+        options=("half",),
+        note="not tested on a device",
+    ),
+    Format(
+        "LiteRT",
+        "litert",
+        ".tflite",
+        ("litert-torch",),
+        ("ai-edge-litert",),
+        gpu=False,
+        note="not tested on a device",
+    ),
+)
+FORMATS = {row.argument: row for row in ROWS}
+EXPORTS = {argument: row for argument, row in FORMATS.items() if argument != "-"}
+
+REFUSED = {  # words of --include that YOLOv5 users know -> the way from here
+    "saved_model": "TensorFlow is not written: export onnx and convert it with onnx2tf, in an environment of its own",
+    "pb": "a TensorFlow GraphDef is not written: export onnx and convert it with onnx2tf",
+    "tflite": "TensorFlow Lite is now LiteRT: use --include litert, or export onnx and convert it with onnx2tf",
+    "edgetpu": "Edge TPU is not written: export onnx, convert it with onnx2tf to int8 TFLite, run edgetpu_compiler",
+    "tfjs": "TensorFlow.js is not written: export onnx and run it in the browser with onnxruntime-web",
+    "paddle": "Paddle is not written: export onnx and convert it with x2paddle",
+    "rknn": "RKNN is not written: export onnx and convert it with rknn-toolkit2, in an environment of its own",
+    "tensorrt": "the word for TensorRT is engine: use --include engine",
+}
+
+
+def output_path(weights: str | Path, argument: str, int8: bool = False) -> Path:
+    """Return the file or folder that an export writes: beside the weights, `<stem>[_int8]<suffix>`.
+
+    Args:
+        weights: the checkpoint.
+        argument: a key of `EXPORTS`.
+        int8: whether `--int8` was given.
+    """
+    weights = Path(weights)
+    return weights.with_name(f"{weights.stem}{'_int8' if int8 else ''}{EXPORTS[argument].suffix}")
+
+
+def parse_include(words: list[str]) -> list[Format]:
+    """Return the rows that `--include` asks for, each once, in the order of the table.
+
+    Raises:
+        ValueError: a word that is no format, or one that is no longer written.
+    """
+    for word in words:
+        if word in REFUSED:
+            raise ValueError(f"--include {word}: {REFUSED[word]}")
+        if word not in EXPORTS:
+            raise ValueError(f"--include {word}: no such format. Allowed: {', '.join(EXPORTS)}")
+    return [row for argument, row in EXPORTS.items() if argument in words]
+
+
+def format_of(file: str | Path) -> Format:
+    """Return the row of a file by the end of its name.
+
+    Raises:
+        ValueError: no row has this suffix.
+    """
+    name = Path(file).name
+    for row in ROWS:
+        if name.endswith(row.suffix):
+            return row
+    allowed = ", ".join(row.suffix for row in ROWS)
+    raise ValueError(f"{file}: unknown kind of model file. Allowed ends: {allowed}")
+
+
+def require(packages: tuple[str, ...], purpose: str) -> None:
+    """Raise unless all packages can be imported; nothing is imported.
+
+    Args:
+        packages: names for pip; the module has the same name with underscores.
+        purpose: what they are for, such as "the export to ONNX".
+
+    Raises:
+        ValueError: names the missing ones and the line that installs them.
+    """
+    missing = [name for name in packages if find_spec(name.replace("-", "_")) is None]
+    if missing:
+        raise ValueError(f"{purpose} needs {', '.join(missing)}: pip install {' '.join(missing)}")
