@@ -14,7 +14,7 @@ LEVELS = {
     0: """
         utils models
         utils.general utils.files utils.boxes utils.callbacks utils.formats utils.demo utils.annotate utils.label_reader
-        utils.loggers.to_csv models.windows models.attention models.convolutions
+        utils.loggers.to_csv models.windows models.attention models.convolutions models.layers
     """,
     1: """
         utils.torch_utils utils.hyp utils.optim utils.nms utils.metrics utils.loss utils.augmentations utils.plots
