@@ -19,7 +19,7 @@ LEVELS = {
     1: """
         utils.torch_utils utils.hyp utils.optim utils.nms utils.metrics utils.loss utils.augmentations utils.plots
         utils.labels utils.autoanchor utils.downloads utils.result_files models.common models.flops models.ensemble
-        models.tta
+        models.tta models.activations
         utils.exporters.to_torchscript utils.exporters.to_onnx utils.exporters.to_openvino utils.exporters.to_tensorrt
     """,
     2: """
