@@ -24,7 +24,7 @@ LEVELS = {
     """,
     2: """
         utils.dataloaders utils.sources utils.autobatch utils.evaluation utils.exporters utils.loggers.to_tensorboard
-        models.yolo models.autoshape
+        models.yolo models.autoshape models.pretrained
     """,
     3: "utils.loggers models.checkpoint",
     4: "models.backends models.training",
