@@ -26,6 +26,7 @@ from tqdm import tqdm
 
 import val
 from models.checkpoint import strip_optimizer
+from models.pretrained import PUBLISHED
 from models.training import (
     AMP_TYPES,
     DEFAULT_CFG,
@@ -327,7 +328,11 @@ def parse_opt(argv: Sequence[str] | None = None) -> argparse.Namespace:
         description="Train a detector.", formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    add("--weights", default="", help="checkpoint to start from; '' trains from scratch")
+    add(
+        "--weights",
+        default="",
+        help="checkpoint to start from, or swinv2_t, swinv2_s, swinv2_b; '' trains from scratch",
+    )
     add("--cfg", default="", help=f"model YAML; default: the checkpoint's, or {DEFAULT_CFG}")
     add("--data", default="data/demo.yaml", help="dataset YAML")
     add("--hyp", default="", help=f"hyperparameter YAML; default: {HYP_OF_SWIN} for Swin backbones, else {HYP_OF_CONV}")
@@ -408,8 +413,11 @@ def check_options(opt: argparse.Namespace) -> None:
     opt.freeze = [opt.freeze] if isinstance(opt.freeze, int) else list(opt.freeze)
     if "," in str(opt.device) or int(os.getenv("WORLD_SIZE", "1")) > 1:
         raise ValueError("training runs on one device in one process: name one with --device, and start it with python")
-    if opt.weights and not Path(opt.weights).is_file():
-        raise FileNotFoundError(f"--weights {opt.weights}: no such file; train from scratch with --weights ''")
+    if opt.weights and opt.weights not in PUBLISHED and not Path(opt.weights).is_file():
+        raise FileNotFoundError(
+            f"--weights {opt.weights}: no such file; train from scratch with --weights '', or from published weights: "
+            f"{', '.join(PUBLISHED)}"
+        )
     opt.data = str(check_file(opt.data, (".yaml", ".yml")).resolve())
     if not opt.resume and (opt.cfg or not opt.weights):
         opt.cfg = str(check_file(opt.cfg or DEFAULT_CFG, (".yaml", ".yml")))
