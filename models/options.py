@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 
+from models.pretrained import PUBLISHED
 from models.training import AMP_TYPES, DEFAULT_CFG, HYP_OF_CONV, HYP_OF_SWIN
 from utils.distributed import launched_processes
 from utils.files import yaml_load
@@ -21,7 +22,11 @@ def parse_opt(argv: Sequence[str] | None = None) -> argparse.Namespace:
         description="Train a detector.", formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    add("--weights", default="", help="checkpoint to start from; '' trains from scratch")
+    add(
+        "--weights",
+        default="",
+        help="checkpoint to start from, or swinv2_t, swinv2_s, swinv2_b; '' trains from scratch",
+    )
     add("--cfg", default="", help=f"model YAML; default: the checkpoint's, or {DEFAULT_CFG}")
     add("--data", default="data/demo.yaml", help="dataset YAML")
     add("--hyp", default="", help=f"hyperparameter YAML; default: {HYP_OF_SWIN} for Swin backbones, else {HYP_OF_CONV}")
@@ -112,8 +117,11 @@ def check_options(opt: argparse.Namespace) -> None:
         check_evolution(opt, processes=launched_processes())
     if opt.image_weights and opt.rect:
         raise ValueError("--image-weights draws the images anew in each epoch, --rect fixes their order: leave one out")
-    if opt.weights and not Path(opt.weights).is_file():
-        raise FileNotFoundError(f"--weights {opt.weights}: no such file; train from scratch with --weights ''")
+    if opt.weights and opt.weights not in PUBLISHED and not Path(opt.weights).is_file():
+        raise FileNotFoundError(
+            f"--weights {opt.weights}: no such file; train from scratch with --weights '', or from published weights: "
+            f"{', '.join(PUBLISHED)}"
+        )
     opt.data = str(check_file(opt.data, (".yaml", ".yml")).resolve())
     if not opt.resume and (opt.cfg or not opt.weights):
         opt.cfg = str(check_file(opt.cfg or DEFAULT_CFG, (".yaml", ".yml")))
