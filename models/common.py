@@ -62,10 +62,12 @@ from models.layers import (
 )
 from models.windows import (
     effective_shift,
+    is_open,
     padded_size,
     relative_coords,
     relative_index,
     resize_bias_table,
+    roll_map,
     window_mask,
     window_partition,
     window_reverse,
@@ -357,17 +359,19 @@ class SwinV2Block(nn.Module):
         window = self.attn.window
         padded = padded_size(height, width, window)
         shift = effective_shift(padded, window, self.shift)
-        pads = padded != (height, width)
+        unknown = is_open(height, width)  # then nothing can be left out
+        pads = unknown or padded != (height, width)
+        shifts = unknown and any(self.shift) or any(shift)
         if pads:
             x = F.pad(x, (0, 0, 0, padded[1] - width, 0, padded[0] - height))  # (B, Hp, Wp, C)
-        if any(shift):
-            x = x.roll((-shift[0], -shift[1]), (1, 2))
+        if shifts:
+            x = roll_map(x, (-shift[0], -shift[1]))
         blocked = None
-        if any(shift) or (pads and self.mask_padding):
+        if shifts or (pads and self.mask_padding):
             blocked = window_mask(height, width, window, shift, self.mask_padding, x.device)  # (K, N, N)
         x = window_reverse(self.attn(window_partition(x, window), blocked), window, padded)
-        if any(shift):
-            x = x.roll(shift, (1, 2))
+        if shifts:
+            x = roll_map(x, shift)
         return x[:, :height, :width] if pads else x
 
     def forward(self, x: Tensor) -> Tensor:
