@@ -212,7 +212,7 @@ class Detections:
                 if folder is not None:
                     into = folder / "crops" / (re.sub(r"[^\w .-]", "_", self._name(cls)).strip(" .") or "_")
                     into.mkdir(parents=True, exist_ok=True)
-                    _write_jpeg(increment_path(into / file), piece)
+                    _write_jpeg(increment_path(into / file, sep="-"), piece)
         if folder is not None:
             LOGGER.info(f"Saved {len(crops)} crop{'s' * (len(crops) != 1)} to {folder}")
         return crops
