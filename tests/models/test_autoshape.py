@@ -343,7 +343,7 @@ def test_save_and_crop(found, tmp_path):
     assert np.abs(read - found.render()[0]).mean() < 4  # RGB stayed RGB
     crops = found.crop(save_dir=folder, exist_ok=True)
     assert [c["label"] for c in crops] == ["dog 0.90", "big/bird 0.50", "dog 0.40"]
-    assert crops[0]["im"].shape == (50, 30, 3)  # 40 * 1.02 + 10 by 20 * 1.02 + 10, cut to whole pixels
+    assert crops[0]["im"].shape == (51, 31, 3)  # rows 14.6 to 65.4, columns 4.8 to 35.2: the whole pixels below
     assert float(crops[1]["cls"]) == 2
     assert crops[1]["box"].tolist() == [0, 0, 100, 80]
     names = {str(p.relative_to(folder)) for p in folder.rglob("*.jpg")}
@@ -367,7 +367,7 @@ def test_show_without_a_display_warns(found, monkeypatch, caplog):
     assert "no display" in caplog.text
     shown = []
     monkeypatch.setenv("DISPLAY", ":0")
-    monkeypatch.setattr(Image.Image, "show", shown.append)
+    monkeypatch.setattr(Image.Image, "show", lambda self: shown.append(self))
     found.show()
     assert [im.size for im in shown] == [(100, 80), (50, 40)]
 
