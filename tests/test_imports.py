@@ -20,7 +20,8 @@ LEVELS = {
         utils.torch_utils utils.distributed utils.hyp utils.optim utils.nms utils.metrics utils.loss
         utils.augmentations utils.plots utils.labels utils.autoanchor utils.downloads utils.result_files models.common
         models.flops models.ensemble models.tta utils.sampling utils.image_cache utils.exporters.onnx_nms
-        utils.exporters.onnx_quantize utils.exporters.tensorrt_ops models.activations
+        utils.exporters.onnx_quantize utils.exporters.tensorrt_ops models.activations utils.report utils.web
+        models.detections
     """,
     2: """
         utils.exporters.to_torchscript utils.dataloaders utils.sources utils.autobatch utils.evaluation
