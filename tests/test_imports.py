@@ -14,12 +14,12 @@ LEVELS = {
     0: """
         utils models
         utils.general utils.files utils.boxes utils.callbacks utils.formats utils.demo utils.annotate utils.label_reader
-        utils.loggers.to_csv models.windows models.attention models.convolutions
+        utils.loggers.to_csv models.windows models.attention models.convolutions models.inert_pickle
     """,
     1: """
         utils.torch_utils utils.distributed utils.hyp utils.optim utils.nms utils.metrics utils.loss utils.augmentations
         utils.plots utils.labels utils.autoanchor utils.downloads utils.result_files models.common models.flops
-        models.ensemble models.tta utils.sampling utils.image_cache
+        models.ensemble models.tta models.legacy utils.sampling utils.image_cache
         utils.exporters.to_torchscript utils.exporters.to_onnx utils.exporters.to_openvino utils.exporters.to_tensorrt
     """,
     2: """
