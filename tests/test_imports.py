@@ -19,11 +19,12 @@ LEVELS = {
     1: """
         utils.torch_utils utils.distributed utils.hyp utils.optim utils.nms utils.metrics utils.loss utils.augmentations
         utils.plots utils.label_cache utils.label_coco utils.label_voc utils.autoanchor utils.downloads
-        utils.result_files models.common models.flops models.ensemble models.tta models.legacy utils.sampling utils.image_cache
+        utils.result_files models.common models.flops models.ensemble models.tta models.legacy
+        utils.sampling utils.image_cache
         utils.exporters.to_torchscript utils.exporters.to_onnx utils.exporters.to_openvino utils.exporters.to_tensorrt
     """,
     2: """
-        utils.labels utils.sources utils.autobatch utils.evaluation utils.exporters utils.loggers.to_tensorboard
+        utils.labels utils.converters utils.sources utils.autobatch utils.evaluation utils.exporters utils.loggers.to_tensorboard
         models.yolo models.autoshape
     """,
     3: "utils.dataloaders utils.loggers models.checkpoint",

@@ -143,7 +143,12 @@ def missing_split_message(where: Any, data: dict, bases: list[Path]) -> str:
     if data.get("generate"):
         return f"{text}: 'generate: {data['generate']}' draws images/train and images/val"
     if data.get("download"):
-        return f"{text}, or fetch the data yourself; the YAML names this source (never run by us): {data['download']}"
+        source = data["download"]
+        source = ", ".join(map(str, source)) if isinstance(source, list) else source
+        text = f"{text}, or fetch the data yourself; the YAML names this source (never run by us): {source}"
+        if data.get("converter"):
+            text += f"; then convert it: python -m utils.converters {data['converter']} SRC {bases[0]}"
+        return text
     return f"{text}; the YAML has no 'generate' key that could draw them."
 
 
