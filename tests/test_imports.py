@@ -24,8 +24,8 @@ LEVELS = {
         utils.exporters.to_torchscript utils.exporters.to_onnx utils.exporters.to_openvino utils.exporters.to_tensorrt
     """,
     2: """
-        utils.labels utils.converters utils.sources utils.autobatch utils.evaluation utils.exporters utils.loggers.to_tensorboard
-        models.yolo models.autoshape
+        utils.labels utils.converters utils.sources utils.autobatch utils.evaluation utils.exporters
+        utils.loggers.to_tensorboard models.yolo models.autoshape
     """,
     3: "utils.dataloaders utils.loggers models.checkpoint",
     4: "models.backends models.training",

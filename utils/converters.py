@@ -4,9 +4,9 @@
     python -m utils.converters voc       my_set/Annotations  my_set/labels  --names cat,dog
     python -m utils.converters coco      instances_val2017.json  labels/val2017
 
-SRC is what the archives unpack to, DST the `path` of the data set YAML; of `voc` and `coco`, which convert labels of any
-data set, DST is the folder of labels (their formats are also read directly: `format:` in the YAML). SRC is not changed;
-images are linked into DST, or copied where the disk does not allow that. Nothing is downloaded.
+SRC is what the archives unpack to, DST the `path` of the data set YAML; of `voc` and `coco`, which convert labels of
+any data set, DST is the folder of labels (their formats are also read directly: `format:` in the YAML). SRC is not
+changed; images are linked into DST, or copied where the disk does not allow that. Nothing is downloaded.
 """
 
 import argparse
@@ -64,10 +64,12 @@ def write_samples(dst: Path, samples: Iterable[Sample], folder: str = "labels") 
 
     Raises:
         FileNotFoundError: an image does not exist.
-        ValueError: there is not one sample.
+        ValueError: there is not one sample, or one would be written outside `dst`.
     """
     count = boxes = 0
     for sample in samples:
+        if Path(sample.name).is_absolute() or ".." in Path(sample.name).parts:
+            raise ValueError(f"{sample.name}: this name of an image leads out of {dst}")
         text = label_text(sample)
         label = dst / folder / f"{sample.name}.txt"
         label.parent.mkdir(parents=True, exist_ok=True)
@@ -92,6 +94,14 @@ def link(source: Path, target: Path) -> None:
         os.link(source, target)
     except OSError:  # another disk, or one without links
         shutil.copy2(source, target)
+
+
+def numbers(cells: list[str], where: str) -> list[float]:
+    """Read numbers; ValueError names the place of one that is none."""
+    try:
+        return [float(cell) for cell in cells]
+    except ValueError:
+        raise ValueError(f"{where}: expected numbers, found {','.join(cells)[:80]!r}") from None
 
 
 def existing(path: Path, what: str) -> Path:
@@ -158,7 +168,10 @@ def convert_visdrone(src: Path, dst: Path, names: list[str]) -> int:
                 image = src / folder / "images" / f"{file.stem}.jpg"
                 rows = []
                 for line in file.read_text(encoding="utf-8").splitlines():
-                    x, y, w, h, score, category = map(int, line.rstrip(",").split(",")[:6])
+                    cells = numbers(line.strip().rstrip(",").split(","), str(file))
+                    if len(cells) < 6:
+                        raise ValueError(f"{file}: expected 8 columns, found {line!r}")
+                    x, y, w, h, score, category = cells[:6]
                     if score and 1 <= category <= 10:
                         rows.append([category - 1, x, y, x + w, y + h])
                 yield Sample(image, f"{split}/{file.stem}", image_size(str(existing(image, "VisDrone"))), rows)
@@ -175,9 +188,11 @@ def convert_sku110k(src: Path, dst: Path, names: list[str]) -> int:
             table = existing(src / f"annotations/annotations_{split}.csv", "the folder SKU110K_fixed")
             found: dict[str, tuple[tuple[int, int], list[list[float]]]] = {}
             with table.open(newline="", encoding="utf-8") as file:
-                for name, x1, y1, x2, y2, _, width, height in csv.reader(file):
-                    rows = found.setdefault(name, ((int(width), int(height)), []))[1]
-                    rows.append([0, *map(float, (x1, y1, x2, y2))])
+                for cells in csv.reader(file):
+                    if len(cells) != 8:
+                        raise ValueError(f"{table}: expected 8 columns, found {','.join(cells)!r}")
+                    x1, y1, x2, y2, width, height = numbers(cells[1:5] + cells[6:], str(table))
+                    found.setdefault(cells[0], ((int(width), int(height)), []))[1].append([0, x1, y1, x2, y2])
             for name, (size, rows) in found.items():
                 yield Sample(src / "images" / name, f"{split}/{Path(name).stem}", size, rows)
 
@@ -239,7 +254,7 @@ def convert_xview(src: Path, dst: Path, names: list[str]) -> int:
         for feature in json.loads(table.read_bytes())["features"]:
             values = feature["properties"]
             if values["type_id"] in XVIEW_TYPES:
-                corners = [float(value) for value in values["bounds_imcoords"].split(",")]
+                corners = numbers(values["bounds_imcoords"].split(","), str(table))
                 rows[values["image_id"]].append([XVIEW_TYPES.index(values["type_id"]), *corners])
         for i, image in enumerate(sorted((src / "train_images").glob("*.tif"))):
             split = "val" if i % 10 == 9 else "train"
@@ -275,7 +290,7 @@ def main(args: list[str] | None = None) -> None:
         raise ValueError(f"{opt.name}: --names is for voc and coco; this data set has its own classes")
     try:
         CONVERTERS[opt.name](opt.src, opt.dst, [name.strip() for name in opt.names.split(",") if name.strip()])
-    except (KeyError, IndexError, TypeError) as e:
+    except (KeyError, IndexError, TypeError, AttributeError, json.JSONDecodeError) as e:
         raise ValueError(f"{opt.src}: not in the form that {opt.name} has ({type(e).__name__}: {e})") from e
 
 
