@@ -14,20 +14,20 @@ LEVELS = {
     0: """
         utils models
         utils.general utils.files utils.boxes utils.callbacks utils.formats utils.demo utils.annotate utils.label_reader
-        utils.loggers.to_csv models.windows models.attention models.convolutions
+        utils.pipeline utils.loggers.to_csv models.windows models.attention models.convolutions
     """,
     1: """
         utils.torch_utils utils.distributed utils.hyp utils.optim utils.nms utils.metrics utils.loss utils.augmentations
         utils.plots utils.labels utils.autoanchor utils.downloads utils.result_files models.common models.flops
-        models.ensemble models.tta utils.sampling utils.image_cache
+        models.ensemble models.tta utils.sampling utils.image_cache utils.video utils.slicing utils.visualize
         utils.exporters.to_torchscript utils.exporters.to_onnx utils.exporters.to_openvino utils.exporters.to_tensorrt
     """,
     2: """
-        utils.dataloaders utils.sources utils.autobatch utils.evaluation utils.exporters utils.loggers.to_tensorboard
-        models.yolo models.autoshape
+        utils.dataloaders utils.autobatch utils.evaluation utils.exporters utils.loggers.to_tensorboard
+        models.yolo models.autoshape utils.streams utils.pictures utils.predictor
     """,
-    3: "utils.loggers models.checkpoint",
-    4: "models.backends models.training",
+    3: "utils.loggers utils.sources models.checkpoint",
+    4: "models.backends models.training utils.outputs",
     5: "val detect export hubconf models.options",
     6: "train",
 }

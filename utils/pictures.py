@@ -102,7 +102,9 @@ class Pictures:
         self._parts: Counter[str] = Counter()
         for source, name in names.items():
             if save and (folder / name).exists() and Path(source).exists() and (folder / name).samefile(source):
-                raise ValueError(f"{source}: its annotated picture would replace it. Choose another --project or --name")
+                raise ValueError(
+                    f"{source}: its annotated picture would replace it. Choose another --project or --name"
+                )
 
     def add(self, frame: Frame, picture: NDArray) -> None:
         """Write the annotated `picture` of a frame."""

@@ -133,9 +133,7 @@ class Predictor:
                 )  # B of (D, 6)
                 kept = [detections.cpu() for detections in kept]
             net = part.shape[2:]
-            found += [
-                scale_boxes(net, d, shape) for d, shape in zip(kept, shapes[start : start + size], strict=True)
-            ]
+            found += [scale_boxes(net, d, shape) for d, shape in zip(kept, shapes[start : start + size], strict=True)]
         return found
 
     def _slice(self, frame: Frame, whole: Tensor) -> Tensor:

@@ -221,5 +221,3 @@ def _screen(text: str) -> Screen:
 def _suffix(path: str) -> str:
     """Return the ending of a path or address in lower case, without the dot."""
     return Path(unquote(path)).suffix.lower().removeprefix(".")
-
-
