@@ -142,7 +142,10 @@ class Summary:
 
     def text(self, count: Counter[int]) -> str:
         """Put counts of classes into words: `2 cats, 1 dog`."""
-        words = [f"{n} {self.names[cls]}{'s' * (n > 1)}" for cls, n in sorted(count.items())]
+        words = [
+            f"{n} {self.names[cls]}{'s' * (n > 1 and not self.names[cls].endswith('s'))}"
+            for cls, n in sorted(count.items())
+        ]
         return ", ".join(words) or "(no detections)"
 
     def log(self, times: tuple[float, float, float], shape: tuple[int, ...], folder: Path | None) -> None:

@@ -8,7 +8,6 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 import cv2
-import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -21,8 +20,8 @@ from utils.video import VID_FORMATS, read_video
 
 SCHEMES = ("rtsp://", "rtsps://", "rtmp://", "http://", "https://", "udp://", "tcp://", "srt://")
 FORMS = (
-    "an image, a video, a folder, a pattern in quotes such as 'photos/**/*.jpg', a .txt list of those, a .streams list, "
-    "an address, the number of a camera, or screen [number] [left top width height]"
+    "an image, a video, a folder, a pattern in quotes such as 'photos/**/*.jpg', a .txt list of those, a .streams "
+    "list, an address, the number of a camera, or screen [number] [left top width height]"
 )
 
 
@@ -169,7 +168,7 @@ def find_files(text: str) -> list[str]:
     if path.is_file():
         if _suffix(text) not in IMG_FORMATS + VID_FORMATS:
             raise ValueError(
-                f"{text}: neither an image ({' '.join(IMG_FORMATS)}) nor a video ({' '.join(VID_FORMATS)}) by its ending"
+                f"{text}: ends neither like an image ({' '.join(IMG_FORMATS)}) nor a video ({' '.join(VID_FORMATS)})"
             )
         return [str(path)]
     if any(letter in text for letter in "*?["):

@@ -22,8 +22,8 @@ class FeatureMaps:
     """Save what the rows of a model give out. Use as a context: leaving it takes the hooks away.
 
     For each row but the last (Detect) whose map is larger than one cell: `stage<i>_<Module>_features.png` with the
-    first 32 channels in 8 columns, each from its own smallest value (dark) to its largest (bright), and the whole map of
-    the first image as `.npy`, (C, H, W) float32.
+    first 32 channels in 8 columns, each from its own smallest value (dark) to its largest (bright), and the whole map
+    of the first image as `.npy`, (C, H, W) float32.
 
     Args:
         model: has the rows as `model.model`; see `DetectionModel`.
