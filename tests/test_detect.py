@@ -277,7 +277,9 @@ def test_slices_of_a_large_image_find_more(run, tmp_path):
     plain = run(image, nosave=True)[0].detections
     sliced = run(image, nosave=True, slice=96, overlap=0.2)[0].detections
     assert len(sliced) > len(plain)
-    assert (sliced[:, :4].min() >= 0) and (sliced[:, 2].max() <= 400) and (sliced[:, 3].max() <= 300)
+    assert sliced[:, :4].min() >= 0
+    assert sliced[:, 2].max() <= 400
+    assert sliced[:, 3].max() <= 300
 
 
 def test_feature_maps(run, tmp_path):

@@ -215,7 +215,7 @@ class Screen:
         except ImportError:
             raise ValueError("--source screen needs mss: pip install mss") from None
         try:
-            return mss.mss()
+            return (getattr(mss, "MSS", None) or mss.mss)()
         except mss.ScreenShotError as error:
             raise OSError(f"the screen cannot be grabbed: {error}. Is there a display?") from None
 
