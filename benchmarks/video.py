@@ -4,7 +4,8 @@
 
 Draws a 1280 x 720 video, then alternates three runs over the same frames: decoding alone, inference alone (model and
 NMS on frames decoded and letterboxed before), and detect.py from file to annotated file. The ratio is the time of the
-last over the longer of the other two, by medians. Memory is the resident size after 300 and after 3,000 frames of one run.
+last over the longer of the other two, by medians. Memory is the resident size after 300 and after 3,000 frames of one
+run.
 """
 
 import argparse
