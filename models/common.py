@@ -62,12 +62,10 @@ from models.layers import (
 )
 from models.windows import (
     effective_shift,
-    is_open,
     padded_size,
     relative_coords,
     relative_index,
     resize_bias_table,
-    roll_map,
     window_mask,
     window_partition,
     window_reverse,
@@ -359,19 +357,17 @@ class SwinV2Block(nn.Module):
         window = self.attn.window
         padded = padded_size(height, width, window)
         shift = effective_shift(padded, window, self.shift)
-        unknown = is_open(height, width)  # then nothing can be left out
-        pads = unknown or padded != (height, width)
-        shifts = unknown and any(self.shift) or any(shift)
+        pads = padded != (height, width)
         if pads:
             x = F.pad(x, (0, 0, 0, padded[1] - width, 0, padded[0] - height))  # (B, Hp, Wp, C)
-        if shifts:
-            x = roll_map(x, (-shift[0], -shift[1]))
+        if any(shift):
+            x = x.roll((-shift[0], -shift[1]), (1, 2))
         blocked = None
-        if shifts or (pads and self.mask_padding):
+        if any(shift) or (pads and self.mask_padding):
             blocked = window_mask(height, width, window, shift, self.mask_padding, x.device)  # (K, N, N)
         x = window_reverse(self.attn(window_partition(x, window), blocked), window, padded)
-        if shifts:
-            x = roll_map(x, shift)
+        if any(shift):
+            x = x.roll(shift, (1, 2))
         return x[:, :height, :width] if pads else x
 
     def forward(self, x: Tensor) -> Tensor:

@@ -105,32 +105,8 @@ def padded_size(height: int, width: int, window: tuple[int, int]) -> tuple[int, 
 
 
 def effective_shift(padded: tuple[int, int], window: tuple[int, int], shift: tuple[int, int]) -> tuple[int, int]:
-    """Return the shift with 0 on each axis that a single window covers (there is nothing to connect on it).
-
-    Of a size that is open while a graph is exported this is an expression, not a choice made once and for all.
-    """
-    return tuple(
-        s * torch.sym_min(p // w - 1, 1) if s and isinstance(p, torch.SymInt) else s if p > w else 0
-        for p, w, s in zip(padded, window, shift, strict=True)
-    )
-
-
-def is_open(*sizes: int) -> bool:
-    """Whether one of the sizes is unknown while a graph is exported."""
-    return any(isinstance(size, torch.SymInt) for size in sizes)
-
-
-def roll_map(x: Tensor, shift: tuple[int, int]) -> Tensor:
-    """Roll a map (B, H, W, C) down and to the right by `shift` cells; negative numbers roll up and to the left."""
-    if not is_open(*x.shape[1:3]):
-        return x.roll(shift, (1, 2))
-    for axis, cells in enumerate(shift, 1):
-        side = x.shape[axis]
-        index = torch.arange(side, device=x.device) + (side - cells)  # roll() would fix the shift
-        for _ in range(2):  # modulo `side`, which ONNX cannot take of a tensor by an open size
-            index = torch.where(index >= side, index - side, index)
-        x = x.index_select(axis, index)
-    return x
+    """Return the shift with 0 on each axis that a single window covers (there is nothing to connect on it)."""
+    return tuple(s if p > w else 0 for p, w, s in zip(padded, window, shift, strict=True))
 
 
 def _axis_codes(length: int, padded: int, window: int, shift: int, device: torch.device) -> tuple[Tensor, Tensor]:
