@@ -32,22 +32,31 @@ def window_tables(
     across = (x.shape[2] + wx - 1) // wx
     number = torch.arange((x.shape[1] + wy - 1) // wy * across, device=device)[:, None]  # (K, 1)
     across = torch.arange(across, device=device)[-1:] + 1  # (1,)
-    places = (number // across * wy + token // wx, number % across * wx + token % wx)  # 2 x (K, N) in the rolled map
+    tall, wide = divide(number, across), divide(token, wx)
+    places = (tall[0] * wy + wide[0], tall[1] * wx + wide[1])  # 2 x (K, N) in the rolled map
     cells, padding, region, windows, inside = [], [], [], [], []
     for axis, place in enumerate(places):
         side = torch.arange(x.shape[axis + 1], device=device)  # (H,) or (W,)
         last = side[-1:]
-        padded = (last // window[axis] + 1) * window[axis]  # (1,)
-        moved = (padded > window[axis]) * shift[axis]
-        cell = (place + moved) % padded  # (K, N)
+        padded = (divide(last, window[axis])[0] + 1) * window[axis]  # (1,)
+        moved = (padded > window[axis]).long() * shift[axis]
+        cell = place + moved
+        cell = torch.where(cell >= padded, cell - padded, cell)  # (K, N)
         cells.append(torch.minimum(cell, last))
         padding.append(cell > last)
         region.append((place >= padded - moved).long())
-        rolled = (side - moved + padded) % padded
-        windows.append(rolled // window[axis])
-        inside.append(rolled % window[axis])
+        rolled = side - moved
+        rolled = divide(torch.where(rolled < 0, rolled + padded, rolled), window[axis])
+        windows.append(rolled[0])
+        inside.append(rolled[1])
     back = (windows[0][:, None] * across + windows[1], inside[0][:, None] * wx + inside[1])  # 2 x (H, W)
     return tuple(cells), padding[0] | padding[1], back, region[0] * 2 + region[1]
+
+
+def divide(a: Tensor, b: Tensor | int) -> tuple[Tensor, Tensor]:
+    """Return quotient and remainder of tensors >= 0; `//` and `%` export as many nodes more, which mind the sign."""
+    quotient = torch.div(a, b, rounding_mode="trunc")
+    return quotient, a - quotient * b
 
 
 def gather_windows(

@@ -34,8 +34,8 @@ def quantize(
 
     Symmetric int8 for activations (one scale per tensor) and weights (one scale per output channel), ranges by the
     largest magnitude over the calibration images. Biases stay float32: TensorRT refuses quantised ones and zero points
-    other than 0. Only convolutions are quantised: the decoding, whose pixel coordinates need more than 8 bits, attention
-    and normalisation stay float32.
+    other than 0. Only convolutions are quantised: the decoding, whose pixels need more than 8 bits, attention and
+    normalisation stay float32.
 
     Args:
         model: float32 graph with the input `images`.

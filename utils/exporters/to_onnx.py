@@ -35,6 +35,7 @@ class HalfModel(nn.Module):
         self.model = deepcopy(model).half()
 
     def forward(self, images: Tensor) -> tuple[Tensor]:
+        """Run float32 (B, 3, H, W) in float16."""
         return self.model(images.half())
 
 
@@ -66,6 +67,21 @@ def export_onnx(model: nn.Module, images: Tensor, file: Path, options: ExportOpt
         if options.nms:
             check_nms(make_session(tmp), session, check_inputs(options, stride, channels), options)
     return file
+
+
+def ensure_onnx(model: nn.Module, images: Tensor, file: Path, options: ExportOptions, metadata: dict[str, Any]) -> Path:
+    """Write an ONNX file unless it is there already with exactly this metadata, its date included.
+
+    For formats that are made from ONNX: with several formats in one run the file is written once.
+    """
+    require(ONNX_WRITERS, "the export to ONNX")
+    import onnx
+
+    if file.is_file():
+        found = {entry.key: entry.value for entry in onnx.load(file).metadata_props}
+        if all(found.get(key) == str(value) for key, value in metadata.items()):
+            return file
+    return export_onnx(model, images, file, options, metadata)
 
 
 def _check_options(options: ExportOptions) -> None:
@@ -122,7 +138,7 @@ def example_size(model: nn.Module, stride: int) -> tuple[int, int]:
 
 def simplify(graph: "onnx.ModelProto") -> "onnx.ModelProto":
     """Return the graph with constants folded and superfluous nodes removed by onnxslim."""
-    import onnxslim
+    import onnxslim  # noqa: PLC0415 - optional
 
     before = len(graph.graph.node)
     graph = onnxslim.slim(graph)
