@@ -4,13 +4,10 @@ import tempfile
 from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 import numpy as np
 from torch import Tensor
-
-if TYPE_CHECKING:
-    import onnx
 
 
 class _Images:
@@ -27,9 +24,7 @@ class _Images:
         return {"images": np.repeat(image.numpy(), self.batch, axis=0)}
 
 
-def quantize(
-    model: "onnx.ModelProto", calibration: Callable[[], Iterator[Tensor]], count: int, batch: int
-) -> "onnx.ModelProto":
+def quantize(model: Any, calibration: Callable[[], Iterator[Tensor]], count: int, batch: int) -> Any:
     """Return the model with 8-bit convolutions.
 
     Symmetric int8 for activations (one scale per tensor) and weights (one scale per output channel), ranges by the

@@ -10,14 +10,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from utils.general import LOGGER, ROOT
-
-if TYPE_CHECKING:
-    import onnx
 
 TABLE = ROOT / "data/tensorrt-ops.csv"
 OPSETS = (9, 24)
@@ -57,6 +54,15 @@ def operators() -> dict[str, Operator]:
         }
 
 
+def _graphs(graph: Any) -> Iterator[Any]:
+    """Yield a GraphProto and those inside its nodes (branches, loop bodies)."""
+    yield graph
+    for node in graph.node:
+        for attribute in node.attribute:
+            for inner in [*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs]:
+                yield from _graphs(inner)
+
+
 class Graph:
     """A graph whose tensor types are inferred and whose constants can be read.
 
@@ -64,13 +70,13 @@ class Graph:
         model: any ONNX model; it is not changed.
     """
 
-    def __init__(self, model: "onnx.ModelProto") -> None:
+    def __init__(self, model: Any) -> None:
         from onnx import TensorProto, shape_inference
 
         self.model = shape_inference.infer_shapes(model)
         self.types: dict[str, str] = {}
         self.constants: dict[str, Any] = {}  # TensorProto or NodeProto
-        for graph in self._graphs(self.model.graph):
+        for graph in _graphs(self.model.graph):
             for value in [*graph.input, *graph.value_info, *graph.output]:
                 if value.type.HasField("tensor_type") and value.type.tensor_type.elem_type:
                     self.types[value.name] = TensorProto.DataType.Name(value.type.tensor_type.elem_type)
@@ -81,17 +87,9 @@ class Graph:
                 if node.op_type == "Constant":
                     self.constants[node.output[0]] = node
 
-    def _graphs(self, graph: "onnx.GraphProto") -> Iterator["onnx.GraphProto"]:
-        """Yield a graph and those inside its nodes (branches, loop bodies)."""
-        yield graph
-        for node in graph.node:
-            for attribute in node.attribute:
-                for inner in [*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs]:
-                    yield from self._graphs(inner)
-
-    def nodes(self) -> Iterator["onnx.NodeProto"]:
+    def nodes(self) -> Iterator[Any]:
         """Yield all nodes, inner graphs included."""
-        for graph in self._graphs(self.model.graph):
+        for graph in _graphs(self.model.graph):
             yield from graph.node
 
     def constant(self, name: str) -> np.ndarray | None:
@@ -111,7 +109,7 @@ class Graph:
 # Restrictions: each returns what is wrong with a node, or "" ----------------------------------------------------------
 
 
-def _attributes(node: "onnx.NodeProto") -> dict[str, Any]:
+def _attributes(node: Any) -> dict[str, Any]:
     from onnx import helper
 
     return {attribute.name: helper.get_attribute_value(attribute) for attribute in node.attribute}
@@ -124,14 +122,14 @@ def _text(value: Any) -> str:
 def _constant_input(index: int, what: str) -> Callable[[Graph, Any], str]:
     """Return a check that an input is missing or a constant."""
 
-    def check(graph: Graph, node: "onnx.NodeProto") -> str:
+    def check(graph: Graph, node: Any) -> str:
         name = node.input[index] if len(node.input) > index else ""
         return f"{what} must be a constant" if name and graph.constant(name) is None else ""
 
     return check
 
 
-def _topk(graph: Graph, node: "onnx.NodeProto") -> str:
+def _topk(graph: Graph, node: Any) -> str:
     if not _attributes(node).get("sorted", 1):
         return "sorted must be 1"
     k = graph.constant(node.input[1])
@@ -140,7 +138,7 @@ def _topk(graph: Graph, node: "onnx.NodeProto") -> str:
     return f"K is {k.item()}, but must be below 3840" if k.item() >= 3840 else ""
 
 
-def _resize(_: Graph, node: "onnx.NodeProto") -> str:
+def _resize(_: Graph, node: Any) -> str:
     allowed = {
         "coordinate_transformation_mode": (
             "half_pixel",
@@ -159,7 +157,7 @@ def _resize(_: Graph, node: "onnx.NodeProto") -> str:
     return ""
 
 
-def _pool(_: Graph, node: "onnx.NodeProto") -> str:
+def _pool(_: Graph, node: Any) -> str:
     given = _attributes(node)
     if any(d != 1 for d in given.get("dilations", [])):
         return "dilations must be 1"
@@ -169,28 +167,28 @@ def _pool(_: Graph, node: "onnx.NodeProto") -> str:
     return "" if rank in (2, 3) or node.op_type == "LpPool" else f"{rank}-D pooling, allowed: 2-D, 3-D"
 
 
-def _zero_point(graph: Graph, node: "onnx.NodeProto") -> str:
+def _zero_point(graph: Graph, node: Any) -> str:
     if len(node.input) < 3 or not node.input[2]:
         return ""
     value = graph.constant(node.input[2])
     return "" if value is not None and not value.astype(np.float32).any() else "the zero point must be a constant 0"
 
 
-def _one_output(_: Graph, node: "onnx.NodeProto") -> str:
+def _one_output(_: Graph, node: Any) -> str:
     return "only the first output is supported" if any(node.output[1:]) else ""
 
 
-def _no_reduction(_: Graph, node: "onnx.NodeProto") -> str:
+def _no_reduction(_: Graph, node: Any) -> str:
     reduction = _text(_attributes(node).get("reduction", "none"))
     return "" if reduction == "none" else f"reduction is {reduction}, allowed: none"
 
 
-def _dense_constant(_: Graph, node: "onnx.NodeProto") -> str:
+def _dense_constant(_: Graph, node: Any) -> str:
     bad = {"sparse_value", "value_string", "value_strings"} & {attribute.name for attribute in node.attribute}
     return f"{bad.pop()} is not supported" if bad else ""
 
 
-def _not_training(graph: Graph, node: "onnx.NodeProto") -> str:
+def _not_training(graph: Graph, node: Any) -> str:
     if len(node.input) < 3 or not node.input[2]:
         return ""
     flag = graph.constant(node.input[2])
@@ -218,7 +216,7 @@ RESTRICTIONS: dict[str, Callable[[Graph, Any], str]] = {
 }
 
 
-def find_problems(model: "onnx.ModelProto") -> list[str]:
+def find_problems(model: Any) -> list[str]:
     """Name every node that TensorRT's table does not allow, in the order of the graph.
 
     Args:
@@ -228,6 +226,14 @@ def find_problems(model: "onnx.ModelProto") -> list[str]:
         Lines `operator 'node': what is wrong`; empty where all is supported. A restriction that this file cannot check
         counts as not supported.
     """
+    foreign = [
+        f"{node.op_type} '{node.name or ', '.join(node.output)}': an operator of the domain {node.domain}"
+        for graph in _graphs(model.graph)
+        for node in graph.node
+        if node.domain not in ("", "ai.onnx")
+    ]
+    if foreign:  # types behind such nodes cannot be inferred
+        return foreign
     graph = Graph(model)
     problems = [
         f"operator set {entry.version}: TensorRT reads {OPSETS[0]} to {OPSETS[1]}"
@@ -241,9 +247,7 @@ def find_problems(model: "onnx.ModelProto") -> list[str]:
     return problems
 
 
-def _find_problem(graph: Graph, node: "onnx.NodeProto") -> str:
-    if node.domain not in ("", "ai.onnx"):
-        return f"an operator of the domain {node.domain}"
+def _find_problem(graph: Graph, node: Any) -> str:
     row = operators().get(node.op_type)
     if row is None:
         return "not supported"

@@ -8,7 +8,7 @@ are texts: numbers, lists and mappings as Python writes them.
 import warnings
 from copy import deepcopy
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -20,9 +20,6 @@ from utils.exporters.options import OPSETS, ExportOptions
 from utils.files import atomic_path
 from utils.formats import ONNX_WRITERS, require
 from utils.general import LOGGER
-
-if TYPE_CHECKING:
-    import onnx
 
 LARGEST_BATCH, LARGEST_SIDE = 4096, 16384  # bounds of the open axes; only the exporter's reasoning uses them
 
@@ -94,7 +91,7 @@ def _check_options(options: ExportOptions) -> None:
         raise ValueError("--int8 needs images to calibrate with: give --data")
 
 
-def trace(model: nn.Module, images: Tensor, options: ExportOptions, stride: int) -> "onnx.ModelProto":
+def trace(model: nn.Module, images: Tensor, options: ExportOptions, stride: int) -> Any:
     """Turn the model into a graph.
 
     With open sizes the example is not `images` but one large enough to have several windows on each axis of every map:
@@ -136,7 +133,7 @@ def example_size(model: nn.Module, stride: int) -> tuple[int, int]:
     return cells * stride, (cells + 1) * stride
 
 
-def simplify(graph: "onnx.ModelProto") -> "onnx.ModelProto":
+def simplify(graph: Any) -> Any:
     """Return the graph with constants folded and superfluous nodes removed by onnxslim."""
     import onnxslim  # noqa: PLC0415 - optional
 
