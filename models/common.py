@@ -60,6 +60,7 @@ from models.layers import (
     choose_heads,
     drop_path_rates,
 )
+from models.open_windows import gather_windows, ungather_windows
 from models.windows import (
     effective_shift,
     padded_size,
@@ -355,6 +356,9 @@ class SwinV2Block(nn.Module):
         """Run the shifted window attention on a map, (B, H, W, C) to (B, H, W, C)."""
         _, height, width, _ = x.shape
         window = self.attn.window
+        if torch.compiler.is_exporting() and not (type(height) is type(width) is int):
+            windows, blocked, back = gather_windows(x, window, self.shift, self.mask_padding)  # (B, K, N, C)
+            return ungather_windows(self.attn(windows.flatten(0, 1), blocked).view(windows.shape), back)
         padded = padded_size(height, width, window)
         shift = effective_shift(padded, window, self.shift)
         pads = padded != (height, width)

@@ -31,6 +31,7 @@ class ExportOptions:
         workspace: GiB that the TensorRT builder may use.
         cache: file of TensorRT's timing cache, read if there and written; "" for none.
         verbose: detailed log of the TensorRT builder.
+        calibration_images: images used for int8, at most.
         calibration: makes an iterator over real images, float32 (1, 3, height, width) in 0..1 of size `imgsz`, for
             int8 and for the check after writing; None where no data set was given.
     """
@@ -51,4 +52,5 @@ class ExportOptions:
     workspace: float = 4.0
     cache: str = ""
     verbose: bool = False
+    calibration_images: int = 128
     calibration: Callable[[], Iterator[Tensor]] | None = None
