@@ -20,6 +20,7 @@ LEVELS = {
         utils.torch_utils utils.distributed utils.hyp utils.optim utils.nms utils.metrics utils.loss utils.augmentations
         utils.plots utils.labels utils.autoanchor utils.downloads utils.result_files models.common models.flops
         models.ensemble models.tta utils.sampling utils.image_cache utils.video utils.slicing utils.visualize
+        utils.report
         utils.exporters.to_torchscript utils.exporters.to_onnx utils.exporters.to_openvino utils.exporters.to_tensorrt
     """,
     2: """
