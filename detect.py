@@ -21,7 +21,7 @@ from models.checkpoint import strip_optimizer
 from utils.files import yaml_load
 from utils.general import LOGGER, ROOT, check_file, cli_errors, increment_path, log_options
 from utils.outputs import Outputs, Summary, Wanted
-from utils.pictures import Windows, display_problem
+from utils.pictures import Windows, open_windows
 from utils.pipeline import Prefetch, Worker
 from utils.predictor import Predictor, Settings, choose_size
 from utils.result_files import unique_stems
@@ -113,7 +113,7 @@ def run(
     """
     wanted = Wanted(save_img=not nosave, **outputs)
     files = [weights] if isinstance(weights, str | Path) else list(weights or ())
-    _check(files, wanted, visualize, update, dnn)
+    _check_weights(files, visualize, update, dnn)
     save_dir = increment_path(Path(project) / name, exist_ok)
     opened = open_source(_default_source(source), save_dir / "sources", vid_stride)
     try:
@@ -127,7 +127,7 @@ def run(
     except BaseException:
         opened.stop()
         raise
-    view = _windows(view_img, str(source).isdecimal())
+    view = open_windows(view_img, str(source).isdecimal())
     maps = FeatureMaps(_first_model(model)) if visualize else None
     results = _detect(predictor, opened, outs, view, maps, files if update else [], stream)
     return results if stream else list(results)
@@ -189,8 +189,8 @@ def _detect(
 # Preparation ----------------------------------------------------------------------------------------------------------
 
 
-def _check(files: Sequence[str | Path], wanted: Wanted, visualize: bool, update: bool, dnn: bool) -> None:
-    """Raise ValueError for options that cannot work; warn of those without effect."""
+def _check_weights(files: Sequence[str | Path], visualize: bool, update: bool, dnn: bool) -> None:
+    """Raise an error for files that are missing or cannot do what is asked."""
     if not files:
         raise ValueError(
             "no weights given: name a model file, for example --weights runs/train/exp/weights/best.pt "
@@ -202,12 +202,6 @@ def _check(files: Sequence[str | Path], wanted: Wanted, visualize: bool, update:
         for option, on, suffix in (("update", update, ".pt"), ("visualize", visualize, ".pt"), ("dnn", dnn, ".onnx")):
             if on and Path(file).suffix.lower() != suffix:
                 raise ValueError(f"--{option} needs {suffix} files, but the weights are {file}")
-    if wanted.save_format not in (0, 1):
-        raise ValueError(f"--save-format is {wanted.save_format}, but must be 0 (xywh) or 1 (xyxy)")
-    if wanted.line_thickness is not None and wanted.line_thickness < 1:
-        raise ValueError(f"--line-thickness is {wanted.line_thickness}, but must be at least 1 pixel")
-    if wanted.save_conf and not wanted.save_txt:
-        LOGGER.warning("--save-conf has no effect without --save-txt")
 
 
 def _default_source(source: str | Path) -> str:
@@ -241,16 +235,6 @@ def _first_model(model: DetectMultiBackend) -> Any:
     """Return the network whose feature maps are shown: of an ensemble the first one."""
     network = model.backend.model
     return network if hasattr(network, "model") else network[0]
-
-
-def _windows(asked: bool, camera: bool) -> Windows | None:
-    """Open windows if asked, or for a camera if possible; ValueError if asked in vain."""
-    if not asked and not camera:
-        return None
-    problem = display_problem()
-    if problem and asked:
-        raise ValueError(f"--view-img: {problem}")
-    return None if problem else Windows()
 
 
 # Command line ---------------------------------------------------------------------------------------------------------
@@ -290,6 +274,7 @@ def parse_opt(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add(
         "--save-frames", action="store_true", help="write annotated frames of videos and streams as images into frames/"
     )
+    add("--report", action="store_true", help="write report.html: all pictures on a page, to be filtered in a browser")
     add("--nosave", action="store_true", help="write no annotated images and videos")
     add("--classes", nargs="+", type=int, help="keep these class numbers only, such as --classes 0 2")
     add("--agnostic-nms", action="store_true", help="let boxes of different classes suppress each other")

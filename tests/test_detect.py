@@ -292,6 +292,13 @@ def test_feature_maps(run, tmp_path):
     assert first.shape[1:] == (32, 48)  # 64 x 96, stride 2
 
 
+def test_report(run, tmp_path):
+    write(tmp_path / "in/x.png", picture())
+    run(tmp_path / "in", report=True, nosave=True)
+    assert out(tmp_path) == ["report.html"]
+    assert "x.png" in (tmp_path / "out/exp/report.html").read_text()
+
+
 def test_update_strips_the_weights(run, tmp_path, weights):
     copy = tmp_path / "copy.pt"
     ckpt = load_checkpoint(weights)

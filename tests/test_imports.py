@@ -29,11 +29,10 @@ LEVELS = {
         utils.labels utils.exporters.to_torchscript utils.autobatch utils.evaluation utils.loggers.to_tensorboard
         models.yolo models.autoshape utils.exporters.onnx_check utils.exporters.to_pt2 utils.exporters.to_coreml
         utils.exporters.to_litert models.pretrained utils.converters utils.streams utils.pictures utils.predictor
-       
     """,
     3: """
-        utils.exporters.calibration utils.sources utils.dataloaders utils.exporters.to_onnx utils.loggers models.checkpoint
-        utils.exporters.to_ncnn
+        utils.exporters.calibration utils.sources utils.dataloaders utils.exporters.to_onnx utils.loggers
+        models.checkpoint utils.exporters.to_ncnn
     """,
     4: """
         utils.exporters.to_openvino utils.exporters.to_tensorrt models.backends models.training utils.evolve

@@ -12,6 +12,7 @@ from torch import Tensor
 from utils.general import LOGGER, colorstr
 from utils.pictures import Crops, Pictures, draw, picture_names
 from utils.pipeline import Frame
+from utils.report import DetectReport
 from utils.result_files import CsvFile, JsonFile, TextFiles, unique_stems
 from utils.sources import Source
 
@@ -24,7 +25,11 @@ class Wanted:
 
     Attributes:
         save_img: annotated images and videos.
+        report: a page with all images and frames, report.html.
         line_thickness: of boxes in pixels; None follows the size of the image.
+
+    Raises:
+        ValueError: a number that cannot work.
     """
 
     save_img: bool = True
@@ -35,14 +40,25 @@ class Wanted:
     save_csv: bool = False
     save_json: bool = False
     save_crop: bool = False
+    report: bool = False
     line_thickness: int | None = None
     hide_labels: bool = False
     hide_conf: bool = False
 
+    def __post_init__(self) -> None:
+        if self.save_format not in (0, 1):
+            raise ValueError(f"--save-format is {self.save_format}, but must be 0 (xywh) or 1 (xyxy)")
+        if self.line_thickness is not None and self.line_thickness < 1:
+            raise ValueError(f"--line-thickness is {self.line_thickness}, but must be at least 1 pixel")
+        if self.save_conf and not self.save_txt:
+            LOGGER.warning("--save-conf has no effect without --save-txt")
+
     @property
     def files(self) -> bool:
         """Whether anything is written."""
-        return any((self.save_img, self.save_frames, self.save_txt, self.save_csv, self.save_json, self.save_crop))
+        w = self
+        tables = w.save_txt or w.save_csv or w.save_json
+        return w.save_img or w.save_frames or tables or w.save_crop or w.report
 
 
 class Outputs:
@@ -64,6 +80,7 @@ class Outputs:
         save_pictures = wanted.save_img or wanted.save_frames
         self.pictures = Pictures(folder, pictures, wanted.save_img, wanted.save_frames) if save_pictures else None
         self.crops = Crops(folder / "crops", source.names, names) if wanted.save_crop else None
+        self.report = DetectReport(folder, names) if wanted.report else None
         self.tables: list[TextFiles | CsvFile | JsonFile] = []
         if wanted.save_txt:
             corners = wanted.save_format == 1
@@ -83,6 +100,8 @@ class Outputs:
             self.pictures.close()
         for table in self.tables:
             table.close()
+        if self.report:
+            self.report.close()
 
     def draw(self, frame: Frame, detections: Tensor) -> NDArray:
         """Return a frame with its detections (D, 6) `[xyxy_img, confidence, class]` drawn on a copy."""
@@ -95,6 +114,9 @@ class Outputs:
             table.add(detections, frame.source, frame.shape, frame.number)
         if self.crops:
             self.crops.add(frame, detections)
+        if self.report:
+            title = f"{frame.source} frame {frame.number}" if frame.number else frame.source
+            self.report.add(frame.image, title, detections)
         if self.pictures and (self.wanted.save_img or frame.kind != "image"):
             self.pictures.add(frame, self.draw(frame, detections) if picture is None else picture)
 

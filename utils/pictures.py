@@ -233,3 +233,17 @@ class Windows:
         """Close all windows."""
         if self._open:
             cv2.destroyAllWindows()
+
+
+def open_windows(asked: bool, camera: bool) -> Windows | None:
+    """Open windows if asked, or for a camera if possible.
+
+    Raises:
+        ValueError: they were asked for, and none can be opened.
+    """
+    if not asked and not camera:
+        return None
+    problem = display_problem()
+    if problem and asked:
+        raise ValueError(f"--view-img: {problem}")
+    return None if problem else Windows()

@@ -264,11 +264,11 @@ def screen(monkeypatch):
     if not shutil.which("Xvfb"):
         pytest.skip("no Xvfb")
     read, write = os.pipe()
-    command = ["Xvfb", "-displayfd", str(write), "-screen", "0", "320x240x24", "-nolisten", "tcp"]
+    command = ["Xvfb", "-displayfd", str(write), "-screen", "0", "320x240x24", "-nolisten", "tcp", "-noreset"]
     server = subprocess.Popen(command, pass_fds=[write], stderr=subprocess.DEVNULL)
     os.close(write)
-    number = os.read(read, 20).decode().strip()
-    os.close(read)
+    with os.fdopen(read) as answer:
+        number = answer.readline().strip()
     monkeypatch.setenv("DISPLAY", f":{number}")
     yield
     server.terminate()
