@@ -30,10 +30,12 @@ from utils.augmentations import (
     draw_hsv,
     draw_mixup,
     draw_mosaic,
+    draw_mosaic9,
     draw_perspective,
     letterbox,
     mixup,
     mosaic4,
+    mosaic9,
     perspective_matrix,
 )
 from utils.boxes import xywhn2xyxy, xyxy2xywhn
@@ -239,9 +241,11 @@ class LoadImagesAndLabels(Dataset):
         return Tile(im, np.concatenate((labels[:, :1], boxes), 1), [s * size for s in self.segments[index]])
 
     def _mosaic(self, index: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-        """Make a mosaic of four images, (imgsz, imgsz, 3), with labels (M, 5) in pixels."""
-        indices, centre = draw_mosaic(rng, index, self.n, self.imgsz)
-        tile = mosaic4([self._tile(i) for i in indices], centre, self.imgsz)
+        """Make a mosaic of four or nine images, (imgsz, imgsz, 3), with labels (M, 5) in pixels."""
+        nine = self.hyp.mosaic9 and rng.random() < self.hyp.mosaic9
+        draw, lay = (draw_mosaic9, mosaic9) if nine else (draw_mosaic, mosaic4)
+        indices, place = draw(rng, index, self.n, self.imgsz)
+        tile = lay([self._tile(i) for i in indices], place, self.imgsz)
         if self.hyp.copy_paste:
             tile = copy_paste(tile, draw_copy_paste(rng, tile.segments, self.hyp.copy_paste))
         return self._warp(tile, (self.imgsz, self.imgsz), rng)
