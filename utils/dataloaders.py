@@ -39,6 +39,7 @@ from utils.augmentations import (
     perspective_matrix,
 )
 from utils.boxes import xywhn2xyxy, xyxy2xywhn
+from utils.extra_augmentations import ExtraAugmentations
 from utils.general import LOGGER
 from utils.hyp import Hyp
 from utils.image_cache import ImageCache
@@ -114,6 +115,7 @@ class LoadImagesAndLabels(Dataset):
             raise ValueError(f"seed {seed} is negative; allowed are 0, 1, 2, ...")
         self.imgsz, self.hyp, self.augment, self.rect, self.seed = imgsz, hyp, augment, rect, seed
         self.mosaic = augment and not rect
+        self.extra = ExtraAugmentations(hyp.albumentations) if augment and hyp.albumentations else None
         found = load_labels(path, nc=None if single_cls else nc, prefix=prefix)
         self.im_files, self.label_files = found.im_files, found.label_files
         self.labels, self.segments, self.shapes = found.labels, found.segments, found.sizes
@@ -182,6 +184,8 @@ class LoadImagesAndLabels(Dataset):
             im, labels, shapes = self._single(index, rng)
         height, width = im.shape[:2]
         labels = np.concatenate((labels[:, :1], xyxy2xywhn(labels[:, 1:5], width, height, clip=True, eps=CLIP_EPS)), 1)
+        if self.extra is not None:
+            im = self.extra.apply(im, self.extra.draw(rng))
         if self.augment:
             im = apply_hsv(im, draw_hsv(rng, self.hyp.hsv_h, self.hyp.hsv_s, self.hyp.hsv_v))
             im, labels = apply_flips(im, labels, draw_flips(rng, self.hyp.flipud, self.hyp.fliplr))
