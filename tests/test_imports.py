@@ -15,7 +15,7 @@ LEVELS = {
         utils models utils.general utils.files utils.boxes utils.callbacks utils.formats utils.demo utils.annotate
         utils.label_reader utils.loggers.to_csv models.windows models.attention models.convolutions
         utils.exporters.options utils.exporters.compare utils.engine_file models.layers models.inert_pickle
-        utils.pipeline models.open_windows
+        utils.pipeline models.open_windows utils.extra_augmentations
     """,
     1: """
         utils.torch_utils utils.distributed utils.hyp utils.optim utils.nms utils.metrics utils.loss

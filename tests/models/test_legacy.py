@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from benchmarks.stock_models import no_start_values
 from models import legacy
 from models.checkpoint import (
     FIELDS,
@@ -19,7 +20,9 @@ from models.checkpoint import (
 )
 from models.inert_pickle import Record
 from models.yolo import DetectionModel
+from utils.files import yaml_load
 
+MODELS = Path(__file__).resolve().parents[2] / "models"
 WRITER = Path(__file__).with_name("foreign_writer.py")
 FILES = ("v3", "v5", "v7", "v7-protocol4", "running", "fused", "activation")
 
@@ -150,6 +153,37 @@ def test_arguments_that_moved():
     ]
     assert modern["head"][0][3] == ["nc", "anchors"]
     assert rows[1][3] == [8, 3, 1, False]
+
+
+def older_table(name, block="C3"):
+    """The table of a stock model as it was up to v5.0: Focus, more repeats, SPP before the last block."""
+    table = yaml_load(MODELS / f"{name}.yaml")
+    rows = table["backbone"]
+    rows[0] = [-1, 1, "Focus", [64, 3]]
+    rows[4][1] = 9
+    last = rows[-2][3][0]
+    rows[-2:] = [[-1, 1, "SPP", [last, [5, 9, 13] if last == 1024 and len(rows) == 10 else [3, 5, 7]]]]
+    rows.append([-1, 3, "C3", [last, False]])
+    for row in rows + table["head"]:
+        row[2] = block if row[2] == "C3" else row[2]
+    return table
+
+
+@pytest.mark.parametrize(
+    ("name", "block", "parameters", "entries"),
+    [
+        ("yolov5s", "C3", 7_276_605, 361),
+        ("yolov5m", "C3", 21_375_645, 505),
+        ("yolov5l", "C3", 47_056_765, 649),
+        ("yolov5x", "C3", 87_775_965, 793),
+        ("hub/yolov5s6", "C3", 12_667_836, 471),
+        ("yolov5s", "BottleneckCSP", 7_468_157, 369),
+    ],
+)
+def test_layouts_of_older_releases_have_the_measured_sizes(name, block, parameters, entries):
+    with no_start_values():
+        model = DetectionModel(older_table(name, block), nc=80, verbose=False)
+    assert (sum(p.numel() for p in model.parameters()), len(model.state_dict())) == (parameters, entries)
 
 
 def test_modules_without_end():
