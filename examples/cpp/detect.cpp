@@ -1,4 +1,4 @@
-// Detect objects in a picture with the DNN module of OpenCV: ./detect best.onnx 320 a.jpg found.png [names.txt]
+// Detect objects in a picture: ./detect best.onnx a.jpg found.png [--size 640] [--names names.txt]
 #include <algorithm>
 #include <chrono>
 #include <cmath>
@@ -7,14 +7,15 @@
 #include <opencv2/dnn.hpp>
 #include <opencv2/imgcodecs.hpp>
 #include <opencv2/imgproc.hpp>
-#include <string>
-#include <vector>
+#include <stdexcept>
+
+#include "network.h"
 
 constexpr float kConfidence = 0.25F;  // that an object must exceed
 constexpr float kOverlap = 0.45F;     // above which the weaker box of a class goes
 
 struct Letterbox {
-  cv::Mat frame;       // size x size, BGR
+  cv::Mat frame;       // BGR
   double scale = 1.0;  // network pixels per pixel of the picture
   int left = 0, top = 0;
 };
@@ -25,15 +26,15 @@ struct Detection {
   int cls = 0;
 };
 
-// Fit a picture into size x size, grey around it.
-Letterbox letterbox(const cv::Mat& image, int size) {
+// Fit a picture into a frame, grey around it.
+Letterbox letterbox(const cv::Mat& image, const cv::Size& size) {
   Letterbox result;
-  result.scale = std::min(double(size) / image.rows, double(size) / image.cols);
+  result.scale = std::min(double(size.height) / image.rows, double(size.width) / image.cols);
   const int width = std::max(1, int(std::nearbyint(image.cols * result.scale)));
   const int height = std::max(1, int(std::nearbyint(image.rows * result.scale)));
-  result.left = (size - width) / 2;
-  result.top = (size - height) / 2;
-  result.frame = cv::Mat(size, size, CV_8UC3, cv::Scalar::all(114));
+  result.left = (size.width - width) / 2;
+  result.top = (size.height - height) / 2;
+  result.frame = cv::Mat(size, CV_8UC3, cv::Scalar::all(114));
   cv::resize(image, result.frame(cv::Rect(result.left, result.top, width, height)), cv::Size(width, height));
   return result;
 }
@@ -72,42 +73,46 @@ std::vector<Detection> decode(const cv::Mat& rows, const Letterbox& fit, const c
 }
 
 int main(int argc, char** argv) try {
-  if (argc < 5) {
-    std::fprintf(stderr, "usage: %s best.onnx SIZE a.jpg found.png [names.txt]\n", argv[0]);
+  if (argc < 4 || argc % 2) {
+    std::fprintf(stderr, "usage: %s best.onnx a.jpg found.png [--size 640] [--names names.txt]\n", argv[0]);
     return 2;
   }
-  const int size = std::stoi(argv[2]);  // OpenCV does not tell what size a file wants
-  const cv::Mat image = cv::imread(argv[3]);
-  if (image.empty()) {
-    std::fprintf(stderr, "%s: no picture that OpenCV can read\n", argv[3]);
-    return 1;
+  const std::unique_ptr<Network> network = load(argv[1]);
+  cv::Size size = network->size.empty() ? cv::Size(640, 640) : network->size;
+  std::vector<std::string> names = network->names;
+  for (int i = 4; i < argc; i += 2) {
+    const std::string option = argv[i], value = argv[i + 1];
+    if (option == "--size") {
+      size = cv::Size(std::stoi(value), std::stoi(value));
+    } else if (option == "--names") {  // one name a line
+      std::ifstream file(value);
+      if (!file) throw std::runtime_error(value + ": cannot be read");
+      names.clear();
+      for (std::string line; std::getline(file, line);) names.push_back(line);
+    } else {
+      throw std::runtime_error(option + ": no such option");
+    }
   }
-  std::vector<std::string> names;  // one name a line: OpenCV does not read the metadata of a file
-  if (argc > 5) {
-    std::ifstream file(argv[5]);
-    if (!file) throw std::runtime_error(std::string(argv[5]) + ": cannot be read");
-    for (std::string line; std::getline(file, line);) names.push_back(line);
-  }
+  cv::Mat image = cv::imread(argv[2]);
+  if (image.empty()) throw std::runtime_error(std::string(argv[2]) + ": no picture that OpenCV can read");
 
-  cv::dnn::Net net = cv::dnn::readNetFromONNX(argv[1]);
   const Letterbox fit = letterbox(image, size);
-  net.setInput(cv::dnn::blobFromImage(fit.frame, 1 / 255.0, cv::Size(), cv::Scalar(), true));  // RGB, 0..1
+  const cv::Mat blob = cv::dnn::blobFromImage(fit.frame, 1 / 255.0, cv::Size(), cv::Scalar(), true);  // RGB, 0..1
   const auto start = std::chrono::steady_clock::now();
-  const cv::Mat output = net.forward();  // (1, R, 5 + classes)
+  const cv::Mat rows = network->run(blob);
   const std::chrono::duration<double, std::milli> time = std::chrono::steady_clock::now() - start;
-  const cv::Mat rows(output.size[1], output.size[2], CV_32F, const_cast<uchar*>(output.data));
 
-  cv::Mat canvas = image.clone();
+  const cv::Scalar color(60, 60, 220);
   for (const auto& [box, confidence, cls] : decode(rows, fit, image.size())) {
     const std::string name = cls < int(names.size()) ? names[cls] : std::to_string(cls);
     std::printf("%s %.4f %.1f %.1f %.1f %.1f\n", name.c_str(), confidence, box.x, box.y, box.br().x, box.br().y);
-    cv::rectangle(canvas, box, cv::Scalar(60, 60, 220), 2);
+    cv::rectangle(image, box, color, 2);
     const cv::Point place(int(box.x), std::max(int(box.y) - 4, 12));
-    cv::putText(canvas, cv::format("%s %.2f", name.c_str(), confidence), place, cv::FONT_HERSHEY_SIMPLEX, 0.5,
-                cv::Scalar(60, 60, 220), 1, cv::LINE_AA);
+    const std::string label = cv::format("%s %.2f", name.c_str(), confidence);
+    cv::putText(image, label, place, cv::FONT_HERSHEY_SIMPLEX, 0.5, color, 1, cv::LINE_AA);
   }
   std::fprintf(stderr, "%.1f ms\n", time.count());
-  if (!cv::imwrite(argv[4], canvas)) throw std::runtime_error(std::string(argv[4]) + ": cannot be written");
+  if (!cv::imwrite(argv[3], image)) throw std::runtime_error(std::string(argv[3]) + ": cannot be written");
   return 0;
 } catch (const std::exception& error) {
   std::fprintf(stderr, "%s\n", error.what());
