@@ -13,7 +13,7 @@ from torch.distributed.optim import ZeroRedundancyOptimizer
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 
-from models.checkpoint import load_checkpoint, save_checkpoint, transfer_weights
+from models.checkpoint import load_checkpoint, refuse_foreign_resume, save_checkpoint, transfer_weights
 from models.pretrained import PUBLISHED, Published, load_published, read_published
 from models.yolo import DetectionModel
 from utils.autoanchor import check_anchors
@@ -127,6 +127,7 @@ def check_resumable(ckpt: dict[str, Any], opt: argparse.Namespace, data: dict[st
     Raises:
         ValueError: saying which.
     """
+    refuse_foreign_resume(ckpt, opt.weights)
     if ckpt["epoch"] < 0 or ckpt["optimizer"] is None:
         raise ValueError(
             f"{opt.weights}: this run is finished, nothing to resume; start a new one with --weights {opt.weights}"

@@ -50,7 +50,7 @@ HEAVY = (
     "torch.utils.tensorboard"
 ).split()
 
-SKIPPED_FOLDERS = {"tests", "benchmarks", "runs", "datasets", "venv"}
+SKIPPED_FOLDERS = {"tests", "benchmarks", "examples", "runs", "datasets", "venv"}
 
 
 def read_sources(root):

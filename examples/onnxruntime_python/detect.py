@@ -15,7 +15,7 @@ import onnxruntime as ort
 
 
 def letterbox(image: np.ndarray, height: int, width: int) -> tuple[np.ndarray, float, int, int]:
-    """Fit a picture (H, W, 3) into height x width, grey around it; also gives the scale and the padding left and top."""
+    """Fit a picture (H, W, 3) into a grey frame; also gives the scale and the padding left and top."""
     scale = min(height / image.shape[0], width / image.shape[1])
     inner_w, inner_h = max(round(image.shape[1] * scale), 1), max(round(image.shape[0] * scale), 1)
     left, top = (width - inner_w) // 2, (height - inner_h) // 2
@@ -25,7 +25,7 @@ def letterbox(image: np.ndarray, height: int, width: int) -> tuple[np.ndarray, f
 
 
 def suppress(rows: np.ndarray, conf_thres: float, iou_thres: float) -> np.ndarray:
-    """Turn rows (R, 5 + classes) `[cx, cy, w, h, objectness, scores]` into (D, 6) `[x1, y1, x2, y2, confidence, class]`."""
+    """Turn rows (R, 5 + classes) `[cx, cy, w, h, objectness, scores]` into (D, 6) `[xyxy, confidence, class]`."""
     cls = rows[:, 5:].argmax(1)
     conf = rows[:, 4] * rows[np.arange(len(rows)), 5 + cls]
     keep = conf > conf_thres
@@ -49,7 +49,7 @@ class Detector:
         self.has_nms = len(self.session.get_outputs()) > 1  # detections and their number
 
     def __call__(self, image: np.ndarray, conf_thres: float = 0.25, iou_thres: float = 0.45) -> np.ndarray:
-        """Find objects in a BGR picture (H, W, 3): (D, 6) `[x1, y1, x2, y2, confidence, class]` in its pixels, best first."""
+        """Find objects in a BGR picture (H, W, 3): (D, 6) `[xyxy, confidence, class]` in its pixels, best first."""
         frame, scale, left, top = letterbox(image, self.height, self.width)
         blob = frame[..., ::-1].transpose(2, 0, 1)[None].astype(np.float32) / 255  # RGB, (1, 3, H, W), 0..1
         if isinstance(self.batch, int):

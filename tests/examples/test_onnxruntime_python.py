@@ -2,6 +2,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
+import pytest
+
 PROGRAM = Path(__file__).parents[2] / "examples" / "onnxruntime_python" / "detect.py"
 
 
@@ -30,9 +33,6 @@ def test_needs_neither_torch_nor_this_project(onnx_file):
 
 def test_reads_a_file_with_suppression_inside(picture, tmp_path):
     """A graph that gives detections (1, K, 6), padded, and their number, as `export.py --nms` does."""
-    import numpy as np
-    import pytest
-
     onnx = pytest.importorskip("onnx")
     pytest.importorskip("onnxruntime")
     rows = np.zeros((1, 3, 6), np.float32)
