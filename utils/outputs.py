@@ -88,9 +88,9 @@ class Outputs:
         if wanted.save_json:
             stems = unique_stems(source.names, numbered)
             self.tables.append(JsonFile(folder / "predictions.json", names=stems))
+        self.titles = {name: name if source.live else _image_name(name, pictures[name]) for name in source.names}
         if wanted.save_csv:
-            table = {name: name if source.live else _image_name(name, pictures[name]) for name in source.names}
-            self.tables.append(CsvFile(folder / "predictions.csv", table, names))
+            self.tables.append(CsvFile(folder / "predictions.csv", self.titles, names))
 
     def __enter__(self) -> "Outputs":
         return self
@@ -115,7 +115,7 @@ class Outputs:
         if self.crops:
             self.crops.add(frame, detections)
         if self.report:
-            title = f"{frame.source} frame {frame.number}" if frame.number else frame.source
+            title = self.titles[frame.source] + (f" frame {frame.number}" if frame.number else "")
             self.report.add(frame.image, title, detections)
         if self.pictures and (self.wanted.save_img or frame.kind != "image"):
             self.pictures.add(frame, self.draw(frame, detections) if picture is None else picture)
