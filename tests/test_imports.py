@@ -12,27 +12,34 @@ ROOT = Path(__file__).resolve().parents[1]
 # Files that are not written yet stand here too: their place in the house is decided.
 LEVELS = {
     0: """
-        utils models
-        utils.general utils.files utils.boxes utils.callbacks utils.formats utils.demo utils.annotate utils.label_reader
-        utils.loggers.to_csv utils.exporters.options utils.exporters.compare utils.engine_file
-        models.windows models.open_windows models.attention models.convolutions
+        utils models utils.general utils.files utils.boxes utils.callbacks utils.formats utils.demo utils.annotate
+        utils.label_reader utils.loggers.to_csv models.windows models.attention models.open_windows
+        utils.exporters.options utils.exporters.compare utils.engine_file models.layers models.inert_pickle
+        models.convolutions utils.pipeline
     """,
     1: """
-        utils.torch_utils utils.distributed utils.hyp utils.optim utils.nms utils.metrics utils.loss utils.augmentations
-        utils.plots utils.labels utils.autoanchor utils.downloads utils.result_files models.common models.flops
-        models.ensemble models.tta utils.sampling utils.image_cache
-        utils.exporters.onnx_nms utils.exporters.onnx_quantize utils.exporters.tensorrt_ops
+        utils.torch_utils utils.distributed utils.hyp utils.optim utils.nms utils.metrics utils.loss
+        utils.augmentations utils.plots utils.autoanchor utils.downloads utils.result_files models.common models.flops
+        models.ensemble models.tta utils.sampling utils.image_cache utils.exporters.onnx_nms
+        utils.exporters.onnx_quantize utils.exporters.tensorrt_ops models.activations utils.report utils.web
+        models.detections utils.label_cache utils.label_coco utils.label_voc models.legacy utils.video utils.slicing
+        utils.visualize
     """,
     2: """
-        utils.dataloaders utils.sources utils.autobatch utils.evaluation utils.loggers.to_tensorboard
-        utils.exporters.onnx_check utils.exporters.calibration utils.exporters.to_torchscript utils.exporters.to_pt2
-        utils.exporters.to_coreml utils.exporters.to_litert
-        models.yolo models.autoshape
+        utils.labels utils.exporters.to_torchscript utils.autobatch utils.evaluation utils.loggers.to_tensorboard
+        models.yolo models.autoshape utils.exporters.onnx_check utils.exporters.to_pt2 utils.exporters.to_coreml
+        utils.exporters.to_litert models.pretrained utils.converters utils.streams utils.pictures utils.predictor
     """,
-    3: "utils.loggers models.checkpoint utils.exporters.to_onnx utils.exporters.to_ncnn",
-    4: "models.backends models.training utils.exporters.to_openvino utils.exporters.to_tensorrt",
-    5: "val detect hubconf models.options utils.exporters",
-    6: "train export",
+    3: """
+        utils.sources utils.dataloaders utils.exporters.to_onnx utils.exporters.calibration utils.loggers
+        models.checkpoint utils.exporters.to_ncnn
+    """,
+    4: """
+        utils.exporters.to_openvino utils.exporters.to_tensorrt models.backends models.training utils.evolve
+        utils.outputs
+    """,
+    5: "utils.exporters val detect hubconf models.options",
+    6: "export train",
 }
 LEVEL = {name: level for level, names in LEVELS.items() for name in names.split()}
 OWN = {name.split(".")[0] for name in LEVEL}  # first parts of our module names
