@@ -186,6 +186,7 @@ def load(weights: Path, device: torch.device) -> DetectionModel:
     """
     model = attempt_load(weights, device)
     model.detect.export = True
+    model.set_sequential_attention(0)  # a loop over the windows would be unrolled for one image size
     return model.requires_grad_(False)
 
 

@@ -44,9 +44,9 @@ def open_session(open_file):
     return make_session(open_file)
 
 
-# Windows of 4 at stride 4 and of 3x5 at stride 16: (16, 16) and (32, 48) have single windows, (48, 80) divides by all,
-# the others pad one axis or both.
-@pytest.mark.parametrize("size", [(16, 16), (16, 400), (32, 48), (48, 80), (64, 64), (112, 176), (160, 96)])
+# Windows of 3x5 at stride 16: (16, 16) and (32, 48) are smaller than one, (48, 80) is one, (96, 160) divides, the
+# others pad one axis or both.
+@pytest.mark.parametrize("size", [(16, 16), (16, 400), (32, 48), (48, 80), (64, 64), (112, 176), (96, 160)])
 @pytest.mark.parametrize("batch", [1, 2, 5])
 def test_open_sizes_match(open_session, tiny_swin, batch, size):
     images = torch.rand(batch, 3, *size)
@@ -99,14 +99,23 @@ def test_fixed_sizes(tiny_conv, tmp_path, change):
 def test_half(tiny_swin, tmp_path):
     file = export(tiny_swin, tmp_path / "half.onnx", half=True)
     graph = onnx.load(file)
-    assert {t.data_type for t in graph.graph.initializer if t.dims and np.prod(t.dims) > 100} == {10}  # FLOAT16
+    kinds = {t.data_type for t in graph.graph.initializer if len(t.dims) == 4}  # weights of convolutions
+    assert kinds == {onnx.TensorProto.FLOAT16}
     assert graph.graph.input[0].type.tensor_type.elem_type == onnx.TensorProto.FLOAT
     assert graph.graph.output[0].type.tensor_type.elem_type == onnx.TensorProto.FLOAT
     assert find_problems(graph) == []
 
 
 def test_int8_has_the_form_that_tensorrt_takes(tiny_conv, tmp_path):
-    file = export(tiny_conv, tmp_path / "int8.onnx", int8=True, calibration=pictures())
+    used = []
+
+    def images():
+        for image in pictures(9)():
+            used.append(1)
+            yield image
+
+    file = export(tiny_conv, tmp_path / "int8.onnx", int8=True, calibration=images, calibration_images=3)
+    assert len(used) == 3 + 4  # and the four of the comparison
     graph = onnx.load(file)
     kinds = [node.op_type for node in graph.graph.node]
     convolutions = kinds.count("Conv")
@@ -126,25 +135,12 @@ def test_int8_has_the_form_that_tensorrt_takes(tiny_conv, tmp_path):
     assert find_problems(graph) == []
 
 
-def test_int8_uses_as_many_images_as_asked(tiny_conv, tmp_path):
-    used = []
-
-    def images():
-        for image in pictures(9)():
-            used.append(1)
-            yield image
-
-    export(tiny_conv, tmp_path / "a.onnx", int8=True, calibration=images, calibration_images=3)
-    assert len(used) == 3 + 4  # and the four of the comparison
-
-
-@pytest.mark.parametrize("agnostic", [False, True])
-def test_nms_in_the_graph(tiny_conv, tmp_path, agnostic):
-    change = {"nms": True, "agnostic_nms": agnostic, "conf_thres": 0.3, "topk_all": 50, "calibration": pictures()}
+def test_nms_in_the_graph(tiny_conv, tmp_path):
+    change = {"nms": True, "conf_thres": 0.3, "topk_all": 50, "calibration": pictures()}
     session = make_session(export(tiny_conv, tmp_path / "nms.onnx", batch=3, **change))
     images = torch.rand(3, 3, 64, 96)
     detections, counts = session.run(["detections", "num"], {"images": images.numpy()})
-    expected = non_max_suppression(tiny_conv(images)[0], 0.3, 0.45, agnostic=agnostic, max_det=50)
+    expected = non_max_suppression(tiny_conv(images)[0], 0.3, 0.45, max_det=50)
     assert detections.shape == (3, 50, 6)
     assert counts.min() > 3
     for found, count, rows in zip(detections, counts, expected, strict=True):
@@ -156,6 +152,7 @@ def test_nms_in_the_graph(tiny_conv, tmp_path, agnostic):
 def test_file_that_differs_is_not_left(tiny_conv, tmp_path, monkeypatch):
     broken = export(tiny_conv, tmp_path / "good.onnx")
     graph = onnx.load(broken)
+    del graph.metadata_props[:]
     weight = next(t for t in graph.graph.initializer if len(t.dims) == 4)
     weight.CopyFrom(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(weight) * np.float32(1.05), weight.name))
     monkeypatch.setattr(to_onnx, "trace", lambda *_: graph)
