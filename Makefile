@@ -6,7 +6,7 @@ PYTEST_ARGS ?=
 
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-all lint format clean
+.PHONY: demo test test-all parity lint format clean
 
 demo: $(VENV)/.installed
 	$(BIN)/python train.py --data data/demo.yaml --cfg models/yolov5n-swinv2.yaml --weights '' --img 160 --batch-size 8 \
@@ -17,6 +17,9 @@ test: $(VENV)/.installed-dev
 
 test-all: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+parity: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest -q tests/models/test_swinv2_parity.py tests/models/test_pretrained.py tests/models/test_paper_models.py
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

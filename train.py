@@ -11,9 +11,11 @@ and opt.yaml, pictures of labels, batches and predictions, and TensorBoard event
 
 import argparse
 import math
+import shutil
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -42,8 +44,10 @@ from utils.distributed import (
     shares_of_mean,
     world_size,
 )
+from utils.evolve import GENES, RESULTS, EvolutionRecord, choose_parent, clamp, mutate
 from utils.files import yaml_load, yaml_save
 from utils.general import LOGGER, TQDM_BAR_FORMAT, cli_errors, colorstr, increment_path, log_options
+from utils.hyp import Hyp
 from utils.loggers import Loggers
 from utils.loss import ComputeLoss
 from utils.metrics import fitness
@@ -337,8 +341,43 @@ def main(opt: argparse.Namespace, callbacks: Callbacks | None = None) -> tuple[f
         return run_options(opt, callbacks)
 
 
+def evolve(opt: argparse.Namespace, inputs: Inputs, device: torch.device) -> tuple[float, ...]:
+    """Train once per generation with mutated hyperparameters, `opt.evolve` times counting those of an earlier run.
+
+    Returns:
+        What `train` returned for the best generation.
+    """
+    folder = Path(opt.save_dir)
+    record, base = EvolutionRecord(folder), inputs.hyp
+    decoupled = (opt.optimizer or base.optimizer) == "AdamW"
+    start = {name: value for name, value in base.to_dict().items() if name in GENES}
+    if opt.noautoanchor:
+        start.pop("anchors", None)
+    else:
+        start.setdefault("anchors", 3.0)
+    for generation in range(len(record.rows), opt.evolve):
+        rng = np.random.default_rng((opt.seed, generation))
+        parent = choose_parent(record.rows, rng) if record.rows else None
+        genes = mutate(parent, rng, decoupled) if parent else clamp(start, decoupled)
+        LOGGER.info(f"\n{colorstr('evolve: ')}generation {generation} of {opt.evolve}: {genes}")
+        hyp = Hyp.from_dict(base.to_dict() | genes, f"generation {generation}")
+        training = argparse.Namespace(**{**vars(opt), "save_dir": str(folder / "training")})
+        Path(training.save_dir).mkdir(exist_ok=True)
+        results = train(training, replace(inputs, hyp=hyp), device)
+        shutil.rmtree(training.save_dir)
+        record.add(results, genes, base)
+    scores = fitness(np.array([[row[name] for name in RESULTS[:4]] for row in record.rows]))
+    LOGGER.info(
+        f"{colorstr('evolve: ')}{len(record.rows)} generations, the best one is {scores.argmax()}: "
+        f"python train.py --hyp {folder / 'hyp_evolve.yaml'} ..."
+    )
+    return tuple(record.rows[int(scores.argmax())][name] for name in RESULTS)
+
+
 def run_options(opt: argparse.Namespace, callbacks: Callbacks | None) -> tuple[float, ...]:
     """Do the work of `main` in one of the processes."""
+    if opt.evolve is not None and opt.resume:  # go on with the evolution, not with one of its trainings
+        opt.exist_ok, opt.resume = True, False
     if opt.resume:
         opt = resume_options(opt)
     log_options("train", {key: value for key, value in vars(opt).items() if key != "given"})
@@ -356,6 +395,8 @@ def run_options(opt: argparse.Namespace, callbacks: Callbacks | None) -> tuple[f
         name = Path(opt.cfg or opt.weights).stem if opt.name == "cfg" else opt.name
         wanted = Path(opt.project) / name
         opt.save_dir = on_main(lambda: str(increment_path(wanted, exist_ok=opt.exist_ok, mkdir=True)))
+    if opt.evolve is not None:
+        return evolve(opt, inputs, device)
     return train(opt, inputs, device, callbacks)
 
 

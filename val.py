@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader
 from models.backends import DetectMultiBackend
 from utils.callbacks import Callbacks
 from utils.dataloaders import create_dataloader
-from utils.evaluation import Loss, Runner, Tally, evaluating, log_table, plot_batch, plot_metrics, progress
+from utils.evaluation import ImageResult, Loss, Runner, Tally, evaluating, log_table, plot_batch, plot_metrics, progress
 from utils.general import (
     LOGGER,
     ROOT,
@@ -29,7 +29,9 @@ from utils.general import (
     log_options,
 )
 from utils.labels import check_dataset
-from utils.result_files import open_files
+from utils.metrics import ApResult
+from utils.report import ValReport
+from utils.result_files import JsonFile, TextFiles, open_files
 from utils.torch_utils import de_parallel, select_device
 
 TASKS = ("train", "val", "test", "speed")
@@ -57,6 +59,7 @@ def run(
     save_txt: bool = False,
     save_conf: bool = False,
     save_json: bool = False,
+    report: bool = False,
     project: str | Path = ROOT / "runs/val",
     name: str = "exp",
     exist_ok: bool = False,
@@ -92,6 +95,7 @@ def run(
         save_txt: write labels/<image>.txt with rows `class xywhn`, best first; images without detections get no file.
         save_conf: end those rows with the confidence.
         save_json: write <weights>_predictions.json in the COCO result format.
+        report: write report.html, a page with missed labels and false boxes, the worst pictures first.
         project: a call by hand makes the folder `project`/`name`, numbered unless `exist_ok`.
         name: see `project`.
         exist_ok: see `project`.
@@ -124,10 +128,11 @@ def run(
     if dataloader is None:
         dataloader = _make_loader(data, de_parallel(model), task, imgsz, batch_size, workers, single_cls)
     save_dir = increment_path(Path(project) / name, exist_ok) if by_hand else Path(save_dir)
-    if by_hand or plots or save_txt or save_json:
+    if by_hand or plots or save_txt or save_json or report:
         save_dir.mkdir(parents=True, exist_ok=True)
 
     files = open_files(save_dir, dataloader.dataset.im_files, data["val"], weights, save_txt, save_conf, save_json)
+    page = ValReport(save_dir, names) if report else None
     callbacks = callbacks or Callbacks()
     tally = Tally(len(names))
     runner = Runner(model, conf_thres, iou_thres, max_det, single_cls, half, compute_loss, augment)
@@ -135,9 +140,7 @@ def run(
     with evaluating(model):
         for i, batch in enumerate(runner.batches(progress(dataloader), callbacks)):
             for result in batch.results:
-                tally.add(result)
-                for file in files:
-                    file.add(result.detections, result.path, result.shape)
+                _take(result, tally, files, page)
                 callbacks.run("on_val_image_end")
             if plots and i < PLOTTED_BATCHES:
                 plot_batch(batch, save_dir, i, names)
@@ -149,12 +152,32 @@ def run(
     speed = tuple(t.t / tally.seen * 1e3 for t in runner.times)
     for file in files:
         file.close()
+    if page:
+        LOGGER.info(f"Report saved to {page.close(table_rows(tally, result, names))}")
     if plots:
         plot_metrics(tally, result, save_dir, names)
     if by_hand:
         LOGGER.info(SPEED.format(*speed, (dataloader.batch_size, 3, *[dataloader.dataset.imgsz] * 2)))
         LOGGER.info(f"Results saved to {colorstr('bold', str(save_dir))}")
     return (*result.means(), *(runner.loss / len(dataloader)).tolist()), result.maps(len(names)), speed
+
+
+def _take(result: ImageResult, tally: Tally, files: Sequence[TextFiles | JsonFile], page: ValReport | None) -> None:
+    """Count one image and write what was asked for."""
+    tally.add(result)
+    for file in files:
+        file.add(result.detections, result.path, result.shape)
+    if page:
+        page.add(result.detections, result.labels, result.path)
+
+
+def table_rows(tally: Tally, result: ApResult, names: Mapping[int, str]) -> list[tuple[str | float, ...]]:
+    """Return the whole table: name, images, labels, P, R, mAP50, mAP50-95 of all classes, then of each with labels."""
+    counts = tally.label_counts()
+    rows = [("all", tally.seen, counts.sum(), *result.means())]
+    return rows + [
+        (names[c], tally.seen, counts[c], *row) for c, row in zip(result.classes, result.rows(), strict=True)
+    ]
 
 
 # Preparation ----------------------------------------------------------------------------------------------------------
@@ -254,6 +277,7 @@ def parse_opt(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add("--save-txt", action="store_true", help="write a text file per image")
     add("--save-conf", action="store_true", help="add the confidence to the text files")
     add("--save-json", action="store_true", help="write a COCO result file; always with coco.yaml")
+    add("--report", action="store_true", help="write report.html with the mistakes in pictures, the worst first")
     add("--project", default=str(ROOT / "runs/val"), help="parent of the run folder")
     add("--name", default="exp", help="run folder")
     add("--exist-ok", action="store_true", help="use the run folder even if it exists")

@@ -1,6 +1,7 @@
 """Scaled cosine attention of Swin Transformer V2 within windows, in float32 whatever the dtype around it.
 
-Source: Liu et al., "Swin Transformer V2: Scaling Up Capacity and Resolution", CVPR 2022, arXiv:2111.09883, section 3.2.
+Source: Liu et al., "Swin Transformer V2: Scaling Up Capacity and Resolution", CVPR 2022, arXiv:2111.09883, section 3.2;
+the dot product of Swin V1 (arXiv:2103.14030, equation 4) is there to compare with.
 
 Letters: B batch, K windows per image, N tokens per window, h heads, d head width.
 
@@ -15,6 +16,7 @@ from contextlib import AbstractContextManager, nullcontext
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 MAX_LOGIT_SCALE = math.log(100.0)  # temperature of at least 0.01
 BLOCKED = -30000.0  # underflows to 0 in the softmax of every float type and stays finite in float16
@@ -55,6 +57,15 @@ def normalize_queries_keys(qk: Tensor, factor: Tensor) -> Tensor:
     scale = torch.stack((factor, torch.ones_like(factor)))[:, None]  # (2, 1, h, 1, 1)
     inverse_length = (qk * qk).sum(-1, keepdim=True).clamp(min=NORM_FLOOR).rsqrt()  # (2, B * K, h, N, 1)
     return qk * (inverse_length * scale)
+
+
+def scale_queries(qk: Tensor, factor: Tensor) -> Tensor:
+    """Multiply the queries by their head's factor and leave the keys: the dot product of Swin V1.
+
+    Arguments and result as in `normalize_queries_keys`; the factor of V1 is d^-0.5 for every head.
+    """
+    q, k = at_least_float32(qk).unbind(0)
+    return torch.stack((q * factor, k))
 
 
 def attend_explicit(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, blocked: Tensor | None) -> Tensor:
@@ -109,3 +120,37 @@ def choose_core(name: str, device_type: str, training: bool) -> Callable[..., Te
     if name not in ATTENTION_CORES:
         raise ValueError(f"unknown attention core {name!r}; allowed: auto, {', '.join(ATTENTION_CORES)}")
     return ATTENTION_CORES[name]
+
+
+def attend_in_sequence(
+    attend: Callable[[Tensor, Tensor | None], Tensor], qkv: Tensor, blocked: Tensor | None, windows: int
+) -> Tensor:
+    """Attend in a few windows after the others instead of in all at once (the paper's sequential attention, 3.4).
+
+    While gradients are recorded, each part is computed again in the backward pass, so that the logits of one part alone
+    are in memory at any time. Results are those of one call.
+
+    Args:
+        attend: takes (3, windows, h, N, d) and their mask, gives (windows, h, N, d).
+        qkv: queries, keys and values, (3, B * K, h, N, d).
+        blocked: bool (K, N, N), or None.
+        windows: how many at a time, over all images; rounded up to one of every image where there is a mask.
+
+    Returns:
+        (B * K, h, N, d).
+    """
+
+    def run(part: Tensor, mask: Tensor | None) -> Tensor:
+        if torch.is_grad_enabled() and part.requires_grad:
+            return checkpoint(attend, part, mask, use_reentrant=False)
+        return attend(part, mask)
+
+    if blocked is None:
+        return torch.cat([run(part, None) for part in qkv.split(windows, 1)])
+    by_image = qkv.unflatten(1, (-1, blocked.shape[0]))  # (3, B, K, h, N, d)
+    at_once = max(windows // max(by_image.shape[1], 1), 1)
+    parts = [
+        run(part.flatten(1, 2), mask).unflatten(0, (-1, mask.shape[0]))  # (B, k, h, N, d)
+        for part, mask in zip(by_image.split(at_once, 2), blocked.split(at_once), strict=True)
+    ]
+    return torch.cat(parts, 1).flatten(0, 1)

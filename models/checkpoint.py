@@ -14,12 +14,15 @@ import torch
 from torch import Tensor
 
 from models.ensemble import Ensemble
+from models.inert_pickle import STREAM_HEAD
+from models.legacy import fit_state, read_foreign
 from models.yolo import DetectionModel
 from utils.files import atomic_path
 from utils.general import LOGGER, VERSION, git_describe
 from utils.torch_utils import intersect_dicts
 
 FORMAT = 1  # of the dict below; a file with a higher number is refused
+FOREIGN = "YOLOv5"  # `version` of what the original wrote
 FIELDS = {  # name -> what it holds
     "format": "int, see FORMAT",
     "version": "str, VERSION of the program that wrote the file",
@@ -106,8 +109,11 @@ def _plain(value: Any, where: str) -> Any:
 def load_checkpoint(path: str | Path, device: str | torch.device = "cpu") -> dict[str, Any]:
     """Read a checkpoint; no code in the file is run.
 
+    A checkpoint of the original YOLOv5 (v3.0 to today) gives the entries of a stripped one: its averaged model, which
+    was compared with the objects in the file, classes and options. Its training state is left out.
+
     Args:
-        path: file written by `save_checkpoint`.
+        path: file written by `save_checkpoint`, or by the original YOLOv5.
         device: where the tensors go.
 
     Returns:
@@ -115,13 +121,14 @@ def load_checkpoint(path: str | Path, device: str | torch.device = "cpu") -> dic
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: no checkpoint, a damaged one, one with pickled objects (the original YOLOv5 writes these), or one
-            of a newer format.
+        ValueError: no checkpoint, a damaged one, one with pickled objects other than those of YOLOv5, or one of a newer
+            format.
     """
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such checkpoint (looked in {path.absolute().parent})")
-    _refuse_objects(path)
+    if _is_foreign(path):
+        return _load_foreign(path, device)
     try:
         ckpt = torch.load(path, map_location=device, weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError) as e:
@@ -140,32 +147,73 @@ def load_checkpoint(path: str | Path, device: str | torch.device = "cpu") -> dic
     return ckpt
 
 
-def _refuse_objects(path: Path) -> None:
-    """Raise ValueError unless the file is a whole zip of torch.save that names nothing but tensors and containers."""
+def _is_foreign(path: Path) -> bool:
+    """Tell whether a file is a checkpoint of the original YOLOv5; its pickle is read as text.
+
+    Raises:
+        ValueError: the file is not whole, no checkpoint, or names objects of another kind.
+    """
+    with path.open("rb") as file:
+        if file.read(len(STREAM_HEAD)) == STREAM_HEAD:
+            return True
     try:
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
             if archive.testzip():  # torch.load itself does not compare checksums
                 raise zipfile.BadZipFile
             data = [archive.read(name) for name in names if name.endswith("/data.pkl")]
-    except zipfile.BadZipFile:
+    except (zipfile.BadZipFile, RuntimeError, NotImplementedError):  # also encrypted, or packed in an unknown way
         raise ValueError(f"{path}: not a checkpoint, or a damaged one: no complete PyTorch archive") from None
     if not data or any(name.endswith("/constants.pkl") for name in names):  # the second is TorchScript
         raise ValueError(f"{path}: not a checkpoint (an archive of another kind)")
     try:
-        globals_ = {arg for code, arg, _ in pickletools.genops(data[0]) if code.name == "GLOBAL"}
+        ops = [(code.name, arg) for code, arg, _ in pickletools.genops(data[0])]
     except ValueError as e:
         raise ValueError(f"{path}: this checkpoint is damaged: {e}") from None
-    found = {name for name in globals_ if not name.startswith(("torch ", "torch._utils ", "collections OrderedDict"))}
-    if not found:
-        return
-    if any(name.startswith(("models.", "ultralytics.")) for name in found):
+    found = {arg for name, arg in ops if name == "GLOBAL"}
+    if any(name == "STACK_GLOBAL" for name, _ in ops):  # protocol 4 puts module and name on the stack as texts
+        found |= {arg for _, arg in ops if isinstance(arg, str) and arg.startswith("models.")}
+    if any(name.startswith("models.") for name in found):
+        return True
+    found = {name for name in found if not name.startswith(("torch ", "torch._utils ", "collections OrderedDict"))}
+    if found:
+        names = ", ".join(sorted(name.replace(" ", ".") for name in found))
+        raise ValueError(f"{path}: refused, the file holds Python objects that could run code when loaded ({names})")
+    return False
+
+
+def _load_foreign(path: Path, device: str | torch.device) -> dict[str, Any]:
+    """Read a checkpoint of the original YOLOv5 into the entries of a stripped one of ours."""
+    foreign = read_foreign(path)
+    try:
+        model = DetectionModel(foreign.table, verbose=False)
+        state = fit_state(foreign, model)
+    except ValueError as e:
+        raise ValueError(f"{path}: this model of the original YOLOv5 cannot be rebuilt: {e}") from None
+    LOGGER.info(f"{path}: checkpoint of the original YOLOv5, {len(state)} tensors read, nothing in it was run")
+    fields = dict.fromkeys(TRAINING_FIELDS) | {
+        "format": FORMAT,
+        "version": FOREIGN,
+        "epoch": -1,
+        "model": {key: value.to(device) for key, value in state.items()},
+        "yaml": model.yaml,
+        "names": foreign.names,
+        "stride": foreign.stride,
+        "hyp": foreign.hyp,
+        "opt": foreign.opt,
+        "git": foreign.git,
+        "date": foreign.date,
+    }
+    return {key: fields[key] for key in FIELDS}
+
+
+def refuse_foreign_resume(ckpt: Mapping[str, Any], path: str | Path) -> None:
+    """Raise ValueError if a checkpoint comes from the original YOLOv5: a training cannot go on from it."""
+    if ckpt["version"] == FOREIGN:
         raise ValueError(
-            f"{path}: a checkpoint of the original YOLOv5, which holds pickled program objects. These cannot be read "
-            "yet: train from a model file (--weights '' --cfg models/yolov5s.yaml)"
+            f"{path}: written by the original YOLOv5, of which only the weights are taken, so this training cannot be "
+            f"resumed. Start a new one with --weights {path}"
         )
-    names = ", ".join(sorted(name.replace(" ", ".") for name in found))
-    raise ValueError(f"{path}: refused, the file holds Python objects that could run code when loaded ({names})")
 
 
 def strip_optimizer(f: str | Path, s: str | Path = "") -> None:

@@ -9,13 +9,22 @@ Source: Liu et al., "Swin Transformer V2: Scaling Up Capacity and Resolution", C
 
 import math
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from models.attention import at_least_float32, autocast_off, choose_core, logit_factor, normalize_queries_keys
+from models.attention import (
+    at_least_float32,
+    attend_in_sequence,
+    autocast_off,
+    choose_core,
+    logit_factor,
+    normalize_queries_keys,
+    scale_queries,
+)
 from models.convolutions import (
     C3,
     C3SPP,
@@ -41,12 +50,23 @@ from models.convolutions import (
     TransformerLayer,
     autopad,
 )
+from models.layers import (
+    DropPath,
+    LayerNorm2d,
+    Mlp,
+    as_pair,
+    check_choice,
+    check_drop_rate,
+    choose_heads,
+    drop_path_rates,
+)
 from models.open_windows import gather_windows, ungather_windows
 from models.windows import (
     effective_shift,
     padded_size,
     relative_coords,
     relative_index,
+    resize_bias_table,
     window_mask,
     window_partition,
     window_reverse,
@@ -86,69 +106,10 @@ __all__ = [
     "WindowAttention",
     "as_pair",
     "autopad",
+    "check_drop_rate",
     "choose_heads",
     "drop_path_rates",
 ]
-
-
-def check_drop_rate(rate: float) -> None:
-    """Raise ValueError unless `rate` is a probability below 1."""
-    if not isinstance(rate, int | float) or not 0 <= rate < 1:
-        raise ValueError(f"drop_path is the probability of dropping a branch, 0 to below 1, not {rate!r}")
-
-
-def drop_path_rates(rate: float, depth: int) -> list[float]:
-    """Return the stochastic depth rate of each of `depth` blocks: linear from 0 at the first to `rate` at the last.
-
-    Raises:
-        ValueError: `rate` is not in 0..1, 1 excluded.
-    """
-    check_drop_rate(rate)
-    return [rate * i / max(depth - 1, 1) for i in range(depth)]
-
-
-class DropPath(nn.Module):
-    """Drop a residual branch for whole samples (arXiv:1603.09382) and scale the kept ones by 1 / (1 - rate)."""
-
-    def __init__(self, rate: float = 0.0) -> None:
-        super().__init__()
-        check_drop_rate(rate)
-        self.rate = rate
-
-    def forward(self, x: Tensor) -> Tensor:
-        if not self.training or self.rate == 0.0:
-            return x
-        keep = 1.0 - self.rate
-        return x * x.new_empty((x.shape[0],) + (1,) * (x.ndim - 1)).bernoulli_(keep).div_(keep)
-
-    def extra_repr(self) -> str:
-        return f"rate={self.rate:g}"
-
-
-def choose_heads(width: int, head_width: int = 32) -> int:
-    """Choose the number of heads of a width.
-
-    It is the largest divisor of `width` not above max(1, width // head_width) that leaves heads a multiple of 8 wide.
-
-    Raises:
-        ValueError: `width` is not a multiple of 8.
-    """
-    for heads in range(max(1, width // head_width), 0, -1):
-        if width % heads == 0 and (width // heads) % 8 == 0:
-            return heads
-    raise ValueError(f"attention needs a width that is a multiple of 8, not {width}")
-
-
-def as_pair(value: int | Sequence[int]) -> tuple[int, int]:
-    """Return (rows, columns) of a window given as one number or two.
-
-    Raises:
-        ValueError: a side is not a positive integer.
-    """
-    pair = tuple(value) if isinstance(value, list | tuple) else (value, value)
-    if len(pair) != 2 or not all(type(side) is int and side > 0 for side in pair):
-        raise ValueError(f"a window is one or two positive integers, not {value!r}")
-    return pair
 
 
 class WindowAttention(nn.Module):
@@ -164,9 +125,14 @@ class WindowAttention(nn.Module):
         window: side of the window in cells, or (rows, columns).
         pretrained_window: window for which the bias network was trained, if that was another one.
         core: `auto`, `explicit` or `sdpa`; see `attention.choose_core`.
+        bias: where the position bias comes from: `log`, the network on log-spaced offsets; `linear`, the same on
+            offsets as they are; `table`, one learned number for every offset (Swin V1).
+        attention: `cosine`, or `dot`, the scaled dot product of Swin V1. A bias of the keys would cancel in its
+            softmax, so that the missing one makes no difference to V1.
+        sequential: windows that are attended in at once, see `attention.attend_in_sequence`; 0 is all.
 
     Raises:
-        ValueError: `dim` cannot be divided by `heads`.
+        ValueError: `dim` cannot be divided by `heads`, or an option has an unknown value.
     """
 
     def __init__(
@@ -177,43 +143,67 @@ class WindowAttention(nn.Module):
         *,
         pretrained_window: int | Sequence[int] | None = None,
         core: str = "auto",
+        bias: str = "log",
+        attention: str = "cosine",
+        sequential: int = 0,
     ) -> None:
         super().__init__()
         if heads < 1 or dim % heads:
             raise ValueError(f"{dim} channels cannot be split over {heads} attention heads")
         choose_core(core, "cpu", training=False)  # refuses an unknown name here rather than in the first forward
+        check_choice("bias", bias, ("log", "linear", "table"))
+        check_choice("attention", attention, ("cosine", "dot"))
         self.heads = heads
         self.window = as_pair(window)
         self.pretrained_window = as_pair(pretrained_window or window)
         self.core = core
-        self.logit_scale = nn.Parameter(torch.full((heads, 1, 1), math.log(10.0)))
-        self.cpb_mlp = nn.Sequential(nn.Linear(2, 512), nn.ReLU(), nn.Linear(512, heads, bias=False))
+        self.bias_kind = bias
+        self.attention_kind = attention
+        self.sequential = sequential
+        if attention == "cosine":
+            self.logit_scale = nn.Parameter(torch.full((heads, 1, 1), math.log(10.0)))
+        if bias == "table":
+            offsets = (2 * self.window[0] - 1) * (2 * self.window[1] - 1)
+            self.relative_position_bias_table = nn.Parameter(torch.zeros(offsets, heads))
+            nn.init.trunc_normal_(self.relative_position_bias_table, std=0.02)
+        else:
+            self.cpb_mlp = nn.Sequential(nn.Linear(2, 512), nn.ReLU(), nn.Linear(512, heads, bias=False))
         self.qkv = nn.Linear(dim, 3 * dim, bias=False)
         self.q_bias = nn.Parameter(torch.zeros(dim))
         self.v_bias = nn.Parameter(torch.zeros(dim))
         self.proj = nn.Linear(dim, dim)
 
-    def position_bias(self) -> Tensor:
-        """Return the bias of every pair of tokens, float32 (h, N, N), values in (0, 16)."""
+    def offset_bias(self) -> Tensor:
+        """Return the bias of every offset within a window, at least float32 (offsets, h)."""
+        if self.bias_kind == "table":
+            return at_least_float32(self.relative_position_bias_table)
         hidden, _, out = self.cpb_mlp
-        device = hidden.weight.device
+        weight, bias, gain = (at_least_float32(p) for p in (hidden.weight, hidden.bias, out.weight))
+        table = relative_coords(self.window, self.pretrained_window, weight.device, weight.dtype, self.bias_kind)
+        return 16.0 * F.linear(F.relu(F.linear(table, weight, bias)), gain).sigmoid()
+
+    def position_bias(self) -> Tensor:
+        """Return the bias of every pair of tokens, float32 (h, N, N), values in (0, 16) unless it is a table."""
+        device = self.qkv.weight.device
         with autocast_off(device.type):
-            weight, bias, gain = (at_least_float32(p) for p in (hidden.weight, hidden.bias, out.weight))
-            table = relative_coords(self.window, self.pretrained_window, device, weight.dtype)  # (offsets, 2)
-            table = 16.0 * F.linear(F.relu(F.linear(table, weight, bias)), gain).sigmoid()  # (offsets, h)
             n = self.window[0] * self.window[1]
+            table = self.offset_bias()  # (offsets, h)
             return table.t().index_select(1, relative_index(self.window, device)).view(self.heads, n, n)
 
     def constants(self) -> tuple[Tensor, Tensor]:
         """Return the factor of each head, float32 (h, 1, 1), and the position bias, float32 (h, N, N)."""
         if self.fused:
             return at_least_float32(self.factor), at_least_float32(self.bias)
-        return logit_factor(self.logit_scale), self.position_bias()
+        bias = self.position_bias()
+        if self.attention_kind == "cosine":
+            return logit_factor(self.logit_scale), bias
+        width = self.proj.in_features // self.heads
+        return bias.new_full((self.heads, 1, 1), width**-0.5), bias
 
     @property
     def fused(self) -> bool:
         """Whether `fuse` was called."""
-        return not hasattr(self, "cpb_mlp")
+        return "factor" in self._buffers
 
     @torch.no_grad()
     def fuse(self) -> None:
@@ -221,9 +211,37 @@ class WindowAttention(nn.Module):
         if self.fused:
             return
         factor, bias = self.constants()
-        del self.logit_scale, self.cpb_mlp
+        for name in ("logit_scale", "cpb_mlp", "relative_position_bias_table"):
+            if hasattr(self, name):
+                delattr(self, name)
         self.register_buffer("factor", factor)
         self.register_buffer("bias", bias)
+
+    @torch.no_grad()
+    def set_window(self, window: int | Sequence[int]) -> None:
+        """Use another window with the weights as they are.
+
+        A bias network sees the offsets as in its training, so `pretrained_window` stays; a table is interpolated.
+
+        Raises:
+            ValueError: the attention is fused, or the window is none.
+        """
+        if self.fused:
+            raise ValueError("a fused model keeps its windows; set them before fuse()")
+        window = as_pair(window)
+        if self.bias_kind == "table" and window != self.window:
+            old = self.relative_position_bias_table
+            table = resize_bias_table(old, self.window, window)
+            self.relative_position_bias_table = nn.Parameter(table, requires_grad=old.requires_grad)
+            self.pretrained_window = window
+        self.window = window
+
+    def attend(self, qkv: Tensor, blocked: Tensor | None, factor: Tensor, bias: Tensor) -> Tensor:
+        """Attend in windows that are cut and split over the heads already, (3, B * K, h, N, d) to (B * K, h, N, d)."""
+        core = choose_core(self.core, qkv.device.type, self.training and torch.is_grad_enabled())
+        prepare = normalize_queries_keys if self.attention_kind == "cosine" else scale_queries
+        q, k = prepare(qkv[:2], factor)
+        return core(q, k, qkv[2], bias, blocked)
 
     def forward(self, x: Tensor, blocked: Tensor | None = None) -> Tensor:
         """Attend within each window.
@@ -239,36 +257,18 @@ class WindowAttention(nn.Module):
         qkv_bias = torch.cat((self.q_bias, torch.zeros_like(self.q_bias), self.v_bias))
         qkv = F.linear(x, self.qkv.weight, qkv_bias).view(windows, n, 3, self.heads, c // self.heads)
         qkv = qkv.permute(2, 0, 3, 1, 4).contiguous()  # (3, B * K, h, N, d)
-        core = choose_core(self.core, x.device.type, self.training and torch.is_grad_enabled())
         with autocast_off(x.device.type):
             factor, bias = self.constants()
-            q, k = normalize_queries_keys(qkv[:2], factor)
-            x = core(q, k, qkv[2], bias, blocked)  # (B * K, h, N, d)
+            if self.sequential and windows > self.sequential:
+                attend = partial(self.attend, factor=factor, bias=bias)
+                x = attend_in_sequence(attend, qkv, blocked, self.sequential)
+            else:
+                x = self.attend(qkv, blocked, factor, bias)  # (B * K, h, N, d)
         return self.proj(x.transpose(1, 2).reshape(windows, n, c))
 
     def extra_repr(self) -> str:
-        return f"heads={self.heads}, window={self.window}, core={self.core}"
-
-
-class Mlp(nn.Module):
-    """Two linear layers with an exact GELU between them, channel-last.
-
-    `depthwise` adds a 3x3 depth-wise convolution over the map before the GELU (SegFormer's Mix-FFN, arXiv:2105.15203,
-    equation 2); it is not part of Swin V2.
-    """
-
-    def __init__(self, dim: int, hidden: int, *, depthwise: bool = False) -> None:
-        super().__init__()
-        self.fc1 = nn.Linear(dim, hidden)
-        self.dw = nn.Conv2d(hidden, hidden, 3, 1, 1, groups=hidden) if depthwise else None
-        self.act = nn.GELU()
-        self.fc2 = nn.Linear(hidden, dim)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.fc1(x)  # (B, H, W, hidden)
-        if self.dw is not None:
-            x = self.dw(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
-        return self.fc2(self.act(x))
+        kinds = f", bias={self.bias_kind}, attention={self.attention_kind}"
+        return f"heads={self.heads}, window={self.window}, core={self.core}{kinds}"
 
 
 class SwinV2Block(nn.Module):
@@ -285,12 +285,19 @@ class SwinV2Block(nn.Module):
         mlp_ratio: hidden channels of the MLP as a multiple of `dim`.
         drop_path: probability of dropping each residual branch in training.
         mask_padding: keep padding out of the attention; off reproduces torchvision.
-        norm_gain: initial weight of both normalisations; the authors' 0 makes a fresh block the identity.
+        norm_gain: initial weight of both normalisations; None is the authors' 0, which makes a fresh block the
+            identity, and 1 where the norms come first.
         init_std: initial deviation of the linear weights outside the bias network, the authors' 0.02; None is 1 /
             sqrt(inputs), for blocks much narrower than theirs.
         depthwise: see `Mlp`; beyond the paper.
-        pretrained_window: see `WindowAttention`.
-        core: see `WindowAttention`.
+        norm: `post`, or `pre` for the norms of Swin V1, which come before attention and MLP.
+        extra_norm: normalise the main branch as well, after the block (for huge models, appendix A1 of the paper).
+        **attention: keywords of `WindowAttention`.
+
+    With `bias="table", attention="dot", norm="pre"` it is the block of Swin V1.
+
+    Raises:
+        ValueError: a shift does not lie within the window, or an option has an unknown value.
     """
 
     def __init__(
@@ -303,23 +310,35 @@ class SwinV2Block(nn.Module):
         mlp_ratio: float = 4.0,
         drop_path: float = 0.0,
         mask_padding: bool = True,
-        norm_gain: float = 0.0,
+        norm_gain: float | None = None,
         init_std: float | None = 0.02,
         depthwise: bool = False,
-        pretrained_window: int | Sequence[int] | None = None,
-        core: str = "auto",
+        norm: str = "post",
+        extra_norm: bool = False,
+        **attention: object,
     ) -> None:
         super().__init__()
-        self.attn = WindowAttention(dim, heads, window, pretrained_window=pretrained_window, core=core)
+        check_choice("norm", norm, ("post", "pre"))
+        self.attn = WindowAttention(dim, heads, window, **attention)
         self.norm1 = nn.LayerNorm(dim)
         self.mlp = Mlp(dim, int(dim * mlp_ratio), depthwise=depthwise)
         self.norm2 = nn.LayerNorm(dim)
+        self.norm3 = nn.LayerNorm(dim) if extra_norm else None
         self.drop_path = DropPath(drop_path)
+        self.set_shift(shift)
+        self.mask_padding = mask_padding
+        self.pre_norm = norm == "pre"
+        self.reset_parameters(float(self.pre_norm) if norm_gain is None else norm_gain, init_std)
+
+    def set_shift(self, shift: int | Sequence[int]) -> None:
+        """Set the cells by which the windows are shifted.
+
+        Raises:
+            ValueError: they do not lie within the window.
+        """
         self.shift = (shift, shift) if isinstance(shift, int) else tuple(shift)
         if not all(0 <= s < side for s, side in zip(self.shift, self.attn.window, strict=True)):
             raise ValueError(f"a shift must lie between 0 and the window {self.attn.window}, not {self.shift}")
-        self.mask_padding = mask_padding
-        self.reset_parameters(norm_gain, init_std)
 
     def reset_parameters(self, norm_gain: float, init_std: float | None) -> None:
         """Initialise: truncated normal linear weights, zero biases, norms of weight `norm_gain`."""
@@ -357,11 +376,16 @@ class SwinV2Block(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, H, W, C) to (B, H, W, C)."""
-        x = x + self.drop_path(self.norm1(self.attend(x)))
-        return x + self.drop_path(self.norm2(self.mlp(x)))
+        if self.pre_norm:
+            x = x + self.drop_path(self.attend(self.norm1(x)))
+            x = x + self.drop_path(self.mlp(self.norm2(x)))
+        else:
+            x = x + self.drop_path(self.norm1(self.attend(x)))
+            x = x + self.drop_path(self.norm2(self.mlp(x)))
+        return x if self.norm3 is None else self.norm3(x)
 
     def extra_repr(self) -> str:
-        return f"shift={self.shift}, mask_padding={self.mask_padding}"
+        return f"shift={self.shift}, mask_padding={self.mask_padding}, norm={'pre' if self.pre_norm else 'post'}"
 
 
 class SwinV2Stage(nn.Module):
@@ -375,6 +399,8 @@ class SwinV2Stage(nn.Module):
         heads: attention heads; None chooses by `choose_heads`.
         head_width: width of a head that is aimed at when `heads` is None.
         checkpointing: recompute each block in the backward pass instead of keeping its activations.
+        extra_norm_period: every so many blocks the main branch is normalised as well; 0 is never, 6 in the paper's H
+            and G.
         **block: further keywords of `SwinV2Block`.
 
     Raises:
@@ -391,6 +417,7 @@ class SwinV2Stage(nn.Module):
         *,
         head_width: int = 32,
         checkpointing: bool = False,
+        extra_norm_period: int = 0,
         **block: object,
     ) -> None:
         super().__init__()
@@ -399,9 +426,26 @@ class SwinV2Stage(nn.Module):
         heads = heads or choose_heads(c2, head_width)
         half = tuple(side // 2 for side in as_pair(window))
         self.checkpointing = checkpointing
-        self.blocks = nn.ModuleList(
-            SwinV2Block(c2, heads, window, half if i % 2 else 0, **block) for i in range(n + n % 2)
-        )
+        self.blocks = nn.ModuleList()
+        for i in range(n + n % 2):
+            extra_norm = extra_norm_period > 0 and (i + 1) % extra_norm_period == 0
+            self.blocks.append(SwinV2Block(c2, heads, window, half if i % 2 else 0, extra_norm=extra_norm, **block))
+
+    @property
+    def window(self) -> tuple[int, int]:
+        """Rows and columns of the windows, in cells."""
+        return self.blocks[0].attn.window
+
+    def set_window(self, window: int | Sequence[int]) -> None:
+        """Use another window, see `WindowAttention.set_window`; the shift follows.
+
+        Raises:
+            ValueError: the stage is fused, or the window is none.
+        """
+        half = tuple(side // 2 for side in as_pair(window))
+        for i, block in enumerate(self.blocks):
+            block.attn.set_window(window)
+            block.set_shift(half if i % 2 else 0)
 
     def forward(self, x: Tensor) -> Tensor:
         x = x.permute(0, 2, 3, 1)  # (B, H, W, C)
@@ -439,16 +483,6 @@ class C3SwinV2(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.cv3(torch.cat((self.m(self.cv1(x)), self.cv2(x)), 1))
-
-
-class LayerNorm2d(nn.LayerNorm):
-    """Layer normalisation over the channels of a (B, C, H, W) map."""
-
-    def __init__(self, c1: int) -> None:
-        super().__init__(c1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
 
 
 class PatchEmbed(nn.Module):

@@ -92,9 +92,22 @@ class CrossConv(nn.Module):
 
 
 class BottleneckCSP(nn.Module):
-    """Cross-stage partial block of v3 (Wang et al., arXiv:1911.11929), with plain convolutions on both paths."""
+    """Cross-stage partial block of v3 (Wang et al., arXiv:1911.11929), with plain convolutions on both paths.
 
-    def __init__(self, c1: int, c2: int, n: int = 1, shortcut: bool = True, g: int = 1, e: float = 0.5) -> None:
+    `leaky` is the slope of a LeakyReLU in the place of SiLU between them, 0.1 in YOLOv5 up to v6.0.
+    """
+
+    def __init__(
+        self,
+        c1: int,
+        c2: int,
+        n: int = 1,
+        shortcut: bool = True,
+        g: int = 1,
+        e: float = 0.5,
+        *,
+        leaky: float | None = None,
+    ) -> None:
         super().__init__()
         h = int(c2 * e)
         self.cv1 = Conv(c1, h, 1, 1)
@@ -102,7 +115,7 @@ class BottleneckCSP(nn.Module):
         self.cv3 = nn.Conv2d(h, h, 1, 1, bias=False)
         self.cv4 = Conv(2 * h, c2, 1, 1)
         self.bn = nn.BatchNorm2d(2 * h)
-        self.act = nn.SiLU()
+        self.act = nn.SiLU() if leaky is None else nn.LeakyReLU(leaky)
         self.m = nn.Sequential(*(Bottleneck(h, h, shortcut, g, e=1.0) for _ in range(n)))
 
     def forward(self, x: Tensor) -> Tensor:

@@ -32,6 +32,15 @@ def count_transposed_convolution(module: nn.ConvTranspose2d, inputs: tuple[Tenso
     module.total_ops += torch.DoubleTensor([inputs[0].numel() * kernel])
 
 
+def meta_copy(module: nn.Module) -> nn.Module:
+    """Copy a module without its numbers: parameters and buffers of the copy are on the meta device."""
+    memo: dict[int, Tensor] = {}
+    for tensor in [*module.parameters(), *module.buffers()]:
+        empty = torch.empty_like(tensor, device="meta")
+        memo[id(tensor)] = nn.Parameter(empty, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else empty
+    return deepcopy(module, memo)
+
+
 def count_gflops(model: nn.Module, imgsz: tuple[int, int], channels: int, counters: dict[type, Counter]) -> float:
     """Return the cost of one image in units of 1e9 floating point operations, two for each multiply-add.
 
@@ -44,7 +53,8 @@ def count_gflops(model: nn.Module, imgsz: tuple[int, int], channels: int, counte
         channels: channels of the image.
         counters: operation counters of module types that thop does not know.
     """
-    copy = deepcopy(model).to("meta").eval()
+    copy = meta_copy(model).eval()
     image = torch.zeros(1, channels, *imgsz, device="meta")
-    macs, _ = thop.profile(copy, (image,), custom_ops=counters, verbose=False)
+    with torch.device("cpu"):  # for the counts themselves, also while a model is built on the meta device
+        macs, _ = thop.profile(copy, (image,), custom_ops=counters, verbose=False)
     return macs * 2 / 1e9

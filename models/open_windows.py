@@ -29,25 +29,40 @@ def window_tables(
     """
     (wy, wx), device = window, x.device
     token = torch.arange(wy * wx, device=device)
-    across = (x.shape[2] + wx - 1) // wx
-    number = torch.arange((x.shape[1] + wy - 1) // wy * across, device=device)[:, None]  # (K, 1)
-    across = torch.arange(across, device=device)[-1:] + 1  # (1,)
-    places = (number // across * wy + token // wx, number % across * wx + token % wx)  # 2 x (K, N) in the rolled map
+    lines = [torch.arange((x.shape[axis + 1] + w - 1) // w, device=device) for axis, w in enumerate(window)]
+    across = lines[1][-1:] + 1  # (1,) windows in a row
+    number = torch.arange(lines[0].shape[0] * lines[1].shape[0], device=device)  # (K,)
+    row = divide(number, across, lines[0])
+    starts = (row * wy, (number - row * across) * wx)  # 2 x (K,) in the rolled map
+    places = (starts[0][:, None] + token // wx, starts[1][:, None] + token % wx)  # 2 x (K, N)
     cells, padding, region, windows, inside = [], [], [], [], []
-    for axis, place in enumerate(places):
+    for axis, (place, w) in enumerate(zip(places, window, strict=True)):
         side = torch.arange(x.shape[axis + 1], device=device)  # (H,) or (W,)
         last = side[-1:]
-        padded = (last // window[axis] + 1) * window[axis]  # (1,)
-        moved = (padded > window[axis]) * shift[axis]
-        cell = (place + moved) % padded  # (K, N)
+        padded = (lines[axis][-1:] + 1) * w  # (1,)
+        moved = (padded > w).long() * shift[axis]
+        cell = place + moved
+        cell = torch.where(cell >= padded, cell - padded, cell)  # (K, N)
         cells.append(torch.minimum(cell, last))
         padding.append(cell > last)
         region.append((place >= padded - moved).long())
-        rolled = (side - moved + padded) % padded
-        windows.append(rolled // window[axis])
-        inside.append(rolled % window[axis])
+        rolled = side - moved
+        rolled = torch.where(rolled < 0, rolled + padded, rolled)
+        windows.append(divide(rolled, w, lines[axis]))
+        inside.append(rolled - windows[axis] * w)
     back = (windows[0][:, None] * across + windows[1], inside[0][:, None] * wx + inside[1])  # 2 x (H, W)
     return tuple(cells), padding[0] | padding[1], back, region[0] * 2 + region[1]
+
+
+def divide(a: Tensor, b: Tensor | int, quotients: Tensor) -> Tensor:
+    """Return a // b by comparisons, as TensorRT has no integer division that rounds down.
+
+    Args:
+        a: int64 (M,), not negative.
+        b: positive.
+        quotients: int64 (Q,), 0 to Q - 1, all values that the result can have.
+    """
+    return (a[:, None] >= (quotients[1:] * b)).long().sum(1)
 
 
 def gather_windows(

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 
+from models.pretrained import PUBLISHED
 from models.training import AMP_TYPES, DEFAULT_CFG, HYP_OF_CONV, HYP_OF_SWIN
 from utils.distributed import launched_processes
 from utils.files import yaml_load
@@ -21,7 +22,11 @@ def parse_opt(argv: Sequence[str] | None = None) -> argparse.Namespace:
         description="Train a detector.", formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    add("--weights", default="", help="checkpoint to start from; '' trains from scratch")
+    add(
+        "--weights",
+        default="",
+        help="checkpoint to start from, or swinv2_t, swinv2_s, swinv2_b; '' trains from scratch",
+    )
     add("--cfg", default="", help=f"model YAML; default: the checkpoint's, or {DEFAULT_CFG}")
     add("--data", default="data/demo.yaml", help="dataset YAML")
     add("--hyp", default="", help=f"hyperparameter YAML; default: {HYP_OF_SWIN} for Swin backbones, else {HYP_OF_CONV}")
@@ -34,6 +39,7 @@ def parse_opt(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add("--noval", action="store_true", help="validate only the final epoch")
     add("--noautoanchor", action="store_true", help="keep the anchors of the model")
     add("--noplots", action="store_true", help="draw nothing")
+    add("--evolve", nargs="?", type=int, const=300, help="evolve the hyperparameters over so many trainings (300)")
     add("--cache", nargs="?", const="ram", choices=("ram", "disk"), help="keep resized images in memory, or on disk")
     add("--image-weights", action="store_true", help="draw images of rare and badly found classes more often")
     add("--device", default="", help="cpu, mps, 0 (first CUDA device), ...; default: CUDA if there is one")
@@ -107,13 +113,33 @@ def check_options(opt: argparse.Namespace) -> None:
     check_processes(opt, launched_processes())
     if opt.quad and opt.batch_size % 4:
         raise ValueError(f"--quad puts four images into one: --batch-size {opt.batch_size} is not a multiple of 4")
+    if opt.evolve is not None:
+        check_evolution(opt, processes=launched_processes())
     if opt.image_weights and opt.rect:
         raise ValueError("--image-weights draws the images anew in each epoch, --rect fixes their order: leave one out")
-    if opt.weights and not Path(opt.weights).is_file():
-        raise FileNotFoundError(f"--weights {opt.weights}: no such file; train from scratch with --weights ''")
+    if opt.weights and opt.weights not in PUBLISHED and not Path(opt.weights).is_file():
+        raise FileNotFoundError(
+            f"--weights {opt.weights}: no such file; train from scratch with --weights '', or from published weights: "
+            f"{', '.join(PUBLISHED)}"
+        )
     opt.data = str(check_file(opt.data, (".yaml", ".yml")).resolve())
     if not opt.resume and (opt.cfg or not opt.weights):
         opt.cfg = str(check_file(opt.cfg or DEFAULT_CFG, (".yaml", ".yml")))
+
+
+def check_evolution(opt: argparse.Namespace, processes: int) -> None:
+    """Complete and check the options of an evolution: its trainings validate and save once, and draw nothing.
+
+    Raises:
+        ValueError: naming the option.
+    """
+    if opt.evolve < 1:
+        raise ValueError(f"--evolve is {opt.evolve}, but must be at least 1")
+    if processes > 1:
+        raise ValueError("--evolve runs in one process: start it with python, not with torchrun")
+    opt.noval = opt.nosave = opt.noplots = True
+    if opt.project == str(ROOT / "runs/train"):
+        opt.project = str(ROOT / "runs/evolve")
 
 
 def check_processes(opt: argparse.Namespace, processes: int) -> None:

@@ -13,7 +13,8 @@ from torch.distributed.optim import ZeroRedundancyOptimizer
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 
-from models.checkpoint import load_checkpoint, save_checkpoint, transfer_weights
+from models.checkpoint import load_checkpoint, refuse_foreign_resume, save_checkpoint, transfer_weights
+from models.pretrained import PUBLISHED, Published, load_published, read_published
 from models.yolo import DetectionModel
 from utils.autoanchor import check_anchors
 from utils.autobatch import autobatch
@@ -40,15 +41,17 @@ class Inputs:
 
     Attributes:
         data: from `check_dataset`.
-        ckpt: from `load_checkpoint`, or None to train from scratch.
+        ckpt: from `load_checkpoint`, or None to train from scratch or from published weights.
         cfg: path of the model YAML, or the table of the checkpoint.
         hyp: hyperparameters as read.
+        published: ImageNet weights for the backbone, or None.
     """
 
     data: dict[str, Any]
     ckpt: dict[str, Any] | None
     cfg: str | dict[str, Any]
     hyp: Hyp
+    published: Published | None = None
 
 
 @dataclass
@@ -105,11 +108,17 @@ def read_inputs(opt: argparse.Namespace) -> Inputs:
         ValueError, FileNotFoundError: a file is missing or cannot be used.
     """
     data = check_dataset(opt.data)
-    ckpt = load_checkpoint(opt.weights) if opt.weights else None
+    published = read_published(opt.weights) if opt.weights and not opt.resume else None
+    ckpt = load_checkpoint(opt.weights) if opt.weights and not published else None
     if opt.resume:
         check_resumable(ckpt, opt, data)
+    if published and not opt.cfg:
+        if opt.weights not in PUBLISHED:
+            raise ValueError(f"--weights {opt.weights}: name the model too, such as --cfg models/yolov5-swinv2t.yaml")
+        opt.cfg = str(check_file(PUBLISHED[opt.weights][1], (".yaml", ".yml")))
     table = yaml_load(opt.cfg) if opt.cfg else ckpt["yaml"]
-    return Inputs(data, ckpt, opt.cfg or table, Hyp.load(opt.hyp) if opt.resume else choose_hyp(opt, table))
+    hyp = Hyp.load(opt.hyp) if opt.resume else choose_hyp(opt, table)
+    return Inputs(data, ckpt, opt.cfg or table, hyp, published)
 
 
 def check_resumable(ckpt: dict[str, Any], opt: argparse.Namespace, data: dict[str, Any]) -> None:
@@ -118,6 +127,7 @@ def check_resumable(ckpt: dict[str, Any], opt: argparse.Namespace, data: dict[st
     Raises:
         ValueError: saying which.
     """
+    refuse_foreign_resume(ckpt, opt.weights)
     if ckpt["epoch"] < 0 or ckpt["optimizer"] is None:
         raise ValueError(
             f"{opt.weights}: this run is finished, nothing to resume; start a new one with --weights {opt.weights}"
@@ -148,6 +158,8 @@ def build_model(opt: argparse.Namespace, inputs: Inputs) -> DetectionModel:
         new_anchors = (opt.cfg or hyp.anchors) and not opt.resume
         taken, total = transfer_weights(model, ckpt, exclude=("anchor",) if new_anchors else ())
         LOGGER.info(f"Transferred {taken}/{total} tensors from {opt.weights}")
+    if inputs.published:
+        load_published(model, inputs.published)
     model.names = {0: "item"} if opt.single_cls and len(data["names"]) != 1 else data["names"]
     if hyp.drop_path is not None:
         model.set_drop_path(hyp.drop_path)

@@ -17,6 +17,7 @@ from collections.abc import Callable
 from functools import wraps
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 
@@ -152,7 +153,11 @@ window_mask = cached_constant(build_window_mask)
 
 
 def build_relative_coords(
-    window: tuple[int, int], pretrained: tuple[int, int], device: torch.device, dtype: torch.dtype = torch.float32
+    window: tuple[int, int],
+    pretrained: tuple[int, int],
+    device: torch.device,
+    dtype: torch.dtype = torch.float32,
+    spacing: str = "log",
 ) -> Tensor:
     """Make the log-spaced offsets that feed the position bias network (paper equation 4).
 
@@ -162,15 +167,19 @@ def build_relative_coords(
             3.
         device: where the table is made.
         dtype: float32, or float64 for a network of that type.
+        spacing: `log`, or `linear` for the form that the paper compares with (table 2): the offset as a fraction of the
+            largest one that the network was trained with.
 
     Returns:
         `dtype` ((2 * rows - 1) * (2 * columns - 1), 2), vertical offset first and slow, values within +-1.06 without
-        transfer.
+        transfer, linear ones within +-1.
     """
     axes = []
     for w, p in zip(window, pretrained, strict=True):
-        offset = torch.arange(1 - w, w, device=device, dtype=dtype) * (8.0 / max(p - 1, 1))
-        axes.append(offset.sign() * torch.log2(1.0 + offset.abs()) / 3.0)
+        offset = torch.arange(1 - w, w, device=device, dtype=dtype) * (
+            (1.0 if spacing == "linear" else 8.0) / max(p - 1, 1)
+        )
+        axes.append(offset if spacing == "linear" else offset.sign() * torch.log2(1.0 + offset.abs()) / 3.0)
     return torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1).view(-1, 2)
 
 
@@ -187,3 +196,19 @@ def build_relative_index(window: tuple[int, int], device: torch.device) -> Tenso
 
 
 relative_index = cached_constant(build_relative_index)
+
+
+def resize_bias_table(table: Tensor, window: tuple[int, int], new: tuple[int, int]) -> Tensor:
+    """Stretch a learned bias table of Swin V1 to another window, by bicubic interpolation over the offsets.
+
+    Args:
+        table: float ((2 * rows - 1) * (2 * columns - 1), h), vertical offset slow.
+        window: rows and columns of the window it was learned with.
+        new: rows and columns of the window it is for.
+
+    Returns:
+        The table of the new window in the dtype of the old one.
+    """
+    grid = table.float().t().view(1, -1, 2 * window[0] - 1, 2 * window[1] - 1)  # (1, h, offsets, offsets)
+    grid = F.interpolate(grid, (2 * new[0] - 1, 2 * new[1] - 1), mode="bicubic", align_corners=False)
+    return grid[0].flatten(1).t().contiguous().to(table.dtype)

@@ -4,11 +4,9 @@ A model YAML has the keys nc, depth_multiple, width_multiple, anchors, backbone 
 number, module, args]`. See `parse_model`.
 """
 
-import ast
 import difflib
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,12 +17,15 @@ from thop.vision.basic_hooks import count_normalization, zero_ops
 from torch import Tensor, nn
 
 from models import common
+from models.activations import ACTIVATIONS, default_activation
+from models.activations import parse_activation as parse_activation
 from models.attention import choose_core
 from models.flops import (
     count_gflops,
     count_multihead_attention,
     count_transposed_convolution,
     count_window_attention,
+    meta_copy,
 )
 from models.tta import forward_augmented
 from utils.files import yaml_load
@@ -142,44 +143,9 @@ BLOCKS = {
     "nn.BatchNorm2d": Row(nn.BatchNorm2d, channels="same"),
     "nn.ConvTranspose2d": Row(nn.ConvTranspose2d),
 }
-ACTIVATIONS = ("ELU", "GELU", "Hardswish", "Identity", "LeakyReLU", "Mish", "PReLU", "ReLU", "ReLU6", "SiLU")
 KEPT = (*ACTIVATIONS, "AvgPool2d", "Conv2d", "Dropout2d", "MaxPool2d", "ReflectionPad2d", "Upsample", "ZeroPad2d")
 BLOCKS |= {f"nn.{name}": Row(getattr(nn, name), channels="kept") for name in KEPT}
 REQUIRED_KEYS = ("nc", "depth_multiple", "width_multiple", "anchors", "backbone", "head")
-
-
-def parse_activation(text: str) -> nn.Module:
-    """Build the activation that a YAML names, such as `nn.LeakyReLU(0.1)`, without evaluating it as code.
-
-    Raises:
-        ValueError: the text is not a call of an allowed activation with literal arguments.
-    """
-    allowed = f"allowed: {', '.join(f'nn.{name}(...)' for name in ACTIVATIONS)}"
-    try:
-        call = ast.parse(text, mode="eval").body
-        name = call.func.attr
-        args = [ast.literal_eval(arg) for arg in call.args]
-        keywords = {keyword.arg: ast.literal_eval(keyword.value) for keyword in call.keywords}
-        if ast.unparse(call.func) == f"nn.{name}" and name in ACTIVATIONS:
-            return getattr(nn, name)(*args, **keywords)
-    except (AttributeError, SyntaxError, TypeError, ValueError) as error:
-        raise ValueError(f"activation: {text!r} is not an activation ({error}); {allowed}") from error
-    raise ValueError(f"activation: {text!r} is not an activation; {allowed}")
-
-
-@contextmanager
-def default_activation(text: str | None, source: str = "model") -> Iterator[None]:
-    """Let `Conv` use the named activation while a model is built, and its own default again afterwards."""
-    before = common.Conv.default_act
-    try:
-        if text:
-            try:
-                common.Conv.default_act = parse_activation(text)
-            except ValueError as error:
-                raise ValueError(f"{source}: {error}") from error
-        yield
-    finally:
-        common.Conv.default_act = before
 
 
 def _check_keys(d: dict[str, Any], source: str) -> None:
@@ -369,6 +335,9 @@ class DetectionModel(nn.Module):
     `Detect`; `forward(images, augment=True)` gives (boxes of three views, None). Images are (B, ch, H, W) floats 0..1
     with H and W multiples of the largest stride.
 
+    Built under `with torch.device("meta")` a model has its shapes alone, without strides and scaled anchors: enough to
+    count the parameters and operations of one that is too large for this machine.
+
     Args:
         cfg: path of a YAML file, or its mapping.
         ch: channels of the image; the YAML's `ch` is used when it has one.
@@ -405,8 +374,10 @@ class DetectionModel(nn.Module):
         self.names = {i: str(i) for i in range(self.nc)}
         self.hyp: dict[str, Any] | None = None
         initialize_weights(self)
-        self._find_strides(ch, source)
-        self._init_biases()
+        strides = self._find_strides(ch, source)
+        if not self.detect.anchors.is_meta:
+            self._set_strides(strides)
+            self._init_biases()
         if rate := self.yaml.get("drop_path"):
             self.set_drop_path(rate)
         if verbose:
@@ -423,20 +394,25 @@ class DetectionModel(nn.Module):
         return self.detect.stride
 
     @torch.no_grad()
-    def _find_strides(self, ch: int, source: str) -> None:
-        """Run an empty image to find the stride of each level, then bring the anchors into their order and unit."""
+    def _find_strides(self, ch: int, source: str) -> list[float]:
+        """Run an empty image to find the stride of each level."""
         size = 256
-        probe = deepcopy(self).to("meta").train()  # a copy, so that batch statistics stay untouched
+        probe = meta_copy(self).train()  # a copy, so that batch statistics stay untouched
         try:
             maps = probe(torch.zeros(1, ch, size, size, device="meta"))
         except (IndexError, RuntimeError, TypeError, ValueError) as error:
             raise ValueError(f"{source}: the rows do not fit together: {error}") from error
-        stride = torch.tensor([size / y.shape[-2] for y in maps])
-        area = self.detect.anchors.prod(-1).mean(-1)
+        return [size / y.shape[-2] for y in maps]
+
+    @torch.no_grad()
+    def _set_strides(self, strides: list[float]) -> None:
+        """Keep the strides and bring the anchors into their order and unit."""
+        stride, anchors = torch.tensor(strides), self.detect.anchors
+        area = anchors.prod(-1).mean(-1)
         if (area[-1] - area[0]) * (stride[-1] - stride[0]) < 0:
-            self.detect.anchors.copy_(self.detect.anchors.flip(0))
+            anchors.copy_(anchors.flip(0))
         self.detect.stride.copy_(stride)
-        self.detect.anchors /= stride.view(-1, 1, 1)
+        anchors /= stride.view(-1, 1, 1)
 
     @torch.no_grad()
     def _init_biases(self) -> None:
@@ -499,16 +475,89 @@ class DetectionModel(nn.Module):
             if isinstance(module, common.WindowAttention):
                 module.core = core
 
-    def set_activation_checkpointing(self, enabled: bool) -> int:
-        """Recompute the blocks of the Swin stages in the backward pass instead of keeping their activations.
+    @property
+    def swin_stages(self) -> list[common.SwinV2Stage]:
+        """The Swin stages from the image on; messages and options call them 1, 2, ..."""
+        return [module for module in self.modules() if isinstance(module, common.SwinV2Stage)]
+
+    def _choose_stages(self, numbers: bool | Sequence[int]) -> list[common.SwinV2Stage]:
+        """Return all stages (True), none (False), or those of the numbers, 1 for the first."""
+        stages = self.swin_stages
+        if isinstance(numbers, bool):
+            return stages if numbers else []
+        if wrong := [n for n in numbers if not 1 <= n <= len(stages)]:
+            allowed = f"this model has stages 1 to {len(stages)}" if stages else "this model has no Swin stage"
+            raise ValueError(f"no Swin stage {wrong[0]}: {allowed}")
+        return [stages[n - 1] for n in numbers]
+
+    def set_activation_checkpointing(self, stages: bool | Sequence[int]) -> int:
+        """Recompute the blocks of Swin stages in the backward pass instead of keeping their activations.
+
+        Args:
+            stages: True for all stages, False for none, or their numbers, 1 for the first; the others keep theirs.
 
         Returns:
-            How many stages there are.
+            How many Swin stages the model has.
+
+        Raises:
+            ValueError: a number is that of no stage.
         """
-        stages = [module for module in self.modules() if isinstance(module, common.SwinV2Stage)]
-        for stage in stages:
-            stage.checkpointing = enabled
-        return len(stages)
+        chosen = self._choose_stages(stages)
+        for stage in self.swin_stages:
+            stage.checkpointing = stage in chosen
+        return len(self.swin_stages)
+
+    def set_sequential_attention(self, windows: int, stages: bool | Sequence[int] = True) -> None:
+        """Attend in a few windows after the others in the given Swin stages, in all at once in the rest.
+
+        Args:
+            windows: at once, over all images of the batch; 0 is all of them.
+            stages: as in `set_activation_checkpointing`.
+
+        Raises:
+            ValueError: a number is that of no stage, or `windows` is negative.
+        """
+        if windows < 0:
+            raise ValueError(f"windows at once must be a positive number, or 0 for all, not {windows}")
+        chosen = self._choose_stages(stages)
+        for stage in self.swin_stages:
+            for block in stage.blocks:
+                block.attn.sequential = windows if stage in chosen else 0
+
+    def set_window(self, windows: int | Sequence[int]) -> None:
+        """Run the trained weights at another window, in place; the table `yaml` follows.
+
+        Nothing is learned anew: the networks of the position bias keep the scale of the window that they were trained
+        with, learned bias tables are interpolated. Call it before the optimizer or an average of the model is made.
+
+        Args:
+            windows: side in cells for all Swin stages, or one side for each.
+
+        Raises:
+            ValueError: wrong number or kind of windows, no Swin stage, or a fused model.
+        """
+        stages = self.swin_stages
+        sides = [windows] * len(stages) if isinstance(windows, int) else list(windows)
+        if not stages or len(sides) != len(stages):
+            raise ValueError(f"{len(sides)} windows for {len(stages)} Swin stages: give one for all, or one for each")
+        for side in sides:
+            common.as_pair(side)  # refuses a wrong one before any stage has changed
+        for stage, side in zip(stages, sides, strict=True):
+            stage.set_window(side)
+        self._write_windows()
+
+    def _write_windows(self) -> None:
+        """Bring windows and trained windows of the table `yaml` in line with the modules."""
+        rows = self.yaml["backbone"] + self.yaml["head"]
+        for row, module in zip(rows, self.model, strict=True):
+            for stage in (m for m in module.modules() if isinstance(m, common.SwinV2Stage)):
+                args = row[3]
+                keywords = args.pop() if isinstance(args[-1], dict) else {}
+                if len(args) > 1:
+                    args[1] = list(stage.window)
+                else:
+                    keywords["window"] = list(stage.window)
+                args.append(keywords | {"pretrained_window": list(stage.blocks[0].attn.pretrained_window)})
 
     def gflops(self, imgsz: int | tuple[int, int] = 640) -> float:
         """Return the cost of one image, 1e9 operations, two per multiply-add."""

@@ -12,29 +12,37 @@ ROOT = Path(__file__).resolve().parents[1]
 # Files that are not written yet stand here too: their place in the house is decided.
 LEVELS = {
     0: """
-        utils models
-        utils.general utils.files utils.boxes utils.callbacks utils.formats utils.demo utils.annotate utils.label_reader
-        utils.loggers.to_csv utils.exporters.options utils.exporters.compare utils.engine_file
-        models.windows models.open_windows models.attention models.convolutions models.runtimes
+        utils models utils.general utils.files utils.boxes utils.callbacks utils.formats utils.demo utils.annotate
+        utils.label_reader utils.loggers.to_csv models.windows models.attention models.convolutions
+        utils.exporters.options utils.exporters.compare utils.engine_file models.layers models.inert_pickle
+        utils.pipeline models.open_windows utils.extra_augmentations
+        models.runtimes utils.exporters.folder utils.pt2_file
     """,
     1: """
-        utils.torch_utils utils.distributed utils.hyp utils.optim utils.nms utils.metrics utils.loss utils.augmentations
-        utils.plots utils.labels utils.autoanchor utils.downloads utils.result_files models.common models.flops
-        models.ensemble models.tta utils.sampling utils.image_cache
-        utils.exporters.onnx_nms utils.exporters.onnx_quantize utils.exporters.tensorrt_ops utils.pt2_file
-        models.runtimes.base
+        utils.torch_utils utils.distributed utils.hyp utils.optim utils.nms utils.metrics utils.loss
+        utils.augmentations utils.plots utils.autoanchor utils.downloads utils.result_files models.common models.flops
+        models.ensemble models.tta utils.sampling utils.image_cache utils.exporters.onnx_nms
+        utils.exporters.onnx_quantize utils.exporters.tensorrt_ops models.activations utils.report utils.web
+        models.detections utils.label_cache utils.label_coco utils.label_voc models.legacy utils.video utils.slicing
+        utils.visualize models.runtimes.base
     """,
     2: """
-        utils.dataloaders utils.sources utils.autobatch utils.evaluation utils.loggers.to_tensorboard
-        utils.exporters.onnx_check utils.exporters.calibration utils.exporters.to_torchscript utils.exporters.to_pt2
-        utils.exporters.to_coreml utils.exporters.to_litert
-        models.yolo models.autoshape models.runtimes.onnx_files models.runtimes.torch_files models.runtimes.openvino_files
-        models.runtimes.engine_files models.runtimes.mobile_files
+        utils.labels utils.autobatch utils.evaluation utils.loggers.to_tensorboard
+        models.yolo models.autoshape utils.exporters.onnx_check models.pretrained utils.converters utils.streams utils.pictures utils.predictor
+        models.runtimes.onnx_files models.runtimes.torch_files models.runtimes.openvino_files
+        models.runtimes.tensorrt_files models.runtimes.mobile_files
     """,
-    3: "utils.loggers models.checkpoint utils.exporters.to_onnx utils.exporters.to_ncnn",
-    4: "models.backends models.training utils.exporters.to_openvino utils.exporters.to_tensorrt",
-    5: "val detect hubconf models.options utils.exporters",
-    6: "train export",
+    3: """
+        utils.exporters.calibration utils.sources utils.dataloaders utils.exporters.to_onnx utils.loggers
+        models.checkpoint utils.exporters.check
+    """,
+    4: """
+        utils.exporters.to_openvino utils.exporters.to_tensorrt models.backends models.training utils.evolve
+        utils.outputs utils.exporters.to_torchscript utils.exporters.to_pt2 utils.exporters.to_ncnn
+        utils.exporters.to_coreml utils.exporters.to_litert
+    """,
+    5: "utils.exporters val detect hubconf models.options",
+    6: "export train",
 }
 LEVEL = {name: level for level, names in LEVELS.items() for name in names.split()}
 OWN = {name.split(".")[0] for name in LEVEL}  # first parts of our module names
@@ -45,7 +53,7 @@ HEAVY = (
     "torch.utils.tensorboard"
 ).split()
 
-SKIPPED_FOLDERS = {"tests", "benchmarks", "runs", "datasets", "venv"}
+SKIPPED_FOLDERS = {"tests", "benchmarks", "examples", "runs", "datasets", "venv"}
 
 
 def read_sources(root):

@@ -300,3 +300,15 @@ def test_option_trains_and_repeats(flag, tiny_dataset, hyp_file, tmp_path):
     assert results[0] == results[1]
     assert all(0 < value < 10 for value in results[0])
     assert len(rows(tmp_path / "one")) == 3
+
+
+def test_evolution_trains_generations_and_goes_on(tiny_dataset, hyp_file, tmp_path):
+    settings = options(tmp_path, tiny_dataset, hyp_file, epochs=1)
+    train.run(**settings, evolve=1)
+    folder = tmp_path / "run"
+    train.run(**settings, evolve=2, resume=True)
+    assert sorted(file.name for file in folder.iterdir()) == ["evolve.csv", "evolve.png", "hyp_evolve.yaml"]
+    header, first, second = [line.split(",") for line in (folder / "evolve.csv").read_text().splitlines()]
+    assert [cell.strip() for cell in header[:4]] == list(RESULT_COLUMNS[4:8])
+    assert first[7:] != second[7:]
+    train.run(**settings | {"hyp": str(folder / "hyp_evolve.yaml"), "name": "after"})

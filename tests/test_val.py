@@ -3,6 +3,8 @@
 import json
 import logging
 import re
+from collections import Counter
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -371,6 +373,21 @@ def test_files_of_a_run_by_hand(tiny_dataset, weights, tmp_path, lines):
     assert any(str(folder) in line for line in lines())
 
 
+def test_report_shows_the_pictures_and_the_table(tiny_dataset, weights, tmp_path, lines):
+    results = by_hand(tiny_dataset, weights, tmp_path, report=True)[0]
+    page = (tmp_path / "exp" / "report.html").read_text()
+    items = [json.loads(x) for x in re.findall(r'class="item">(.*?)</script>', page)]
+    data = check_dataset(tiny_dataset)
+    assert [i["name"] for i in items] == sorted(p.name for p in Path(data["val"]).iterdir())
+    (summary,) = re.findall(r'id="summary">(.*?)</script>', page)
+    head, *rest = json.loads(summary)["metrics"]["rows"]
+    labels = [x for i in items for x in i["labels"]]
+    assert head[:3] == ["all", 4, len(labels)]
+    np.testing.assert_allclose(head[3:], results[:4])
+    assert {name: n for name, _, n, *_ in rest} == Counter(data["names"][x[4]] for x in labels)
+    assert any(line == f"Report saved to {tmp_path / 'exp' / 'report.html'}" for line in lines())
+
+
 def test_text_files_repeat_the_labels(oblong, tmp_path):
     loader = make_loader(oblong)
     run_oracle(oblong, loader, perfect_answers(loader), save_txt=True, save_dir=tmp_path)
@@ -506,6 +523,7 @@ def test_options_are_frozen():
         "save_txt": False,
         "save_conf": False,
         "save_json": False,
+        "report": False,
         "project": str(ROOT / "runs/val"),
         "name": "exp",
         "exist_ok": False,

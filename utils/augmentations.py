@@ -294,17 +294,64 @@ def mosaic4(tiles: Sequence[Tile], centre: tuple[int, int], size: int) -> Tile:
     Returns:
         Canvas (2 * size, 2 * size, 3), all labels clipped to it (some may have no area left), all polygons clipped.
     """
-    side = 2 * size
     xc, yc = centre
+    sizes = [tile.im.shape[:2] for tile in tiles]
+    corners = [(xc if k % 2 else xc - w, yc if k > 1 else yc - h) for k, (h, w) in enumerate(sizes)]
+    return lay_tiles(tiles, corners, 2 * size)
+
+
+def draw_mosaic9(rng: np.random.Generator, index: int, n: int, size: int) -> tuple[list[int], tuple[int, int]]:
+    """Draw the nine images of a mosaic and the window that is cut out of it.
+
+    Args:
+        rng: source.
+        index: image that must be part of it.
+        n: number of images to draw the other eight from, with replacement.
+        size: side of a tile in pixels.
+
+    Returns:
+        Nine image numbers in random order, and the left upper corner (x, y) of the window, each in 0 .. size.
+    """
+    y, x = (int(v) for v in rng.uniform(0, size, 2))
+    indices = [index, *rng.integers(0, n, 8).tolist()]
+    return [indices[k] for k in rng.permutation(9)], (x, y)
+
+
+def mosaic9(tiles: Sequence[Tile], window: tuple[int, int], size: int) -> Tile:
+    """Lay eight images around one, clockwise, and cut out a window of twice the tile size.
+
+        8 1 2      Tile 0 has its left upper corner at (size, size) of a field of 3 x 3 tiles. Tile 1 stands on its top,
+        7 0 3      2 follows to the right, 3 stands at its right side, and so on; smaller tiles leave grey gaps, and a
+        6 5 4      later tile covers an earlier one.
+
+    Args:
+        tiles: nine images with long side `size` or less.
+        window: left upper corner (x, y) of the window in the field, each in 0 .. size.
+        size: a third of the side of the field, half of that of the window.
+
+    Returns:
+        Window (2 * size, 2 * size, 3), labels and polygons clipped to it as those of `mosaic4`.
+    """
+    (h0, w0), *_ = sizes = [tile.im.shape[:2] for tile in tiles]
+    s, corners = size, []
+    for k, (h, w) in enumerate(sizes):
+        hp, wp = sizes[k - 1]
+        x = (s, s, s + wp, s + w0, s + w0, s + w0 - w, s + w0 - wp - w, s - w, s - w)[k]
+        y = (s, s - h, s - h, s, s + hp, s + h0, s + h0, s + h0 - h, s + h0 - hp - h)[k]
+        corners.append((x - window[0], y - window[1]))
+    return lay_tiles(tiles, corners, 2 * size)
+
+
+def lay_tiles(tiles: Sequence[Tile], corners: Sequence[tuple[int, int]], side: int) -> Tile:
+    """Lay images with their left upper corners (x, y) onto a grey square; labels and polygons are moved and clipped."""
     canvas = np.full((side, side, 3), FILL, np.uint8)
     all_labels, all_segments = [], []
     has_segments = any(tile.segments for tile in tiles)
-    for k, (im, labels, segments) in enumerate(tiles):
+    for (im, labels, segments), (x0, y0) in zip(tiles, corners, strict=True):
         h, w = im.shape[:2]
-        x0 = xc if k % 2 else xc - w
-        y0 = yc if k > 1 else yc - h
         x1, y1, x2, y2 = max(x0, 0), max(y0, 0), min(x0 + w, side), min(y0 + h, side)
-        canvas[y1:y2, x1:x2] = im[y1 - y0 : y2 - y0, x1 - x0 : x2 - x0]
+        if x2 > x1 and y2 > y1:
+            canvas[y1:y2, x1:x2] = im[y1 - y0 : y2 - y0, x1 - x0 : x2 - x0]
         labels = labels + np.array([0, x0, y0, x0, y0], np.float32)
         all_labels.append(labels)
         if has_segments:

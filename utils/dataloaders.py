@@ -30,13 +30,16 @@ from utils.augmentations import (
     draw_hsv,
     draw_mixup,
     draw_mosaic,
+    draw_mosaic9,
     draw_perspective,
     letterbox,
     mixup,
     mosaic4,
+    mosaic9,
     perspective_matrix,
 )
 from utils.boxes import xywhn2xyxy, xyxy2xywhn
+from utils.extra_augmentations import ExtraAugmentations
 from utils.general import LOGGER
 from utils.hyp import Hyp
 from utils.image_cache import ImageCache
@@ -112,6 +115,7 @@ class LoadImagesAndLabels(Dataset):
             raise ValueError(f"seed {seed} is negative; allowed are 0, 1, 2, ...")
         self.imgsz, self.hyp, self.augment, self.rect, self.seed = imgsz, hyp, augment, rect, seed
         self.mosaic = augment and not rect
+        self.extra = ExtraAugmentations(hyp.albumentations) if augment and hyp.albumentations else None
         found = load_labels(path, nc=None if single_cls else nc, prefix=prefix)
         self.im_files, self.label_files = found.im_files, found.label_files
         self.labels, self.segments, self.shapes = found.labels, found.segments, found.sizes
@@ -180,6 +184,8 @@ class LoadImagesAndLabels(Dataset):
             im, labels, shapes = self._single(index, rng)
         height, width = im.shape[:2]
         labels = np.concatenate((labels[:, :1], xyxy2xywhn(labels[:, 1:5], width, height, clip=True, eps=CLIP_EPS)), 1)
+        if self.extra is not None:
+            im = self.extra.apply(im, self.extra.draw(rng))
         if self.augment:
             im = apply_hsv(im, draw_hsv(rng, self.hyp.hsv_h, self.hyp.hsv_s, self.hyp.hsv_v))
             im, labels = apply_flips(im, labels, draw_flips(rng, self.hyp.flipud, self.hyp.fliplr))
@@ -239,9 +245,11 @@ class LoadImagesAndLabels(Dataset):
         return Tile(im, np.concatenate((labels[:, :1], boxes), 1), [s * size for s in self.segments[index]])
 
     def _mosaic(self, index: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-        """Make a mosaic of four images, (imgsz, imgsz, 3), with labels (M, 5) in pixels."""
-        indices, centre = draw_mosaic(rng, index, self.n, self.imgsz)
-        tile = mosaic4([self._tile(i) for i in indices], centre, self.imgsz)
+        """Make a mosaic of four or nine images, (imgsz, imgsz, 3), with labels (M, 5) in pixels."""
+        nine = self.hyp.mosaic9 and rng.random() < self.hyp.mosaic9
+        draw, lay = (draw_mosaic9, mosaic9) if nine else (draw_mosaic, mosaic4)
+        indices, place = draw(rng, index, self.n, self.imgsz)
+        tile = lay([self._tile(i) for i in indices], place, self.imgsz)
         if self.hyp.copy_paste:
             tile = copy_paste(tile, draw_copy_paste(rng, tile.segments, self.hyp.copy_paste))
         return self._warp(tile, (self.imgsz, self.imgsz), rng)

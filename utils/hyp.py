@@ -76,6 +76,10 @@ class Hyp:
     drop_path: float | None = _hyp(
         None, "[0, 1)", "largest stochastic depth rate; replaces the model file's", ours=True
     )
+    mosaic9: float = _hyp(0.0, "[0, 1]", "share of the mosaics that have nine images instead of four", ours=True)
+    albumentations: float = _hyp(
+        0.0, "[0, 1]", "probability of each of blur, median blur, grey, local contrast; needs that package", ours=True
+    )
     label_smoothing: float = _hyp(0.0, "[0, 1)", "share of a class target spread over both answers", ours=True)
 
     def __post_init__(self) -> None:

@@ -1,11 +1,13 @@
-"""Check one image and read its YOLO label file.
+"""Check one image and read its labels: YOLO text here, objects in pixels for the readers of other formats.
 
-Raise `labels.CACHE_VERSION` when the rules of this file change, or old caches keep labels read by the old ones.
+Raise `label_cache.CACHE_VERSION` when the rules of this file change, or old caches keep labels read by the old ones.
 """
 
 import os
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -14,6 +16,44 @@ from PIL import Image
 IMG_FORMATS = ("bmp", "dng", "jpeg", "jpg", "mpo", "png", "tif", "tiff", "webp", "pfm")
 TOLERANCE = 1e-3  # coordinates this far outside 0..1 are rounding errors and are clipped
 NO_POLYGON = np.zeros((0, 2), np.float32)
+
+
+@dataclass(frozen=True)
+class Split:
+    """One split of a data set whose labels are not YOLO text.
+
+    Attributes:
+        images: folder, image list, or several of them.
+        format: key of `labels.READERS`.
+        names: class number to name.
+        annotations: COCO files.
+        first_pixel: see `label_voc.read_voc`.
+    """
+
+    images: str | list[str]
+    format: str
+    names: Mapping[int, str]
+    annotations: tuple[str, ...] = ()
+    first_pixel: int = 0
+
+    def __str__(self) -> str:
+        return self.images if isinstance(self.images, str) else ", ".join(self.images)
+
+
+class LabelledObject(NamedTuple):
+    """One object of an annotation: class name, x1 y1 x2 y2 in pixels, outline (P, 2) in pixels or (0, 2)."""
+
+    name: str
+    box: tuple[float, float, float, float]
+    outline: np.ndarray
+
+
+class Annotation(NamedTuple):
+    """What a file says about one image: (width, height), 0 where unknown; objects; complaints."""
+
+    size: tuple[int, int]
+    objects: list[LabelledObject]
+    messages: list[str]
 
 
 @dataclass
@@ -25,7 +65,7 @@ class Verified:
         size: (width, height) in pixels as it is shown, that is, after EXIF rotation; (0, 0) unless `ok`.
         labels: (M, 5) float32 `[class, xywhn]`.
         segments: M polygons (P, 2) float32, xyn; (0, 2) for a label given as a box. Empty list without any polygon.
-        state: "found", "missing" or "empty" label file, or "corrupt" image.
+        state: "found", "missing" or "empty" label file, "corrupt" image, or "unlisted": not of this split.
         messages: complaints, each beginning with the file.
     """
 
@@ -128,23 +168,31 @@ def parse_labels(text: str, file: str, nc: int | None = None) -> tuple[np.ndarra
     Returns:
         Labels (M, 5) float32, polygons as in `Verified.segments`, messages.
     """
-    rows, polygons, messages = [], [], []
+    found, messages = [], []
     for number, line in enumerate(text.splitlines(), 1):
         if not line.strip():
             continue
         try:
-            row, polygon = parse_line(line.split(), nc)
+            found.append(parse_line(line.split(), nc))
         except ValueError as error:
             messages.append(f"{file}:{number}: line left out: {error}")
-            continue
-        rows.append(row)
-        polygons.append(polygon)
+    labels, segments, repeats = without_repeats(found)
+    if repeats:
+        messages.append(f"{file}: {repeats} repeated labels left out")
+    return labels, segments, messages
+
+
+def without_repeats(found: Iterable[tuple[list[float], np.ndarray]]) -> tuple[np.ndarray, list[np.ndarray], int]:
+    """Turn pairs of label row and polygon into arrays; of equal rows only the first stays.
+
+    Returns:
+        Labels (M, 5) float32, polygons as in `Verified.segments`, number of rows left out.
+    """
+    rows, polygons = [row for row, _ in found], [polygon for _, polygon in found]
     labels = np.array(rows, np.float32).reshape(-1, 5)
     first = np.sort(np.unique(labels, axis=0, return_index=True)[1])
-    if len(first) < len(labels):
-        messages.append(f"{file}: {len(labels) - len(first)} repeated labels left out")
     segments = [polygons[i] for i in first] if any(map(len, polygons)) else []
-    return labels[first], segments, messages
+    return labels[first], segments, len(labels) - len(first)
 
 
 def parse_line(tokens: list[str], nc: int | None) -> tuple[list[float], np.ndarray]:
@@ -161,14 +209,88 @@ def parse_line(tokens: list[str], nc: int | None) -> tuple[list[float], np.ndarr
         raise ValueError(f"class {tokens[0]}; allowed are {allowed}")
     is_polygon = len(values) > 6
     points = values[1:] if is_polygon else values[1:5]
-    if not all(-TOLERANCE <= v <= 1 + TOLERANCE for v in points):
-        raise ValueError(f"coordinates {points[:4]} are not all within 0..1; divide by the image's width and height")
-    points = np.array(points).clip(0, 1)
+    points = clip_points(points)
     polygon = NO_POLYGON
     if is_polygon:
         polygon = points.reshape(-1, 2).astype(np.float32)
         low, high = points.reshape(-1, 2).min(0), points.reshape(-1, 2).max(0)
         points = np.concatenate(((low + high) / 2, high - low))
-    if min(points[2:]) <= 0:
-        raise ValueError(f"the box has no area: width {points[2]:g}, height {points[3]:g}")
+    check_area(points)
     return [cls, *points.tolist()], polygon
+
+
+def clip_points(points: list[float]) -> np.ndarray:
+    """Clip coordinates to 0..1; ValueError if one lies further outside than rounding explains."""
+    if not all(-TOLERANCE <= v <= 1 + TOLERANCE for v in points):
+        raise ValueError(f"coordinates {points[:4]} are not all within 0..1; divide by the image's width and height")
+    return np.array(points).clip(0, 1)
+
+
+def check_area(box: np.ndarray) -> None:
+    """Raise ValueError if the width or height of a box x, y, w, h is not positive."""
+    if min(box[2:]) <= 0:
+        raise ValueError(f"the box has no area: width {box[2]:g}, height {box[3]:g}")
+
+
+# Objects in pixels ----------------------------------------------------------------------------------------------------
+def verify_objects(
+    im_file: str, label_file: str, annotation: Annotation | None, classes: Mapping[str, int]
+) -> Verified:
+    """Check one image and turn its annotation into labels, by the rules of `verify_image_label` and `parse_labels`.
+
+    Args:
+        im_file: image.
+        label_file: where the annotation comes from, for the messages.
+        annotation: None if there is none. Coordinates are fractions of its size; one of another shape than that of the
+            image (a photograph that was turned, another picture) is left out with a message.
+        classes: number of each class name; objects of other classes are left out with a message.
+    """
+    try:
+        size = image_size(im_file)
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        return Verified(False, messages=[f"{im_file}: image left out: {error}"])
+    if annotation is None:
+        return Verified(True, size, state="missing")
+    frame = annotation.size if min(annotation.size) > 0 else size
+    messages = list(annotation.messages)
+    if abs(frame[0] * size[1] - frame[1] * size[0]) > max(frame[0] * size[1], frame[1] * size[0]) * 0.02:
+        messages.append(
+            f"{label_file}: labels of {im_file} left out: they are for {frame[0]} x {frame[1]} pixels, "
+            f"but the image has {size[0]} x {size[1]}"
+        )
+        return Verified(True, size, state="found", messages=messages)
+    found, unknown = [], set()
+    for number, item in enumerate(annotation.objects, 1):
+        if item.name not in classes:
+            unknown.add(item.name)
+            continue
+        try:
+            found.append(_normalise(item, frame, classes[item.name]))
+        except ValueError as error:
+            messages.append(f"{label_file}: object {number} of {os.path.basename(im_file)} left out: {error}")
+    if unknown:
+        messages.append(f"{label_file}: classes not in names, objects left out: {', '.join(sorted(unknown))}")
+    labels, segments, repeats = without_repeats(found)
+    if repeats:
+        messages.append(f"{label_file}: {repeats} repeated labels of {os.path.basename(im_file)} left out")
+    state = "found" if annotation.objects or annotation.messages else "empty"
+    return Verified(True, size, labels, segments, state, messages)
+
+
+def _normalise(item: LabelledObject, frame: tuple[int, int], cls: int) -> tuple[list[float], np.ndarray]:
+    """Return `[class, xywhn]` and the outline xyn of an object; ValueError says what is wrong with its box."""
+    (x1, y1, x2, y2), (width, height) = item.box, frame
+    box = clip_points([(x1 + x2) / 2 / width, (y1 + y2) / 2 / height, (x2 - x1) / width, (y2 - y1) / height])
+    check_area(box)
+    outline = (item.outline / (width, height)).clip(0, 1).astype(np.float32) if len(item.outline) else NO_POLYGON
+    return [cls, *box.tolist()], outline
+
+
+def twin_folder(folder: Path, name: str, twin: str) -> Path | None:
+    """Replace the last part `name` of a path by `twin`; None if there is no such part, or no such twin folder."""
+    parts = list(folder.parts)
+    if name not in parts:
+        return None
+    parts[len(parts) - 1 - parts[::-1].index(name)] = twin
+    found = Path(*parts)
+    return found if found.is_dir() else None

@@ -1,11 +1,7 @@
 """Data set YAML, image lists and labels of a whole split, with their cache: all of a data set but its pixels."""
 
-import hashlib
-import json
 import os
-import zipfile
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from multiprocessing.pool import ThreadPool
 from pathlib import Path
 from typing import Any
@@ -14,11 +10,14 @@ import numpy as np
 from tqdm import tqdm
 
 from utils.demo import draw_demo
-from utils.files import atomic_path, yaml_load
+from utils.files import yaml_load
 from utils.general import LOGGER, ROOT, TQDM_BAR_FORMAT, check_file
-from utils.label_reader import IMG_FORMATS, NO_POLYGON, verify_image_label
+from utils.label_cache import LabelSet, content_key, read_cache, write_cache
+from utils.label_coco import CocoReader
+from utils.label_reader import IMG_FORMATS, Split, Verified, twin_folder, verify_image_label
+from utils.label_voc import VocReader
 
-CACHE_VERSION = 2  # of the cache file and of the rules in label_reader.py; raise it when either changes
+SPLITS = ("train", "val", "test")
 MAX_MESSAGES = 10  # complaints about single files that are logged one by one
 
 
@@ -27,13 +26,16 @@ def check_dataset(data: str | Path | dict) -> dict[str, Any]:
     """Read a data set YAML and find its folders.
 
     Keys of the YAML: `train`, `val` and `names` are required; `test`, `path`, `nc` are optional, and `generate: shapes`
-    draws the demonstration set if it is not there yet. `download` is never executed.
+    draws the demonstration set if it is not there yet. `download` is never executed. `format` says how the labels are
+    written: yolo (the default), coco with `annotations: {train: FILE.json, val: FILE.json}`, or voc with `first_pixel:
+    1` if coordinates count pixels from 1.
 
     Args:
         data: file (looked up by `check_file`), or its content.
 
     Returns:
-        A copy with `train`, `val`, `test` (absolute str, list of them, or None), `names` {int: str} with the keys
+        A copy with `train`, `val`, `test` (absolute str, list of them, or None; a `Split` of these if the format is
+        not yolo), `names` {int: str} with the keys
         0 .. nc - 1, `nc`, `path` (absolute str) and `yaml_file` (str, or None for a dict).
 
     Raises:
@@ -53,6 +55,7 @@ def check_dataset(data: str | Path | dict) -> dict[str, Any]:
     if generate not in (None, "shapes"):
         raise ValueError(f"{where}: generate: {generate!r} is unknown. Allowed: shapes.")
     names = check_names(data["names"], where)
+    check_format(data, where)
     if data.get("nc", len(names)) != len(names):
         raise ValueError(f"{where}: nc is {data['nc']}, but names has {len(names)} entries. Remove nc or mend names.")
 
@@ -66,7 +69,7 @@ def check_dataset(data: str | Path | dict) -> dict[str, Any]:
         draw_demo(base)
     if base is None or not split_exists(base, data["val"]):
         raise FileNotFoundError(missing_split_message(where, data, bases))
-    splits = {key: absolute_split(base, data[key]) if data.get(key) else None for key in ("train", "val", "test")}
+    splits = {key: make_split(data, base, key, names, where) if data.get(key) else None for key in SPLITS}
     yaml_name = None if yaml_file is None else str(yaml_file)
     return {**data, **splits, "names": names, "nc": len(names), "path": str(base), "yaml_file": yaml_name}
 
@@ -81,6 +84,40 @@ def check_names(names: Any, where: Any) -> dict[int, str]:
         if not isinstance(name, str | int | float) or isinstance(name, bool):
             raise ValueError(f"{where}: names[{number}] is {name!r}, not a text. Put the name in quotes.")
     return {number: str(names[number]) for number in range(len(names))}
+
+
+def check_format(data: dict[str, Any], where: Any) -> None:
+    """Check the keys about the format of the labels; ValueError says what is allowed."""
+    label_format = data.get("format", "yolo")
+    if label_format not in READERS:
+        raise ValueError(f"{where}: format: {label_format!r} is unknown. Allowed: {', '.join(READERS)}.")
+    annotations = data.get("annotations")
+    if annotations is not None:
+        if label_format != "coco":
+            raise ValueError(f"{where}: 'annotations' is for format: coco, but the format is {label_format}.")
+        if not isinstance(annotations, dict) or not set(annotations) <= set(SPLITS):
+            raise ValueError(
+                f"{where}: annotations must name files of the splits: {{train: FILE.json, val: FILE.json}}."
+            )
+    elif label_format == "coco":
+        raise ValueError(f"{where}: format: coco needs annotations: {{train: FILE.json, val: FILE.json}}.")
+    if data.get("first_pixel", 0) not in (0, 1):
+        raise ValueError(f"{where}: first_pixel: {data['first_pixel']!r} is not 0 or 1.")
+
+
+def make_split(
+    data: dict[str, Any], base: Path, key: str, names: dict[int, str], where: Any
+) -> str | list[str] | Split:
+    """Return the images of a split, with all that its format needs if that is not YOLO text."""
+    images, label_format = absolute_split(base, data[key]), data.get("format", "yolo")
+    if label_format == "yolo":
+        return images
+    twice = [name for name in set(names.values()) if list(names.values()).count(name) > 1]
+    if twice:
+        raise ValueError(f"{where}: names has {twice[0]!r} twice, but format {label_format} finds classes by name.")
+    files = (data.get("annotations") or {}).get(key) or []
+    files = [files] if isinstance(files, str) else files
+    return Split(images, label_format, names, tuple(absolute_split(base, files)), data.get("first_pixel", 0))
 
 
 def absolute_split(base: Path, entry: str | list[str]) -> str | list[str]:
@@ -106,7 +143,12 @@ def missing_split_message(where: Any, data: dict, bases: list[Path]) -> str:
     if data.get("generate"):
         return f"{text}: 'generate: {data['generate']}' draws images/train and images/val"
     if data.get("download"):
-        return f"{text}, or fetch the data yourself; the YAML names this source (never run by us): {data['download']}"
+        source = data["download"]
+        source = ", ".join(map(str, source)) if isinstance(source, list) else source
+        text = f"{text}, or fetch the data yourself; the YAML names this source (never run by us): {source}"
+        if data.get("converter"):
+            text += f"; then convert it: python -m utils.converters {data['converter']} SRC {bases[0]}"
+        return text
     return f"{text}; the YAML has no 'generate' key that could draw them."
 
 
@@ -116,7 +158,8 @@ def list_images(source: str | Path | Sequence[str | Path]) -> list[str]:
 
     Args:
         source: a folder (searched with all its subfolders), a text file with one image per line (lines that begin with
-            `./` start at the list's folder), or several of them.
+            `./` start at the list's folder; below ImageSets/Main of Pascal VOC the lines are names of JPEGImages), or
+            several of them.
 
     Returns:
         Paths with a suffix of `IMG_FORMATS`, hidden files and folders (`._a.jpg` of macOS) left out.
@@ -132,7 +175,10 @@ def list_images(source: str | Path | Sequence[str | Path]) -> list[str]:
                 subfolders[:] = [d for d in subfolders if not d.startswith(".")]
                 files += [os.path.join(folder, name) for name in names]
         elif entry.is_file():
-            lines = (line.strip() for line in entry.read_text(encoding="utf-8-sig").splitlines())
+            lines = [line.strip() for line in entry.read_text(encoding="utf-8-sig").splitlines()]
+            if entry.absolute().parts[-3:-1] == ("ImageSets", "Main"):
+                folder = entry.absolute().parents[2] / "JPEGImages"
+                lines = [str(folder / f"{line.split()[0]}.jpg") for line in lines if line]
             files += [str(entry.parent / line[2:]) if line.startswith("./") else line for line in lines if line]
         else:
             raise FileNotFoundError(f"{entry}: no such folder or image list. Patterns with * are not supported.")
@@ -165,66 +211,67 @@ def img2label_paths(img_paths: Iterable[str | Path]) -> list[str]:
 
 def label_folder(folder: Path) -> Path:
     """Return the folder with the labels of the images in `folder`, as described at `img2label_paths`."""
-    parts = list(folder.parts)
-    if "images" in parts:
-        parts[len(parts) - 1 - parts[::-1].index("images")] = "labels"
-        twin = Path(*parts)
-        if twin.is_dir():
-            return twin
-    return folder
+    return twin_folder(folder, "images", "labels") or folder
+
+
+# The formats of labels ------------------------------------------------------------------------------------------------
+class YoloReader:
+    """Labels of one split from YOLO text files, found by `img2label_paths`.
+
+    Every reader has these members: `label_files` of the images; `sources`, all files the labels depend on; `cache`,
+    the cache file, or None for the rule of `cache_path`; `start()`, called once before `verify(i)` of any image (from
+    several threads), returns messages.
+    """
+
+    def __init__(self, split: Split, im_files: list[str], nc: int | None) -> None:
+        self.im_files, self.nc = im_files, nc
+        self.label_files = self.sources = img2label_paths(im_files)
+        self.cache = None
+
+    def start(self) -> list[str]:
+        """Do nothing: each image has its own file."""
+        return []
+
+    def verify(self, i: int) -> Verified:
+        """Check image `i` and read its labels."""
+        return verify_image_label(self.im_files[i], self.label_files[i], self.nc)
+
+
+Reader = YoloReader | CocoReader | VocReader
+READERS: dict[str, type[Reader]] = {"yolo": YoloReader, "coco": CocoReader, "voc": VocReader}  # `format` of the YAML
 
 
 # The labels of a whole split ------------------------------------------------------------------------------------------
-@dataclass
-class LabelSet:
-    """The usable images of a split, in the order given, and their labels.
-
-    Attributes:
-        im_files: N image paths.
-        label_files: N label paths, existing or not.
-        labels: N arrays (M, 5) float32 `[class, xywhn]`.
-        segments: N lists of polygons (P, 2) xyn, one per label, (0, 2) for a box; empty lists without any polygon.
-        sizes: (N, 2) int, width and height.
-        counts: images by state: found, missing, empty, corrupt.
-        messages: complaints about single files.
-    """
-
-    im_files: list[str]
-    label_files: list[str]
-    labels: list[np.ndarray]
-    segments: list[list[np.ndarray]]
-    sizes: np.ndarray
-    counts: dict[str, int]
-    messages: list[str]
-
-
-def load_labels(source: str | Path | Sequence[str | Path], nc: int | None = None, prefix: str = "") -> LabelSet:
+def load_labels(source: str | Path | Sequence[str | Path] | Split, nc: int | None = None, prefix: str = "") -> LabelSet:
     """List the images of a split, verify them and read their labels, or take all that from the cache.
 
-    The cache is `<labels folder>.cache`, or `<list>.cache` for an image list. It is used as long as path, size and time
-    of change of all images and labels, and `nc`, are as they were. Where it cannot be written (a folder without any
-    write permission counts, also for root), a warning says so and the labels are read again at the next start.
+    The cache is `<labels folder>.cache`, `<list>.cache` for an image list, `<annotations>.cache` for COCO. It is used
+    as long as path, size and time of change of all images and labels, and `nc`, are as they were. Where it cannot be
+    written (a folder without any write permission counts, also for root), a warning says so and the labels are read
+    again at the next start.
 
     Args:
-        source: as for `list_images`.
+        source: as for `list_images`, with labels in YOLO text; or a `Split`, which names the format.
         nc: number of classes, None for any.
         prefix: put before all messages.
 
     Raises:
-        FileNotFoundError: there are no images.
-        ValueError: none of the images can be read.
+        FileNotFoundError: there are no images, or an annotation file is missing.
+        ValueError: none of the images can be read, or an annotation file has another format.
     """
-    im_files = list_images(source)
-    label_files = img2label_paths(im_files)
-    entries = [source] if isinstance(source, str | Path) else list(source)
-    last = Path(entries[-1])
-    cache = last.with_suffix(".cache") if last.is_file() else Path(f"{Path(label_files[0]).absolute().parent}.cache")
-    key = content_key(im_files, label_files, nc)
+    split = source if isinstance(source, Split) else Split(source, "yolo", {})
+    im_files = list_images(split.images)
+    reader = READERS[split.format](split, im_files, nc)
+    label_files = reader.label_files
+    cache = reader.cache or cache_path(split.images, label_files)
+    key = content_key(im_files, reader.sources, nc, split)
     cached = read_cache(cache, key, im_files, label_files)
-    label_set = cached or scan(im_files, label_files, nc, prefix)
+    label_set = cached or scan(reader, prefix)
     log_label_set(label_set, prefix, f" (from {cache})" if cached else "")
     if not label_set.im_files:
-        raise ValueError(f"{prefix}none of the {len(im_files)} images in {source} can be read; see the messages above")
+        raise ValueError(
+            f"{prefix}none of the {len(im_files)} images in {split.images} can be used; see the messages above"
+        )
     if not cached:
         try:
             if not cache.parent.stat().st_mode & 0o222:
@@ -235,12 +282,20 @@ def load_labels(source: str | Path | Sequence[str | Path], nc: int | None = None
     return label_set
 
 
-def scan(im_files: list[str], label_files: list[str], nc: int | None, prefix: str) -> LabelSet:
-    """Verify all pairs with a few threads, with a progress bar on a terminal."""
-    pairs = list(zip(im_files, label_files, strict=True))
+def cache_path(images: str | Path | Sequence[str | Path], label_files: list[str]) -> Path:
+    """Return the cache file of a split whose images have one label file each."""
+    entries = [images] if isinstance(images, str | Path) else list(images)
+    last = Path(entries[-1])
+    return last.with_suffix(".cache") if last.is_file() else Path(f"{Path(label_files[0]).absolute().parent}.cache")
+
+
+def scan(reader: Reader, prefix: str) -> LabelSet:
+    """Verify all images with a few threads, with a progress bar on a terminal."""
+    im_files, label_files = reader.im_files, reader.label_files
+    messages = reader.start()
     with ThreadPool(min(8, os.cpu_count() or 1)) as pool:
-        results = pool.imap(lambda pair: verify_image_label(*pair, nc), pairs, chunksize=16)
-        bar = tqdm(results, f"{prefix}reading labels", len(pairs), bar_format=TQDM_BAR_FORMAT, disable=None)
+        results = pool.imap(reader.verify, range(len(im_files)), chunksize=16)
+        bar = tqdm(results, f"{prefix}reading labels", len(im_files), bar_format=TQDM_BAR_FORMAT, disable=None)
         found = list(bar)
     good = [i for i, v in enumerate(found) if v.ok]
     states = [v.state for v in found]
@@ -251,7 +306,7 @@ def scan(im_files: list[str], label_files: list[str], nc: int | None, prefix: st
         [found[i].segments for i in good],
         np.array([found[i].size for i in good], np.int64).reshape(-1, 2),
         {state: states.count(state) for state in ("found", "missing", "empty", "corrupt")},
-        [message for v in found for message in v.messages],
+        [*messages, *(message for v in found for message in v.messages)],
     )
 
 
@@ -267,63 +322,3 @@ def log_label_set(label_set: LabelSet, prefix: str, origin: str) -> None:
         LOGGER.warning(f"{prefix}{message}")
     if len(messages) > MAX_MESSAGES:
         LOGGER.warning(f"{prefix}... and {len(messages) - MAX_MESSAGES} more such messages")
-
-
-def content_key(im_files: list[str], label_files: list[str], nc: int | None) -> str:
-    """Return a SHA-256 over everything the cached labels depend on: rules, nc, paths, sizes and times of change."""
-    digest = hashlib.sha256(f"{CACHE_VERSION} {nc}".encode())
-    for file in (*im_files, *label_files):
-        try:
-            stat = os.stat(file)
-            digest.update(f"\n{file}\t{stat.st_size}\t{stat.st_mtime_ns}".encode(errors="surrogateescape"))
-        except OSError:
-            digest.update(f"\n{file}\t-".encode(errors="surrogateescape"))
-    return digest.hexdigest()
-
-
-def write_cache(cache: Path, key: str, label_set: LabelSet, im_files: list[str]) -> None:
-    """Store a label set as plain arrays (NPZ without pickle): labels and polygon points end to end, with lengths."""
-    kept = set(label_set.im_files)
-    segments = [s for image in label_set.segments for s in image]
-    arrays = {
-        "key": np.array(key),
-        "kept": np.array([f in kept for f in im_files]),
-        "sizes": label_set.sizes,
-        "labels": np.concatenate(label_set.labels or [np.zeros((0, 5), np.float32)], 0),
-        "labels_per_image": np.array([len(x) for x in label_set.labels], np.int64),
-        "points": np.concatenate(segments or [NO_POLYGON], 0),
-        "points_per_segment": np.array([len(s) for s in segments], np.int64),
-        "segments_per_image": np.array([len(s) for s in label_set.segments], np.int64),
-        "report": np.array(json.dumps({"counts": label_set.counts, "messages": label_set.messages})),
-    }
-    with atomic_path(cache) as temporary, open(temporary, "wb") as f:
-        np.savez(f, **arrays)
-
-
-def read_cache(cache: Path, key: str, im_files: list[str], label_files: list[str]) -> LabelSet | None:
-    """Return the stored label set, or None if there is none, it is damaged, or `key` says that it is out of date."""
-    try:
-        with np.load(cache, allow_pickle=False) as npz:
-            if str(npz["key"]) != key:
-                return None
-            z = dict(npz)
-        report = json.loads(str(z["report"]))
-        kept = np.flatnonzero(z["kept"])
-        segments = split_by(z["points"], z["points_per_segment"])
-        ends = np.cumsum(z["segments_per_image"])
-        return LabelSet(
-            [im_files[i] for i in kept],
-            [label_files[i] for i in kept],
-            split_by(z["labels"], z["labels_per_image"]),
-            [segments[end - n : end] for end, n in zip(ends, z["segments_per_image"], strict=True)],
-            z["sizes"],
-            report["counts"],
-            report["messages"],
-        )
-    except (OSError, EOFError, ValueError, KeyError, IndexError, TypeError, zipfile.BadZipFile):
-        return None  # made new by the caller
-
-
-def split_by(rows: np.ndarray, lengths: np.ndarray) -> list[np.ndarray]:
-    """Cut rows laid end to end into one array per length."""
-    return np.split(rows, np.cumsum(lengths)[:-1]) if len(lengths) else []

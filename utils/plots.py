@@ -1,6 +1,7 @@
 """Every figure of a run: batches with their boxes, label statistics, curves, confusion matrix, training history."""
 
 import csv
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -19,6 +20,7 @@ __all__ = [
     "colors",
     "output_to_target",
     "plot_confusion_matrix",
+    "plot_evolve",
     "plot_images",
     "plot_labels",
     "plot_mc_curve",
@@ -331,3 +333,24 @@ def plot_confusion_matrix(
             text = f"{value:.2f}" if normalize else f"{value:.0f}"
             ax.text(column, row, text, ha="center", va="center", fontsize=size, color=ink)
     figure.savefig(save_path, dpi=150)
+
+
+def plot_evolve(genes: Mapping[str, Sequence[float]], score: ArrayLike, fname: str | Path) -> None:
+    """Draw each hyperparameter of an evolution against the fitness; the best generation is marked.
+
+    Args:
+        genes: for each name its value in all generations.
+        score: fitness of the generations.
+        fname: picture to write.
+    """
+    score = np.asarray(score)
+    best = int(score.argmax())
+    columns = 6
+    rows = math.ceil(len(genes) / columns)
+    figure = _figure(3 * columns, 2.6 * rows)
+    for i, (name, values) in enumerate(genes.items()):
+        ax = figure.add_subplot(rows, columns, i + 1)
+        _style(ax, f"{name} = {values[best]:.3g}", ylabel="fitness" if i % columns == 0 else "")
+        ax.scatter(values, score, c=np.arange(len(score)), cmap=COUNTS, edgecolors=GREY, linewidths=0.4, s=22)
+        ax.plot(values[best], score[best], "+", color=ORANGE, markersize=15, markeredgewidth=2.5)
+    figure.savefig(fname, dpi=120)

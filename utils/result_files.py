@@ -1,11 +1,13 @@
-"""Detections as files: one text file per image, or one JSON file in the result format of COCO."""
+"""Detections as files: a text file per image, a JSON file in the result format of COCO, a table."""
 
+import csv
 import json
 import os
+import shutil
+import tempfile
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,40 +19,76 @@ from utils.general import LOGGER
 COCO_CATEGORIES = [i for i in range(1, 91) if i not in (12, 26, 29, 30, 45, 66, 68, 69, 71, 83)]  # id of each class
 
 
-class TextFiles:
-    """Write a text file per image with detections: rows `class xywhn [confidence]`, best first, 6 significant digits.
+def unique_stems(files: Sequence[str], numbered: Collection[str] = ()) -> dict[str, str]:
+    """Name each file after its stem; files that share one get their whole path below the common folder.
 
-    A file is called after the stem of its image; images that share a stem get their whole path below the common folder,
-    so that none overwrites another. A file left by an earlier run in the folder is replaced, or removed.
+    Args:
+        files: paths, or names of streams.
+        numbered: those that give several results, `<stem>_1`, `<stem>_2`, ...: a file whose own stem looks so gets its
+            path too.
+
+    Returns:
+        File -> name without ending, all different.
+    """
+    stems = Counter(Path(file).stem for file in files)
+    common = os.path.commonpath([os.path.dirname(os.path.abspath(file)) for file in files]) if files else ""
+    bases = {Path(file).stem for file in numbered}
+    names = {}
+    for file in files:
+        stem = Path(file).stem
+        base, _, number = stem.rpartition("_")
+        alone = stems[stem] == 1 and not (number.isdecimal() and base in bases)
+        names[file] = stem if alone else os.path.relpath(file, common)
+    return names
+
+
+class TextFiles:
+    """Write a text file per image with detections: rows `class xywhn [confidence]`, 6 significant digits.
+
+    A file is called after its image, see `unique_stems`, frame n of a video `<stem>_<n>`. A file left by an earlier run
+    in the folder is replaced, or removed.
 
     Args:
         folder: made if need be.
         im_files: all images that will come.
         save_conf: end each row with the confidence.
+        corners: write xyxyn instead of xywhn.
+        ascending: write the best row last instead of first.
+        numbered: those of `im_files` that are videos or streams.
     """
 
-    def __init__(self, folder: Path, im_files: Sequence[str], save_conf: bool = False) -> None:
-        self.folder, self.save_conf = folder, save_conf
-        stems = Counter(Path(file).stem for file in im_files)
-        common = os.path.commonpath([os.path.dirname(os.path.abspath(file)) for file in im_files])
-        self.names = {
-            file: f"{Path(file).stem if stems[Path(file).stem] == 1 else os.path.relpath(file, common)}.txt"
-            for file in im_files
-        }
+    def __init__(
+        self,
+        folder: Path,
+        im_files: Sequence[str],
+        save_conf: bool = False,
+        corners: bool = False,
+        ascending: bool = False,
+        numbered: Collection[str] = (),
+    ) -> None:
+        self.folder, self.save_conf, self.corners, self.ascending = folder, save_conf, corners, ascending
+        self.names = unique_stems(im_files, numbered)
 
-    def add(self, detections: Tensor, path: str, shape: tuple[int, int]) -> None:
+    def add(self, detections: Tensor, path: str, shape: tuple[int, int], number: int = 0) -> None:
         """Write the file of one image.
 
         Args:
             detections: (D, 6) `[xyxy_img, confidence, class]`, best first.
             path: the image, one of `im_files`.
             shape: its height and width in pixels.
+            number: of the frame of a video, from 1; 0 for an image.
         """
-        file = self.folder / self.names[path]
+        file = self.folder / f"{self.names[path]}{f'_{number}' if number else ''}.txt"
         if not len(detections):
             file.unlink(missing_ok=True)
             return
-        columns = [detections[:, 5:6], xyxy2xywhn(detections[:, :4], shape[1], shape[0])]
+        detections = detections.flip(0) if self.ascending else detections
+        boxes = detections[:, :4]
+        if self.corners:
+            boxes = boxes / boxes.new_tensor([shape[1], shape[0], shape[1], shape[0]])
+        else:
+            boxes = xyxy2xywhn(boxes, shape[1], shape[0])
+        columns = [detections[:, 5:6], boxes]
         if self.save_conf:
             columns.append(detections[:, 4:5])
         lines = [" ".join(f"{value:g}" for value in row) + "\n" for row in torch.cat(columns, 1).tolist()]
@@ -62,43 +100,89 @@ class TextFiles:
 
 
 class JsonFile:
-    """Collect all detections for one file, to be scored with the tools of COCO.
+    """Collect all detections for one file, to be scored with the tools of COCO. They wait on disk, not in memory.
 
     Args:
         file: target, written by `close`; its folder must exist.
         coco: number the 80 classes as COCO does, with gaps from 1 to 90; else the category is the class.
+        names: image -> image id; by default it is the stem.
     """
 
-    def __init__(self, file: Path, coco: bool = False) -> None:
-        self.file, self.coco = file, coco
-        self.rows: list[dict[str, Any]] = []
+    def __init__(self, file: Path, coco: bool = False, names: Mapping[str, str] | None = None) -> None:
+        self.file, self.coco, self.names = file, coco, names or {}
+        self.count = 0
+        self._rows = tempfile.TemporaryFile("w+", encoding="utf-8")
 
-    def add(self, detections: Tensor, path: str, shape: tuple[int, int]) -> None:  # noqa: ARG002  as in TextFiles
+    def add(self, detections: Tensor, path: str, shape: tuple[int, int], number: int = 0) -> None:  # noqa: ARG002
         """Collect one image.
 
         Args:
             detections: (D, 6) `[xyxy_img, confidence, class]`.
             path: the image; its stem is the image id, as a number if it is one.
-            shape: not used, COCO wants pixels.
+            shape: not used, COCO wants pixels; here because `TextFiles` needs it.
+            number: of the frame of a video, which ends the image id; 0 for an image.
         """
-        stem = Path(path).stem
+        stem = self.names.get(path, Path(path).stem) + (f"_{number}" if number else "")
         boxes = xyxy2xywh(detections[:, :4])
         boxes[:, :2] -= boxes[:, 2:] / 2  # corner and size
         for box, (conf, cls) in zip(boxes.tolist(), detections[:, 4:].tolist(), strict=True):
-            self.rows.append(
-                {
-                    "image_id": int(stem) if stem.isdecimal() else stem,
-                    "category_id": COCO_CATEGORIES[int(cls)] if self.coco else int(cls),
-                    "bbox": [round(value, 3) for value in box],
-                    "score": round(conf, 5),
-                }
-            )
+            row = {
+                "image_id": int(stem) if stem.isdecimal() else stem,
+                "category_id": COCO_CATEGORIES[int(cls)] if self.coco else int(cls),
+                "bbox": [round(value, 3) for value in box],
+                "score": round(conf, 5),
+            }
+            self._rows.write(("," if self.count else "") + json.dumps(row))
+            self.count += 1
 
     def close(self) -> None:
         """Write the file."""
-        with atomic_path(self.file) as tmp:
-            tmp.write_text(json.dumps(self.rows), encoding="utf-8")
-        LOGGER.info(f"{len(self.rows)} detections saved to {self.file}")
+        self._rows.seek(0)
+        with atomic_path(self.file) as tmp, tmp.open("w", encoding="utf-8") as out, self._rows:
+            out.write("[")
+            shutil.copyfileobj(self._rows, out)
+            out.write("]")
+        LOGGER.info(f"{self.count} detections saved to {self.file}")
+
+
+class CsvFile:
+    """Write a table with one row per box, best last: name of the image, of the class, confidence with two decimals.
+
+    Rows that an earlier run left there stay, unless they are of one of the images of this run.
+
+    Args:
+        file: target; its folder must exist.
+        images: image -> name in the table, of all that will come.
+        names: class names by index.
+
+    Raises:
+        ValueError: there is a file with other columns.
+    """
+
+    HEADER = ("Image Name", "Prediction", "Confidence")
+
+    def __init__(self, file: Path, images: Mapping[str, str], names: Mapping[int, str]) -> None:
+        self.images, self.names = images, names
+        kept = []
+        if file.exists():
+            with file.open(newline="", encoding="utf-8") as old:
+                header, *rows = [*csv.reader(old)] or [self.HEADER]
+            if tuple(header) != self.HEADER:
+                raise ValueError(f"{file}: this table has the columns {header}, not {self.HEADER}: move it away")
+            own = set(images.values())
+            kept = [row for row in rows if row and row[0] not in own]
+        self._file = file.open("w", newline="", encoding="utf-8")
+        self._writer = csv.writer(self._file)
+        self._writer.writerows([self.HEADER, *kept])
+
+    def add(self, detections: Tensor, path: str, shape: tuple[int, int], number: int = 0) -> None:  # noqa: ARG002
+        """Write the rows of one image: (D, 6) `[xyxy_img, confidence, class]`, best first; the rest as `TextFiles`."""
+        for conf, cls in detections[:, 4:].flip(0).tolist():
+            self._writer.writerow([self.images[path], self.names[int(cls)], f"{conf:.2f}"])
+
+    def close(self) -> None:
+        """Finish the file."""
+        self._file.close()
 
 
 def open_files(

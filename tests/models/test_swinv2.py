@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from models import attention, common, windows, yolo
+from models import attention, common, layers, windows, yolo
 from models.common import C3SwinV2, PatchEmbed, SwinV2Block, SwinV2Stage, WindowAttention
 from models.yolo import DetectionModel
 from utils.optim import param_groups
@@ -401,7 +401,7 @@ SETUP_ONLY = {
 def forward_functions():
     """Return name and source tree of every function that runs inside a forward of our modules."""
     found = []
-    for module in (windows, attention, common, inspect.getmodule(common.Conv), yolo):
+    for module in (windows, attention, layers, common, inspect.getmodule(common.Conv), yolo):
         for owner in ast.walk(ast.parse(inspect.getsource(module))):
             if isinstance(owner, ast.ClassDef | ast.Module) and (module is not yolo or owner_is_detect(owner)):
                 functions = (node for node in owner.body if isinstance(node, ast.FunctionDef))

@@ -14,7 +14,7 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from models import attention, common, windows
+from models import attention, common, layers, windows
 from models.common import (
     C3SwinV2,
     DropPath,
@@ -180,7 +180,7 @@ def test_r11_masks_are_booleans_that_follow_the_map(dtype, monkeypatch):
 
 
 def test_r11_no_dtype_error_is_caught():
-    source = inspect.getsource(common) + inspect.getsource(attention)
+    source = inspect.getsource(common) + inspect.getsource(attention) + inspect.getsource(layers)
     assert not [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Try)]
     with pytest.raises(RuntimeError, match="dtype"):
         block_of().half()(torch.randn(1, 8, 8, 64))
@@ -390,7 +390,7 @@ def device_faults(tree):
 
 def test_r10_r23_source_makes_tensors_only_on_a_named_device():
     checked = []
-    for module in (windows, attention, common, inspect.getmodule(common.Conv)):
+    for module in (windows, attention, layers, common, inspect.getmodule(common.Conv)):
         for node in ast.walk(ast.parse(inspect.getsource(module))):
             if isinstance(node, ast.FunctionDef) and node.name not in SETUP_ONLY:
                 checked.append((f"{module.__name__}.{node.name} line {node.lineno}", node))

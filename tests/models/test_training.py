@@ -1,9 +1,12 @@
 """The parts of a training's set-up that tests/test_train.py does not show one by one."""
 
 from argparse import Namespace
+from pathlib import Path
 
 import pytest
 import torch
+import yaml
+from torchvision.models import swin_transformer
 
 from models import training
 from models.training import choose_amp, choose_hyp, freeze_layers, has_placeholder_anchors
@@ -75,3 +78,53 @@ def test_last_is_written_after_best(monkeypatch, tmp_path):
     assert written == ["best.pt", "epoch4.pt", "last.pt"]
     training.save(state, plan, improved=False)
     assert written[3:] == ["epoch4.pt", "last.pt"]
+
+
+# Published weights ----------------------------------------------------------------------------------------------------
+
+PAPER = TABLE | {
+    "backbone": [
+        [-1, 1, "PatchEmbed", [8, 4]],
+        *[row for c in (8, 16, 32, 64) for row in ([-1, 1, "PatchMerging", [c]], [-1, 2, "SwinV2Stage", [c, 4, 1]])][
+            1:
+        ],
+    ],
+    "head": [[[3, 7], 1, "Detect", ["nc", "anchors"]]],
+}
+
+
+@pytest.fixture
+def options(tmp_path, monkeypatch):
+    """Options of a run that starts from a small file in torchvision's layout; the data set is left out."""
+    vision = swin_transformer.SwinTransformer(
+        [4, 4], 8, [2] * 4, [1] * 4, [8, 8], num_classes=3,
+        block=swin_transformer.SwinTransformerBlockV2, downsample_layer=swin_transformer.PatchMergingV2,
+    )  # fmt: skip
+    torch.save(vision.state_dict(), tmp_path / "vision.pth")
+    (tmp_path / "paper.yaml").write_text(yaml.safe_dump(PAPER))
+    monkeypatch.setattr(training, "check_dataset", lambda data: {"nc": 2, "names": {0: "a", 1: "b"}})
+    return Namespace(
+        data="", weights=str(tmp_path / "vision.pth"), cfg=str(tmp_path / "paper.yaml"), hyp="", resume=False,
+        single_cls=False, activation_checkpointing=False,
+    )  # fmt: skip
+
+
+def test_published_file_fills_the_backbone_of_the_named_model(options):
+    inputs = training.read_inputs(options)
+    assert inputs.ckpt is None
+    model = training.build_model(options, inputs)
+    state = torch.load(options.weights)
+    assert torch.equal(model.model[5].blocks[1].mlp.fc2.weight, state["features.5.1.mlp.3.weight"])
+    assert model.names == {0: "a", 1: "b"}
+    options.cfg = ""
+    with pytest.raises(ValueError, match=r"vision.pth: name the model too, such as --cfg models/yolov5-swinv2t.yaml"):
+        training.read_inputs(options)
+
+
+def test_name_of_published_weights_implies_its_model(options, monkeypatch):
+    monkeypatch.setattr(training, "read_published", lambda name: name)
+    options.weights, options.cfg = "swinv2_s", ""
+    inputs = training.read_inputs(options)
+    assert inputs.published == "swinv2_s"
+    assert Path(inputs.cfg).name == "yolov5-swinv2s.yaml"
+    assert options.hyp.endswith("hyp.swinv2.yaml")

@@ -267,6 +267,51 @@ def test_drawn_mosaics():
     assert (centres.max(0) > 145).all()
 
 
+def test_mosaic_of_nine_by_hand():
+    """Drawn by hand for a field of 30 x 30: the tiles are squares of 10 but for 0 (6 high, 8 wide) and 3 (4 x 4)."""
+    shapes = {0: (6, 8), 3: (4, 4)}
+    tiles = [flat_tile(*shapes.get(i, (10, 10)), i + 1, (0, 0, *shapes.get(i, (10, 10))[::-1])) for i in range(9)]
+    field = np.full((30, 30), aug.FILL)
+    field[10:16, 10:18] = 1
+    field[0:10, 10:20] = 2  # stands on the top of tile 0
+    field[0:10, 20:30] = 3
+    field[10:14, 18:22] = 4  # at the right side of tile 0
+    field[14:24, 18:28] = 5  # below tile 3
+    field[16:26, 8:18] = 6  # below tile 0, right sides in line
+    field[16:26, 0:8] = 7  # its left two columns are outside
+    field[6:16, 0:10] = 8  # at the left side of tile 0, lower sides in line
+    field[0:6, 0:10] = 9  # its upper four rows are outside
+    for x, y in ((0, 0), (10, 10), (3, 7)):
+        window, labels, segments = aug.mosaic9(tiles, (x, y), 10)
+        assert np.array_equal(window[..., 0], field[y : y + 20, x : x + 20])
+        assert segments == []
+        assert labels[:, 0].tolist() == list(range(1, 10))
+    corner = [0, 0, 10, 6]  # of tile 8 in the whole field
+    assert aug.mosaic9(tiles, (0, 0), 10).labels[8].tolist() == [9, *corner]
+    assert labels[1].tolist() == [2, 10 - 3, 0, 20 - 3, 10 - 7]
+    assert labels[8].tolist() == [9, 0, 0, 10 - 3, 0]  # above the window: no area left, dropped by the warp
+
+
+def test_mosaic_of_nine_moves_polygons():
+    triangle = np.array([[0, 0], [10, 0], [0, 10]], np.float32)
+    tiles = [flat_tile(20, 20, i, (0, 0, 10, 10), [triangle] if i == 4 else []) for i in range(9)]
+    _, labels, segments = aug.mosaic9(tiles, (5, 8), 20)
+    assert [len(s) for s in segments] == [0, 0, 0, 0, 3, 0, 0, 0, 0]
+    assert segments[4].tolist() == [[35, 32], [40, 32], [35, 40]]  # clipped to the window of 40
+    assert len(labels) == 9
+
+
+def test_drawn_mosaics_of_nine():
+    rng = np.random.default_rng(0)
+    draws = [aug.draw_mosaic9(rng, 7, 10, 100) for _ in range(500)]
+    assert all(len(indices) == 9 and 7 in indices for indices, _ in draws)
+    assert {indices.index(7) for indices, _ in draws} == set(range(9))
+    windows = np.array([window for _, window in draws])
+    assert windows.min() >= 0
+    assert windows.max() < 100
+    assert (windows.max(0) > 95).all()
+
+
 # Copy-paste, mixup ----------------------------------------------------------------------------------------------------
 def square(a, b):
     return np.array([[a, a], [b, a], [b, b], [a, b]], np.float32)

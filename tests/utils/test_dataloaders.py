@@ -217,6 +217,20 @@ def test_mosaic_probability_is_used(folder):
     assert 15 < sum(counts) < 45
 
 
+@pytest.mark.parametrize(("share", "low", "high"), [(0, 0, 0), (0.5, 5, 25), (1, 30, 30)])
+def test_share_of_mosaics_with_nine_images(folder, monkeypatch, share, low, high):
+    sizes = []
+    for name in ("mosaic4", "mosaic9"):
+        lay = getattr(dl, name)
+        monkeypatch.setattr(dl, name, lambda tiles, *rest, lay=lay: sizes.append(len(tiles)) or lay(tiles, *rest))
+    dataset = dl.LoadImagesAndLabels(folder, 64, augment=True, hyp=Hyp(mosaic9=share))
+    samples = [dataset[(e, 0)] for e in range(30)]
+    assert low <= sizes.count(9) <= high
+    assert sizes.count(4) == 30 - sizes.count(9)
+    assert all(image.shape == (3, 64, 64) and shapes is None for image, _, _, shapes in samples)
+    assert sum(len(targets) for _, targets, _, _ in samples) > 30
+
+
 def test_polygons_follow_the_image(tmp_path):
     im = np.full((100, 100, 3), 114, np.uint8)
     cv2.fillPoly(im, [np.array([[50, 20], [80, 50], [50, 80], [20, 50]])], (255, 255, 255))

@@ -9,7 +9,7 @@ file: what to write, from `utils.formats.output_path`. It is written through `ut
     made beside the target and put in its place when complete.
 options: see `utils.exporters.options.ExportOptions`.
 metadata: what the file must carry: stride (int), names (dict), task, imgsz, batch, dynamic, half, int8, nms,
-    min_size, version, licence, date, description. Values are plain.
+    version, licence, date, description. Values are plain.
 
 Returns the written path.
 
@@ -24,7 +24,12 @@ from typing import Any
 from torch import Tensor, nn
 
 from utils.exporters.options import ExportOptions
+from utils.exporters.to_onnx import export_onnx
+from utils.exporters.to_tensorrt import export_engine
 
 Exporter = Callable[[nn.Module, Tensor, Path, ExportOptions, dict[str, Any]], Path]
 
-EXPORTERS: dict[str, Exporter] = {}
+EXPORTERS: dict[str, Exporter] = {  # word of `--include` -> function
+    "onnx": export_onnx,
+    "engine": export_engine,
+}

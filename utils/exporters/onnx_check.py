@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,13 +15,10 @@ from utils.exporters.options import ExportOptions
 from utils.general import LOGGER
 from utils.nms import non_max_suppression
 
-if TYPE_CHECKING:
-    import onnxruntime
-
 REAL_IMAGES = 4  # of the data set, run through both
 
 
-def make_session(file: str | Path | bytes) -> "onnxruntime.InferenceSession":
+def make_session(file: str | Path | bytes) -> Any:
     """Load a file, or the bytes of one, on the CPU with PyTorch's number of threads and only errors logged."""
     import onnxruntime
 
@@ -57,9 +54,7 @@ def check_inputs(options: ExportOptions, stride: int, channels: int) -> Iterator
 
 
 @torch.inference_mode()
-def compare_onnx(
-    session: "onnxruntime.InferenceSession", model: nn.Module, inputs: Iterator[tuple[str, Tensor]], precision: str
-) -> Difference:
+def compare_onnx(session: Any, model: nn.Module, inputs: Iterator[tuple[str, Tensor]], precision: str) -> Difference:
     """Run both on all inputs and log the largest differences.
 
     Args:
@@ -89,8 +84,8 @@ def compare_onnx(
 
 
 def check_nms(
-    session: "onnxruntime.InferenceSession",
-    plain: "onnxruntime.InferenceSession",
+    session: Any,
+    plain: Any,
     inputs: Iterator[tuple[str, Tensor]],
     options: ExportOptions,
 ) -> None:

@@ -6,14 +6,11 @@ above the confidence threshold, suppression within each class (or over all), bes
 to their rows, and the `topk_all` highest of each image are taken, so that both outputs have a fixed size.
 """
 
-from typing import TYPE_CHECKING
+from typing import Any
 
 import numpy as np
 
 from utils.exporters.options import ExportOptions
-
-if TYPE_CHECKING:
-    import onnx
 
 BOXES = "output0"  # output of the exported model, (B, R, 5 + classes)
 OUTPUTS = ("detections", "num")
@@ -23,7 +20,7 @@ MOST = 3839  # TensorRT's limit of TopK
 class _Graph:
     """Append nodes and constants to a graph; every result has the name `nms/<name>`."""
 
-    def __init__(self, model: "onnx.ModelProto") -> None:
+    def __init__(self, model: Any) -> None:
         from onnx import helper, numpy_helper
 
         self.graph, self.helper, self.numpy_helper = model.graph, helper, numpy_helper
@@ -44,7 +41,7 @@ class _Graph:
         return self.node(operator, inputs, name, **attributes)[0]
 
 
-def add_nms(model: "onnx.ModelProto", nc: int, options: ExportOptions) -> None:
+def add_nms(model: Any, nc: int, options: ExportOptions) -> None:
     """Replace the output `output0` by `detections` and `num`, in place.
 
     Args:

@@ -4,13 +4,10 @@ import tempfile
 from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 import numpy as np
 from torch import Tensor
-
-if TYPE_CHECKING:
-    import onnx
 
 
 class _Images:
@@ -27,15 +24,13 @@ class _Images:
         return {"images": np.repeat(image.numpy(), self.batch, axis=0)}
 
 
-def quantize(
-    model: "onnx.ModelProto", calibration: Callable[[], Iterator[Tensor]], count: int, batch: int
-) -> "onnx.ModelProto":
+def quantize(model: Any, calibration: Callable[[], Iterator[Tensor]], count: int, batch: int) -> Any:
     """Return the model with 8-bit convolutions.
 
     Symmetric int8 for activations (one scale per tensor) and weights (one scale per output channel), ranges by the
     largest magnitude over the calibration images. Biases stay float32: TensorRT refuses quantised ones and zero points
-    other than 0. Only convolutions are quantised: the decoding, whose pixel coordinates need more than 8 bits, attention
-    and normalisation stay float32.
+    other than 0. Only convolutions are quantised: the decoding, whose pixels need more than 8 bits, attention and
+    normalisation stay float32.
 
     Args:
         model: float32 graph with the input `images`.

@@ -8,7 +8,7 @@ are texts: numbers, lists and mappings as Python writes them.
 import warnings
 from copy import deepcopy
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -21,9 +21,6 @@ from utils.files import atomic_path
 from utils.formats import ONNX_WRITERS, require
 from utils.general import LOGGER
 
-if TYPE_CHECKING:
-    import onnx
-
 LARGEST_BATCH, LARGEST_SIDE = 4096, 16384  # bounds of the open axes; only the exporter's reasoning uses them
 
 
@@ -35,6 +32,7 @@ class HalfModel(nn.Module):
         self.model = deepcopy(model).half()
 
     def forward(self, images: Tensor) -> tuple[Tensor]:
+        """Run float32 (B, 3, H, W) in float16."""
         return self.model(images.half())
 
 
@@ -68,6 +66,21 @@ def export_onnx(model: nn.Module, images: Tensor, file: Path, options: ExportOpt
     return file
 
 
+def ensure_onnx(model: nn.Module, images: Tensor, file: Path, options: ExportOptions, metadata: dict[str, Any]) -> Path:
+    """Write an ONNX file unless it is there already with exactly this metadata, its date included.
+
+    For formats that are made from ONNX: with several formats in one run the file is written once.
+    """
+    require(ONNX_WRITERS, "the export to ONNX")
+    import onnx
+
+    if file.is_file():
+        found = {entry.key: entry.value for entry in onnx.load(file).metadata_props}
+        if all(found.get(key) == str(value) for key, value in metadata.items()):
+            return file
+    return export_onnx(model, images, file, options, metadata)
+
+
 def _check_options(options: ExportOptions) -> None:
     """Raise ValueError for what cannot be followed."""
     if not OPSETS[0] <= options.opset <= OPSETS[1]:
@@ -78,7 +91,7 @@ def _check_options(options: ExportOptions) -> None:
         raise ValueError("--int8 needs images to calibrate with: give --data")
 
 
-def trace(model: nn.Module, images: Tensor, options: ExportOptions, stride: int) -> "onnx.ModelProto":
+def trace(model: nn.Module, images: Tensor, options: ExportOptions, stride: int) -> Any:
     """Turn the model into a graph.
 
     With open sizes the example is not `images` but one large enough to have several windows on each axis of every map:
@@ -120,9 +133,9 @@ def example_size(model: nn.Module, stride: int) -> tuple[int, int]:
     return cells * stride, (cells + 1) * stride
 
 
-def simplify(graph: "onnx.ModelProto") -> "onnx.ModelProto":
+def simplify(graph: Any) -> Any:
     """Return the graph with constants folded and superfluous nodes removed by onnxslim."""
-    import onnxslim
+    import onnxslim  # noqa: PLC0415 - optional
 
     before = len(graph.graph.node)
     graph = onnxslim.slim(graph)

@@ -1,0 +1,308 @@
+"""Find objects in images, videos, cameras, streams and on the screen.
+
+python detect.py --weights runs/train/exp/weights/best.pt --source photos/
+python detect.py --weights best.pt --source clip.mp4 --img 640 --conf 0.4 --save-txt
+python detect.py --weights best.pt --source 'rtsp://10.0.0.7/cam' --view-img
+python detect.py --weights best.pt --source aerial.tif --slice 640 --overlap 0.2
+"""
+
+import argparse
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import cv2
+from numpy.typing import NDArray
+from torch import Tensor
+
+from models.backends import DetectMultiBackend
+from models.checkpoint import strip_optimizer
+from utils.files import yaml_load
+from utils.general import LOGGER, ROOT, check_file, cli_errors, increment_path, log_options
+from utils.outputs import Outputs, Summary, Wanted
+from utils.pictures import Windows, open_windows
+from utils.pipeline import Prefetch, Worker
+from utils.predictor import Predictor, Settings, choose_size
+from utils.result_files import unique_stems
+from utils.sources import FORMS, Source, open_source
+from utils.torch_utils import select_device
+from utils.visualize import FeatureMaps
+
+
+class Result(NamedTuple):
+    """Detections (D, 6) `[xyxy_img, confidence, class]` on the CPU, best first, of one frame of a source.
+
+    `frame` counts from 1 in videos and streams and is 0 for an image. `shape` is (height, width). `image`, (H, W, 3)
+    BGR, is kept with `stream` only; it is being written by another thread, so do not draw on it.
+    """
+
+    source: str
+    frame: int
+    shape: tuple[int, int]
+    detections: Tensor
+    names: Mapping[int, str]
+    image: NDArray | None = None
+
+
+def run(
+    weights: str | Path | Sequence[str | Path] | None = None,
+    source: str | Path = ROOT / "data/images",
+    data: str | Path | None = None,
+    imgsz: int | Sequence[int] = (640,),
+    conf_thres: float = 0.25,
+    iou_thres: float = 0.45,
+    max_det: int = 1000,
+    device: str = "",
+    view_img: bool = False,
+    nosave: bool = False,
+    classes: Sequence[int] | None = None,
+    agnostic_nms: bool = False,
+    augment: bool = False,
+    visualize: bool = False,
+    update: bool = False,
+    project: str | Path = ROOT / "runs/detect",
+    name: str = "exp",
+    exist_ok: bool = False,
+    half: bool = False,
+    dnn: bool = False,
+    vid_stride: int = 1,
+    slice: int = 0,  # noqa: A002  the name of the option
+    overlap: float = 0.2,
+    stream: bool = False,
+    **outputs: Any,
+) -> list[Result] | Iterator[Result]:
+    """Detect in everything a source gives, and write what was asked for.
+
+    Reading and letterboxing, model and NMS, drawing and writing go on at the same time in three threads.
+
+    Args:
+        weights: model file, or several .pt files as an ensemble.
+        source: see `utils.sources.FORMS`.
+        data: data set YAML with class names, for model files that hold none.
+        imgsz: longest side of the network input in pixels, or (height, width).
+        conf_thres: lowest confidence.
+        iou_thres: IoU above which NMS drops the weaker box.
+        max_det: detections kept per image.
+        device: see `select_device`.
+        view_img: show each frame in a window.
+        nosave: write no annotated images and videos.
+        classes: keep these class numbers only.
+        agnostic_nms: let boxes of different classes suppress each other.
+        augment: look at three views of each image.
+        visualize: save the feature maps of each image, and of the first frame of each video.
+        update: afterwards rewrite the .pt files without what only training needs, in place.
+        project: results go into `project`/`name`, numbered unless `exist_ok`.
+        name: see `project`.
+        exist_ok: see `project`.
+        half: compute in float16 where the device can.
+        dnn: use OpenCV for .onnx files.
+        vid_stride: look at every so many frames of videos and streams.
+        slice: also look at tiles of this side in pixels; 0 does not.
+        overlap: share of a tile that neighbours have in common.
+        stream: return an iterator of results with images, for sources that are long or have no end. Close it, or
+            exhaust it, to finish the files.
+        **outputs: fields of `utils.outputs.Wanted`, such as `save_txt=True`; not `save_img`, see `nosave`.
+
+    Returns:
+        All results, without images; with `stream` an iterator.
+
+    Raises:
+        ValueError, FileNotFoundError: an option that cannot work, or nothing can be read.
+        OSError: a camera, stream or file cannot be opened or written.
+    """
+    wanted = Wanted(save_img=not nosave, **outputs)
+    files = [weights] if isinstance(weights, str | Path) else list(weights or ())
+    _check_weights(files, visualize, update, dnn)
+    save_dir = increment_path(Path(project) / name, exist_ok)
+    opened = open_source(_default_source(source), save_dir / "sources", vid_stride)
+    try:
+        model = _load(files, device, half, dnn, data)
+        size = choose_size([imgsz] if isinstance(imgsz, int) else list(imgsz), model.imgsz, model.stride)
+        settings = Settings(
+            size, conf_thres, iou_thres, max_det, classes, agnostic_nms, augment, slice, overlap
+        )  # fmt: skip
+        predictor = Predictor(model, settings)
+        outs = Outputs(save_dir, opened, model.names, wanted)
+    except BaseException:
+        opened.stop()
+        raise
+    view = open_windows(view_img, str(source).isdecimal())
+    maps = FeatureMaps(_first_model(model)) if visualize else None
+    results = _detect(predictor, opened, outs, view, maps, files if update else [], stream)
+    return results if stream else list(results)
+
+
+def _detect(
+    predictor: Predictor,
+    source: Source,
+    outputs: Outputs,
+    view: Windows | None,
+    maps: FeatureMaps | None,
+    strip: Sequence[str | Path],
+    keep_images: bool,
+) -> Iterator[Result]:
+    """Run the pipeline; the end of `run`."""
+    names, save_dir = outputs.names, outputs.folder
+    summary = Summary(source, names)
+    folders = unique_stems(source.names)
+    try:
+        with ExitStack() as stack:  # left in the order reader, writer, files
+            stack.enter_context(outputs)
+            write = stack.enter_context(Worker(outputs.add))
+            prepared = Prefetch(predictor.batches(source), 1 if source.live else 3, source.stop)
+            batches = stack.enter_context(prepared)
+            if view:
+                stack.callback(view.close)
+            if maps:
+                stack.enter_context(maps)
+            predictor.model.warmup(predictor.settings.imgsz)
+            for batch in batches:
+                first = batch.frames[0]
+                before = predictor.times[0].t
+                if maps and first.number <= 1:
+                    maps.save_next(save_dir / folders[first.source])
+                found = predictor(batch)
+                if maps:
+                    maps.done()
+                spent = (predictor.times[0].t - before) / len(found) * 1e3
+                for frame, detections in zip(batch.frames, found, strict=True):
+                    picture = outputs.draw(frame, detections) if view else None
+                    write(frame, detections, picture)
+                    summary.add(frame, detections, batch.inputs[0].shape[1:], spent)
+                    yield Result(
+                        frame.source, frame.number, frame.shape, detections, names, frame.image if keep_images else None
+                    )
+                    if view and not view.show(frame, picture):
+                        return
+    finally:
+        times = (predictor.preparing, *(t.t for t in predictor.times))
+        saved = save_dir if outputs.wanted.files or maps else None
+        summary.log(times, predictor.shape, saved)
+    if not summary.frames and not source.live:
+        raise ValueError(f"none of the {len(source.names)} files could be read: {', '.join(source.names[:10])}")
+    for file in strip:
+        LOGGER.info(f"--update: rewriting {file} without what only training needs")
+        strip_optimizer(file)
+
+
+# Preparation ----------------------------------------------------------------------------------------------------------
+
+
+def _check_weights(files: Sequence[str | Path], visualize: bool, update: bool, dnn: bool) -> None:
+    """Raise an error for files that are missing or cannot do what is asked."""
+    if not files:
+        raise ValueError(
+            "no weights given: name a model file, for example --weights runs/train/exp/weights/best.pt "
+            "(none is downloaded; train.py makes one)"
+        )
+    for file in files:
+        if not Path(file).exists():
+            raise FileNotFoundError(f"{file}: no such weights (from {Path.cwd()})")
+        for option, on, suffix in (("update", update, ".pt"), ("visualize", visualize, ".pt"), ("dnn", dnn, ".onnx")):
+            if on and Path(file).suffix.lower() != suffix:
+                raise ValueError(f"--{option} needs {suffix} files, but the weights are {file}")
+
+
+def _default_source(source: str | Path) -> str:
+    """Return the source; ValueError if it is the default and there are no pictures."""
+    if Path(source) == ROOT / "data/images" and not Path(source).is_dir():
+        raise ValueError(f"no source given, and the folder {source} does not exist: name one with --source")
+    return str(source)
+
+
+def _load(
+    files: Sequence[str | Path], device: str, half: bool, dnn: bool, data: str | Path | None
+) -> DetectMultiBackend:
+    """Load the model, with the class names of `data` if it has none of its own."""
+    extra = {"dnn": True} if dnn else {}
+    model = DetectMultiBackend(files, select_device(device), fp16=half, **extra)
+    if not data:
+        return model
+    names = yaml_load(check_file(data, (".yaml", ".yml"))).get("names")
+    names = dict(names) if isinstance(names, Mapping) else dict(enumerate(names or ()))
+    if len(names) != model.nc:
+        raise ValueError(f"{data} names {len(names)} classes, but the model has {model.nc}")
+    unnamed = all(str(text) in (str(i), f"class{i}") for i, text in model.names.items())
+    if unnamed:
+        model.names = {int(i): str(text) for i, text in names.items()}
+    elif names != model.names:
+        LOGGER.warning(f"the model has class names of its own, so those of {data} are not used")
+    return model
+
+
+def _first_model(model: DetectMultiBackend) -> Any:
+    """Return the network whose feature maps are shown: of an ensemble the first one."""
+    network = model.backend.model
+    return network if hasattr(network, "model") else network[0]
+
+
+# Command line ---------------------------------------------------------------------------------------------------------
+
+
+def parse_opt(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """Read the options from `argv`, or from the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add("--weights", nargs="+", help="model file; several .pt files work as an ensemble. Needed: none is downloaded")
+    add("--source", default=str(ROOT / "data/images"), help=FORMS)
+    add("--data", help="data set YAML with class names, for model files that hold none")
+    add(
+        "--imgsz",
+        "--img",
+        "--img-size",
+        nargs="+",
+        type=int,
+        default=[640],
+        help="network input: side, or height width",
+    )
+    add("--conf-thres", type=float, default=0.25, help="lowest confidence")
+    add("--iou-thres", type=float, default=0.45, help="IoU above which NMS drops the weaker box")
+    add("--max-det", type=int, default=1000, help="detections kept per image")
+    add("--device", default="", help="0, cpu, mps; empty: CUDA if there is one")
+    add("--view-img", action="store_true", help="show results in windows; q or Esc ends")
+    add(
+        "--save-txt",
+        action="store_true",
+        help="write labels/<image>.txt with rows `class x y w h`, divided by the size",
+    )
+    add("--save-format", type=int, default=0, choices=(0, 1), help="of --save-txt: 0 for x y w h, 1 for x1 y1 x2 y2")
+    add("--save-conf", action="store_true", help="end the rows of --save-txt with the confidence")
+    add("--save-csv", action="store_true", help="write predictions.csv")
+    add("--save-json", action="store_true", help="write predictions.json in the result format of COCO")
+    add("--save-crop", action="store_true", help="write each box as a picture into crops/<class>/")
+    add(
+        "--save-frames", action="store_true", help="write annotated frames of videos and streams as images into frames/"
+    )
+    add("--report", action="store_true", help="write report.html: all pictures on a page, to be filtered in a browser")
+    add("--nosave", action="store_true", help="write no annotated images and videos")
+    add("--classes", nargs="+", type=int, help="keep these class numbers only, such as --classes 0 2")
+    add("--agnostic-nms", action="store_true", help="let boxes of different classes suppress each other")
+    add("--augment", action="store_true", help="look at three views of each image: slower, finds a little more")
+    add("--visualize", action="store_true", help="save feature maps, of videos those of the first frame")
+    add("--update", action="store_true", help="at the end strip the .pt files in place of what only training needs")
+    add("--project", default=str(ROOT / "runs/detect"), help="parent of the run folder")
+    add("--name", default="exp", help="run folder")
+    add("--exist-ok", action="store_true", help="use the run folder even if it exists")
+    add("--line-thickness", type=int, help="of boxes in pixels; by default it follows the size of the image")
+    add("--hide-labels", action="store_true", help="draw boxes only")
+    add("--hide-conf", action="store_true", help="write class names without confidences")
+    add("--half", action="store_true", help="compute in float16 where the device can")
+    add("--dnn", action="store_true", help="use OpenCV for .onnx files")
+    add("--vid-stride", type=int, default=1, help="look at every so many frames of videos and streams")
+    add("--slice", type=int, default=0, help="look at large images in tiles of this side in pixels too, such as 640")
+    add("--overlap", type=float, default=0.2, help="share of a tile that neighbours have in common")
+    return parser.parse_args(argv)
+
+
+def main(opt: argparse.Namespace) -> None:
+    """Detect with the options of the command line."""
+    log_options("detect", vars(opt))
+    cv2.setNumThreads(0)  # decoding, computing and writing have a thread each; more only get in their way
+    for _ in run(stream=True, **vars(opt)):
+        pass
+
+
+if __name__ == "__main__":
+    with cli_errors():
+        main(parse_opt())

@@ -1,0 +1,336 @@
+"""Turn a trained checkpoint into the files that other run times read: ONNX, TensorRT, OpenVINO and more.
+
+python export.py --weights runs/train/exp/weights/best.pt --include onnx --dynamic --simplify
+python export.py --weights best.pt --include onnx openvino --int8 --data my.yaml --img 640
+python export.py --weights best.pt --include onnx --nms --conf 0.25 --check-tensorrt
+python export.py --check-tensorrt best.onnx
+
+Every file is compared with the model after it was written. A format that fails does not keep the others from being
+written, but the exit status is then 1. Without --include ONNX is written (YOLOv5 wrote TorchScript, which PyTorch has
+deprecated since).
+"""
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from models.checkpoint import attempt_load
+from models.yolo import DetectionModel
+from utils.exporters import EXPORTERS
+from utils.exporters.calibration import calibration_images
+from utils.exporters.options import DEFAULT_OPSET, OPSETS, ExportOptions
+from utils.exporters.tensorrt_ops import check_tensorrt
+from utils.formats import EXPORTS, NMS, Format, output_path, parse_include
+from utils.general import LOGGER, VERSION, check_img_size, cli_errors, colorstr, log_options
+from utils.torch_utils import select_device
+
+LICENCE = "Apache-2.0"
+DEFAULTS = ExportOptions()
+FLAGS = ("half", "int8", "dynamic", "simplify", "optimize", "nms", "agnostic_nms")  # asked for: must apply somewhere
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one format: `file` is None and `error` set where it failed."""
+
+    format: Format
+    file: Path | None = None
+    error: str = ""
+    seconds: float = 0.0
+
+
+def run(
+    weights: str | Path | Sequence[str | Path] | None = None,
+    include: Sequence[str] = ("onnx",),
+    data: str | Path | dict[str, Any] = "",
+    imgsz: int | Sequence[int] = (640, 640),
+    batch_size: int = 1,
+    device: str = "cpu",
+    half: bool = False,
+    int8: bool = False,
+    dynamic: bool = False,
+    simplify: bool = False,
+    optimize: bool = False,
+    opset: int = DEFAULT_OPSET,
+    nms: bool = False,
+    agnostic_nms: bool = False,
+    topk_all: int = DEFAULTS.topk_all,
+    iou_thres: float = DEFAULTS.iou_thres,
+    conf_thres: float = DEFAULTS.conf_thres,
+    workspace: float = DEFAULTS.workspace,
+    cache: str = "",
+    verbose: bool = False,
+    calibration: int = DEFAULTS.calibration_images,
+    tensorrt_check: bool = False,
+) -> list[Path]:
+    """Export weights to one or more formats, beside the checkpoint.
+
+    Args:
+        weights: checkpoint, or several, exported one after the other.
+        include: words of `utils.formats.EXPORTS`.
+        data: data set YAML for the calibration of `int8` and for the comparison on real images; "" for none.
+        imgsz: height and width, or one number for both; rounded up to the stride.
+        batch_size: images per batch of a file with fixed sizes.
+        device: where the model is traced.
+        half: see `ExportOptions`, as all the following but the last two.
+        int8: see `half`.
+        dynamic: see `half`.
+        simplify: see `half`.
+        optimize: see `half`.
+        opset: see `half`; 17 and lower are raised to 18.
+        nms: see `half`.
+        agnostic_nms: see `half`.
+        topk_all: see `half`.
+        iou_thres: see `half`.
+        conf_thres: see `half`.
+        workspace: see `half`.
+        cache: see `half`.
+        verbose: see `half`.
+        calibration: images used for `int8`, at most.
+        tensorrt_check: also check the ONNX file against TensorRT's operator table.
+
+    Returns:
+        The files and folders that were written.
+
+    Raises:
+        ValueError: options that exclude each other, or formats that failed; the others are written then.
+        FileNotFoundError: weights or data set are missing.
+    """
+    if not weights:
+        raise ValueError("no weights given: name a checkpoint such as runs/train/exp/weights/best.pt")
+    formats = parse_include(list(include))
+    options = ExportOptions(
+        imgsz=_pair(imgsz),
+        batch=batch_size,
+        half=half,
+        int8=int8,
+        dynamic=dynamic,
+        simplify=simplify,
+        optimize=optimize,
+        opset=_raised(opset),
+        nms=nms,
+        agnostic_nms=agnostic_nms,
+        topk_all=topk_all,
+        iou_thres=iou_thres,
+        conf_thres=conf_thres,
+        workspace=workspace,
+        cache=cache,
+        verbose=verbose,
+        calibration_images=calibration,
+    )
+    check_options(options, formats, tensorrt_check)
+    chosen = select_device(device)
+    outcomes = []
+    for file in [weights] if isinstance(weights, str | Path) else weights:
+        outcomes += export_weights(Path(file), formats, options, data, chosen, tensorrt_check)
+    log_summary(outcomes)
+    failed = [outcome for outcome in outcomes if outcome.error]
+    if failed:
+        raise ValueError(f"{len(failed)} of {len(outcomes)} exports failed: {'; '.join(o.error for o in failed)}")
+    return [outcome.file for outcome in outcomes]
+
+
+def check_options(options: ExportOptions, formats: Sequence[Format], tensorrt_check: bool) -> None:
+    """Refuse what cannot be followed.
+
+    Raises:
+        ValueError: naming the option.
+    """
+    if not formats:
+        raise ValueError(f"--include names no format. Allowed: {', '.join(EXPORTS)}")
+    for name, value in (("batch-size", options.batch), ("calibration", options.calibration_images)):
+        if value < 1:
+            raise ValueError(f"--{name} is {value}, but must be at least 1")
+    if options.half and options.int8:
+        raise ValueError("--half and --int8 exclude each other: choose one")
+    if options.workspace <= 0:
+        raise ValueError(f"--workspace is {options.workspace} GiB, but must be more than 0")
+    if options.agnostic_nms and not options.nms:
+        raise ValueError("--agnostic-nms has no effect without --nms")
+    for flag in FLAGS:
+        able = [argument for argument, row in EXPORTS.items() if flag in row.options]
+        unable = [row.argument for row in formats if flag not in row.options]
+        if getattr(options, flag) and unable:
+            word = "--" + flag.replace("_", "-")
+            raise ValueError(f"{word} does not apply to {', '.join(unable)}: it applies to {', '.join(able)}")
+    if tensorrt_check and not any(row.argument in ("onnx", "engine") for row in formats):
+        raise ValueError("--check-tensorrt checks an ONNX file: add onnx to --include")
+
+
+def _pair(imgsz: int | Sequence[int]) -> tuple[int, int]:
+    sizes = (imgsz,) if isinstance(imgsz, int) else tuple(imgsz)
+    if len(sizes) not in (1, 2) or min(sizes) < 1:
+        raise ValueError(f"--imgsz is {' '.join(map(str, sizes))}, but must be one or two positive numbers of pixels")
+    return sizes[0], sizes[-1]
+
+
+def _raised(opset: int) -> int:
+    """Return the operator set, raised to the lowest that torch.export can write, with a warning."""
+    if not 7 <= opset <= OPSETS[1]:
+        raise ValueError(f"--opset is {opset}, allowed is {OPSETS[0]} to {OPSETS[1]}")
+    if opset < OPSETS[0]:
+        LOGGER.warning(f"--opset {opset} is raised to {OPSETS[0]}, the lowest that PyTorch writes")
+    return max(opset, OPSETS[0])
+
+
+def load(weights: Path, device: torch.device) -> DetectionModel:
+    """Load a checkpoint for export: fused, float32, evaluation mode, one output, no gradients.
+
+    Raises:
+        FileNotFoundError, ValueError: from `attempt_load`.
+    """
+    model = attempt_load(weights, device)
+    model.detect.export = True
+    model.set_sequential_attention(0)  # a loop over the windows would be unrolled for one image size
+    return model.requires_grad_(False)
+
+
+def make_metadata(model: DetectionModel, options: ExportOptions, stride: int) -> dict[str, Any]:
+    """Return what each file says about itself."""
+    return {
+        "description": f"YOLOv5-SwinV2 {Path(model.yaml_file or 'model').stem} detector",
+        "version": VERSION,
+        "licence": LICENCE,
+        "date": datetime.now().astimezone().isoformat(timespec="seconds"),
+        "task": "detect",
+        "stride": stride,
+        "names": dict(model.names),
+        "imgsz": list(options.imgsz),
+        "batch": options.batch,
+        "channels": model.yaml["ch"],
+        "dynamic": options.dynamic,
+        "half": options.half,
+        "int8": options.int8,
+        "nms": options.nms,
+        **({name: getattr(options, name) for name in NMS[1:]} if options.nms else {}),
+    }
+
+
+def export_weights(
+    weights: Path,
+    formats: Sequence[Format],
+    options: ExportOptions,
+    data: str | Path | dict[str, Any],
+    device: torch.device,
+    tensorrt_check: bool,
+) -> list[Outcome]:
+    """Write all formats of one checkpoint; a user error of one format does not stop the others.
+
+    Raises:
+        FileNotFoundError, ValueError: the checkpoint or the data set cannot be read.
+    """
+    model = load(weights, device)
+    stride = max(int(model.stride.max()), 32)
+    options = replace(options, imgsz=tuple(check_img_size(side, s=stride) for side in options.imgsz))
+    if data:
+        options = replace(options, calibration=calibration_images(data, options.imgsz))
+    metadata = make_metadata(model, options, stride)
+    images = torch.zeros(options.batch, model.yaml["ch"], *options.imgsz, device=device)
+    outcomes = []
+    for row in formats:
+        if row.note:
+            LOGGER.warning(f"{row.name}: {row.note}")
+        start = datetime.now()
+        file = output_path(weights, row.argument, options.int8)
+        try:
+            EXPORTERS[row.argument](model, images, file, options, metadata)
+            seconds = (datetime.now() - start).total_seconds()
+            if tensorrt_check and row.argument in ("onnx", "engine"):
+                check_tensorrt(file.with_suffix(".onnx"))
+            LOGGER.info(f"{colorstr(row.name)}: {file}, {size_mb(file):.1f} MB, {seconds:.1f} s")
+            outcomes.append(Outcome(row, file, seconds=seconds))
+        except (ValueError, OSError) as error:
+            LOGGER.error(f"{row.name}: {error}")
+            outcomes.append(Outcome(row, error=f"{row.argument}: {error}"))
+    return outcomes
+
+
+def size_mb(file: Path) -> float:
+    """Return the size of a file, or of all files of a folder, in 1e6 bytes."""
+    files = [f for f in file.rglob("*") if f.is_file()] if file.is_dir() else [file]
+    return sum(f.stat().st_size for f in files) / 1e6
+
+
+def log_summary(outcomes: Sequence[Outcome]) -> None:
+    """Log a table of all formats and how the files are used."""
+    LOGGER.info(f"\n{'format':<14}{'MB':>9}{'s':>8}  file")
+    for outcome in outcomes:
+        if outcome.file is None:
+            LOGGER.info(f"{outcome.format.name:<14}{'-':>9}{'-':>8}  failed, see above")
+        else:
+            LOGGER.info(
+                f"{outcome.format.name:<14}{size_mb(outcome.file):>9.1f}{outcome.seconds:>8.1f}  {outcome.file}"
+            )
+    for outcome in outcomes:
+        if outcome.file is not None:
+            LOGGER.info(f"python detect.py --weights {outcome.file}")
+            LOGGER.info(f"python val.py --weights {outcome.file} --data my.yaml")
+
+
+# Command line ---------------------------------------------------------------------------------------------------------
+
+
+def parse_opt(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """Read the options from `argv`, or from the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    d = DEFAULTS
+    add("--data", default="", help="data set YAML: images for --int8 and for the comparison; default: random images")
+    add("--weights", nargs="+", default=None, help="checkpoint, or several")
+    add("--imgsz", "--img", "--img-size", nargs="+", type=int, default=[640, 640], help="height and width, or one side")
+    add("--batch-size", type=int, default=1, help="images per batch; with --dynamic the largest of a TensorRT engine")
+    add("--device", default="cpu", help="where the model is traced: cpu, 0, ...")
+    add("--half", action="store_true", help="float16 inside; input and output stay float32")
+    add("--int8", action="store_true", help="8-bit, calibrated on --data")
+    add("--dynamic", action="store_true", help="any batch, height and width")
+    add("--simplify", action="store_true", help="simplify the ONNX graph with onnxslim")
+    add("--optimize", action="store_true", help="freeze and optimise TorchScript")
+    add("--opset", type=int, default=d.opset, help="ONNX operator set, 18 to 20")
+    add("--nms", action="store_true", help="suppress overlapping boxes inside the graph (ONNX, TensorRT)")
+    add("--agnostic-nms", action="store_true", help="boxes of different classes suppress each other")
+    add("--topk-all", type=int, default=d.topk_all, help="detections kept per image")
+    add("--iou-thres", type=float, default=d.iou_thres, help="IoU above which the weaker box is dropped")
+    add("--conf-thres", type=float, default=d.conf_thres, help="confidence that a detection must exceed")
+    add("--workspace", type=float, default=d.workspace, help="GiB for the TensorRT builder")
+    add("--cache", default="", help="file of TensorRT's timing cache")
+    add("--verbose", action="store_true", help="detailed log of the TensorRT builder")
+    add("--calibration", type=int, default=d.calibration_images, help="images used for --int8, at most")
+    add(
+        "--check-tensorrt",
+        nargs="?",
+        const=True,
+        default=False,
+        metavar="FILE",
+        help="check FILE.onnx, or the ONNX file that is written, against TensorRT's operator table",
+    )
+    add("--include", nargs="+", default=["onnx"], help=f"formats: {', '.join(EXPORTS)}")
+    return parser.parse_args(argv)
+
+
+def main(opt: argparse.Namespace) -> None:
+    """Export, or check an ONNX file.
+
+    Raises:
+        ValueError, FileNotFoundError: from `run` and `check_tensorrt`.
+    """
+    log_options("export", vars(opt))
+    settings = dict(vars(opt))
+    check = settings.pop("check_tensorrt")
+    if isinstance(check, str):
+        if opt.weights:
+            raise ValueError(
+                f"--check-tensorrt {check} checks a file that exists: leave --weights or the file name out"
+            )
+        check_tensorrt(check)
+        return
+    run(**settings, tensorrt_check=check)
+
+
+if __name__ == "__main__":
+    with cli_errors():
+        main(parse_opt())

@@ -1,0 +1,45 @@
+"""The activation of a model's convolutions, named in its YAML and never run as code."""
+
+import ast
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from torch import nn
+
+from models.convolutions import Conv
+
+ACTIVATIONS = ("ELU", "GELU", "Hardswish", "Identity", "LeakyReLU", "Mish", "PReLU", "ReLU", "ReLU6", "SiLU")
+
+
+def parse_activation(text: str) -> nn.Module:
+    """Build the activation that a YAML names, such as `nn.LeakyReLU(0.1)`, without evaluating it as code.
+
+    Raises:
+        ValueError: the text is not a call of an allowed activation with literal arguments.
+    """
+    allowed = f"allowed: {', '.join(f'nn.{name}(...)' for name in ACTIVATIONS)}"
+    try:
+        call = ast.parse(text, mode="eval").body
+        name = call.func.attr
+        args = [ast.literal_eval(arg) for arg in call.args]
+        keywords = {keyword.arg: ast.literal_eval(keyword.value) for keyword in call.keywords}
+        if ast.unparse(call.func) == f"nn.{name}" and name in ACTIVATIONS:
+            return getattr(nn, name)(*args, **keywords)
+    except (AttributeError, SyntaxError, TypeError, ValueError) as error:
+        raise ValueError(f"activation: {text!r} is not an activation ({error}); {allowed}") from error
+    raise ValueError(f"activation: {text!r} is not an activation; {allowed}")
+
+
+@contextmanager
+def default_activation(text: str | None, source: str = "model") -> Iterator[None]:
+    """Let `Conv` use the named activation while a model is built, and its own default again afterwards."""
+    before = Conv.default_act
+    try:
+        if text:
+            try:
+                Conv.default_act = parse_activation(text)
+            except ValueError as error:
+                raise ValueError(f"{source}: {error}") from error
+        yield
+    finally:
+        Conv.default_act = before

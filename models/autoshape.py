@@ -1,0 +1,290 @@
+"""Any picture in, results out: what the hub entry points return around a detector."""
+
+import math
+from collections.abc import Iterable, Sequence
+from io import BytesIO
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+from urllib.parse import urlsplit
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+from torch import Tensor, nn
+
+from models.detections import Detections
+from utils.augmentations import letterbox
+from utils.boxes import scale_boxes
+from utils.general import LOGGER, make_divisible
+from utils.label_reader import decode_image
+from utils.nms import non_max_suppression
+from utils.torch_utils import Profile, amp_context
+from utils.web import fetch, is_url
+
+Picture = str | Path | Image.Image | NDArray
+
+
+class AutoShape(nn.Module):
+    """A detector for pictures of any kind and size.
+
+    Each picture is scaled and padded by itself, as if it were alone, and pictures whose inputs have the same shape run
+    together. So a picture has the same results alone and in a list (up to rounding). The original suite pads all
+    pictures of a list to the largest of them instead, which moves boxes with the company a picture is in.
+
+    Args:
+        model: a `DetectionModel`, an `Ensemble` or a `DetectMultiBackend`; it is put in evaluation mode. Of a backend
+            that runs PyTorch the network inside is taken, so that `to`, `half` and `float` work.
+
+    Attributes:
+        conf, iou, agnostic, multi_label, classes, max_det: see `non_max_suppression`; change them at any time.
+        amp: compute in mixed precision; not on a CPU.
+        names, nc, stride, yaml, hyp: of the model, where it has them.
+    """
+
+    conf = 0.25
+    iou = 0.45
+    agnostic = False
+    multi_label = False
+    classes: Sequence[int] | None = None
+    max_det = 1000
+    amp = False
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.batch_size, self.imgsz = getattr(model, "batch_size", None), getattr(model, "imgsz", None)
+        self.model = (model.backend.model if getattr(model, "pt", False) else model).eval()
+        self.names = dict(model.names)
+        self.nc = len(self.names)
+        self.stride = max(int(torch.as_tensor(model.stride).max()), 32)
+        self.yaml, self.hyp = getattr(self.model, "yaml", None), getattr(self.model, "hyp", None)
+
+    @torch.no_grad()  # not inference_mode: what a module caches must stay usable if it is trained later
+    def forward(
+        self,
+        ims: Picture | Iterable[Picture] | Tensor,
+        size: int | tuple[int, int] = 640,
+        augment: bool = False,
+        profile: bool = False,
+    ) -> Detections | Tensor:
+        """Detect.
+
+        Args:
+            ims: one picture or an iterable of them, kinds and sizes mixed: path, http(s) address (public ones only),
+                PIL image of any mode, array uint8 RGB, (H, W, 3) or (3, H, W); grey ones are (H, W), (H, W, 1) or
+                (1, H, W), channels behind the third are left out. EXIF rotation of files and PIL images is applied.
+                Or a tensor (B, 3, H, W) of floats 0..1, sides multiples of `stride`, which goes right into the network.
+            size: long side of the network input in pixels, or (height, width), of which the longer counts; rounded up
+                to the stride. Files exported with a fixed size keep theirs.
+            augment: look at three views of each picture; PyTorch only.
+            profile: log the time of each row of the network; PyTorch only.
+
+        Returns:
+            `Detections`; for a tensor the boxes of the network (B, R, 5 + nc) `[xywh_net, objectness, scores]`.
+
+        Raises:
+            ValueError: a picture, a size or a setting that cannot be used.
+            FileNotFoundError, OSError: a picture that cannot be read.
+        """
+        if self.model.training:
+            raise ValueError("the model is in training mode: call .eval() first")
+        if profile and not any(True for _ in self.model.parameters()):
+            raise ValueError("profile=True needs a PyTorch model: this one is run by another program")
+        if isinstance(ims, Tensor):
+            return self._infer(self._check_tensor(ims), augment, profile)
+
+        times = Profile(), Profile(), Profile()
+        with times[0]:
+            pictures, files = _load_all(ims)
+            frames = [self._frame(im.shape[:2], size) for im in pictures]
+        pred: list[Tensor] = [torch.zeros(0, 6)] * len(pictures)
+        for chosen in self._batches(frames):
+            frame = frames[chosen[0]]
+            with times[0]:
+                batch = self._stack([pictures[i] for i in chosen], frame)
+            with times[1]:
+                boxes = self._infer(batch, augment, profile)[: len(chosen)]
+            with times[2]:
+                for i, found in zip(chosen, self._suppress(boxes), strict=True):
+                    pred[i] = scale_boxes(frame, found, pictures[i].shape[:2])
+        shape = (len(pictures), 3, *(max((f[k] for f in frames), default=0) for k in (0, 1)))
+        per_image = tuple(t.t * 1e3 / max(len(pictures), 1) for t in times)
+        return Detections(pictures, pred, files, per_image, self.names, shape)
+
+    def _place(self) -> tuple[torch.device, torch.dtype]:
+        """Where images must be, and in which precision."""
+        parameter = next(self.model.parameters(), None)
+        if parameter is None:
+            return getattr(self.model, "device", torch.device("cpu")), torch.float32
+        return parameter.device, parameter.dtype
+
+    def _check_tensor(self, images: Tensor) -> Tensor:
+        """Return images as the network wants them; ValueError if they cannot be."""
+        if images.ndim != 4 or not images.is_floating_point():
+            raise ValueError(
+                f"a tensor of images is (B, 3, H, W) of floats 0..1, got {tuple(images.shape)} {images.dtype}: "
+                "give pictures as arrays (H, W, 3) uint8 instead"
+            )
+        if any(side % self.stride for side in images.shape[2:]):
+            raise ValueError(f"the sides {tuple(images.shape[2:])} of the images must be multiples of {self.stride}")
+        device, dtype = self._place()
+        return images.to(device, dtype)
+
+    def _frame(self, shape: tuple[int, int], size: int | tuple[int, int]) -> tuple[int, int]:
+        """Height and width of the network input for a picture of this height and width."""
+        if self.imgsz:
+            return tuple(self.imgsz)
+        long = max(size) if isinstance(size, tuple | list) else size
+        if long < 1:
+            raise ValueError(f"size is {size}, but must be at least 1 pixel, for example 640")
+        gain = long / max(shape)
+        return tuple(make_divisible(max(int(side * gain), 1), self.stride) for side in shape)
+
+    def _batches(self, frames: Sequence[tuple[int, int]]) -> list[list[int]]:
+        """Numbers of the pictures that run together: equal frames, and no more than a fixed file takes."""
+        groups: dict[tuple[int, int], list[int]] = {}
+        for i, frame in enumerate(frames):
+            groups.setdefault(frame, []).append(i)
+        return [
+            g[k : k + (self.batch_size or len(g))]
+            for g in groups.values()
+            for k in range(0, len(g), self.batch_size or len(g))
+        ]
+
+    def _stack(self, pictures: Sequence[NDArray], frame: tuple[int, int]) -> Tensor:
+        """Scale and pad pictures into a batch (B, 3, H, W), 0..1; for a fixed batch empty ones fill it up."""
+        images = np.stack([letterbox(im, frame, auto=False)[0] for im in pictures])  # (b, H, W, 3)
+        device, dtype = self._place()
+        batch = torch.from_numpy(images).permute(0, 3, 1, 2).contiguous().to(device).to(dtype) / 255
+        missing = (self.batch_size or 0) - len(batch)
+        return torch.cat((batch, batch.new_zeros(missing, *batch.shape[1:]))) if missing > 0 else batch
+
+    def _infer(self, images: Tensor, augment: bool, profile: bool) -> Tensor:
+        """Boxes (B, R, 5 + nc) of images (B, 3, H, W)."""
+        rows = _RowTimes(self.model) if profile else None
+        mixed = torch.float16 if self.amp and images.device.type != "cpu" else None
+        try:
+            with amp_context(images.device, mixed):
+                output = self.model(images, augment=True) if augment else self.model(images)
+        finally:
+            if rows:
+                rows.close()
+        return output[0] if isinstance(output, tuple) else output
+
+    def _suppress(self, boxes: Tensor) -> list[Tensor]:
+        return non_max_suppression(
+            boxes,
+            self.conf,
+            self.iou,
+            self.classes,
+            self.agnostic,
+            self.multi_label,
+            max_det=self.max_det,
+        )
+
+
+class _RowTimes:
+    """Log how long each row of a network takes, from now until `close`."""
+
+    def __init__(self, model: nn.Module) -> None:
+        models = list(model) if isinstance(model, nn.ModuleList) else [model]
+        self._hooks, self._start = [], 0.0
+        for rows in (getattr(m, "model", m) for m in models):
+            for name, row in rows.named_children():
+                label = f"{name:>3} {type(row).__name__}"
+                self._hooks.append(row.register_forward_pre_hook(self._before))
+                self._hooks.append(row.register_forward_hook(lambda *_, label=label: self._after(label)))
+
+    def _before(self, *_: Any) -> None:
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        self._start = perf_counter()
+
+    def _after(self, label: str) -> None:
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        LOGGER.info(f"{label:<20}{(perf_counter() - self._start) * 1e3:10.2f} ms")
+
+    def close(self) -> None:
+        """Take the clocks out of the network."""
+        for hook in self._hooks:
+            hook.remove()
+
+
+# Pictures -------------------------------------------------------------------------------------------------------------
+
+
+def _load_all(ims: Picture | Iterable[Picture]) -> tuple[list[NDArray], list[str]]:
+    """Read pictures; (H, W, 3) uint8 RGB, and for each a file name of its own that ends in .jpg."""
+    single = isinstance(ims, str | Path | Image.Image | np.ndarray)
+    pictures, files, taken = [], [], set()
+    for i, source in enumerate([ims] if single else ims):
+        im, stem = load_picture(source)
+        stem = stem or f"image{i}"
+        name = next(n for n in (f"{stem}{f'-{k}' if k > 1 else ''}.jpg" for k in range(1, i + 3)) if n not in taken)
+        taken.add(name)
+        pictures.append(im)
+        files.append(name)
+    return pictures, files
+
+
+def load_picture(source: Picture) -> tuple[NDArray, str]:
+    """Read one picture of any kind that `AutoShape` takes.
+
+    Returns:
+        The picture, (H, W, 3) uint8 RGB, and the stem of its file name, "" without one.
+
+    Raises:
+        ValueError: not a picture, or one of a kind that would have to be guessed.
+        FileNotFoundError, OSError: it cannot be read.
+    """
+    if isinstance(source, str) and is_url(source):
+        try:
+            image = Image.open(BytesIO(fetch(source)))
+            return _from_pil(image), Path(urlsplit(source).path).stem
+        except Image.UnidentifiedImageError:
+            raise ValueError(f"{source}: what is there is not an image") from None
+    if isinstance(source, str | Path):
+        file = Path(source).expanduser()
+        if not file.is_file():
+            raise FileNotFoundError(f"{source}: no such image (looked in {file.absolute().parent})")
+        im = decode_image(str(file))
+        if im is None:
+            raise ValueError(f"{source}: this file cannot be decoded as an image")
+        return np.ascontiguousarray(im[..., ::-1]), file.stem
+    if isinstance(source, Image.Image):
+        return _from_pil(source), Path(str(getattr(source, "filename", ""))).stem
+    if isinstance(source, np.ndarray):
+        return _from_array(source), ""
+    hint = ": a tensor is given alone, (B, 3, H, W)" if isinstance(source, Tensor) else ""
+    raise ValueError(f"a picture is a path, an address, a PIL image or an array, not {type(source).__name__}{hint}")
+
+
+def _from_pil(image: Image.Image) -> NDArray:
+    """Turn a PIL image of any mode as its EXIF data say; 16 bits become 8, floats count from 0 to 255."""
+    image = ImageOps.exif_transpose(image)
+    if image.mode.startswith("I"):
+        values = np.asarray(image).astype(np.int64)  # (H, W)
+        values = values >> 8 if image.mode != "I" or values.max() > 255 else values
+        return _from_array(values.clip(0, 255).astype(np.uint8))
+    if image.mode == "F":
+        return _from_array(np.asarray(image).clip(0, 255).round().astype(np.uint8))
+    return np.array(image.convert("RGB"))
+
+
+def _from_array(im: NDArray) -> NDArray:
+    """Bring an array into the form (H, W, 3) uint8, contiguous; it is copied unless it has that form."""
+    if im.dtype != np.uint8:
+        raise ValueError(
+            f"an array of a picture must be uint8, 0 to 255, this one is {im.dtype}: "
+            "convert it, for example (im * 255).astype('uint8') if it is 0 to 1"
+        )
+    if im.ndim == 3 and im.shape[0] < 5 and im.shape[2] >= 5:  # channels first
+        im = im.transpose(1, 2, 0)
+    if im.ndim == 2:
+        im = im[..., None]
+    if im.ndim != 3 or not math.prod(im.shape):
+        raise ValueError(f"an array of a picture is (H, W, 3), (3, H, W) or (H, W), this one is {im.shape}")
+    im = im[..., :3] if im.shape[2] >= 3 else im[..., :1].repeat(3, 2)
+    return np.ascontiguousarray(im)

@@ -1,0 +1,233 @@
+"""What was found in some pictures: boxes in four formats, and ways to print, draw, save and cut them."""
+
+import os
+import re
+import sys
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from copy import copy
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from utils.annotate import Annotator, colors
+from utils.boxes import clip_boxes, xywh2xyxy, xyxy2xywh
+from utils.general import LOGGER, increment_path
+
+CORNERS = ["xmin", "ymin", "xmax", "ymax", "confidence", "class", "name"]
+CENTRES = ["xcenter", "ycenter", "width", "height", "confidence", "class", "name"]
+CROP_GAIN, CROP_PAD = 1.02, 10  # a crop is this much larger than its box, then this many pixels
+
+
+class Detections:
+    """Results of a call of `AutoShape`: a sequence with one entry per picture.
+
+    `results[0]` and iteration give the results of one picture, `results[:2]` those of some, both as `Detections`.
+    Pickled results hold tensors of the CPU and plain data, no model.
+
+    Args:
+        ims: pictures, (H, W, 3) uint8 RGB.
+        pred: per picture (D, 6) `[xyxy_img, confidence, class]`, best first.
+        files: per picture the name of the file to save, ending in .jpg.
+        times: milliseconds per picture for (pre-processing, inference, NMS).
+        names: class number to name.
+        shape: (pictures, channels, height, width) of the network input; of inputs of several shapes the largest sides.
+
+    Attributes:
+        xyxy, xywh: per picture (D, 6), four coordinates in pixels of the picture, confidence, class.
+        xyxyn, xywhn: the same, coordinates divided by width and height.
+        n: number of pictures. t: `times`. s: `shape`. The others are called as the arguments.
+    """
+
+    def __init__(
+        self,
+        ims: Sequence[NDArray],
+        pred: Sequence[Tensor],
+        files: Sequence[str],
+        times: tuple[float, float, float] = (0.0, 0.0, 0.0),
+        names: Mapping[int, str] | None = None,
+        shape: tuple[int, ...] | None = None,
+    ) -> None:
+        self.ims, self.pred, self.files = list(ims), list(pred), list(files)
+        self.names = dict(names or {})
+        self.times = self.t = tuple(times)
+        self.n, self.s = len(self.pred), shape
+        self._clean = list(self.ims)  # without boxes, also after `render`
+        sizes = [
+            p.new_tensor([im.shape[1], im.shape[0]] * 2 + [1, 1]) for im, p in zip(self.ims, self.pred, strict=True)
+        ]
+        self.xyxy = self.pred
+        self.xywh = [xyxy2xywh(p) for p in self.pred]
+        self.xyxyn = [p / size for p, size in zip(self.xyxy, sizes, strict=True)]
+        self.xywhn = [p / size for p, size in zip(self.xywh, sizes, strict=True)]
+
+    # A sequence ------------------------------------------------------------------------------------------------------
+
+    def __len__(self) -> int:
+        return self.n
+
+    def __getitem__(self, index: int | slice) -> "Detections":
+        """Return the results of one picture or of some.
+
+        Raises:
+            IndexError: no such picture.
+        """
+        if not isinstance(index, slice):
+            position = range(self.n)[index]  # IndexError beyond the ends
+            index = slice(position, position + 1)
+        part = Detections(self._clean[index], self.pred[index], self.files[index], self.t, self.names, self.s)
+        part.ims = self.ims[index]
+        return part
+
+    def __iter__(self) -> Iterator["Detections"]:
+        return (self[i] for i in range(self.n))
+
+    def __getstate__(self) -> dict[str, Any]:
+        state = dict(self.__dict__)
+        for key in ("pred", "xyxy", "xywh", "xyxyn", "xywhn"):
+            if all(isinstance(x, Tensor) for x in state[key]):
+                state[key] = [x.cpu() for x in state[key]]
+        return state
+
+    def tolist(self) -> list["Detections"]:
+        """Return the results picture by picture."""
+        return list(self)
+
+    # Text ------------------------------------------------------------------------------------------------------------
+
+    def _name(self, cls: float) -> str:
+        return self.names.get(int(cls), str(int(cls)))
+
+    def __str__(self) -> str:
+        lines = []
+        for i, (im, pred) in enumerate(zip(self.ims, self.pred, strict=True), 1):
+            counts = sorted(Counter(pred[:, 5].int().tolist()).items())
+            found = ", ".join(f"{n} {self._name(c)}{'s' if n > 1 else ''}" for c, n in counts)
+            lines.append(f"image {i}/{self.n}: {im.shape[0]}x{im.shape[1]} {found or '(no detections)'}")
+        speed = "Speed: {:.1f}ms pre-process, {:.1f}ms inference, {:.1f}ms NMS per image".format(*self.t)
+        return "\n".join([*lines, f"{speed} at shape {self.s}"])
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__module__}.{type(self).__name__} of {self.n} images>\n{self}"
+
+    def print(self) -> None:
+        """Log what was found in each picture, and the times."""
+        LOGGER.info(str(self))
+
+    def pandas(self) -> "Detections":
+        """Return a copy whose `xyxy`, `xyxyn`, `xywh` and `xywhn` are one data frame per picture."""
+        import pandas as pd  # noqa: PLC0415  slow to load, and only needed here
+
+        new = copy(self)
+        for key, columns in (("xyxy", CORNERS), ("xyxyn", CORNERS), ("xywh", CENTRES), ("xywhn", CENTRES)):
+            tables = []
+            for rows in getattr(self, key):
+                cells = [[*row[:5], int(row[5]), self._name(row[5])] for row in rows.tolist()]
+                tables.append(pd.DataFrame(cells, columns=columns))
+            setattr(new, key, tables)
+        return new
+
+    # Pictures --------------------------------------------------------------------------------------------------------
+
+    def render(self, labels: bool = True) -> list[NDArray]:
+        """Draw the boxes, the strongest on top; `ims` become the drawn pictures.
+
+        Args:
+            labels: write class and confidence.
+
+        Returns:
+            Pictures (H, W, 3) uint8 RGB.
+        """
+        drawn = []
+        for im, pred in zip(self._clean, self.pred, strict=True):
+            annotator = Annotator(im, bgr=False)
+            for *box, conf, cls in pred.tolist()[::-1]:
+                annotator.box_label(box, f"{self._name(cls)} {conf:.2f}" if labels else "", colors(int(cls)))
+            drawn.append(annotator.result())
+        self.ims = drawn
+        return drawn
+
+    def show(self, labels: bool = True) -> None:
+        """Show the pictures with their boxes: in a notebook, else in the viewer of the system.
+
+        Without a display this is only a warning.
+        """
+        ipython = sys.modules.get("IPython")
+        shell = ipython.get_ipython() if ipython else None
+        notebook = shell is not None and hasattr(shell, "kernel")
+        if not notebook and sys.platform.startswith("linux") and not {"DISPLAY", "WAYLAND_DISPLAY"} & set(os.environ):
+            LOGGER.warning("there is no display to show pictures on: use save() or render()")
+            return
+        for im in self.render(labels):
+            image = Image.fromarray(im)
+            if notebook:
+                ipython.display.display(image)
+            else:
+                image.show()
+
+    def save(self, labels: bool = True, save_dir: str | Path = "runs/detect/exp", exist_ok: bool = False) -> Path:
+        """Save the pictures with their boxes as JPEG.
+
+        Args:
+            labels: write class and confidence.
+            save_dir: folder, numbered if it exists, unless `exist_ok`.
+            exist_ok: see `save_dir`.
+
+        Returns:
+            The folder.
+        """
+        folder = increment_path(save_dir, exist_ok, mkdir=True)
+        for im, file in zip(self.render(labels), self.files, strict=True):
+            _write_jpeg(folder / file, im)
+        LOGGER.info(f"Saved {self.n} image{'s' * (self.n != 1)} to {folder}")
+        return folder
+
+    def crop(
+        self, save: bool = True, save_dir: str | Path = "runs/detect/exp", exist_ok: bool = False
+    ) -> list[dict[str, Any]]:
+        """Cut out what was found, from the pictures without boxes.
+
+        Args:
+            save: write crops/<class>/<picture>.jpg in the folder; further ones of a name are numbered.
+            save_dir: as in `save`.
+            exist_ok: as in `save`.
+
+        Returns:
+            Per detection, picture by picture and best first: box (4,) `xyxy_img`, conf (), cls (), label such as
+            "dog 0.87", im (h, w, 3) uint8 RGB: the box, 2 % larger and 10 pixels wider and higher.
+        """
+        folder = increment_path(save_dir, exist_ok, mkdir=True) if save else None
+        crops = []
+        for im, pred, file in zip(self._clean, self.pred, self.files, strict=True):
+            for row in pred:
+                conf, cls = float(row[4]), float(row[5])
+                piece = _cut(im, row[:4])
+                label = f"{self._name(cls)} {conf:.2f}"
+                crops.append({"box": row[:4], "conf": row[4], "cls": row[5], "label": label, "im": piece})
+                if folder is not None:
+                    into = folder / "crops" / (re.sub(r"[^\w .-]", "_", self._name(cls)).strip(" .") or "_")
+                    into.mkdir(parents=True, exist_ok=True)
+                    _write_jpeg(increment_path(into / file, sep="-"), piece)
+        if folder is not None:
+            LOGGER.info(f"Saved {len(crops)} crop{'s' * (len(crops) != 1)} to {folder}")
+        return crops
+
+
+def _cut(im: NDArray, box: Tensor) -> NDArray:
+    """Copy the surroundings of a box (4,) `xyxy_img`, at least one pixel."""
+    xywh = xyxy2xywh(box.float().cpu().numpy())
+    xywh[2:] = xywh[2:] * CROP_GAIN + CROP_PAD
+    x1, y1, x2, y2 = clip_boxes(xywh2xyxy(xywh), im.shape).astype(int).tolist()
+    x1, y1 = min(x1, im.shape[1] - 1), min(y1, im.shape[0] - 1)
+    return im[y1 : max(y2, y1 + 1), x1 : max(x2, x1 + 1)].copy()
+
+
+def _write_jpeg(file: Path, im: NDArray) -> None:
+    """Write a picture (H, W, 3) uint8 RGB in high quality; file names in any script."""
+    settings = [cv2.IMWRITE_JPEG_QUALITY, 95, cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444]
+    file.write_bytes(cv2.imencode(".jpg", np.ascontiguousarray(im[..., ::-1]), settings)[1].tobytes())

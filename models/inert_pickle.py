@@ -1,0 +1,507 @@
+"""Read the structure of a foreign PyTorch file without running anything that it names.
+
+A pickle is a program: it names functions and calls them. `read_inert` interprets its instructions itself and knows no
+call but those of `CALLS`, which make plain values. Classes of the original YOLOv5 and of `torch.nn` become a `Record`:
+name, arguments, state. Every other name is an error. Nothing is imported, no method is called, no attribute is set.
+
+Formats: the zip archive of torch.save, and the stream of PyTorch before 1.6.
+"""
+
+import math
+import pickle
+import pickletools
+import re
+import struct
+import zipfile
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import Any, BinaryIO
+
+import numpy as np
+import torch
+from torch import Tensor
+
+MAX_PICKLE = 64 << 20  # bytes; that of YOLOv5x6 has about 1 MB
+STREAM_MAGIC = 0x1950A86A20F9469CFC6C  # first value of the stream format
+STREAM_PROTOCOL = 1001  # second value
+STREAM_HEAD = pickle.dumps(STREAM_MAGIC, protocol=2)  # so the file begins
+RECORDS = re.compile(  # classes that become records: the part behind the last dot is a class name
+    r"(models\.(yolo|common|experimental)|utils\.activations|torch\.nn\.modules\.\w+"
+    r"|torch\.nn\.parallel\.distributed)\._?[A-Z]\w*"
+)
+STORAGES = {
+    "DoubleStorage": torch.float64,
+    "FloatStorage": torch.float32,
+    "HalfStorage": torch.float16,
+    "BFloat16Storage": torch.bfloat16,
+    "LongStorage": torch.int64,
+    "IntStorage": torch.int32,
+    "ShortStorage": torch.int16,
+    "CharStorage": torch.int8,
+    "ByteStorage": torch.uint8,
+    "BoolStorage": torch.bool,
+}
+NUMPY_SCALARS = {"f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "b1"}
+PATHS = ("Path", "PosixPath", "PurePosixPath", "PurePath", "PureWindowsPath", "WindowsPath")
+
+
+class DamagedError(ValueError):
+    """The file breaks the rules of its format."""
+
+
+class RefusedError(ValueError):
+    """The file names something that is neither data nor a known class."""
+
+
+@dataclass(eq=False)
+class Record:
+    """An object of the file that was not built.
+
+    Attributes:
+        name: dotted name of its class.
+        args: what its constructor would have got.
+        state: its attributes.
+    """
+
+    name: str
+    args: tuple = ()
+    state: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def kind(self) -> str:
+        """The class name without its module."""
+        return self.name.rpartition(".")[2]
+
+
+@dataclass(frozen=True)
+class Name:
+    """A function or class that the file names; never looked up."""
+
+    name: str
+
+
+@dataclass(frozen=True)
+class Storage:
+    """Numbers of the file, read when asked for: type, key, count."""
+
+    dtype: torch.dtype
+    key: str
+    count: int
+
+
+@dataclass(frozen=True, eq=False)
+class LazyTensor:
+    """A view on a storage whose numbers are not read yet. Offset and strides count elements."""
+
+    storage: Storage
+    offset: int
+    size: tuple[int, ...]
+    stride: tuple[int, ...]
+
+
+# Calls --------------------------------------------------------------------------------------------------------------
+
+
+def _keys(values: Iterable) -> list:
+    """Let only plain values be keys: the hash of a tuple of tuples of ... can take forever."""
+    values = list(values)
+    if not all(isinstance(value, str | bytes | int | float | None) for value in values):
+        raise DamagedError("a key that is neither text nor number")
+    return values
+
+
+def _rebuild_tensor(storage: Any, offset: Any, size: Any, stride: Any, *_: Any) -> LazyTensor:
+    """Check that a view lies inside its storage, and nowhere twice on more elements than that has."""
+    whole = all(type(n) is int and 0 <= n < 2**48 for n in (offset, *size, *stride))
+    if not isinstance(storage, Storage) or not whole or len(size) != len(stride) or len(size) > 16:
+        raise DamagedError("a tensor without a storage or with a wrong shape")
+    reach = sum((n - 1) * step for n, step in zip(size, stride, strict=True))
+    if math.prod(size) > storage.count or (math.prod(size) and offset + reach >= storage.count):
+        raise DamagedError(f"a tensor of size {tuple(size)} does not fit its {storage.count} numbers")
+    return LazyTensor(storage, offset, tuple(size), tuple(stride))
+
+
+def _first(value: Any, *_: Any) -> Any:
+    return value
+
+
+def _pairs(items: Iterable = ()) -> dict:
+    items = list(items)
+    _keys(key for key, _ in items)
+    return dict(items)
+
+
+def _collect(items: Iterable = ()) -> set:
+    return set(_keys(items))
+
+
+def _size(items: Iterable = ()) -> tuple:
+    return tuple(items)
+
+
+def _encode(text: Any, encoding: Any = "latin1") -> bytes:
+    if not isinstance(text, str) or encoding != "latin1":
+        raise DamagedError("bytes that are not written as latin1")
+    return text.encode("latin1")
+
+
+def _path(*parts: Any) -> str:
+    return str(PurePosixPath(*parts))  # takes texts only
+
+
+def _bound_method(owner: Any, method: Any) -> str:
+    """Take `getattr` for what a fused `Conv` stores, its own method `forward_fuse`, and for nothing else."""
+    if not isinstance(owner, Record) or not owner.name.startswith("models.") or method != "forward_fuse":
+        raise RefusedError(f"builtins.getattr of {method if isinstance(method, str) else type(method).__name__:.40}")
+    return method
+
+
+def _scalar(dtype: Any, data: Any = b"") -> int | float | bool:
+    code = dtype.args[0] if isinstance(dtype, Record) and dtype.args else None
+    if (
+        not isinstance(code, str)
+        or code not in NUMPY_SCALARS
+        or not isinstance(data, bytes)
+        or len(data) != int(code[1])
+    ):
+        raise DamagedError(f"a NumPy number of type {code if isinstance(code, str) else type(code).__name__:.20}")
+    order = dtype.state.get("", (3, "<"))
+    return np.frombuffer(data, (">" if order[1:2] == (">",) else "<") + code)[0].item()
+
+
+def _numpy_record(kind: str) -> Callable[..., Record]:
+    return lambda *args: Record(f"numpy.{kind}", args)
+
+
+CALLS: dict[str, Callable[..., Any]] = {
+    "torch._utils._rebuild_tensor": _rebuild_tensor,
+    "torch._utils._rebuild_tensor_v2": _rebuild_tensor,
+    "torch._utils._rebuild_parameter": _first,
+    "torch._utils._rebuild_parameter_with_state": _first,
+    "torch.Size": _size,
+    "collections.OrderedDict": _pairs,
+    "_codecs.encode": _encode,
+    "numpy.dtype": _numpy_record("dtype"),
+}
+CALLS |= {f"{module}.set": _collect for module in ("builtins", "__builtin__")}
+CALLS |= {f"{module}.getattr": _bound_method for module in ("builtins", "__builtin__")}
+CALLS |= {f"{module}.{name}": _path for module in ("pathlib", "pathlib._local") for name in PATHS}
+for _core in ("numpy.core", "numpy._core"):
+    CALLS |= {f"{_core}.multiarray.scalar": _scalar, f"{_core}.multiarray._reconstruct": _numpy_record("ndarray")}
+VALUES = {f"torch.{name}" for name in STORAGES} | {"numpy.ndarray"}  # named, never called
+
+
+# The machine --------------------------------------------------------------------------------------------------------
+
+_MARK = object()
+_LITERALS = set(
+    "INT BININT BININT1 BININT2 LONG LONG1 LONG4 FLOAT BINFLOAT STRING BINSTRING SHORT_BINSTRING UNICODE BINUNICODE "
+    "SHORT_BINUNICODE BINUNICODE8 BINBYTES SHORT_BINBYTES BINBYTES8 BYTEARRAY8".split()
+)
+_CONSTANTS: dict[str, Callable[[], Any]] = {
+    "NONE": lambda: None,
+    "NEWTRUE": lambda: True,
+    "NEWFALSE": lambda: False,
+    "EMPTY_TUPLE": tuple,
+    "EMPTY_LIST": list,
+    "EMPTY_DICT": dict,
+    "EMPTY_SET": set,
+    "MARK": lambda: _MARK,
+}
+_TUPLES = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
+_PUTS, _GETS = {"PUT", "BINPUT", "LONG_BINPUT"}, {"GET", "BINGET", "LONG_BINGET"}
+
+
+class _Machine:
+    """Runs the instructions of one pickle on a stack of inert values."""
+
+    def __init__(self) -> None:
+        self.stack: list[Any] = []
+        self.memo: dict[int, Any] = {}
+        self.storages: dict[str, Storage] = {}
+
+    def run(self, file: BinaryIO) -> Any:
+        for code, arg, _ in pickletools.genops(file):
+            if code.name == "STOP":
+                return self.stack.pop()
+            if code.name in _LITERALS:
+                self.stack.append(arg)
+            elif code.name in _CONSTANTS:
+                self.stack.append(_CONSTANTS[code.name]())
+            elif code.name in _TUPLES:
+                self.stack.append(tuple(self.take(_TUPLES[code.name])))
+            elif code.name in _PUTS:
+                self.memo[arg] = self.stack[-1]
+            elif code.name in _GETS:
+                self.stack.append(self.memo[arg])
+            else:
+                step = getattr(self, f"do_{code.name.lower()}", None)
+                if step is None:
+                    raise RefusedError(f"the instruction {code.name}")
+                step(arg)
+        raise DamagedError("no end")
+
+    def take(self, n: int) -> list[Any]:
+        """Pop `n` values."""
+        if len(self.stack) < n:
+            raise DamagedError("an empty stack")
+        items = self.stack[len(self.stack) - n :]
+        del self.stack[len(self.stack) - n :]
+        return items
+
+    def take_marked(self) -> list[Any]:
+        """Pop all values above the last mark, and the mark."""
+        depth = 0
+        while self.stack[-1 - depth] is not _MARK:
+            depth += 1
+        items = self.take(depth)
+        self.stack.pop()
+        return items
+
+    def do_proto(self, _: Any) -> None:
+        pass
+
+    do_frame = do_proto
+
+    def do_pop(self, _: Any) -> None:
+        self.stack.pop()
+
+    def do_pop_mark(self, _: Any) -> None:
+        self.take_marked()
+
+    def do_dup(self, _: Any) -> None:
+        self.stack.append(self.stack[-1])
+
+    def do_memoize(self, _: Any) -> None:
+        self.memo[len(self.memo)] = self.stack[-1]
+
+    def do_tuple(self, _: Any) -> None:
+        self.stack.append(tuple(self.take_marked()))
+
+    def do_list(self, _: Any) -> None:
+        self.stack.append(self.take_marked())
+
+    def do_dict(self, _: Any) -> None:
+        items = self.take_marked()
+        self.stack.append(dict(zip(_keys(items[::2]), items[1::2], strict=True)))
+
+    def do_frozenset(self, _: Any) -> None:
+        self.stack.append(frozenset(_keys(self.take_marked())))
+
+    def fill(self, kind: type, items: list[Any]) -> None:
+        """Put items into the container on top, which must be of this kind."""
+        target = self.stack[-1]
+        if type(target) is not kind:
+            raise DamagedError(f"items for a {kind.__name__}, but found a {type(target).__name__}")
+        if kind is list:
+            target.extend(items)
+        elif kind is set:
+            target.update(_keys(items))
+        else:
+            target.update(zip(_keys(items[::2]), items[1::2], strict=True))
+
+    def do_append(self, _: Any) -> None:
+        self.fill(list, self.take(1))
+
+    def do_appends(self, _: Any) -> None:
+        self.fill(list, self.take_marked())
+
+    def do_additems(self, _: Any) -> None:
+        self.fill(set, self.take_marked())
+
+    def do_setitem(self, _: Any) -> None:
+        self.fill(dict, self.take(2))
+
+    def do_setitems(self, _: Any) -> None:
+        self.fill(dict, self.take_marked())
+
+    def do_global(self, arg: str) -> None:
+        module, _, name = arg.partition(" ")
+        self.push_name(module, name)
+
+    def do_inst(self, arg: str) -> None:
+        self.do_global(arg)  # for an error with the name
+        raise RefusedError("the instruction INST")
+
+    def do_stack_global(self, _: Any) -> None:
+        module, name = self.take(2)
+        if not isinstance(module, str) or not isinstance(name, str):
+            raise DamagedError("a name that is no text")
+        self.push_name(module, name)
+
+    def push_name(self, module: str, name: str) -> None:
+        """Push a name that is in one of the tables; refuse every other."""
+        full = f"{module}.{name}"
+        if full not in CALLS and full not in VALUES and not RECORDS.fullmatch(full):
+            raise RefusedError(full)
+        self.stack.append(Name(full))
+
+    def call(self, target: Any, args: Any) -> Any:
+        """Make the value or the record that a call stands for."""
+        if not isinstance(target, Name) or not isinstance(args, tuple):
+            raise RefusedError(f"a call of {getattr(target, 'name', 'a value')}")
+        if target.name in CALLS:
+            return CALLS[target.name](*args)
+        if target.name in VALUES:
+            raise RefusedError(f"a call of {target.name}")
+        return Record(target.name, args)
+
+    def do_reduce(self, _: Any) -> None:
+        target, args = self.take(2)
+        self.stack.append(self.call(target, args))
+
+    do_newobj = do_reduce
+
+    def do_newobj_ex(self, _: Any) -> None:
+        target, args, keywords = self.take(3)
+        self.stack.append(self.call(target, args))
+        if keywords != {}:
+            raise RefusedError(f"keywords for {target.name}")
+
+    def do_build(self, _: Any) -> None:
+        target, state = self.take(2)
+        if isinstance(target, Record):
+            parts = state if isinstance(state, tuple) and len(state) == 2 else (state,)
+            if all(isinstance(part, dict) or part is None for part in parts):
+                for part in parts:
+                    target.state.update(part or {})
+            else:
+                target.state[""] = state
+        elif not isinstance(target, dict | LazyTensor):  # these two may carry attributes, which nobody reads
+            raise RefusedError(f"a state for {getattr(target, 'name', 'a value')}")
+        self.stack.append(target)
+
+    def do_binpersid(self, _: Any) -> None:
+        key = self.stack.pop()
+        if isinstance(key, tuple) and len(key) in (4, 5) and key[0] == "module":  # stream: class, file, source text
+            self.stack.append(key[1])
+            return
+        if not isinstance(key, tuple) or len(key) not in (5, 6) or key[0] != "storage" or key[5:] not in ((), (None,)):
+            raise DamagedError("an unknown kind of reference")
+        kind, name, count = key[1], key[2], key[4]
+        dtype = STORAGES.get(kind.name.removeprefix("torch.")) if isinstance(kind, Name) else None
+        if dtype is None or not isinstance(name, str | int) or type(count) is not int or count < 0:
+            raise DamagedError("a storage without type, key or count")
+        storage = self.storages.setdefault(str(name), Storage(dtype, str(name), count))
+        if storage != Storage(dtype, str(name), count):
+            raise DamagedError(f"storage {name} with two types or sizes")
+        self.stack.append(storage)
+
+
+def _run(file: BinaryIO, machine: _Machine | None = None) -> Any:
+    """Interpret the next pickle of a file."""
+    try:
+        return (machine or _Machine()).run(file)
+    except RefusedError as e:
+        raise RefusedError(
+            f"refused, the file names {e}, which is neither data nor a module of YOLOv5. Nothing was run"
+        ) from None
+    except DamagedError as e:
+        raise DamagedError(f"damaged: {e}") from None
+    except (IndexError, KeyError, TypeError, ValueError, AttributeError) as e:  # of the instructions, or of their order
+        raise DamagedError(f"damaged: {e}") from None
+
+
+# Files --------------------------------------------------------------------------------------------------------------
+
+
+class InertFile:
+    """The content of a PyTorch file: `root` is its object, `size` its bytes, `tensor` reads numbers.
+
+    Args:
+        path: zip archive or stream of torch.save.
+
+    Raises:
+        ValueError: the file is damaged, or names what may not be named; without the path.
+        OSError: it cannot be read.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.size = path.stat().st_size
+        self.budget = self.size  # no more numbers than the file has bytes
+        self.little = True
+        self.storages: dict[str, Tensor] = {}
+        self.archive: zipfile.ZipFile | None = None
+        with path.open("rb") as file:
+            if file.read(len(STREAM_HEAD)) == STREAM_HEAD:
+                file.seek(0)
+                self.root = self._open_stream(file)
+                return
+        try:
+            self.archive = zipfile.ZipFile(path)
+            self.root = self._open_archive(self.archive)
+        except zipfile.BadZipFile as e:
+            raise DamagedError(f"damaged: {e}") from None
+
+    def _open_archive(self, archive: zipfile.ZipFile) -> Any:
+        names = archive.namelist()
+        if any(info.compress_type != zipfile.ZIP_STORED for info in archive.infolist()):
+            raise DamagedError("damaged: compressed entries, which torch.save never writes")
+        heads = [name for name in names if name.endswith("/data.pkl")]
+        if len(heads) != 1 or len(set(names)) != len(names):
+            raise DamagedError("damaged: not one data.pkl, or a name that appears twice")
+        self.folder = heads[0].removesuffix("data.pkl")
+        if f"{self.folder}byteorder" in names:
+            self.little = archive.read(f"{self.folder}byteorder") != b"big"
+        if archive.getinfo(heads[0]).file_size > MAX_PICKLE:
+            raise DamagedError(f"damaged: {heads[0]} is larger than {MAX_PICKLE} bytes")
+        with archive.open(heads[0]) as file:
+            return _run(file)
+
+    def _open_stream(self, file: BinaryIO) -> Any:
+        if _run(file) != STREAM_MAGIC or _run(file) != STREAM_PROTOCOL:
+            raise DamagedError("damaged: a stream of another protocol")
+        system = _run(file)
+        self.little = not isinstance(system, dict) or system.get("little_endian", True) is True
+        start, machine = file.tell(), _Machine()
+        root = _run(file, machine)
+        if file.tell() - start > MAX_PICKLE:
+            raise DamagedError(f"damaged: a pickle larger than {MAX_PICKLE} bytes")
+        keys = _run(file)
+        for key in keys if isinstance(keys, list) else []:
+            storage = machine.storages.get(key) if isinstance(key, str) else None
+            head = file.read(8)
+            if storage is None or len(head) != 8 or struct.unpack("<q", head)[0] != storage.count:
+                raise DamagedError("damaged: the numbers do not follow the list of their keys")
+            size = storage.count * storage.dtype.itemsize
+            if size > self.budget:
+                raise DamagedError(f"damaged: storage {key} is larger than the file")
+            self.storages[key] = self._numbers(storage, file.read(size))
+        return root
+
+    def _numbers(self, storage: Storage, data: bytes) -> Tensor:
+        """Turn bytes into the flat tensor of a storage."""
+        width = storage.dtype.itemsize
+        self.budget -= len(data)
+        if len(data) != storage.count * width or self.budget < 0:
+            raise DamagedError(f"damaged: storage {storage.key} has {len(data)} bytes for {storage.count} numbers")
+        if not data:
+            return torch.empty(0, dtype=storage.dtype)
+        array = np.frombuffer(bytearray(data), f"u{width}")
+        if not self.little:
+            array = array.byteswap()
+        return torch.from_numpy(array).view(storage.dtype)
+
+    def tensor(self, lazy: LazyTensor) -> Tensor:
+        """Read the numbers of a tensor.
+
+        Raises:
+            ValueError: they are missing or too few.
+        """
+        storage = lazy.storage
+        if storage.key not in self.storages:
+            name = f"{self.folder}data/{storage.key}" if self.archive else storage.key
+            if not self.archive or name not in self.archive.NameToInfo:
+                raise DamagedError(f"damaged: the numbers {name} are missing")
+            if self.archive.getinfo(name).file_size > self.budget:
+                raise DamagedError(f"damaged: {name} is larger than the file")
+            self.storages[storage.key] = self._numbers(storage, self.archive.read(name))
+        if not math.prod(lazy.size):
+            return torch.empty(lazy.size, dtype=storage.dtype)
+        return self.storages[storage.key].as_strided(lazy.size, lazy.stride, lazy.offset)
+
+    def close(self) -> None:
+        """Close the archive; no further tensor can be read."""
+        if self.archive:
+            self.archive.close()

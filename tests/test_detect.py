@@ -1,0 +1,369 @@
+"""detect.py end to end with a small random network: sources, files, options, Ctrl-C."""
+
+import json
+import logging
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import detect
+from models.checkpoint import load_checkpoint, save_checkpoint
+from models.yolo import DetectionModel
+from utils.boxes import xyxy2xywhn
+from utils.files import yaml_load
+from utils.general import ROOT, cli_errors
+
+IMGSZ = 96
+NAMES = {0: "cat", 1: "a/b", 2: "白细胞"}
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    """Checkpoint of a narrow network whose random weights make it certain enough to detect something."""
+    table = yaml_load(ROOT / "models/yolov5n.yaml") | {"width_multiple": 0.05, "depth_multiple": 0.1, "nc": 3}
+    torch.manual_seed(1)
+    model = DetectionModel(table, verbose=False)
+    for conv in model.model[-1].m:
+        nn.init.normal_(conv.weight, std=0.5)
+        nn.init.zeros_(conv.bias)
+    for module in model.modules():  # statistics of pictures, so that each picture gives something else
+        if isinstance(module, nn.BatchNorm2d):
+            module.momentum = 1.0
+    with torch.no_grad():
+        images = np.stack([cv2.cvtColor(picture(i, 64, 96), cv2.COLOR_BGR2RGB) for i in range(8)])
+        model.train()(torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255)
+    absent = ("best_fitness", "ema", "updates", "optimizer", "scaler", "stopper", "rng", "hyp")
+    file = tmp_path_factory.mktemp("weights") / "tiny.pt"
+    state = {"epoch": -1, "model": model.state_dict(), "yaml": model.yaml, "names": NAMES, "opt": {}}
+    save_checkpoint(file, {**state, "stride": model.stride.tolist(), **dict.fromkeys(absent)})
+    return file
+
+
+@pytest.fixture
+def run(weights, tmp_path):
+    """Call detect.run with small settings; results go into out/exp."""
+
+    def call(source, **options):
+        options = {"imgsz": IMGSZ, "device": "cpu", "project": tmp_path / "out", "conf_thres": 0.3, **options}
+        return detect.run(options.pop("weights", weights), source, **options)
+
+    return call
+
+
+@pytest.fixture
+def lines(caplog):
+    """Messages of the logger so far, as one text."""
+    caplog.set_level(logging.INFO, logger="yolov5")
+    return lambda: "\n".join(record.getMessage() for record in caplog.records)
+
+
+def picture(seed=0, height=60, width=90):
+    """Blobs of colour."""
+    noise = np.random.default_rng(seed).integers(0, 256, (6, 9, 3), np.uint8)
+    return cv2.resize(noise, (width, height), interpolation=cv2.INTER_CUBIC)
+
+
+def write(file, image):
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_bytes(cv2.imencode(file.suffix, image)[1])
+    return file
+
+
+def video(file, frames=10, codec="mp4v", fps=20.0):
+    writer = cv2.VideoWriter(str(file), cv2.VideoWriter_fourcc(*codec), fps, (96, 64))
+    for i in range(frames):
+        writer.write(picture(i, 64, 96))
+    writer.release()
+    return file
+
+
+def frames_of(file):
+    capture = cv2.VideoCapture(str(file))
+    count = 0
+    while capture.read()[0]:
+        count += 1
+    return count, capture.get(cv2.CAP_PROP_FPS), (int(capture.get(4)), int(capture.get(3)))
+
+
+def out(tmp_path, run="exp"):
+    folder = tmp_path / "out" / run
+    return sorted(str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file())
+
+
+def test_every_file_of_an_image(run, tmp_path, lines):
+    image = write(tmp_path / "in" / "a b 图.png", picture())
+    all_files = {f"save_{what}": True for what in ("txt", "conf", "csv", "json", "crop")}
+    (result,) = run(image, **all_files)
+    found = result.detections
+    assert len(found) > 3
+    assert found[:, 4].tolist() == sorted(found[:, 4].tolist(), reverse=True)
+    folder = tmp_path / "out/exp"
+    drawn = cv2.imdecode(np.fromfile(folder / "a b 图.png", np.uint8), 1)
+    assert drawn.shape == (60, 90, 3)
+    assert (drawn != picture()).any()
+    rows = np.loadtxt(folder / "labels/a b 图.txt", ndmin=2)
+    expected = torch.cat((found[:, 5:], xyxy2xywhn(found[:, :4], 90, 60), found[:, 4:5]), 1).flip(0)
+    np.testing.assert_allclose(rows, expected.numpy(), rtol=1e-5, atol=1e-6)
+    table = (folder / "predictions.csv").read_bytes().decode()
+    last = found[0]
+    assert table.startswith("Image Name,Prediction,Confidence\r\n")
+    assert table.endswith(f"a b 图.png,{NAMES[int(last[5])]},{float(last[4]):.2f}\r\n")
+    entries = json.loads((folder / "predictions.json").read_text())
+    assert len(entries) == len(found)
+    assert entries[0]["image_id"] == "a b 图"
+    assert entries[0]["bbox"][2] == pytest.approx(float(last[2] - last[0]), abs=1e-3)
+    groups = {"cat": 0, "a_b": 1, "白细胞": 2}
+    counts = {g: len(list((folder / "crops" / g).glob("*"))) for g in groups if (folder / "crops" / g).exists()}
+    assert counts == {g: n for g, c in groups.items() if (n := int((found[:, 5] == c).sum()))}
+    assert f"{int((found[:, 5] == 0).sum())} cat in 1" in lines() or not (found[:, 5] == 0).any()
+
+
+def test_crop_is_the_enlarged_box_of_the_clean_image(run, tmp_path):
+    clean = picture(3, 200, 300)
+    (result,) = run(write(tmp_path / "in/x.png", clean), save_crop=True, max_det=1, nosave=True)
+    x1, y1, x2, y2, _, cls = result.detections[0].tolist()
+    (file,) = (tmp_path / "out/exp/crops").rglob("*.jpg")
+    crop = cv2.imread(str(file))
+    half_w, half_h = (x2 - x1) * 1.02 / 2 + 5, (y2 - y1) * 1.02 / 2 + 5
+    left, top = max(int((x1 + x2) / 2 - half_w), 0), max(int((y1 + y2) / 2 - half_h), 0)
+    expected = clean[top : top + crop.shape[0], left : left + crop.shape[1]].astype(int)
+    assert np.abs(crop - expected).mean() < 2
+    assert abs(crop.shape[1] - min(2 * half_w, 300 - left, (x1 + x2) / 2 + half_w)) <= 2
+
+
+@pytest.mark.parametrize(("save_format", "columns"), [(0, 5), (1, 5)])
+def test_text_formats(run, tmp_path, save_format, columns):
+    (result,) = run(write(tmp_path / "in/x.png", picture()), save_txt=True, save_format=save_format, nosave=True)
+    rows = np.loadtxt(tmp_path / "out/exp/labels/x.txt", ndmin=2)
+    best = result.detections[0, :4] / torch.tensor([90, 60, 90, 60])
+    if save_format == 0:
+        best = torch.cat(((best[:2] + best[2:]) / 2, best[2:] - best[:2]))
+    assert rows.shape[1] == columns
+    np.testing.assert_allclose(rows[-1, 1:], best.numpy(), rtol=1e-5, atol=1e-6)
+
+
+def test_again_in_the_same_folder_changes_nothing(run, tmp_path):
+    write(tmp_path / "in/x.png", picture())
+    video(tmp_path / "in/v.avi", 3, "MJPG")
+    options = {"save_txt": True, "save_csv": True, "save_json": True, "save_crop": True, "exist_ok": True}
+    run(tmp_path / "in", **options)
+    folder = tmp_path / "out/exp"
+    before = {name: (folder / name).read_bytes() for name in out(tmp_path) if not name.endswith(".mp4")}
+    run(tmp_path / "in", **options)
+    assert {name: (folder / name).read_bytes() for name in out(tmp_path) if not name.endswith(".mp4")} == before
+    assert {"labels/x.txt", "labels/v_1.txt", "labels/v_3.txt", "predictions.csv", "x.png"} <= set(before)
+
+
+def test_equal_names_do_not_replace_each_other(run, tmp_path):
+    for folder in ("p", "q"):
+        write(tmp_path / "in" / folder / "1.png", picture(ord(folder)))
+    video(tmp_path / "in/p/v.mp4", 2)
+    video(tmp_path / "in/q/v.avi", 2, "MJPG")
+    run(f"{tmp_path}/in/**/*.*", save_txt=True, save_csv=True)
+    files = out(tmp_path)
+    assert {"p/1.png", "q/1.png", "p/v.mp4.mp4", "q/v.avi.mp4"} <= set(files)
+    assert {"labels/p/1.png.txt", "labels/q/1.png.txt", "labels/p/v.mp4_2.txt", "labels/q/v.avi_1.txt"} <= set(files)
+    assert {"p/1.png", "q/1.png"} <= {row.split(",")[0] for row in (tmp_path / "out/exp/predictions.csv").open()}
+
+
+def test_a_source_is_never_replaced(run, tmp_path):
+    image = write(tmp_path / "out/exp/x.png", picture())
+    with pytest.raises(ValueError, match="would replace it"):
+        run(image.parent, exist_ok=True)
+    assert (cv2.imread(str(image)) == picture()).all()
+
+
+@pytest.mark.parametrize(("suffix", "codec"), [("mp4", "mp4v"), ("avi", "MJPG")])
+def test_video(run, tmp_path, suffix, codec):
+    source = video(tmp_path / f"clip.{suffix}", 10, codec)
+    results = run(source, save_txt=True, save_frames=True)
+    assert [r.frame for r in results] == list(range(1, 11))
+    assert frames_of(tmp_path / "out/exp/clip.mp4") == (10, 20.0, (64, 96))
+    assert {f"frames/clip_{i}.jpg" for i in range(1, 11)} <= set(out(tmp_path))
+    assert {f"labels/clip_{r.frame}.txt" for r in results if len(r.detections)} <= set(out(tmp_path))
+
+
+def test_vid_stride_takes_the_last_of_each_group(run, tmp_path):
+    source = video(tmp_path / "clip.avi", 11, "MJPG")
+    every = run(source, nosave=True)
+    third = run(source, vid_stride=3)
+    assert [r.frame for r in third] == [1, 2, 3]
+    for i, result in enumerate(third):
+        assert torch.equal(result.detections, every[3 * i + 2].detections)
+    assert frames_of(tmp_path / "out/exp/clip.mp4")[:2] == (3, pytest.approx(20 / 3, rel=1e-3))
+
+
+def test_stream_gives_images_and_finishes_files_when_closed(run, tmp_path):
+    source = video(tmp_path / "clip.mp4", 40)
+    results = run(source, stream=True)
+    first = next(results)
+    assert first.image.shape == (64, 96, 3)
+    results.close()
+    assert frames_of(tmp_path / "out/exp/clip.mp4")[0] >= 1
+
+
+def test_damaged_files_are_named_and_left_out(run, tmp_path, lines):
+    good = write(tmp_path / "in/good.jpg", picture())
+    (tmp_path / "in/half.jpg").write_bytes(good.read_bytes()[:-200])
+    (tmp_path / "in/empty.png").touch()
+    (tmp_path / "in/text.jpg").write_text("no image")
+    (tmp_path / "in/broken.mp4").write_bytes(b"0" * 1000)
+    video(tmp_path / "in/z.mp4", 2)
+    results = run(tmp_path / "in")
+    assert [os.path.basename(r.source) for r in results] == ["good.jpg", "z.mp4", "z.mp4"]
+    for name in ("half.jpg", "empty.png", "text.jpg", "broken.mp4"):
+        assert any(name in line and line.endswith("skipped") for line in lines().splitlines()), name
+    assert "4 of 6 files could not be read" in lines()
+    with pytest.raises(ValueError, match="none of the 1 files could be read"):
+        run(tmp_path / "in/text.jpg")
+
+
+def test_list_with_a_missing_line(run, tmp_path, lines):
+    write(tmp_path / "in/a.png", picture(1))
+    write(tmp_path / "more/b.png", picture(2))
+    (tmp_path / "list.txt").write_text(f"{tmp_path}/in/a.png\n# remark\n\nnowhere.png\nmore\n{tmp_path}/in/a.png\n")
+    results = run(tmp_path / "list.txt")
+    assert [os.path.basename(r.source) for r in results] == ["a.png", "b.png"]
+    assert "nowhere.png: no such file" in lines()
+
+
+def test_several_streams_at_once(run, tmp_path):
+    paths = [video(tmp_path / f"{name}.avi", n, "MJPG") for name, n in (("one", 5), ("two", 8))]
+    (tmp_path / "two.streams").write_text("".join(f"{path}\n" for path in paths))
+    results = run(tmp_path / "two.streams", save_txt=True)
+    names = sorted({r.source for r in results})
+    assert [sum(r.source == name for r in results) for name in names] == [5, 8]
+    assert {f"{name}.mp4" for name in names} <= set(out(tmp_path))
+
+
+def test_classes_agnostic_and_max_det(run, tmp_path):
+    image = write(tmp_path / "x.png", picture())
+    everything = run(image, nosave=True)[0].detections
+    cls = int(everything[0, 5])
+    assert set(run(image, nosave=True, classes=[cls])[0].detections[:, 5].tolist()) == {cls}
+    assert torch.equal(run(image, nosave=True, max_det=2)[0].detections, everything[:2])
+    assert len(run(image, nosave=True, agnostic_nms=True, iou_thres=0.1)[0].detections) < len(
+        run(image, nosave=True, iou_thres=0.1)[0].detections
+    )
+    assert not (tmp_path / "out").exists()
+
+
+def test_ensemble_and_augment_see_more(run, tmp_path, weights):
+    image = write(tmp_path / "x.png", picture())
+    alone = run(image, nosave=True)[0].detections
+    twice = run(image, nosave=True, weights=[weights, weights])[0].detections
+    torch.testing.assert_close(twice, alone)  # the same boxes again, which NMS drops
+    views = run(image, nosave=True, augment=True)[0].detections
+    assert views.shape != alone.shape or not torch.allclose(views, alone)
+
+
+def test_slices_of_a_small_image_change_nothing(run, tmp_path):
+    image = write(tmp_path / "x.png", picture())
+    torch.testing.assert_close(
+        run(image, nosave=True, slice=96)[0].detections, run(image, nosave=True)[0].detections, rtol=0, atol=0
+    )
+
+
+def test_slices_of_a_large_image_find_more(run, tmp_path):
+    image = write(tmp_path / "x.png", picture(0, 300, 400))
+    plain = run(image, nosave=True)[0].detections
+    sliced = run(image, nosave=True, slice=96, overlap=0.2)[0].detections
+    assert len(sliced) > len(plain)
+    assert sliced[:, :4].min() >= 0
+    assert sliced[:, 2].max() <= 400
+    assert sliced[:, 3].max() <= 300
+
+
+def test_feature_maps(run, tmp_path):
+    write(tmp_path / "in/x.png", picture())
+    run(tmp_path / "in", visualize=True, nosave=True)
+    files = [name for name in out(tmp_path) if name.startswith("x/")]
+    assert "x/stage0_Conv_features.png" in files
+    assert not any("Detect" in name for name in files)
+    first = np.load(tmp_path / "out/exp/x/stage0_Conv_features.npy")
+    assert first.shape[1:] == (32, 48)  # 64 x 96, stride 2
+
+
+def test_report(run, tmp_path):
+    write(tmp_path / "in/x.png", picture())
+    run(tmp_path / "in", report=True, nosave=True)
+    assert out(tmp_path) == ["report.html"]
+    assert "x.png" in (tmp_path / "out/exp/report.html").read_text()
+
+
+def test_update_strips_the_weights(run, tmp_path, weights):
+    copy = tmp_path / "copy.pt"
+    ckpt = load_checkpoint(weights)
+    save_checkpoint(copy, {**ckpt, "epoch": 3, "ema": {k: v + 0 for k, v in ckpt["model"].items()}})
+    size = copy.stat().st_size
+    run(write(tmp_path / "x.png", picture()), weights=copy, nosave=True, update=True)
+    assert copy.stat().st_size < size
+    assert load_checkpoint(copy)["ema"] is None
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"weights": None}, "no weights given"),
+        ({"weights": "missing.pt"}, "missing.pt: no such weights"),
+        ({"half": True}, "half precision needs CUDA"),
+        ({"dnn": True}, "--dnn needs .onnx files"),
+        ({"save_format": 2}, "--save-format is 2"),
+        ({"line_thickness": 0}, "--line-thickness is 0"),
+        ({"classes": [3]}, "class 3 does not exist"),
+        ({"vid_stride": 0}, "--vid-stride is 0"),
+        ({"imgsz": (1, 2, 3)}, "--imgsz is"),
+        ({"slice": 10}, "--slice is 10"),
+        ({"slice": 64, "overlap": 0.95}, "--overlap is 0.95"),
+    ],
+)
+def test_options_that_cannot_work(run, tmp_path, options, message):
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        run(write(tmp_path / "x.png", picture()), **options)
+    assert not (tmp_path / "out").exists()
+
+
+def test_view_without_a_display(run, tmp_path, monkeypatch):
+    monkeypatch.delenv("DISPLAY", raising=False)
+    monkeypatch.delenv("WAYLAND_DISPLAY", raising=False)
+    with pytest.raises(ValueError, match="--view-img: "):
+        run(write(tmp_path / "x.png", picture()), view_img=True)
+
+
+def test_abbreviated_options():
+    opt = detect.parse_opt("--weights a b --img 320 --conf 0.4 --iou 0.5 --class 0 2 --line 2 --vid 3".split())
+    assert (opt.imgsz, opt.conf_thres, opt.iou_thres, opt.classes) == ([320], 0.4, 0.5, [0, 2])
+    assert (opt.weights, opt.line_thickness, opt.vid_stride) == (["a", "b"], 2, 3)
+    assert detect.parse_opt(["--img-size", "320", "640"]).imgsz == [320, 640]
+
+
+def test_errors_end_with_status_1(tmp_path, weights, lines):
+    opt = detect.parse_opt(["--weights", str(weights), "--source", str(tmp_path / "none.jpg")])
+    with pytest.raises(SystemExit) as stop, cli_errors():
+        detect.main(opt)
+    assert stop.value.code == 1
+    assert "none.jpg: no such file" in lines()
+
+
+def test_ctrl_c_leaves_a_video_that_plays(tmp_path, weights):
+    source = video(tmp_path / "long.avi", 3000, "MJPG")
+    command = [sys.executable, "detect.py", "--weights", str(weights), "--source", str(source), "--img", "96"]
+    log = tmp_path / "log"
+    with log.open("w") as stderr:
+        process = subprocess.Popen([*command, "--project", str(tmp_path / "out")], cwd=ROOT, stderr=stderr)
+    deadline = time.monotonic() + 60
+    while "(" not in log.read_text().partition("video 1/1 ")[2] and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(30) == 130, log.read_text()
+    count = frames_of(tmp_path / "out/exp/long.mp4")[0]
+    assert 1 <= count < 3000
+    assert "Found in" in log.read_text()

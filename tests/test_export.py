@@ -1,0 +1,150 @@
+"""The script export.py: options, table of results, failures, the check for TensorRT."""
+
+import ast
+import logging
+from pathlib import Path
+
+import pytest
+import torch
+
+import export
+from models.checkpoint import save_checkpoint
+from models.yolo import DetectionModel
+from utils.exporters.options import ExportOptions
+from utils.files import yaml_load
+from utils.formats import parse_include
+from utils.general import ROOT, cli_errors
+
+onnx = pytest.importorskip("onnx")
+pytest.importorskip("onnxruntime")
+pytest.importorskip("onnxscript")
+NAMES = {0: "circle", 1: "square", 2: "o'clock"}
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    """Checkpoint of a narrow YOLOv5n of three classes."""
+    table = yaml_load(ROOT / "models/yolov5n.yaml") | {"width_multiple": 0.05, "depth_multiple": 0.1, "nc": 3}
+    torch.manual_seed(2)
+    model = DetectionModel(table, verbose=False)
+    absent = ("best_fitness", "ema", "updates", "optimizer", "scaler", "stopper", "rng", "hyp")
+    state = {"epoch": -1, "model": model.state_dict(), "yaml": model.yaml, "names": NAMES, "opt": {}}
+    file = tmp_path_factory.mktemp("weights") / "tiny.pt"
+    save_checkpoint(file, {**state, "stride": model.stride.tolist(), **dict.fromkeys(absent)})
+    return file
+
+
+@pytest.fixture
+def lines(caplog):
+    caplog.set_level(logging.INFO, logger="yolov5")
+    return lambda: "\n".join(record.getMessage() for record in caplog.records)
+
+
+def test_default_and_run_agree():
+    opt = vars(export.parse_opt([]))
+    code = export.run.__code__
+    defaults = dict(zip(code.co_varnames[: code.co_argcount], export.run.__defaults__, strict=True))
+    opt["tensorrt_check"] = opt.pop("check_tensorrt")
+    for key, value in defaults.items():
+        assert tuple(opt[key]) == value if isinstance(value, tuple) else opt[key] == value, key
+    assert opt.keys() == defaults.keys()
+
+
+def test_onnx_from_the_command_line(weights, tiny_dataset, lines):
+    argv = ["--weights", str(weights), "--img", "70", "--data", str(tiny_dataset), "--check-tensorrt", "--opset", "17"]
+    export.main(export.parse_opt(argv))
+    file = weights.with_suffix(".onnx")
+    found = {entry.key: entry.value for entry in onnx.load(file).metadata_props}
+    assert ast.literal_eval(found["names"]) == NAMES
+    assert ast.literal_eval(found["imgsz"]) == [96, 96]
+    assert (found["stride"], found["task"], found["licence"], found["nms"]) == ("32", "detect", "Apache-2.0", "False")
+    text = lines()
+    assert "--opset 17 is raised to 18" in text
+    assert "largest difference on real images" in text
+    assert "allows all" in text
+    assert f"python detect.py --weights {file}" in text
+    assert f"python val.py --weights {file}" in text
+
+
+def test_a_failed_format_does_not_stop_the_others(weights, tmp_path, monkeypatch, lines):
+    def fails(*_):
+        raise ValueError("needs more coffee")
+
+    def writes(model, images, file, options, metadata):
+        assert images.shape == (2, 3, 64, 96)
+        assert model.detect.export
+        assert not model.training
+        assert metadata["stride"] == 32
+        file.write_bytes(b"x" * 1_500_000)
+        return file
+
+    monkeypatch.setitem(export.EXPORTERS, "onnx", fails)
+    monkeypatch.setitem(export.EXPORTERS, "engine", writes)
+    file = weights.with_suffix(".engine")
+    with pytest.raises(ValueError, match="1 of 2 exports failed: onnx: needs more coffee"):
+        export.run(weights, ["engine", "onnx"], imgsz=(64, 96), batch_size=2)
+    assert file.is_file()
+    assert "ONNX                  -       -  failed, see above" in lines()
+    assert "TensorRT            1.5" in lines()
+    file.unlink()
+
+
+def test_script_exits_with_status_1(weights):
+    with pytest.raises(SystemExit) as exit_, cli_errors():
+        export.main(export.parse_opt(["--weights", str(weights), "--include", "saved_model"]))
+    assert exit_.value.code == 1
+
+
+@pytest.mark.parametrize(
+    ("settings", "match"),
+    [
+        ({"include": ["tfjs"]}, "--include tfjs: TensorFlow.js is not written: export onnx"),
+        ({"include": []}, "--include names no format"),
+        ({"half": True, "int8": True}, "--half and --int8 exclude each other"),
+        ({"batch_size": 0}, "--batch-size is 0"),
+        ({"imgsz": (1, 2, 3)}, "--imgsz is 1 2 3"),
+        ({"opset": 21}, "--opset is 21, allowed is 18 to 20"),
+        ({"workspace": 0}, "--workspace is 0 GiB"),
+        ({"agnostic_nms": True}, "--agnostic-nms has no effect without --nms"),
+        ({"include": ["ncnn"], "nms": True}, "--nms does not apply to ncnn: it applies to onnx, engine"),
+        ({"include": ["ncnn"], "tensorrt_check": True}, "--check-tensorrt checks an ONNX file"),
+        ({"int8": True}, "--int8 needs images to calibrate with: give --data"),
+        ({"weights": None}, "no weights given"),
+    ],
+    ids=str,
+)
+def test_refused_settings(weights, settings, match):
+    with pytest.raises(ValueError, match=match):
+        export.run(**{"weights": weights, "imgsz": 64, **settings})
+
+
+def test_missing_weights(tmp_path):
+    with pytest.raises(FileNotFoundError, match="none.pt"):
+        export.run(tmp_path / "none.pt")
+
+
+def test_check_of_a_file(tmp_path, lines):
+    value = onnx.helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, [1])
+    for operator in ("Relu", "Unique"):
+        node = onnx.helper.make_node(operator, ["x"], ["y"], name="the_node")
+        graph = onnx.helper.make_graph([node], "g", [value], [onnx.ValueInfoProto(name="y")])
+        onnx.save(onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 20)]), tmp_path / operator)
+    export.main(export.parse_opt(["--check-tensorrt", str(tmp_path / "Relu")]))
+    assert "allows all 1 nodes" in lines()
+    with pytest.raises(ValueError, match="does not support Unique 'the_node'"):
+        export.main(export.parse_opt(["--check-tensorrt", str(tmp_path / "Unique")]))
+    with pytest.raises(ValueError, match="leave --weights or the file name out"):
+        export.main(export.parse_opt(["--weights", "a.pt", "--check-tensorrt", "a.onnx"]))
+
+
+def test_options_that_no_format_has_are_refused():
+    with pytest.raises(ValueError, match="--optimize does not apply to onnx"):
+        export.check_options(ExportOptions(optimize=True), parse_include(["torchscript", "onnx"]), False)
+
+
+def test_size_of_a_folder(tmp_path):
+    (tmp_path / "a").mkdir()
+    for name in ("a/x", "y"):
+        (tmp_path / name).write_bytes(b"x" * 250_000)
+    assert export.size_mb(tmp_path) == 0.5
+    assert export.size_mb(Path(tmp_path / "y")) == 0.25

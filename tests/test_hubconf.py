@@ -1,0 +1,91 @@
+"""The entry points, through torch.hub and by plain import, from here and from another folder."""
+
+import subprocess
+import sys
+
+import pytest
+import torch
+from torch import nn
+
+import hubconf
+from models.autoshape import AutoShape
+from models.checkpoint import save_checkpoint
+from models.yolo import DetectionModel
+from utils.files import yaml_load
+from utils.general import LOGGER, ROOT
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    table = yaml_load(ROOT / "models/yolov5n.yaml") | {"width_multiple": 0.05, "depth_multiple": 0.1, "nc": 3}
+    torch.manual_seed(1)
+    model = DetectionModel(table, verbose=False)
+    for conv in model.model[-1].m:
+        nn.init.normal_(conv.weight, std=1.0)
+        nn.init.zeros_(conv.bias)
+    absent = ("best_fitness", "ema", "updates", "optimizer", "scaler", "stopper", "rng", "hyp")
+    file = tmp_path_factory.mktemp("weights") / "yolov5n.pt"
+    state = {"epoch": -1, "model": model.state_dict(), "yaml": model.yaml, "names": dict(enumerate("abc")), "opt": {}}
+    save_checkpoint(file, {**state, "stride": model.stride.tolist(), **dict.fromkeys(absent)})
+    return file
+
+
+def test_torch_hub_finds_in_another_folder_what_the_import_finds(weights, tmp_path):
+    code = (
+        "import sys, torch, numpy as np\n"
+        "settings = {'source': 'local', 'device': 'cpu', '_verbose': False}\n"
+        "model = torch.hub.load(sys.argv[1], 'custom', path=sys.argv[2], **settings)\n"
+        "found = model(np.full((64, 96, 3), 90, np.uint8), size=96)\n"
+        "found.save(save_dir='out')\n"
+        "print(found.xyxy[0][:, 4].tolist())\n"
+    )
+    command = [sys.executable, "-c", code, str(ROOT), str(weights)]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    model = hubconf.custom(weights, device="cpu")
+    found = model(torch.full((64, 96, 3), 90, dtype=torch.uint8).numpy(), size=96)
+    listed = [float(x) for x in done.stdout.strip("[]\n").split(",")]
+    assert listed == pytest.approx(found.xyxy[0][:, 4].tolist(), abs=1e-4)
+    assert len(listed) > 0
+    assert (tmp_path / "out" / "image0.jpg").is_file()
+
+
+def test_entry_points_are_listed():
+    names = {f"yolov5{size}{kind}" for size in "nsmlx" for kind in ("", "_swinv2")}
+    public = {name for name, value in vars(hubconf).items() if callable(value)}
+    assert public >= names | {"custom"}
+    assert all("pretrained:" in getattr(hubconf, name).__doc__ for name in names)
+    assert all((ROOT / f"models/{name.replace('_', '-')}.yaml").is_file() for name in names)
+
+
+def test_without_autoshape_the_network_can_be_trained(weights):
+    model = hubconf.custom(weights, autoshape=False, device="cpu")
+    assert isinstance(model, DetectionModel)
+    assert any(isinstance(m, nn.BatchNorm2d) for m in model.modules())
+    assert model.names == dict(enumerate("abc"))
+
+
+@pytest.mark.parametrize("name", ["yolov5n", "yolov5n_swinv2"])
+def test_untrained_model(name, caplog):
+    level = LOGGER.level
+    model = torch.hub.load(str(ROOT), name, source="local", classes=5, channels=1, device="cpu", _verbose=False)
+    assert (model.nc, model.yaml["ch"], model.training) == (5, 1, True)
+    assert model.yaml_file == f"{name.replace('_', '-')}.yaml"
+    assert [y.shape for y in model(torch.rand(1, 1, 64, 64))][0] == (1, 3, 8, 8, 10)
+    assert not caplog.records
+    assert LOGGER.level == level
+
+
+def test_pretrained_needs_a_file(weights, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(FileNotFoundError, match=r"yolov5s-swinv2\.pt: no weights come with this project"):
+        hubconf.yolov5s_swinv2(pretrained=True)
+    monkeypatch.chdir(weights.parent)
+    assert isinstance(hubconf.yolov5n(pretrained=True, classes=3, device="cpu"), AutoShape)
+    other = hubconf.yolov5n(pretrained=True, classes=4, device="cpu", _verbose=False)
+    assert (other.nc, other.training) == (4, True)
+
+
+def test_missing_file():
+    with pytest.raises(FileNotFoundError, match=r"absent\.pt"):
+        hubconf.custom("absent.pt", device="cpu")

@@ -1,0 +1,113 @@
+"""What travels through detect.py, and the threads it travels through: reading, computing and writing overlap."""
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Generic, TypeVar
+
+from numpy.typing import NDArray
+
+Item = TypeVar("Item")
+_END = object()
+STREAM_FPS = 30.0  # of saved videos of a stream or screen, whose own rate says nothing about the frames we manage
+
+
+@dataclass(frozen=True)
+class Frame:
+    """One picture to look at.
+
+    Attributes:
+        image: (H, W, 3) BGR uint8.
+        source: what it comes from: the path of an image or video, or the name of a stream or screen.
+        kind: "image", "video" or "live" (stream, camera, screen).
+        number: counts the frames read of a video or live source, from 1; 0 for an image.
+        total: frames the video will give, 0 if unknown.
+        fps: frames per second at which to save what was read.
+    """
+
+    image: NDArray
+    source: str
+    kind: str = "image"
+    number: int = 0
+    total: int = 0
+    fps: float = STREAM_FPS
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Height and width in pixels."""
+        return self.image.shape[:2]
+
+
+class Prefetch(Generic[Item]):
+    """Iterate in a thread of its own, a few items ahead. Use as a context: leaving it ends the thread.
+
+    An error of the iteration is raised where its item would have come.
+
+    Args:
+        items: called for and closed in that thread only, so it may hold what belongs to one thread.
+        ahead: items made before they are asked for, at least 1. This bounds the memory.
+        stop: called first on leaving; must make an iteration that waits give up.
+    """
+
+    def __init__(self, items: Iterable[Item], ahead: int = 2, stop: Callable[[], None] = lambda: None) -> None:
+        self._iterator, self._ahead, self._stop = iter(items), ahead, stop
+        self._pool = ThreadPoolExecutor(1, "reader")
+        self._waiting: deque[Future] = deque()
+
+    def __enter__(self) -> "Prefetch[Item]":
+        return self
+
+    def __iter__(self) -> Iterator[Item]:
+        while True:
+            while len(self._waiting) < self._ahead:
+                self._waiting.append(self._pool.submit(next, self._iterator, _END))
+            item = self._waiting.popleft().result()
+            if item is _END:
+                return
+            self._waiting.append(self._pool.submit(next, self._iterator, _END))
+            yield item
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._stop()
+        for future in self._waiting:
+            future.cancel()
+        close = getattr(self._iterator, "close", None)
+        if close:
+            self._pool.submit(close)
+        self._pool.shutdown(wait=True)
+
+
+class Worker:
+    """Call a function in a thread of its own, in order. Use as a context: leaving it waits for what is left.
+
+    An error of the function is raised by one of the next calls, or on leaving.
+
+    Args:
+        function: what to call.
+        ahead: calls that may wait; the next one waits for room. This bounds the memory. 0 calls without a thread.
+    """
+
+    def __init__(self, function: Callable[..., None], ahead: int = 4) -> None:
+        self._function, self._ahead = function, ahead
+        self._pool = ThreadPoolExecutor(1, "writer")
+        self._waiting: deque[Future] = deque()
+
+    def __enter__(self) -> "Worker":
+        return self
+
+    def __call__(self, *args: Any) -> None:
+        """Call the function, now or soon."""
+        if not self._ahead:
+            self._function(*args)
+            return
+        self._waiting.append(self._pool.submit(self._function, *args))
+        while len(self._waiting) > self._ahead or (self._waiting and self._waiting[0].done()):
+            self._waiting.popleft().result()
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._pool.shutdown(wait=True)
+        if kind is None:  # else the first error is the one to tell
+            for future in self._waiting:
+                future.result()
