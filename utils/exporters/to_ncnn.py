@@ -27,36 +27,45 @@ def export_ncnn(model: nn.Module, images: Tensor, file: Path, options: ExportOpt
     """Write the folder and compare it with the model; arguments and errors as in `utils/exporters/__init__.py`."""
     require(("ncnn", "pnnx"), "the export to ncnn")
     if len(images) != 1:
-        raise ValueError(f"ncnn runs one image at a time, but a batch of {len(images)} was asked for: use --batch-size 1")
+        raise ValueError(
+            f"ncnn runs one image at a time, but a batch of {len(images)} was asked for: use --batch-size 1"
+        )
     with atomic_folder(file) as folder:
         convert(model, images, folder, options.half)
         yaml_save(folder / "metadata.yaml", metadata)
         network = load(folder)
         check_file("ncnn", lambda x: run(network, x), model, images, options, metadata)
-        del network
     return file
 
 
 def convert(model: nn.Module, images: Tensor, folder: Path, half: bool) -> None:
     """Trace the model, run pnnx in a folder of its own, and move ncnn's two files to `folder`."""
-    import pnnx
+    import pnnx  # noqa: PLC0415, optional
 
     with tempfile.TemporaryDirectory() as scratch, warnings.catch_warnings(), torch.no_grad():
         warnings.filterwarnings("ignore")  # torch.jit is deprecated, and the sizes become constants: both known
         torch.jit.trace(model.eval().cpu(), images.cpu(), strict=False, check_trace=False).save(f"{scratch}/model.pt")
-        command = [pnnx.EXEC_PATH, "model.pt", f"inputshape={str(list(images.shape)).replace(' ', '')}", f"fp16={half:d}"]
+        shape = ",".join(map(str, images.shape))
+        command = [pnnx.EXEC_PATH, "model.pt", f"inputshape=[{shape}]", f"fp16={half:d}"]
         done = subprocess.run(command, cwd=scratch, capture_output=True, text=True, check=False)
         missing = [name for name in FILES if not (Path(scratch) / name).is_file()]
         if done.returncode or missing:
             lines = (done.stderr or done.stdout).strip().splitlines()[-3:]
             raise ValueError(f"pnnx cannot convert this model (status {done.returncode}): {' / '.join(lines)}")
+        layers = (Path(scratch) / FILES[0]).read_text().splitlines()[2:]
+        foreign = sorted({line.split()[0] for line in layers if "." in line.split()[0]})
+        if foreign:
+            raise ValueError(
+                f"ncnn has no layer for {', '.join(foreign)} of this model (models with attention need more than the "
+                "four axes of ncnn): export onnx or openvino instead"
+            )
         for name in FILES:
             (folder / name).write_bytes((Path(scratch) / name).read_bytes())
 
 
 def load(folder: Path) -> Any:
     """Open the two files in ncnn, in float32 and with PyTorch's number of threads."""
-    import ncnn
+    import ncnn  # noqa: PLC0415, optional
 
     network = ncnn.Net()
     network.opt.num_threads = torch.get_num_threads()
@@ -69,7 +78,7 @@ def load(folder: Path) -> Any:
 
 def run(network: Any, images: Tensor) -> Tensor:
     """Run images (B, 3, H, W) one by one; (B, R, 5 + classes)."""
-    import ncnn
+    import ncnn  # noqa: PLC0415, optional
 
     rows = []
     for image in images.numpy():

@@ -10,7 +10,7 @@ import os
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -23,16 +23,13 @@ from utils.files import yaml_save
 from utils.formats import require
 from utils.general import LOGGER
 
-if TYPE_CHECKING:
-    import openvino
-
 
 def export_openvino(
     model: nn.Module, images: Tensor, file: Path, options: ExportOptions, metadata: dict[str, Any]
 ) -> Path:
     """Write the folder and compare it with the model; arguments and errors as in `utils/exporters/__init__.py`."""
     require(("onnx", "onnxscript", "openvino") + (("nncf",) if options.int8 else ()), "the export to OpenVINO")
-    import openvino
+    import openvino  # noqa: PLC0415, optional
 
     if options.int8 and options.half:
         raise ValueError("--int8 and --half exclude each other: choose one")
@@ -52,11 +49,10 @@ def export_openvino(
         settings = {"INFERENCE_NUM_THREADS": torch.get_num_threads(), "INFERENCE_PRECISION_HINT": "f32"}
         written = core.compile_model(folder / f"{stem}.xml", "CPU", settings)
         check_file("OpenVINO", lambda x: written([x.numpy()])[0], model, images, options, metadata)
-        del written  # it holds the files open
     return file
 
 
-def quantize(network: "openvino.Model", options: ExportOptions, batch: int) -> "openvino.Model":
+def quantize(network: Any, options: ExportOptions, batch: int) -> Any:
     """Return the network with 8-bit weights and activations, their ranges taken from real images.
 
     The decoding of the boxes stays in float: it mixes pixels up to the image size with scores up to 1.
@@ -67,7 +63,7 @@ def quantize(network: "openvino.Model", options: ExportOptions, batch: int) -> "
         batch: images per run of the network; each image is repeated to that number.
     """
     os.environ.setdefault("NNCF_CI", "1")  # read when NNCF is imported: no usage reports
-    import nncf
+    import nncf  # noqa: PLC0415, optional
 
     samples = list(islice(options.calibration(), options.calibration_images))
     LOGGER.info(f"OpenVINO: calibrating on {len(samples)} images")
@@ -79,7 +75,7 @@ def quantize(network: "openvino.Model", options: ExportOptions, batch: int) -> "
     )
 
 
-def is_decoding(node: "openvino.Node") -> bool:
+def is_decoding(node: Any) -> bool:
     """Whether a node belongs to the decoding of boxes: after the last convolutions, arithmetic on 5-D maps or rows."""
     ranks = [output.get_partial_shape().rank for output in node.outputs()]
     return node.get_type_name() in ("Multiply", "Add", "Subtract", "Sigmoid", "Concat") and any(
