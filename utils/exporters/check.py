@@ -13,7 +13,7 @@ from utils.exporters.options import ExportOptions
 from utils.general import LOGGER
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def check_file(
     title: str,
     run: Callable[[Tensor], Tensor | ArrayLike],
