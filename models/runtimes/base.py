@@ -1,0 +1,172 @@
+"""What every run time shares: the facts that a file carries, checks of sizes, and batches cut to the file's own.
+
+Letters: B images, R rows of boxes, K detections per image, nc classes.
+"""
+
+import ast
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def parse_value(text: Any) -> Any:
+    """Read a value that a file keeps as text: JSON or a Python literal, else the text itself; no code is run."""
+    if not isinstance(text, str):
+        return text
+    for read in (json.loads, ast.literal_eval):
+        try:
+            return read(text)
+        except (ValueError, SyntaxError, RecursionError, MemoryError):  # the kinds that both document
+            continue
+    return text
+
+
+def parse_names(value: Any, source: str | Path) -> dict[int, str] | None:
+    """Return class number to name from a mapping (keys may be digits as text) or a list; None stays None.
+
+    Raises:
+        ValueError: neither, or the numbers are not 0, 1, 2, ...
+    """
+    value = parse_value(value)
+    if value is None:
+        return None
+    pairs = enumerate(value) if isinstance(value, list | tuple) else value.items() if isinstance(value, dict) else ()
+    try:
+        names = {int(number): str(name) for number, name in pairs}
+    except (TypeError, ValueError):
+        names = {}
+    if not names or sorted(names) != list(range(len(names))):
+        raise ValueError(f"{source}: 'names' must map 0, 1, 2, ... to class names, found {str(value)[:80]}")
+    return dict(sorted(names.items()))
+
+
+def parse_size(value: Any) -> tuple[int, int] | None:
+    """Return (height, width) from one number or a pair; None where the value is missing or open."""
+    value = parse_value(value)
+    pair = (value, value) if isinstance(value, int) else value
+    if not isinstance(pair, list | tuple) or len(pair) != 2 or not all(isinstance(n, int) and n > 0 for n in pair):
+        return None
+    return tuple(pair)
+
+
+def expand_detections(found: Tensor, counts: Tensor, nc: int) -> Tensor:
+    """Write detections as rows of boxes, so that files with NMS inside look like all others.
+
+    A second suppression with the same or a higher IoU threshold leaves them as they are.
+
+    Args:
+        found: (B, K, 6) `[xyxy_net, confidence, class]`.
+        counts: (B,), how many of the K are detections.
+        nc: classes.
+
+    Returns:
+        (B, K, 5 + nc) float32 `[xywh_net, confidence, 1 at the class]`; rows that are no detection have confidence 0.
+    """
+    found = found.float()
+    low, high, confidence = found[..., :2], found[..., 2:4], found[..., 4:5]
+    real = torch.arange(found.shape[1], device=found.device) < counts.view(-1, 1)  # (B, K)
+    classes = torch.nn.functional.one_hot(found[..., 5].long().clamp(0, nc - 1), nc)  # (B, K, nc)
+    return torch.cat(((low + high) / 2, high - low, confidence * real[..., None], classes), -1)
+
+
+class Runtime:
+    """One opened file. A subclass opens it and implements `run`.
+
+    Args:
+        file: what was opened, for messages.
+        device: where the images are.
+        metadata: what the file says about itself; `names`, `stride`, `min_size`, `half`, `int8` and `nms` are used.
+        shape: (B, H, W) of the file's input, None where an axis is open.
+        columns: 5 + nc, the width of its output, if known; not read from files with NMS inside.
+
+    Attributes:
+        names, stride: from the metadata, else None. nc: classes by names or output, else None.
+        batch_size, imgsz: images and (height, width) of a file with fixed sizes, else None.
+        end2end: whether the file suppresses overlapping boxes itself. half: whether it computes in float16.
+
+    Raises:
+        ValueError: the names do not fit the output.
+    """
+
+    def __init__(
+        self,
+        file: Path,
+        device: torch.device,
+        metadata: Mapping[str, Any],
+        shape: tuple[int | None, int | None, int | None] = (None, None, None),
+        columns: int | None = None,
+    ) -> None:
+        self.file, self.device = file, device
+        self.metadata = {key: parse_value(value) for key, value in metadata.items()}
+        self.end2end = self.metadata.get("nms") is True
+        self.half = self.metadata.get("half") is True
+        self.names = parse_names(self.metadata.get("names"), file)
+        stride = self.metadata.get("stride")
+        self.stride = int(stride) if isinstance(stride, int | float) and stride >= 1 else None
+        self.min_size = parse_size(self.metadata.get("min_size")) or (1, 1)
+        self.batch_size = shape[0]
+        self.imgsz = (shape[1], shape[2]) if shape[1] and shape[2] else None
+        found = None if self.end2end or not columns else columns - 5
+        if found is not None and self.names and len(self.names) != found:
+            raise ValueError(f"{file}: it has the names of {len(self.names)} classes, but gives scores of {found}")
+        self.nc = len(self.names) if self.names else found
+
+    def run(self, images: Tensor) -> Tensor | tuple[Tensor, Tensor]:
+        """Run one batch of a count and size that the file takes.
+
+        Args:
+            images: (B, 3, H, W) float32, 0..1, on `device`.
+
+        Returns:
+            Boxes (B, R, 5 + nc), or with NMS inside detections (B, K, 6) and counts (B,), on any device.
+        """
+        raise NotImplementedError
+
+    def __call__(self, images: Tensor, augment: bool = False) -> Tensor:
+        """Detect; any number of images.
+
+        Args:
+            images: (B, 3, H, W) float, 0..1.
+            augment: not possible here.
+
+        Returns:
+            (B, R, 5 + nc) float32 `[xywh_net, objectness, scores 0..1]` on the device of `images`.
+
+        Raises:
+            ValueError: a size that the file does not take, or `augment`.
+        """
+        if augment:
+            raise ValueError(f"{self.file}: test-time augmentation needs a checkpoint (.pt): leave --augment out")
+        self.check_size(tuple(images.shape[2:]))
+        images = images.float()
+        if not len(images):
+            raise ValueError(f"{self.file}: an empty batch was given")
+        count = self.batch_size or len(images)
+        parts = [self._run_part(part, count) for part in images.split(count)]
+        return torch.cat(parts).to(images.device)
+
+    def _run_part(self, images: Tensor, count: int) -> Tensor:
+        """Run up to `count` images, filled up with empty ones; (B, R, 5 + nc) float32."""
+        wanted = len(images)
+        if wanted < count:
+            images = torch.cat((images, images.new_zeros(count - wanted, *images.shape[1:])))
+        output = self.run(images.contiguous())
+        boxes = expand_detections(*output, self.nc) if self.end2end else output
+        return boxes[:wanted].float()
+
+    def check_size(self, size: tuple[int, int]) -> None:
+        """Raise ValueError unless the file takes images of this height and width."""
+        if self.imgsz and size != self.imgsz:
+            raise ValueError(
+                f"{self.file}: takes images of {self.imgsz[0]}x{self.imgsz[1]} (height x width) only, got "
+                f"{size[0]}x{size[1]}: use --img {self.imgsz[0]} {self.imgsz[1]}, or export it again with --dynamic"
+            )
+        if not self.imgsz and (size[0] < self.min_size[0] or size[1] < self.min_size[1]):
+            raise ValueError(
+                f"{self.file}: takes images of at least {self.min_size[0]}x{self.min_size[1]} (height x width), got "
+                f"{size[0]}x{size[1]}: use a larger --img"
+            )

@@ -1,0 +1,87 @@
+"""Files that PyTorch runs by itself: TorchScript and torch.export."""
+
+import json
+import warnings
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from models.runtimes.base import Runtime
+from utils.pt2_file import check_pt2
+
+
+class TorchScriptBackend(Runtime):
+    """TorchScript, which PyTorch has deprecated.
+
+    The file holds a program of its own language. That cannot call Python, but it is a program: load files of people you
+    trust.
+
+    Args:
+        file: .torchscript file.
+        device: where to compute.
+
+    Raises:
+        ValueError: the file cannot be read.
+    """
+
+    def __init__(self, file: Path, device: torch.device) -> None:
+        extra = {"config.txt": ""}
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*torch.jit.*deprecated.*")
+            try:
+                self.module = torch.jit.load(str(file), map_location=device, _extra_files=extra)
+            except (RuntimeError, ValueError) as e:
+                raise ValueError(f"{file}: not a TorchScript file, or a damaged one: {str(e).splitlines()[0]}") from e
+        self.module.eval()
+        text = extra["config.txt"]
+        try:
+            config = json.loads(text) if text else {}
+        except ValueError as e:
+            raise ValueError(f"{file}: its config.txt is no JSON: {e}") from None
+        shape = config.get("shape") or [None] * 4
+        self.dtype = torch.float16 if config.get("half") and device.type == "cuda" else torch.float32
+        if config.get("half") and self.dtype == torch.float32:
+            self.module.float()  # half convolutions are slow, or missing, on other devices
+        super().__init__(file, device, config, (shape[0], shape[2], shape[3]))
+
+    @torch.no_grad()
+    def run(self, images: Tensor) -> Tensor:
+        """See `Runtime.run`."""
+        output = self.module(images.to(self.device))
+        return output[0] if isinstance(output, tuple | list) else output
+
+
+class Pt2Backend(Runtime):
+    """A graph of torch.export.
+
+    Args:
+        file: .pt2 file.
+        device: where to compute.
+
+    Raises:
+        ValueError: the file cannot be read, or holds what could run code.
+    """
+
+    def __init__(self, file: Path, device: torch.device) -> None:
+        check_pt2(file)
+        extra = {"metadata.json": ""}
+        try:
+            program = torch.export.load(str(file), extra_files=extra)
+        except (RuntimeError, KeyError, AssertionError) as e:
+            raise ValueError(f"{file}: PyTorch {torch.__version__} cannot read it: {str(e).splitlines()[0]}") from e
+        if device.type != "cpu":
+            program = torch.export.passes.move_to_device_pass(program, str(device))
+        self.module = program.module(check_guards=False)  # `check_size` gives the clearer message
+        nodes = {node.name: node for node in program.graph.nodes}
+        source = nodes[program.graph_signature.user_inputs[0]].meta["val"]
+        target = nodes[program.graph_signature.user_outputs[0]].meta["val"]
+        axes = [axis if isinstance(axis, int) else None for axis in source.shape]
+        metadata = json.loads(extra["metadata.json"] or "{}")
+        super().__init__(file, device, metadata, (axes[0], axes[2], axes[3]), int(target.shape[-1]))
+
+    @torch.no_grad()
+    def run(self, images: Tensor) -> Tensor:
+        """See `Runtime.run`."""
+        output = self.module(images.to(self.device))
+        return output[0] if isinstance(output, tuple | list) else output

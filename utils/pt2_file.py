@@ -1,0 +1,139 @@
+"""Look into a .pt2 archive before PyTorch opens it: torch.export.load unpickles, and evaluates expressions.
+
+What can run code there (torch 2.14, torch/export/pt2_archive/_package.py and torch/_export/serde/serialize.py): weights
+and constants with `use_pickle`, custom and opaque objects, the sample inputs, the formats before 2.8, compiled
+AOTInductor libraries; texts of size expressions (sympy evaluates them); names of functions in the graph. A file of
+`torch.export.save` for a detector needs none of the first group and only a few forms of the others.
+"""
+
+import ast
+import json
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+
+FOLDERS = ("data/weights/", "data/constants/", "data/sample_inputs/", "models/", "extra/", ".data/")
+FILES = ("archive_format", "archive_version", "byteorder", "version")
+TARGETS = ("torch.ops.aten.", "torch.ops.higher_order.wrap_with_autocast")
+ARITHMETIC = ("add", "sub", "mul", "floordiv", "mod", "neg", "pow", "eq", "ne", "lt", "le", "gt", "ge", "and_", "or_")
+FUNCTIONS = (
+    "Add Mul Pow Integer Symbol Mod PythonMod FloorDiv CleanDiv Min Max Eq Ne Lt Le Gt Ge Equality Unequality "
+    "StrictLessThan LessThan StrictGreaterThan GreaterThan And Or Not Where Piecewise IsNonOverlappingAndDenseIndicator"
+).split()
+NODES = (
+    ast.Expression, ast.Call, ast.Name, ast.Load, ast.Constant, ast.keyword, ast.BinOp, ast.UnaryOp, ast.Compare,
+    ast.operator, ast.unaryop, ast.cmpop,
+)  # fmt: skip
+
+
+def check_pt2(file: str | Path) -> None:
+    """Raise unless a .pt2 file holds tensors and a plain graph only.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: it is no such archive, or holds what could run code when it is loaded.
+    """
+    file = Path(file)
+    if not file.is_file():
+        raise FileNotFoundError(f"{file}: no such file")
+    try:
+        with zipfile.ZipFile(file) as archive:
+            reason = _find_danger(archive)
+    except (zipfile.BadZipFile, KeyError, UnicodeDecodeError, json.JSONDecodeError) as e:
+        raise ValueError(f"{file}: not an archive of torch.export.save, or a damaged one ({e})") from None
+    if reason:
+        raise ValueError(f"{file}: refused, {reason}")
+
+
+def _find_danger(archive: zipfile.ZipFile) -> str | None:
+    """Return what speaks against loading, None where nothing does."""
+    members = archive.namelist()
+    root = members[0].partition("/")[0] + "/" if members else ""
+    names = [name.removeprefix(root) for name in members]
+    if any(not member.startswith(root) for member in members) or "archive_format" not in names:
+        return "it is not in the archive format of PyTorch 2.8 and later: export it again"
+    for name in names:
+        if not name.startswith(FOLDERS) and name not in FILES:
+            return f"it holds {name}, which is neither weights nor graph"
+        if name.startswith(("data/weights/", "data/constants/")):
+            if name.endswith("_config.json"):
+                payloads = json.loads(archive.read(root + name))["config"].values()
+                if any(p.get("use_pickle") or not p["path_name"].startswith(("weight_", "tensor_")) for p in payloads):
+                    return f"{name} names pickled Python objects, which could run code"
+            elif not name.rpartition("/")[2].startswith(("weight_", "tensor_")):
+                return f"it holds {name}, pickled in an older format: export it again"
+        elif name.startswith("models/"):
+            reason = _find_danger_in_graph(json.loads(archive.read(root + name)))
+            if reason:
+                return reason
+        elif name.startswith("data/sample_inputs/"):
+            with archive.open(root + name) as data:
+                if not _is_plain(data.read()):
+                    return f"{name} holds pickled Python objects, which could run code"
+    return None
+
+
+def _is_plain(data: bytes) -> bool:
+    """Whether PyTorch's safe loader reads these bytes; torch.export.load falls back to the unsafe one."""
+    import io  # noqa: PLC0415
+    import pickle  # noqa: PLC0415
+
+    try:
+        torch.load(io.BytesIO(data), weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError):
+        return False
+    return True
+
+
+def _walk(value: Any) -> Iterator[tuple[str, Any]]:
+    """Yield every key and value of nested mappings and lists, a text inside a list with the key \"\"."""
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            yield key, inner
+            yield from _walk(inner)
+    elif isinstance(value, list):
+        for inner in value:
+            yield from _walk(inner)
+
+
+def _find_danger_in_graph(graph: Any) -> str | None:
+    """Return the first function name or expression that a detector has no need of."""
+    for key, value in _walk(graph):
+        if key == "target" and isinstance(value, str) and not _is_operator(value):
+            return f"its graph calls {value[:80]!r}"
+        if key == "expr_str" and not is_arithmetic(value):
+            return f"its graph has the size {str(value)[:80]!r}, which is not arithmetic"
+        if key == "range_constraints":
+            for text in value:
+                if not is_arithmetic(text):
+                    return f"its graph has the size {str(text)[:80]!r}, which is not arithmetic"
+    return None
+
+
+def _is_operator(target: str) -> bool:
+    """Whether a function name of the graph is an ATen operator or arithmetic."""
+    module, _, name = target.rpartition(".")
+    return (target.startswith(TARGETS) and "__" not in target.replace("__and__", "").replace("__or__", "")) or (
+        module == "_operator" and name in ARITHMETIC
+    )
+
+
+def is_arithmetic(text: Any) -> bool:
+    """Whether a text is an expression of numbers, names and the functions that torch.export writes."""
+    try:
+        tree = ast.parse(str(text), mode="eval")
+    except (SyntaxError, ValueError, RecursionError):
+        return False
+    for node in ast.walk(tree):
+        if not isinstance(node, NODES):
+            return False
+        if isinstance(node, ast.Call) and not (isinstance(node.func, ast.Name) and node.func.id in FUNCTIONS):
+            return False
+        if isinstance(node, ast.Name) and "__" in node.id:
+            return False
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and not node.value.isidentifier():
+            return False
+    return True
