@@ -80,25 +80,6 @@ ROWS = (
         options=("opset", "dynamic", "simplify", "half", "int8", "workspace", "cache", "verbose", *NMS),
     ),
     Format("ncnn", "ncnn", "_ncnn_model", ("ncnn", "pnnx"), ("ncnn",), gpu=False, options=("half",)),
-    Format(
-        "CoreML",
-        "coreml",
-        ".mlpackage",
-        ("coremltools",),
-        ("coremltools",),
-        gpu=False,
-        options=("half",),
-        note="not tested on a device",
-    ),
-    Format(
-        "LiteRT",
-        "litert",
-        ".tflite",
-        ("litert-torch",),
-        ("ai-edge-litert",),
-        gpu=False,
-        note="not tested on a device",
-    ),
 )
 FORMATS = {row.argument: row for row in ROWS}
 EXPORTS = {argument: row for argument, row in FORMATS.items() if argument != "-"}
@@ -106,7 +87,9 @@ EXPORTS = {argument: row for argument, row in FORMATS.items() if argument != "-"
 REFUSED = {  # words of --include that YOLOv5 users know -> the way from here
     "saved_model": "TensorFlow is not written: export onnx and convert it with onnx2tf, in an environment of its own",
     "pb": "a TensorFlow GraphDef is not written: export onnx and convert it with onnx2tf",
-    "tflite": "TensorFlow Lite is now LiteRT: use --include litert, or export onnx and convert it with onnx2tf",
+    "coreml": "CoreML is not written: convert a .pt2 file with coremltools (torch.export.load, run_decompositions({}))",
+    "litert": "LiteRT is not written: convert a .pt2 file with litert-torch, in an environment of its own",
+    "tflite": "TensorFlow Lite is not written: export onnx and convert it with onnx2tf",
     "edgetpu": "Edge TPU is not written: export onnx, convert it with onnx2tf to int8 TFLite, run edgetpu_compiler",
     "tfjs": "TensorFlow.js is not written: export onnx and run it in the browser with onnxruntime-web",
     "paddle": "Paddle is not written: export onnx and convert it with x2paddle",

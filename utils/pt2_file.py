@@ -2,12 +2,16 @@
 
 What can run code there (torch 2.14, torch/export/pt2_archive/_package.py and torch/_export/serde/serialize.py): weights
 and constants with `use_pickle`, custom and opaque objects, the sample inputs, the formats before 2.8, compiled
-AOTInductor libraries; texts of size expressions (sympy evaluates them); names of functions in the graph. A file of
-`torch.export.save` for a detector needs none of the first group and only a few forms of the others.
+AOTInductor libraries; texts of size expressions (sympy evaluates them); names of functions in the graph; classes in
+the structure of input and output, whose modules are imported. A file of `torch.export.save` for a detector needs none
+of the first group and only a few forms of the others. The guards of a file are Python too: whoever loads one takes
+`program.module(check_guards=False)`, which does not run them.
 """
 
 import ast
+import io
 import json
+import pickle
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -78,9 +82,6 @@ def _find_danger(archive: zipfile.ZipFile) -> str | None:
 
 def _is_plain(data: bytes) -> bool:
     """Whether PyTorch's safe loader reads these bytes; torch.export.load falls back to the unsafe one."""
-    import io  # noqa: PLC0415
-    import pickle  # noqa: PLC0415
-
     try:
         torch.load(io.BytesIO(data), weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError):
@@ -89,7 +90,7 @@ def _is_plain(data: bytes) -> bool:
 
 
 def _walk(value: Any) -> Iterator[tuple[str, Any]]:
-    """Yield every key and value of nested mappings and lists, a text inside a list with the key \"\"."""
+    """Yield every key and value of nested mappings, those inside lists too."""
     if isinstance(value, dict):
         for key, inner in value.items():
             yield key, inner
@@ -106,11 +107,29 @@ def _find_danger_in_graph(graph: Any) -> str | None:
             return f"its graph calls {value[:80]!r}"
         if key == "expr_str" and not is_arithmetic(value):
             return f"its graph has the size {str(value)[:80]!r}, which is not arithmetic"
+        if key in ("in_spec", "out_spec") and value and not _is_plain_structure(json.loads(value)):
+            return f"its input or output is no plain tuple of tensors: {str(value)[:80]!r}"
         if key == "range_constraints":
             for text in value:
                 if not is_arithmetic(text):
                     return f"its graph has the size {str(text)[:80]!r}, which is not arithmetic"
     return None
+
+
+def _is_plain_structure(spec: Any) -> bool:
+    """Whether the structure of input or output consists of tuples, lists and mappings with text keys only."""
+    return all(
+        (key != "type" or value in (None, "builtins.tuple", "builtins.list", "builtins.dict"))
+        and (key != "context" or value in (None, "null") or isinstance(parse_texts(value), list))
+        and key not in ("__enum__", "fqn")
+        for key, value in _walk(spec)
+    )
+
+
+def parse_texts(value: Any) -> list[str] | None:
+    """Return a JSON list of texts, None for anything else."""
+    found = json.loads(value) if isinstance(value, str) else None
+    return found if isinstance(found, list) and all(isinstance(text, str) for text in found) else None
 
 
 def _is_operator(target: str) -> bool:

@@ -24,12 +24,20 @@ from typing import Any
 from torch import Tensor, nn
 
 from utils.exporters.options import ExportOptions
+from utils.exporters.to_ncnn import export_ncnn
 from utils.exporters.to_onnx import export_onnx
+from utils.exporters.to_openvino import export_openvino
+from utils.exporters.to_pt2 import export_pt2
 from utils.exporters.to_tensorrt import export_engine
+from utils.exporters.to_torchscript import export_torchscript
 
 Exporter = Callable[[nn.Module, Tensor, Path, ExportOptions, dict[str, Any]], Path]
 
 EXPORTERS: dict[str, Exporter] = {  # word of `--include` -> function
+    "torchscript": export_torchscript,
     "onnx": export_onnx,
+    "pt2": export_pt2,
+    "openvino": export_openvino,
     "engine": export_engine,
+    "ncnn": export_ncnn,
 }
