@@ -79,7 +79,16 @@ ROWS = (
         cpu=False,
         options=("opset", "dynamic", "simplify", "half", "int8", "workspace", "cache", "verbose", *NMS),
     ),
-    Format("ncnn", "ncnn", "_ncnn_model", ("ncnn", "pnnx"), ("ncnn",), gpu=False, options=("half",)),
+    Format(
+        "ncnn",
+        "ncnn",
+        "_ncnn_model",
+        ("ncnn", "pnnx"),
+        ("ncnn",),
+        gpu=False,
+        options=("half",),
+        note="convolutional models only: ncnn has no windows",
+    ),
 )
 FORMATS = {row.argument: row for row in ROWS}
 EXPORTS = {argument: row for argument, row in FORMATS.items() if argument != "-"}
