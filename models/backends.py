@@ -1,11 +1,11 @@
 """Run a detector from any of its files: one small class per run time behind one interface.
 
 Every run time takes images (B, 3, H, W), floats 0..1, and gives boxes (B, R, 5 + nc) float32 `[xywh_net, objectness,
-scores 0..1]`. A file with the suppression inside gives its detections in the same form, K rows an image; another
-suppression at the same or a higher IoU threshold leaves them as they are.
+scores 0..1]`.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+import re
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -13,23 +13,14 @@ from torch import Tensor, nn
 
 from models.checkpoint import attempt_load
 from models.runtimes.base import Runtime, parse_names
-from models.runtimes.engine_files import TensorRtBackend
 from models.runtimes.mobile_files import NcnnBackend
 from models.runtimes.onnx_files import OnnxRuntimeBackend, OpenCvBackend
 from models.runtimes.openvino_files import OpenVinoBackend
+from models.runtimes.tensorrt_files import TensorRtBackend
 from models.runtimes.torch_files import Pt2Backend, TorchScriptBackend
 from utils.files import yaml_load
-from utils.formats import format_of
-from utils.general import LOGGER, check_file
-
-RUNTIMES: dict[str, Callable[[Path, torch.device], Runtime]] = {  # word of --include -> run time
-    "torchscript": TorchScriptBackend,
-    "onnx": OnnxRuntimeBackend,
-    "pt2": Pt2Backend,
-    "openvino": OpenVinoBackend,
-    "engine": TensorRtBackend,
-    "ncnn": NcnnBackend,
-}
+from utils.formats import ROWS, Format
+from utils.general import LOGGER
 
 
 class PyTorchBackend(nn.Module):
@@ -40,7 +31,7 @@ class PyTorchBackend(nn.Module):
         device: where to compute.
         fp16: compute in float16, CUDA only.
         fuse: merge every BatchNorm into its convolution.
-        window: see `attempt_load`.
+        window: another window for the Swin stages, see `attempt_load`.
 
     Raises:
         FileNotFoundError, ValueError: from `attempt_load`; or float16 without CUDA.
@@ -68,32 +59,49 @@ class PyTorchBackend(nn.Module):
         self.dtype = torch.float16 if fp16 else torch.float32
         self.model.to(self.dtype)
         self.names = dict(self.model.names)
-        self.nc = self.model.nc
         self.stride = max(int(self.model.stride.max()), 32)
 
     def forward(self, images: Tensor, augment: bool = False) -> Tensor:
         return self.model(images.to(self.dtype), augment=augment)[0].float()
 
 
+RUNTIMES: dict[str, type[Runtime]] = {  # `Format.argument` -> class(file, device)
+    "torchscript": TorchScriptBackend,
+    "onnx": OnnxRuntimeBackend,
+    "pt2": Pt2Backend,
+    "openvino": OpenVinoBackend,
+    "engine": TensorRtBackend,
+    "ncnn": NcnnBackend,
+}
+DEFAULT_STRIDE = 32
+
+
 class DetectMultiBackend(nn.Module):
-    """A detector from a file of any supported format, told by the end of its name (`utils.formats`).
+    """A detector from a file of any format of `utils/formats.py`, chosen by the end of its name.
+
+    Class names and stride come from the file, the names else from `data`, else they are class0, class1, ... and 32.
 
     Args:
-        weights: file or folder, or several .pt files that are run as one ensemble.
+        weights: file or folder, or several .pt files that are run as one ensemble. An OpenVINO folder may also be named
+            by its .xml file.
         device: where to compute.
-        dnn: run an .onnx file with OpenCV instead of ONNX Runtime.
-        data: data set YAML with class names, for files that hold none.
-        fp16: compute in float16, for checkpoints on CUDA; the other files have their precision inside.
+        dnn: run .onnx files in OpenCV instead of ONNX Runtime.
+        data: data set YAML with the class names, for files that hold none.
+        fp16: compute in float16: of a checkpoint on CUDA. The precision of an exported file is its own.
         fuse: merge every BatchNorm into its convolution (.pt).
         window: another window for the Swin stages (.pt), see `attempt_load`.
 
     Attributes:
         names: class number to name. nc: how many. stride: the sides of the images must be multiples of it.
-        pt: whether PyTorch runs it. batch_size, imgsz: images and (height, width) of a file with fixed sizes, or None.
-        end2end: whether the file suppresses overlapping boxes itself.
+        pt: whether PyTorch runs a checkpoint. fp16: whether float16 is computed in. batch_size, imgsz: images and
+            (height, width) of a file with fixed sizes, or None. Other numbers of images are split and filled up here;
+            other sizes are an error.
+        end2end: whether the file has suppressed overlapping boxes already. Its detections come as boxes like all
+            others, with confidence as objectness and 1 as score of their class, so that another suppression with an
+            IoU threshold of at least the file's leaves them as they are.
 
     Raises:
-        FileNotFoundError, ValueError: the file is missing or cannot be used; a missing package, with the pip line.
+        FileNotFoundError, ValueError: the file is missing or cannot be used, or its run time is not installed.
     """
 
     def __init__(
@@ -111,65 +119,92 @@ class DetectMultiBackend(nn.Module):
         files = [Path(weights)] if isinstance(weights, str | Path) else [Path(file) for file in weights]
         if not files:
             raise ValueError("no weights given: name a checkpoint such as runs/train/exp/weights/best.pt")
-        self.device, self.fp16 = torch.device(device), fp16
-        kinds = {format_of(file).argument for file in files}
+        self.device = torch.device(device)
+        kinds = {kind_of(file).argument for file in files}
         self.pt = kinds == {"-"}
+        if len(files) > 1 and not self.pt:
+            raise ValueError(f"an ensemble takes checkpoints (.pt) only, but got {', '.join(map(str, files))}")
         if dnn and kinds != {"onnx"}:
-            raise ValueError(f"--dnn is for one .onnx file, not for {', '.join(map(str, files))}")
-        if not self.pt and len(files) > 1:
-            raise ValueError(f"only .pt files make an ensemble, not {', '.join(map(str, files))}")
-        if not self.pt and window:
-            raise ValueError(f"{files[0]}: its windows are fixed; only those of a .pt file can be changed")
+            raise ValueError(f"OpenCV (dnn) runs .onnx files only, not {files[0]}: leave --dnn out")
+        if window and not self.pt:
+            raise ValueError(f"{files[0]}: its windows are fixed; only those of a checkpoint (.pt) can be changed")
         if self.pt:
             self.backend = PyTorchBackend(files, self.device, fp16=fp16, fuse=fuse, window=window)
+            self.fp16 = fp16
         else:
-            self.backend = _open(files[0], OpenCvBackend if dnn else RUNTIMES[kinds.pop()], self.device, fp16)
-        self.stride = self.backend.stride or 32
-        self.names = self.backend.names or _names_of(data, self.backend.nc, files[0])
+            (kind,) = kinds
+            self.backend = (OpenCvBackend if dnn else RUNTIMES[kind])(existing(files[0]), self.device)
+            self.fp16 = self.backend.half
+            if fp16 and not self.fp16:
+                LOGGER.warning(f"{files[0]}: --half is not followed, this file computes in float32: export with --half")
+        self.stride = self.backend.stride or DEFAULT_STRIDE
+        self.batch_size, self.imgsz = self.backend.batch_size, self.backend.imgsz
+        self.end2end = self.backend.end2end
+        self.names = self.backend.names or self._find_names(files[0], data)
         self.nc = len(self.names)
-        self.batch_size, self.imgsz, self.end2end = self.backend.batch_size, self.backend.imgsz, self.backend.end2end
+
+    def _find_names(self, file: Path, data: str | Path | None) -> dict[int, str]:
+        """Return the names of a file that holds none."""
+        names = parse_names(yaml_load(data).get("names"), data) if data else None
+        classes = self.backend.nc
+        if classes is None and not self.end2end:
+            size = self.imgsz or (10 * self.stride, 10 * self.stride)
+            blank = torch.zeros(self.batch_size or 1, 3, *size, device=self.device)
+            classes = self.backend(blank).shape[2] - 5
+        if names and classes and len(names) != classes:
+            raise ValueError(f"{file}: it gives scores of {classes} classes, but {data} names {len(names)}")
+        if names is None:
+            if classes is None:
+                raise ValueError(f"{file}: it says neither names nor number of its classes: give --data")
+            LOGGER.warning(f"{file}: it holds no class names, they are called class0, class1, ...: give --data")
+            names = {i: f"class{i}" for i in range(classes)}
+        self.backend.nc = len(names)
+        return names
 
     def forward(self, images: Tensor, augment: bool = False) -> Tensor:
         """Detect.
 
         Args:
             images: (B, 3, H, W) floats 0..1, sides multiples of `stride`.
-            augment: look at three views (`models.tta`), PyTorch only.
+            augment: look at three views (`models.tta`), checkpoints only.
 
         Returns:
             (B, R, 5 + nc) float32 `[xywh_net, objectness, scores 0..1]` on `device`.
+
+        Raises:
+            ValueError: a size that the file does not take, or `augment` with an exported file.
         """
         return self.backend(images.to(self.device), augment)
 
     def warmup(self, imgsz: tuple[int, int] = (640, 640)) -> None:
         """Run one empty image of this height and width, so that the first real one is not slow; nothing on a CPU."""
         if self.device.type != "cpu":
-            size = self.imgsz or imgsz
-            self.forward(torch.zeros(self.batch_size or 1, 3, *size, device=self.device))
+            self.forward(torch.zeros(self.batch_size or 1, 3, *(self.imgsz or imgsz), device=self.device))
 
 
-def _open(file: Path, runtime: Callable[[Path, torch.device], Runtime], device: torch.device, fp16: bool) -> Runtime:
-    """Open an exported file or folder; FileNotFoundError if it is not there."""
-    if not file.exists():
-        raise FileNotFoundError(f"{file}: no such model file (looked in {file.absolute().parent})")
-    if fp16:
-        LOGGER.warning(f"--half has no effect on {file}: its precision was chosen when it was exported")
-    return runtime(file, device)
-
-
-def _names_of(data: str | Path | None, nc: int | None, file: Path) -> dict[int, str]:
-    """Return the class names of a data set for a file that holds none, or class0, class1, ... with a warning.
+def kind_of(file: Path) -> Format:
+    """Return the row of the format table for a file or folder by the end of its name; .xml is OpenVINO.
 
     Raises:
-        ValueError: the data set has another number of classes, or nobody knows the number.
+        ValueError: no row fits.
     """
-    if data:
-        value = yaml_load(check_file(data, (".yaml", ".yml"))).get("names")
-        names = parse_names(list(value.values()) if isinstance(value, Mapping) else value, data)
-        if names and nc in (None, len(names)):
-            return names
-        raise ValueError(f"{data} names {len(names or ())} classes, but {file} has {nc}")
-    if nc is None:
-        raise ValueError(f"{file}: holds no class names: name the data set with --data")
-    LOGGER.warning(f"{file}: holds no class names; they are class0 to class{nc - 1}, or name a data set with --data")
-    return {i: f"class{i}" for i in range(nc)}
+    if re.match(r"[a-zA-Z][a-zA-Z0-9+.-]+:/", str(file)):
+        raise ValueError(f"{file}: addresses are not fetched or asked. Download the file and give its path")
+    name = file.name.lower()
+    ends = {row.suffix: row for row in ROWS} | {".xml": next(row for row in ROWS if row.argument == "openvino")}
+    for end, row in ends.items():
+        if name.endswith(end):
+            return row
+    listed = ", ".join(f"{end} ({row.name})" for end, row in ends.items())
+    raise ValueError(f"{file}: no known kind of model by its name. Supported are names that end in {listed}")
+
+
+def existing(file: Path) -> Path:
+    """Return a file or folder that exists.
+
+    Raises:
+        FileNotFoundError: it does not.
+    """
+    if not file.exists():
+        raise FileNotFoundError(f"{file}: no such file or folder (looked in {file.absolute().parent})")
+    return file

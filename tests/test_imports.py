@@ -27,7 +27,7 @@ LEVELS = {
     """,
     2: """
         models.runtimes.onnx_files models.runtimes.torch_files models.runtimes.openvino_files
-        models.runtimes.engine_files models.runtimes.mobile_files utils.labels utils.autobatch utils.evaluation
+        models.runtimes.tensorrt_files models.runtimes.mobile_files utils.labels utils.autobatch utils.evaluation
         utils.loggers.to_tensorboard models.yolo models.autoshape utils.exporters.onnx_check models.pretrained
         utils.converters utils.streams utils.pictures utils.predictor
     """,

@@ -90,16 +90,16 @@ def test_detections_inside_a_file_survive_a_second_suppression(weights):
 
 
 def test_what_does_not_fit_is_said(weights, tmp_path):
-    with pytest.raises(ValueError, match="unknown kind of model file"):
+    with pytest.raises(ValueError, match="no known kind of model"):
         DetectMultiBackend(tmp_path / "a.h5")
-    with pytest.raises(FileNotFoundError, match=r"a\.onnx: no such model file"):
+    with pytest.raises(FileNotFoundError, match=r"a\.onnx"):
         DetectMultiBackend(tmp_path / "a.onnx")
-    with pytest.raises(ValueError, match=r"only \.pt files make an ensemble"):
+    with pytest.raises(ValueError, match=r"an ensemble takes checkpoints"):
         DetectMultiBackend([weights, tmp_path / "a.onnx"])
-    with pytest.raises(ValueError, match=r"--dnn is for one \.onnx file"):
+    with pytest.raises(ValueError, match=r"OpenCV \(dnn\) runs \.onnx files only"):
         DetectMultiBackend(weights, dnn=True)
     (tmp_path / "a.engine").write_bytes(b"")
-    with pytest.raises(ValueError, match="runs on CUDA, but the device is cpu"):
+    with pytest.raises(ValueError, match="CUDA"):
         DetectMultiBackend(tmp_path / "a.engine")
     (tmp_path / "a.onnx").write_bytes(b"nothing")
     pytest.importorskip("onnxruntime")

@@ -7,7 +7,6 @@ weights in float16.
 import subprocess
 import tempfile
 import warnings
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +33,8 @@ def export_ncnn(model: nn.Module, images: Tensor, file: Path, options: ExportOpt
     with atomic_folder(file) as folder:
         convert(model, images, folder, options.half)
         yaml_save(folder / "metadata.yaml", metadata)
-        check_file("ncnn", partial(run, load(folder)), model, images, options, metadata)
+        network = load(folder)
+        check_file("ncnn", lambda x: run(network, x), model, images, options, metadata)
     return file
 
 
@@ -45,17 +45,20 @@ def convert(model: nn.Module, images: Tensor, folder: Path, half: bool) -> None:
     with tempfile.TemporaryDirectory() as scratch, warnings.catch_warnings(), torch.no_grad():
         warnings.filterwarnings("ignore")  # torch.jit is deprecated, and the sizes become constants: both known
         torch.jit.trace(model.eval().cpu(), images.cpu(), strict=False, check_trace=False).save(f"{scratch}/model.pt")
-        command = [
-            pnnx.EXEC_PATH,
-            "model.pt",
-            f"inputshape={str(list(images.shape)).replace(' ', '')}",
-            f"fp16={half:d}",
-        ]
+        shape = ",".join(map(str, images.shape))
+        command = [pnnx.EXEC_PATH, "model.pt", f"inputshape=[{shape}]", f"fp16={half:d}"]
         done = subprocess.run(command, cwd=scratch, capture_output=True, text=True, check=False)
         missing = [name for name in FILES if not (Path(scratch) / name).is_file()]
         if done.returncode or missing:
             lines = (done.stderr or done.stdout).strip().splitlines()[-3:]
             raise ValueError(f"pnnx cannot convert this model (status {done.returncode}): {' / '.join(lines)}")
+        layers = (Path(scratch) / FILES[0]).read_text().splitlines()[2:]
+        foreign = sorted({line.split()[0] for line in layers if "." in line.split()[0]})
+        if foreign:
+            raise ValueError(
+                f"ncnn has no layer for {', '.join(foreign)} of this model (models with attention need more than the "
+                "four axes of ncnn): export onnx or openvino instead"
+            )
         for name in FILES:
             (folder / name).write_bytes((Path(scratch) / name).read_bytes())
 

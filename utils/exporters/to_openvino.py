@@ -7,14 +7,12 @@ switched off.
 """
 
 import os
-from collections.abc import Callable
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import torch
-from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
 from utils.exporters.check import check_file
@@ -31,7 +29,7 @@ def export_openvino(
 ) -> Path:
     """Write the folder and compare it with the model; arguments and errors as in `utils/exporters/__init__.py`."""
     require(("onnx", "onnxscript", "openvino") + (("nncf",) if options.int8 else ()), "the export to OpenVINO")
-    import openvino
+    import openvino  # noqa: PLC0415, optional
 
     if options.int8 and options.half:
         raise ValueError("--int8 and --half exclude each other: choose one")
@@ -48,17 +46,10 @@ def export_openvino(
     with atomic_folder(file) as folder:
         openvino.save_model(network, folder / f"{stem}.xml", compress_to_fp16=options.half)
         yaml_save(folder / "metadata.yaml", metadata)
-        run = _runner(core, folder / f"{stem}.xml")
-        check_file("OpenVINO", run, model, images, options, metadata)
-        del run  # it holds the files open
+        settings = {"INFERENCE_NUM_THREADS": torch.get_num_threads(), "INFERENCE_PRECISION_HINT": "f32"}
+        written = core.compile_model(folder / f"{stem}.xml", "CPU", settings)
+        check_file("OpenVINO", lambda x: written([x.numpy()])[0], model, images, options, metadata)
     return file
-
-
-def _runner(core: Any, xml: Path) -> Callable[[Tensor], ArrayLike]:
-    """Load a written network for the check."""
-    settings = {"INFERENCE_NUM_THREADS": torch.get_num_threads(), "INFERENCE_PRECISION_HINT": "f32"}
-    network = core.compile_model(xml, "CPU", settings)
-    return lambda images: network([images.numpy()])[0]
 
 
 def quantize(network: Any, options: ExportOptions, batch: int) -> Any:
