@@ -178,7 +178,7 @@ def test_one_file_serves_several_formats(tiny_conv, tmp_path, monkeypatch):
         ({"int8": True, "half": True}, "exclude each other"),
         ({"int8": True, "calibration": lambda: iter(())}, "gave no image"),
     ],
-    ids=str,
+    ids=["opset", "no data", "half too", "no image"],
 )
 def test_refused_options(tiny_conv, tmp_path, change, match):
     with pytest.raises(ValueError, match=match):
