@@ -13,7 +13,7 @@ demo: $(VENV)/.installed
 	  --hyp data/hyps/hyp.demo.yaml --epochs $(DEMO_EPOCHS) --name demo
 
 test: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest -m "not slow and not gpu" $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow and not gpu" $(PYTEST_ARGS)
 
 test-all: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest $(PYTEST_ARGS)

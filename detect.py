@@ -215,8 +215,7 @@ def _load(
     files: Sequence[str | Path], device: str, half: bool, dnn: bool, data: str | Path | None
 ) -> DetectMultiBackend:
     """Load the model, with the class names of `data` if it has none of its own."""
-    extra = {"dnn": True} if dnn else {}
-    model = DetectMultiBackend(files, select_device(device), fp16=half, **extra)
+    model = DetectMultiBackend(files, select_device(device), dnn=dnn, data=data, fp16=half)
     if not data:
         return model
     names = yaml_load(check_file(data, (".yaml", ".yml"))).get("names")

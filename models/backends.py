@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from models.checkpoint import attempt_load
 from models.runtimes.base import Runtime, parse_names
-from models.runtimes.mobile_files import CoreMlBackend, LiteRtBackend, NcnnBackend
+from models.runtimes.mobile_files import NcnnBackend
 from models.runtimes.onnx_files import OnnxRuntimeBackend, OpenCvBackend
 from models.runtimes.openvino_files import OpenVinoBackend
 from models.runtimes.tensorrt_files import TensorRtBackend
@@ -31,6 +31,7 @@ class PyTorchBackend(nn.Module):
         device: where to compute.
         fp16: compute in float16, CUDA only.
         fuse: merge every BatchNorm into its convolution.
+        window: another window for the Swin stages, see `attempt_load`.
 
     Raises:
         FileNotFoundError, ValueError: from `attempt_load`; or float16 without CUDA.
@@ -40,13 +41,21 @@ class PyTorchBackend(nn.Module):
     imgsz: tuple[int, int] | None = None
     end2end = False
 
-    def __init__(self, weights: Sequence[str | Path], device: torch.device, *, fp16: bool, fuse: bool) -> None:
+    def __init__(
+        self,
+        weights: Sequence[str | Path],
+        device: torch.device,
+        *,
+        fp16: bool,
+        fuse: bool,
+        window: int | Sequence[int] | None = None,
+    ) -> None:
         super().__init__()
         if fp16 and device.type != "cuda":
             raise ValueError(
                 f"half precision needs CUDA, but the device is {device}: leave --half out, or try --device 0"
             )
-        self.model = attempt_load(weights, device, fuse)
+        self.model = attempt_load(weights, device, fuse, window)
         self.dtype = torch.float16 if fp16 else torch.float32
         self.model.to(self.dtype)
         self.names = dict(self.model.names)
@@ -63,8 +72,6 @@ RUNTIMES: dict[str, type[Runtime]] = {  # `Format.argument` -> class(file, devic
     "openvino": OpenVinoBackend,
     "engine": TensorRtBackend,
     "ncnn": NcnnBackend,
-    "coreml": CoreMlBackend,
-    "litert": LiteRtBackend,
 }
 DEFAULT_STRIDE = 32
 
@@ -82,6 +89,7 @@ class DetectMultiBackend(nn.Module):
         data: data set YAML with the class names, for files that hold none.
         fp16: compute in float16: of a checkpoint on CUDA. The precision of an exported file is its own.
         fuse: merge every BatchNorm into its convolution (.pt).
+        window: another window for the Swin stages (.pt), see `attempt_load`.
 
     Attributes:
         names: class number to name. nc: how many. stride: the sides of the images must be multiples of it.
@@ -105,6 +113,7 @@ class DetectMultiBackend(nn.Module):
         data: str | Path | None = None,
         fp16: bool = False,
         fuse: bool = True,
+        window: int | Sequence[int] | None = None,
     ) -> None:
         super().__init__()
         files = [Path(weights)] if isinstance(weights, str | Path) else [Path(file) for file in weights]
@@ -117,8 +126,10 @@ class DetectMultiBackend(nn.Module):
             raise ValueError(f"an ensemble takes checkpoints (.pt) only, but got {', '.join(map(str, files))}")
         if dnn and kinds != {"onnx"}:
             raise ValueError(f"OpenCV (dnn) runs .onnx files only, not {files[0]}: leave --dnn out")
+        if window and not self.pt:
+            raise ValueError(f"{files[0]}: its windows are fixed; only those of a checkpoint (.pt) can be changed")
         if self.pt:
-            self.backend = PyTorchBackend(files, self.device, fp16=fp16, fuse=fuse)
+            self.backend = PyTorchBackend(files, self.device, fp16=fp16, fuse=fuse, window=window)
             self.fp16 = fp16
         else:
             (kind,) = kinds

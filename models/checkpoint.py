@@ -275,7 +275,10 @@ def build_model(ckpt: Mapping[str, Any], fuse: bool = False) -> DetectionModel:
 
 
 def attempt_load(
-    weights: str | Path | Sequence[str | Path], device: str | torch.device | None = None, fuse: bool = True
+    weights: str | Path | Sequence[str | Path],
+    device: str | torch.device | None = None,
+    fuse: bool = True,
+    window: int | Sequence[int] | None = None,
 ) -> DetectionModel | Ensemble:
     """Load a model for detection: averaged weights, float32, evaluation mode.
 
@@ -283,14 +286,19 @@ def attempt_load(
         weights: checkpoint file; a list of several makes an `Ensemble`, of one the model.
         device: where the model goes; None is the CPU.
         fuse: merge every BatchNorm into its convolution.
+        window: another window for the Swin stages, or one for each (`DetectionModel.set_window`).
 
     Raises:
-        FileNotFoundError, ValueError: as `load_checkpoint` and `build_model`; models with different classes.
+        FileNotFoundError, ValueError: as `load_checkpoint` and `build_model`; models with different classes; a window
+            that does not fit.
     """
     if not isinstance(weights, str | Path):
-        models = [attempt_load(file, device, fuse) for file in weights]
+        models = [attempt_load(file, device, fuse, window) for file in weights]
         return models[0] if len(models) == 1 else Ensemble(models)
-    return build_model(load_checkpoint(weights), fuse).to(device or "cpu")
+    model = build_model(load_checkpoint(weights))
+    if window:
+        model.set_window(window)
+    return (model.fuse() if fuse else model).to(device or "cpu")
 
 
 def transfer_weights(model: torch.nn.Module, ckpt: Mapping[str, Any], exclude: Iterable[str] = ()) -> tuple[int, int]:

@@ -47,6 +47,8 @@ def parse_opt(argv: Sequence[str] | None = None) -> argparse.Namespace:
         "--amp", choices=("auto", *AMP_TYPES), default="auto", help="mixed precision; auto: fp16 on CUDA, off elsewhere"
     )
     add("--activation-checkpointing", action="store_true", help="recompute Swin blocks to save memory")
+    add("--checkpoint-stages", nargs="+", type=int, help="the same for some Swin stages only, 1 for the first")
+    add("--window", nargs="+", type=int, help="other windows for the Swin stages: one side for all, or one for each")
     add("--multi-scale", action="store_true", help="vary the image size by 50 %%")
     add("--sync-bn", action="store_true", help="batch statistics over all GPUs, with torchrun")
     add("--shard-optimizer", action="store_true", help="spread the optimizer state over the processes of torchrun")

@@ -163,6 +163,10 @@ def build_model(opt: argparse.Namespace, inputs: Inputs) -> DetectionModel:
     model.names = {0: "item"} if opt.single_cls and len(data["names"]) != 1 else data["names"]
     if hyp.drop_path is not None:
         model.set_drop_path(hyp.drop_path)
+    if opt.window:
+        model.set_window(opt.window[0] if len(opt.window) == 1 else opt.window)
+    if opt.checkpoint_stages:
+        model.set_activation_checkpointing(opt.checkpoint_stages)
     if opt.activation_checkpointing and not model.set_activation_checkpointing(True):
         LOGGER.warning("--activation-checkpointing has no effect: the model has no Swin stage")
     return model

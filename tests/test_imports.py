@@ -12,35 +12,32 @@ ROOT = Path(__file__).resolve().parents[1]
 # Files that are not written yet stand here too: their place in the house is decided.
 LEVELS = {
     0: """
-        utils models utils.general utils.files utils.boxes utils.callbacks utils.formats utils.demo utils.annotate
-        utils.label_reader utils.loggers.to_csv models.windows models.attention models.convolutions
-        utils.exporters.options utils.exporters.compare utils.engine_file models.layers models.inert_pickle
-        utils.pipeline models.open_windows utils.extra_augmentations
-        models.runtimes utils.exporters.folder utils.pt2_file
+        models.runtimes utils.exporters.folder utils models utils.general utils.files utils.boxes utils.callbacks
+        utils.formats utils.demo utils.annotate utils.label_reader utils.loggers.to_csv models.windows
+        models.attention models.convolutions utils.exporters.options utils.exporters.compare utils.engine_file
+        models.layers models.inert_pickle utils.pipeline models.open_windows utils.extra_augmentations
     """,
     1: """
-        utils.torch_utils utils.distributed utils.hyp utils.optim utils.nms utils.metrics utils.loss
-        utils.augmentations utils.plots utils.autoanchor utils.downloads utils.result_files models.common models.flops
-        models.ensemble models.tta utils.sampling utils.image_cache utils.exporters.onnx_nms
-        utils.exporters.onnx_quantize utils.exporters.tensorrt_ops models.activations utils.report utils.web
-        models.detections utils.label_cache utils.label_coco utils.label_voc models.legacy utils.video utils.slicing
-        utils.visualize models.runtimes.base
+        utils.pt2_file models.runtimes.base utils.torch_utils utils.distributed utils.hyp utils.optim utils.nms
+        utils.metrics utils.loss utils.augmentations utils.plots utils.autoanchor utils.downloads utils.result_files
+        models.common models.flops models.ensemble models.tta utils.sampling utils.image_cache
+        utils.exporters.onnx_nms utils.exporters.onnx_quantize utils.exporters.tensorrt_ops models.activations
+        utils.report utils.web models.detections utils.label_cache utils.label_coco utils.label_voc models.legacy
+        utils.video utils.slicing utils.visualize
     """,
     2: """
-        utils.labels utils.autobatch utils.evaluation utils.loggers.to_tensorboard
-        models.yolo models.autoshape utils.exporters.onnx_check models.pretrained
-        utils.converters utils.streams utils.pictures utils.predictor
         models.runtimes.onnx_files models.runtimes.torch_files models.runtimes.openvino_files
-        models.runtimes.tensorrt_files models.runtimes.mobile_files
+        models.runtimes.tensorrt_files models.runtimes.mobile_files utils.labels utils.autobatch utils.evaluation
+        utils.loggers.to_tensorboard models.yolo models.autoshape utils.exporters.onnx_check models.pretrained
+        utils.converters utils.streams utils.pictures utils.predictor
     """,
     3: """
-        utils.exporters.calibration utils.sources utils.dataloaders utils.exporters.to_onnx utils.loggers
-        models.checkpoint utils.exporters.check
+        utils.exporters.check utils.exporters.calibration utils.sources utils.dataloaders utils.exporters.to_onnx
+        utils.loggers models.checkpoint
     """,
     4: """
-        utils.exporters.to_openvino utils.exporters.to_tensorrt models.backends models.training utils.evolve
-        utils.outputs utils.exporters.to_torchscript utils.exporters.to_pt2 utils.exporters.to_ncnn
-        utils.exporters.to_coreml utils.exporters.to_litert
+        utils.exporters.to_torchscript utils.exporters.to_pt2 utils.exporters.to_ncnn utils.exporters.to_openvino
+        utils.exporters.to_tensorrt models.backends models.training utils.evolve utils.outputs
     """,
     5: "utils.exporters val detect hubconf models.options",
     6: "export train",
@@ -50,7 +47,7 @@ OWN = {name.split(".")[0] for name in LEVEL}  # first parts of our module names
 
 # Optional or slow to load: imported inside the one function that needs them.
 HEAVY = (
-    "onnx onnxruntime onnxscript onnxslim openvino nncf tensorrt tensorrt_rtx coremltools ncnn tensorboard "
+    "onnx onnxruntime onnxscript onnxslim openvino nncf tensorrt tensorrt_rtx coremltools ncnn pnnx tensorboard "
     "torch.utils.tensorboard"
 ).split()
 

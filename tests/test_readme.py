@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+import detect
+import export
 import train
 import val
 
@@ -42,7 +44,7 @@ def test_moved_names_are_where_the_table_says():
         resolve("utils.general.non_max_suppression")
 
 
-@pytest.mark.parametrize("script", [train, val], ids=lambda module: module.__name__)
+@pytest.mark.parametrize("script", [train, val, detect, export], ids=lambda module: module.__name__)
 def test_commands_parse(script, capsys):
     found = re.findall(rf"python {script.__name__}\.py(.*)", "\n".join(CODE).replace("\\\n", ""))
     assert found

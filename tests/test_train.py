@@ -12,7 +12,7 @@ import yaml
 
 import train
 import val
-from models.checkpoint import load_checkpoint
+from models.checkpoint import attempt_load, load_checkpoint
 from utils.callbacks import Callbacks
 from utils.general import ROOT
 from utils.loggers.to_csv import RESULT_COLUMNS
@@ -312,3 +312,14 @@ def test_evolution_trains_generations_and_goes_on(tiny_dataset, hyp_file, tmp_pa
     assert [cell.strip() for cell in header[:4]] == list(RESULT_COLUMNS[4:8])
     assert first[7:] != second[7:]
     train.run(**settings | {"hyp": str(folder / "hyp_evolve.yaml"), "name": "after"})
+
+
+def test_windows_and_stages_are_chosen_by_option(tiny_dataset, hyp_file, tmp_path):
+    train.run(**options(tmp_path, tiny_dataset, hyp_file, epochs=1, window=[2, 8], checkpoint_stages=[2]))
+    ckpt = load_checkpoint(tmp_path / "run/weights/last.pt")
+    windows = [row[3][1] for row in ckpt["yaml"]["backbone"] if row[2] == "C3SwinV2"]
+    assert windows == [[2, 2], [8, 8]]
+    other = attempt_load(tmp_path / "run/weights/last.pt", window=4)
+    assert [stage.window for stage in other.swin_stages] == [(4, 4), (4, 4)]
+    with pytest.raises(ValueError, match="no Swin stage 3"):
+        train.run(**options(tmp_path, tiny_dataset, hyp_file, epochs=1, checkpoint_stages=[3]))

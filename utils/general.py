@@ -73,8 +73,9 @@ def colorstr(*parts: str) -> str:
 
 
 def log_options(script: str | Path, options: Mapping[str, Any]) -> None:
-    """Log all options of a run in one line: `train: weights=, cfg=yolov5n.yaml, ...`."""
-    LOGGER.info(colorstr(f"{Path(script).stem}: ") + ", ".join(f"{key}={value}" for key, value in options.items()))
+    """Log all options of a run in one line: `train: weights=, cfg=yolov5n.yaml, ...`; passwords in addresses hidden."""
+    text = ", ".join(f"{key}={value}" for key, value in options.items())
+    LOGGER.info(colorstr(f"{Path(script).stem}: ") + re.sub(r"(\w://)[^/@\s]+@", r"\1***@", text))
 
 
 @contextmanager

@@ -280,3 +280,9 @@ def test_image_size_is_rounded_up_with_a_warning(caplog):
 def test_image_size_must_be_positive(size):
     with pytest.raises(ValueError, match=f"image size {size}"):
         check_img_size(size)
+
+
+def test_passwords_in_addresses_are_not_logged(caplog):
+    log_options("detect", {"source": "rtsp://me:secret@10.0.0.7/cam", "img": 640})
+    assert "source=rtsp://***@10.0.0.7/cam, img=640" in caplog.text
+    assert "secret" not in caplog.text

@@ -1,0 +1,137 @@
+"""Exported files in their run times give the boxes of the checkpoint; what is missing or does not fit is said."""
+
+import json
+
+import pytest
+import torch
+
+import export
+from models.backends import DetectMultiBackend
+from models.checkpoint import save_checkpoint
+from models.runtimes.base import Runtime, expand_detections, parse_names, parse_size, parse_value
+from models.yolo import DetectionModel
+from utils.exporters.compare import measure
+from utils.nms import non_max_suppression
+
+TABLE = {
+    "nc": 3,
+    "depth_multiple": 1.0,
+    "width_multiple": 1.0,
+    "anchors": [[10, 13], [30, 61]],
+    "backbone": [[-1, 1, "Conv", [8, 3, 2]]] * 4 + [[-1, 2, "C3SwinV2", [16, 2, {"norm_gain": 1.0}]]],
+    "head": [[-1, 1, "Conv", [16, 3, 2]], [[4, 5], 1, "Detect", ["nc", "anchors"]]],
+}
+NAMES = {0: "a", 1: "it's", 2: "ß"}
+
+
+def write(file, table):
+    torch.manual_seed(0)
+    model = DetectionModel(table, verbose=False)
+    for conv in model.detect.m:
+        torch.nn.init.normal_(conv.weight, std=0.5)
+        torch.nn.init.zeros_(conv.bias)
+    empty = ("ema", "updates", "optimizer", "scaler", "stopper", "rng", "hyp", "best_fitness", "last_step", "git")
+    save_checkpoint(
+        file,
+        {
+            **dict.fromkeys(empty), "epoch": -1, "model": model.state_dict(), "yaml": model.yaml, "names": NAMES,
+            "stride": model.stride.tolist(), "opt": {},
+        },
+    )  # fmt: skip
+    return file
+
+
+NEEDS = {"onnx": "onnxscript", "openvino": "openvino", "ncnn": "pnnx"}
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    return write(tmp_path_factory.mktemp("weights") / "best.pt", TABLE)
+
+
+@pytest.fixture(scope="module", params=["torchscript", "pt2", "onnx", "openvino", "ncnn"])
+def exported(request, weights):
+    """A checkpoint and the file made of it."""
+    pytest.importorskip(NEEDS.get(request.param, "torch"))
+    if request.param == "ncnn":  # it has no operator for windows
+        plain = [row if row[2] == "Conv" else [-1, 2, "C3", [16]] for row in TABLE["backbone"]]
+        weights = write(weights.with_name("plain.pt"), TABLE | {"backbone": plain})
+    return weights, export.run(weights, [request.param], imgsz=(64, 96))[0]
+
+
+def test_file_gives_the_boxes_of_the_checkpoint(exported):
+    weights, exported = exported
+    backend, reference = DetectMultiBackend(exported), DetectMultiBackend(weights)
+    assert (backend.names, backend.stride, backend.imgsz, backend.batch_size) == (NAMES, 32, (64, 96), 1)
+    assert not backend.pt
+    images = torch.rand(3, 3, 64, 96)  # more than the one of the file
+    with torch.no_grad():
+        difference = measure(reference(images), backend(images))
+    assert difference.relative < 1e-3
+    assert difference.scores < 1e-4
+    with pytest.raises(ValueError, match="takes images of 64x96"):
+        backend(torch.rand(1, 3, 96, 96))
+    with pytest.raises(ValueError, match="needs a checkpoint"):
+        backend(images, augment=True)
+
+
+def test_detections_inside_a_file_survive_a_second_suppression(weights):
+    pytest.importorskip("onnxscript")
+    file = export.run(weights, ["onnx"], imgsz=64, batch_size=2, nms=True, conf_thres=0.1, topk_all=15)[0]
+    backend = DetectMultiBackend(file)
+    images = torch.rand(2, 3, 64, 64)
+    with torch.no_grad():
+        expected = non_max_suppression(DetectMultiBackend(weights)(images), 0.1, 0.45, max_det=15)
+        found = non_max_suppression(backend(images), 0.1, 0.45, max_det=15)
+    assert backend.end2end
+    assert sum(map(len, expected)) > 5
+    for a, b in zip(expected, found, strict=True):
+        torch.testing.assert_close(a, b, atol=1e-3, rtol=1e-3)
+
+
+def test_what_does_not_fit_is_said(weights, tmp_path):
+    with pytest.raises(ValueError, match="no known kind of model"):
+        DetectMultiBackend(tmp_path / "a.h5")
+    with pytest.raises(FileNotFoundError, match=r"a\.onnx"):
+        DetectMultiBackend(tmp_path / "a.onnx")
+    with pytest.raises(ValueError, match=r"an ensemble takes checkpoints"):
+        DetectMultiBackend([weights, tmp_path / "a.onnx"])
+    with pytest.raises(ValueError, match=r"OpenCV \(dnn\) runs \.onnx files only"):
+        DetectMultiBackend(weights, dnn=True)
+    (tmp_path / "a.engine").write_bytes(b"")
+    with pytest.raises(ValueError, match="CUDA"):
+        DetectMultiBackend(tmp_path / "a.engine")
+    (tmp_path / "a.onnx").write_bytes(b"nothing")
+    pytest.importorskip("onnxruntime")
+    with pytest.raises(ValueError, match="ONNX Runtime cannot read it"):
+        DetectMultiBackend(tmp_path / "a.onnx")
+
+
+def test_values_of_metadata_are_read_without_running_them():
+    assert parse_value("{0: 'a', 1: \"it's\"}") == {0: "a", 1: "it's"}
+    assert parse_value("__import__('os').system('true')") == "__import__('os').system('true')"
+    assert parse_names('{"1": "b", "0": "a"}', "x") == {0: "a", 1: "b"}
+    with pytest.raises(ValueError, match="must map 0, 1, 2"):
+        parse_names("{1: 'a'}", "x")
+    assert parse_size("[64, 96]") == (64, 96)
+    assert parse_size(json.dumps(32)) == (32, 32)
+
+
+def test_detections_become_rows_of_boxes():
+    found = torch.tensor([[[10.0, 20, 30, 60, 0.9, 2], [0, 0, 0, 0, 0.8, 0]]])
+    rows = expand_detections(found, torch.tensor([1]), 3)
+    assert rows[0, 0].tolist() == pytest.approx([20, 40, 20, 40, 0.9, 0, 0, 1])
+    assert rows[0, 1, 4] == 0  # beyond the count
+
+
+def test_fixed_batch_is_filled_up(tmp_path):
+    class Counting(Runtime):
+        def run(self, images):
+            seen.append(len(images))
+            return images.mean((1, 2, 3)).view(-1, 1, 1).expand(-1, 2, 6)
+
+    seen = []
+    runtime = Counting(tmp_path, torch.device("cpu"), {"names": {0: "a"}}, (2, None, None), 6)
+    images = torch.rand(5, 3, 8, 8)
+    assert torch.allclose(runtime(images)[:, 0, 0], images.mean((1, 2, 3)))
+    assert seen == [2, 2, 2]
