@@ -1,7 +1,4 @@
-"""Files for phones and small boards: ncnn, CoreML and LiteRT.
-
-CoreML runs on macOS only. Neither it nor LiteRT was tested on a device.
-"""
+"""Files for phones and small boards: ncnn."""
 
 from pathlib import Path
 

@@ -116,4 +116,8 @@ class OpenCvBackend(Runtime):
     def run(self, images: Tensor) -> Tensor:
         """See `Runtime.run`."""
         self.net.setInput(images.cpu().numpy())
-        return torch.from_numpy(np.asarray(self.net.forward()))
+        try:
+            return torch.from_numpy(np.array(self.net.forward()))
+        except cv2.error as e:
+            hint = "" if self.imgsz else ": export it again without --dynamic"
+            raise ValueError(f"{self.file}: OpenCV {cv2.__version__} cannot run it{hint} ({e.err})") from e

@@ -40,9 +40,6 @@ class TorchScriptBackend(Runtime):
         except ValueError as e:
             raise ValueError(f"{file}: its config.txt is no JSON: {e}") from None
         shape = config.get("shape") or [None] * 4
-        self.dtype = torch.float16 if config.get("half") and device.type == "cuda" else torch.float32
-        if config.get("half") and self.dtype == torch.float32:
-            self.module.float()  # half convolutions are slow, or missing, on other devices
         super().__init__(file, device, config, (shape[0], shape[2], shape[3]))
 
     @torch.no_grad()

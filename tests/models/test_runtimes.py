@@ -135,3 +135,40 @@ def test_fixed_batch_is_filled_up(tmp_path):
     images = torch.rand(5, 3, 8, 8)
     assert torch.allclose(runtime(images)[:, 0, 0], images.mean((1, 2, 3)))
     assert seen == [2, 2, 2]
+
+
+def test_opencv_runs_a_file_with_fixed_sizes(weights, tmp_path):
+    pytest.importorskip("onnxscript")
+    file = export.run(weights, ["onnx"], imgsz=(64, 96))[0]
+    backend = DetectMultiBackend(file, dnn=True)
+    assert (backend.names, backend.imgsz) == (NAMES, (64, 96))
+    images = torch.rand(2, 3, 64, 96)
+    with torch.no_grad():
+        difference = measure(DetectMultiBackend(weights)(images), backend(images))
+    assert difference.relative < 1e-3
+    assert difference.scores < 1e-4
+
+
+def test_names_of_a_file_without_them(weights, tmp_path):
+    onnx = pytest.importorskip("onnx")
+    pytest.importorskip("onnxscript")
+    graph = onnx.load(export.run(weights, ["onnx"], imgsz=64)[0])
+    del graph.metadata_props[:]
+    onnx.save(graph, tmp_path / "bare.onnx")
+    assert DetectMultiBackend(tmp_path / "bare.onnx").names == {0: "class0", 1: "class1", 2: "class2"}
+    (tmp_path / "data.yaml").write_text("names: [x, y, z]")
+    assert DetectMultiBackend(tmp_path / "bare.onnx", data=tmp_path / "data.yaml").names == {0: "x", 1: "y", 2: "z"}
+    (tmp_path / "data.yaml").write_text("names: [x, y]")
+    with pytest.raises(ValueError, match=r"scores of 3 classes, but .* names 2"):
+        DetectMultiBackend(tmp_path / "bare.onnx", data=tmp_path / "data.yaml")
+    graph.metadata_props.add(key="names", value="['x', 'y']")
+    onnx.save(graph, tmp_path / "wrong.onnx")
+    with pytest.raises(ValueError, match="names of 2 classes, but gives scores of 3"):
+        DetectMultiBackend(tmp_path / "wrong.onnx")
+
+
+def test_smallest_size_of_the_metadata_is_kept(tmp_path):
+    runtime = Runtime(tmp_path, torch.device("cpu"), {"min_size": "[64, 96]"})
+    runtime.check_size((64, 96))
+    with pytest.raises(ValueError, match="at least 64x96"):
+        runtime.check_size((96, 64))

@@ -13,7 +13,7 @@ from utils.exporters.options import ExportOptions
 from utils.general import LOGGER
 
 
-@torch.no_grad()
+@torch.inference_mode()
 def check_file(
     title: str,
     run: Callable[[Tensor], Tensor | ArrayLike],
