@@ -113,10 +113,10 @@ std::vector<Detection> decode(const cv::Mat& rows, const Letterbox& fit, const c
   std::vector<Detection> found;
   for (int i : keep) {
     const auto& box = boxes[i];
-    const cv::Point2d a((box.x - fit.left) / fit.scale, (box.y - fit.top) / fit.scale);
-    const cv::Point2d b((box.br().x - fit.left) / fit.scale, (box.br().y - fit.top) / fit.scale);
-    const cv::Rect2d whole(0, 0, picture.width, picture.height);
-    found.push_back({cv::Rect2d(a, b) & whole, confidences[i], classes[i]});
+    const auto x = [&](double v) { return std::clamp((v - fit.left) / fit.scale, 0.0, double(picture.width)); };
+    const auto y = [&](double v) { return std::clamp((v - fit.top) / fit.scale, 0.0, double(picture.height)); };
+    const cv::Rect2d inside(cv::Point2d(x(box.x), y(box.y)), cv::Point2d(x(box.br().x), y(box.br().y)));
+    found.push_back({inside, confidences[i], classes[i]});
   }
   return found;
 }

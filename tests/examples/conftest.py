@@ -23,15 +23,28 @@ def picture(tmp_path_factory):
     return file
 
 
+def network_input(picture):
+    frame, _, _ = letterbox(cv2.imread(str(picture)), SIZE, auto=False)
+    return torch.from_numpy(frame[..., ::-1].copy()).permute(2, 0, 1)[None].float() / 255
+
+
 @pytest.fixture(scope="session")
-def network():
-    """yolov5n with random weights; its head is scaled so that scores spread over 0 to 1."""
+def network(picture):
+    """yolov5n with random weights, its statistics set on the picture, so that scores spread over 0 to 1."""
     torch.manual_seed(0)
-    model = Model("models/yolov5n.yaml", nc=len(NAMES)).eval()
+    model = Model("models/yolov5n.yaml", nc=len(NAMES))
+    images = network_input(picture)
+    for module in model.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.momentum = 1.0
     with torch.no_grad():
-        for conv in model.detect.m:
-            conv.weight.mul_(20)
-            conv.bias.view(3, -1)[:, 4:] = 0
+        model.train()(images)
+        raw = model.eval()(images)[1]  # one (1, 3, H, W, 5 + classes) per stride
+        for conv, numbers in zip(model.detect.m, raw, strict=True):
+            std, mean = torch.std_mean(numbers, (0, 2, 3))  # (3, 5 + classes)
+            conv.weight.mul_((1.5 / std).view(-1, 1, 1, 1))
+            conv.bias.copy_(((conv.bias.view_as(mean) - mean) * 1.5 / std).view(-1))
+            conv.bias.view_as(mean)[:, 4] -= 3  # few objects
     return model
 
 
@@ -60,10 +73,8 @@ def onnx_file(network, tmp_path_factory):
 def expected(network, picture):
     """(D, 6) `[xyxy_img, confidence, class]` of the project's own pipeline, at least 10 of them."""
     image = cv2.imread(str(picture))
-    frame, _, _ = letterbox(image, SIZE, auto=False)
-    images = torch.from_numpy(frame[..., ::-1].copy()).permute(2, 0, 1)[None].float() / 255
     with torch.no_grad():
-        found = non_max_suppression(network(images)[0], max_det=1000)[0]
+        found = non_max_suppression(network(network_input(picture))[0], max_det=1000)[0]
     found[:, :4] = scale_boxes((SIZE, SIZE), found[:, :4], image.shape[:2])
     assert len(found) >= 10
     assert len(found[:, 5].unique()) > 1

@@ -240,6 +240,13 @@ NEW_MODULES = {
     "WindowAttention": (lambda core: WindowAttention(32, 2, 4, core=core), (6, 16, 32)),
     "SwinV2Block": (lambda core: SwinV2Block(32, 2, 8, core=core), (2, 20, 22, 32)),
     "SwinV2Block shifted": (lambda core: SwinV2Block(32, 2, 8, 4, core=core), (2, 20, 22, 32)),
+    "SwinV2Block of V1": (
+        lambda core: SwinV2Block(32, 2, 8, 4, core=core, bias="table", attention="dot", norm="pre"),
+        (2, 20, 22, 32),
+    ),
+    "SwinV2Block linear": (lambda core: SwinV2Block(32, 2, 8, 4, core=core, bias="linear"), (2, 20, 22, 32)),
+    "SwinV2Block sequential": (lambda core: SwinV2Block(32, 2, 8, 4, core=core, sequential=3), (2, 20, 22, 32)),
+    "SwinV2Stage extra norm": (lambda core: SwinV2Stage(32, 32, 2, 8, core=core, extra_norm_period=2), (2, 32, 9, 9)),
     "SwinV2Stage": (lambda core: SwinV2Stage(32, 32, 2, 8, core=core, drop_path=0.2), (2, 32, 20, 22)),
     "C3SwinV2": (lambda core: C3SwinV2(32, 32, 2, 8, core=core), (2, 32, 20, 22)),
 }

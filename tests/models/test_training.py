@@ -105,7 +105,7 @@ def options(tmp_path, monkeypatch):
     monkeypatch.setattr(training, "check_dataset", lambda data: {"nc": 2, "names": {0: "a", 1: "b"}})
     return Namespace(
         data="", weights=str(tmp_path / "vision.pth"), cfg=str(tmp_path / "paper.yaml"), hyp="", resume=False,
-        single_cls=False, activation_checkpointing=False,
+        single_cls=False, activation_checkpointing=False, window=None, checkpoint_stages=None,
     )  # fmt: skip
 
 
