@@ -75,7 +75,8 @@ def _find_danger(archive: zipfile.ZipFile) -> str | None:
                 return reason
         elif name.startswith("data/sample_inputs/"):
             with archive.open(root + name) as data:
-                if not _is_plain(data.read()):
+                content = data.read()
+                if content and not _is_plain(content):
                     return f"{name} holds pickled Python objects, which could run code"
     return None
 

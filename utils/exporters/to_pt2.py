@@ -48,4 +48,8 @@ def capture(model: nn.Module, images: Tensor, dynamic: bool, stride: int) -> tor
         shapes = ({0: Dim("batch", min=1, max=LARGEST_BATCH), 2: stride * height, 3: stride * width},)
     with warnings.catch_warnings(), torch.no_grad():
         warnings.filterwarnings("ignore", module="torch|copyreg")  # of the exporter about itself
-        return torch.export.export(model.eval(), (images,), dynamic_shapes=shapes, strict=False)
+        program = torch.export.export(model.eval(), (images,), dynamic_shapes=shapes, strict=False)
+    for node in program.graph.nodes:
+        node.meta.pop("stack_trace", None)  # paths and source lines of the machine that exported
+    program.example_inputs = None  # else the file holds the example's pixels, 10 MB with open sizes
+    return program

@@ -1,7 +1,9 @@
 """TorchScript, .pt2, OpenVINO and ncnn of small detectors: options, metadata, and what must fail."""
 
 import json
+import zipfile
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -93,6 +95,15 @@ def test_metadata_are_kept(tiny_conv, tmp_path):
     extra = {"metadata.json": ""}
     torch.export.load(str(export("pt2", tiny_conv, tmp_path)), extra_files=extra)
     assert json.loads(extra["metadata.json"])["stride"] == 16
+
+
+def test_pt2_says_nothing_of_the_machine_that_wrote_it(tiny_conv, tmp_path):
+    file = export("pt2", tiny_conv, tmp_path)
+    with zipfile.ZipFile(file) as archive:
+        graph = next(archive.read(name).decode() for name in archive.namelist() if name.endswith("model.json"))
+    assert "aten.conv2d" in graph
+    assert str(Path(__file__).resolve().parents[3]) not in graph
+    assert "stack_trace" not in graph
 
 
 def test_ncnn_names_what_it_has_no_layer_for(tiny_swin, tiny_conv, tmp_path):
