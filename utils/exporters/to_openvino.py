@@ -33,13 +33,18 @@ def export_openvino(
 
     if options.int8 and options.half:
         raise ValueError("--int8 and --half exclude each other: choose one")
+    if options.int8 and options.dynamic:
+        raise ValueError(
+            "--int8 and --dynamic exclude each other for OpenVINO: NNCF leaves some sizes as they were while it "
+            "calibrated. Leave one out, or export onnx"
+        )
     if options.int8 and options.calibration is None:
         raise ValueError("--int8 needs images to calibrate with: give --data")
     core = openvino.Core()
     graph = trace(model, images, replace(options, half=False), int(metadata["stride"]))
     network = core.read_model(graph.SerializeToString())
     if options.int8:
-        network = quantize(network, options, 1 if options.dynamic else len(images))
+        network = quantize(network, options, len(images))
     for key, value in metadata.items():
         network.set_rt_info(str(value), ["model_info", key])
     stem = file.name.removesuffix("_openvino_model")

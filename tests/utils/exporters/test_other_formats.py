@@ -77,7 +77,23 @@ def test_openvino_in_8_bits(tiny_conv, tmp_path):
     torch.testing.assert_close(DetectMultiBackend(xml)(images), DetectMultiBackend(file)(images))
 
 
-@pytest.mark.parametrize(("change", "message"), [({"half": True}, "exclude each other"), ({}, "give --data")])
+def test_8_bits_that_change_confident_boxes_are_refused():
+    expected = torch.tensor([[[8.0, 8, 4, 4, 0.9, 0.8], [8, 8, 4, 4, 0.01, 0.5]]])
+    check.check_confident(expected, expected + 0.05, "x")
+    found = expected.clone()
+    found[0, 1, 5] = 0  # a box that nobody sees
+    check.check_confident(expected, found, "x")
+    found[0, 0, 4] = 0.2  # one that was lost
+    with pytest.raises(ValueError, match=r"x: the 1 boxes .* by 0\.35 in score"):
+        check.check_confident(expected, found, "x")
+    with pytest.raises(ValueError, match="the 1 boxes"):  # one that was made up
+        check.check_confident(found, expected, "x")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [({"half": True}, "exclude each other: choose"), ({"dynamic": True}, "--dynamic exclude"), ({}, "give --data")],
+)
 def test_int8_that_cannot_be(change, message, tiny_conv, tmp_path):
     with pytest.raises(ValueError, match=message):
         export("openvino", tiny_conv, tmp_path, int8=True, **change)
