@@ -18,8 +18,7 @@ from torch import Tensor
 
 from models.backends import DetectMultiBackend
 from models.checkpoint import strip_optimizer
-from utils.files import yaml_load
-from utils.general import LOGGER, ROOT, check_file, cli_errors, increment_path, log_options
+from utils.general import LOGGER, ROOT, cli_errors, increment_path, log_options
 from utils.outputs import Outputs, Summary, Wanted
 from utils.pictures import Windows, open_windows
 from utils.pipeline import Prefetch, Worker
@@ -117,7 +116,7 @@ def run(
     save_dir = increment_path(Path(project) / name, exist_ok)
     opened = open_source(_default_source(source), save_dir / "sources", vid_stride)
     try:
-        model = _load(files, device, half, dnn, data)
+        model = DetectMultiBackend(files, select_device(device), dnn=dnn, data=data, fp16=half)
         size = choose_size([imgsz] if isinstance(imgsz, int) else list(imgsz), model.imgsz, model.stride)
         settings = Settings(
             size, conf_thres, iou_thres, max_det, classes, agnostic_nms, augment, slice, overlap
@@ -209,25 +208,6 @@ def _default_source(source: str | Path) -> str:
     if Path(source) == ROOT / "data/images" and not Path(source).is_dir():
         raise ValueError(f"no source given, and the folder {source} does not exist: name one with --source")
     return str(source)
-
-
-def _load(
-    files: Sequence[str | Path], device: str, half: bool, dnn: bool, data: str | Path | None
-) -> DetectMultiBackend:
-    """Load the model, with the class names of `data` if it has none of its own."""
-    model = DetectMultiBackend(files, select_device(device), dnn=dnn, data=data, fp16=half)
-    if not data:
-        return model
-    names = yaml_load(check_file(data, (".yaml", ".yml"))).get("names")
-    names = dict(names) if isinstance(names, Mapping) else dict(enumerate(names or ()))
-    if len(names) != model.nc:
-        raise ValueError(f"{data} names {len(names)} classes, but the model has {model.nc}")
-    unnamed = all(str(text) in (str(i), f"class{i}") for i, text in model.names.items())
-    if unnamed:
-        model.names = {int(i): str(text) for i, text in names.items()}
-    elif names != model.names:
-        LOGGER.warning(f"the model has class names of its own, so those of {data} are not used")
-    return model
 
 
 def _first_model(model: DetectMultiBackend) -> Any:

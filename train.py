@@ -11,8 +11,8 @@ and opt.yaml, pictures of labels, batches and predictions, and TensorBoard event
 
 import argparse
 import math
-import shutil
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -361,10 +361,9 @@ def evolve(opt: argparse.Namespace, inputs: Inputs, device: torch.device) -> tup
         genes = mutate(parent, rng, decoupled) if parent else clamp(start, decoupled)
         LOGGER.info(f"\n{colorstr('evolve: ')}generation {generation} of {opt.evolve}: {genes}")
         hyp = Hyp.from_dict(base.to_dict() | genes, f"generation {generation}")
-        training = argparse.Namespace(**{**vars(opt), "save_dir": str(folder / "training")})
-        Path(training.save_dir).mkdir(exist_ok=True)
-        results = train(training, replace(inputs, hyp=hyp), device)
-        shutil.rmtree(training.save_dir)
+        with tempfile.TemporaryDirectory(prefix="training-", dir=folder) as scratch:  # never a folder of the user
+            training = argparse.Namespace(**{**vars(opt), "save_dir": scratch})
+            results = train(training, replace(inputs, hyp=hyp), device)
         record.add(results, genes, base)
     scores = fitness(np.array([[row[name] for name in RESULTS[:4]] for row in record.rows]))
     LOGGER.info(

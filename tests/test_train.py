@@ -306,8 +306,12 @@ def test_evolution_trains_generations_and_goes_on(tiny_dataset, hyp_file, tmp_pa
     settings = options(tmp_path, tiny_dataset, hyp_file, epochs=1)
     train.run(**settings, evolve=1)
     folder = tmp_path / "run"
+    (folder / "training").mkdir()
+    (folder / "training/mine.txt").write_text("keep")
     train.run(**settings, evolve=2, resume=True)
-    assert sorted(file.name for file in folder.iterdir()) == ["evolve.csv", "evolve.png", "hyp_evolve.yaml"]
+    files = ["evolve.csv", "evolve.png", "hyp_evolve.yaml", "training"]
+    assert sorted(file.name for file in folder.iterdir()) == files
+    assert (folder / "training/mine.txt").read_text() == "keep"  # a folder that was there before is not touched
     header, first, second = [line.split(",") for line in (folder / "evolve.csv").read_text().splitlines()]
     assert [cell.strip() for cell in header[:4]] == list(RESULT_COLUMNS[4:8])
     assert first[7:] != second[7:]

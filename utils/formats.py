@@ -65,7 +65,7 @@ ROWS = (
         "OpenVINO",
         "openvino",
         "_openvino_model",
-        ("openvino",),
+        ("onnx", "onnxscript", "openvino"),
         ("openvino",),
         gpu=False,
         options=("half", "int8", "dynamic"),
