@@ -15,6 +15,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -30,6 +31,7 @@ from tqdm import tqdm
 import val
 from models.checkpoint import strip_optimizer
 from models.options import MAY_CHANGE_ON_RESUME, check_options, parse_opt, resume_options
+from models.recovery import check_epoch, check_step, out_of_memory, roll_back, save_start, slowed, start_file
 from models.training import Inputs, Plan, State, choose_amp, prepare, read_inputs, save
 from utils.callbacks import Callbacks
 from utils.distributed import (
@@ -47,6 +49,7 @@ from utils.distributed import (
 from utils.evolve import GENES, RESULTS, EvolutionRecord, choose_parent, clamp, mutate
 from utils.files import yaml_load, yaml_save
 from utils.general import LOGGER, TQDM_BAR_FORMAT, cli_errors, colorstr, increment_path, log_options
+from utils.health import Diverged, LossWatch
 from utils.hyp import Hyp
 from utils.loggers import Loggers
 from utils.loss import ComputeLoss
@@ -70,39 +73,29 @@ def scale_batch(images: Tensor, plan: Plan, ni: int) -> Tensor:
     return F.interpolate(images, size=shape, mode="bilinear", align_corners=False)
 
 
-def not_finite(what: str, state: State, batch: int, items: Tensor) -> ValueError:
-    """Return the error for a loss or gradient that is infinite or NaN; it names the terms of the loss (3,)."""
-    box, obj, cls = items.tolist()
-    return ValueError(
-        f"the {what} is not finite in epoch {state.epoch}, batch {batch}: box {box:.4g}, objectness {obj:.4g}, "
-        f"class {cls:.4g}, learning rate {state.optimizer.param_groups[1]['lr']:.3g}. The last checkpoint is kept. "
-        "Try a lower lr0, or --amp off or bf16"
-    )
-
-
-def forward_backward(state: State, plan: Plan, images: Tensor, targets: Tensor, compute_loss: ComputeLoss) -> Tensor:
+def forward_backward(
+    state: State, plan: Plan, images: Tensor, targets: Tensor, compute_loss: ComputeLoss
+) -> Tensor | None:
     """Add the gradients of one batch, which several processes share.
 
     Returns:
         Box, objectness and class loss, (3,), means over the processes; not finite where a loss was not, and then
-        without any gradient added.
-
-    Raises:
-        ValueError: the device has too little memory.
+        without any gradient added. None if the device has too little memory; the tensors of the pass are gone then.
     """
-    try:
-        with amp_context(plan.device, plan.amp):
-            preds = state.net(images)
-        loss, items = compute_loss(preds, targets.to(plan.device))
-        items = mean_over_processes(items)
-        if items.isfinite().all():  # DistributedDataParallel takes the mean of the gradients, one process their sum
-            parts = 4 if plan.opt.quad else 1  # images per sample
-            state.scaler.scale(loss * world_size() * parts).backward()
-    except torch.OutOfMemoryError as error:
-        raise ValueError(
-            f"out of memory on {plan.device} with {len(images)} images of {images.shape[-1]} pixels: use a smaller "
-            "--batch-size or --img, or --activation-checkpointing"
-        ) from error
+    with suppress(torch.OutOfMemoryError):
+        return _forward_backward(state, plan, images, targets, compute_loss)
+    return None
+
+
+def _forward_backward(state: State, plan: Plan, images: Tensor, targets: Tensor, compute_loss: ComputeLoss) -> Tensor:
+    """Do what `forward_backward` says, or raise torch.OutOfMemoryError."""
+    with amp_context(plan.device, plan.amp):
+        preds = state.net(images)
+    loss, items = compute_loss(preds, targets.to(plan.device))
+    items = mean_over_processes(items)
+    if items.isfinite().all():  # DistributedDataParallel takes the mean of the gradients, one process their sum
+        parts = 4 if plan.opt.quad else 1  # images per sample
+        state.scaler.scale(loss * world_size() * parts).backward()
     return items
 
 
@@ -110,15 +103,22 @@ def optimizer_step(state: State, clip_norm: float, callbacks: Callbacks) -> bool
     """Clip the gradients, step, clear them, and let the average follow.
 
     Returns:
-        False, without a step, if a gradient is not finite and no scaler is there to skip the step.
+        False, without a step, if a gradient is not finite and there is no scaler to skip the step, or one that skipped
+        so many steps that its scale is below 1.
     """
     callbacks.run("optimizer_step")
     state.scaler.unscale_(state.optimizer)
-    norm = torch.nn.utils.clip_grad_norm_(state.model.parameters(), clip_norm)
-    if not state.scaler.is_enabled() and not torch.isfinite(norm):
+    learning = [p for p in state.model.parameters() if p.grad is not None]
+    norm = torch.nn.utils.get_total_norm([p.grad for p in learning])
+    finite = bool(norm.isfinite())
+    if finite:  # clipping would spread what is not finite over all gradients
+        torch.nn.utils.clip_grads_with_norm_(learning, clip_norm, norm)
+    elif not state.scaler.is_enabled():
         return False
     state.scaler.step(state.optimizer)
     state.scaler.update()
+    if not finite and state.scaler.get_scale() < 1:
+        return False
     callbacks.run("on_before_zero_grad")
     state.optimizer.zero_grad()
     state.ema.update(state.model)
@@ -126,7 +126,7 @@ def optimizer_step(state: State, clip_norm: float, callbacks: Callbacks) -> bool
 
 
 def train_one_epoch(
-    state: State, plan: Plan, loader: DataLoader, compute_loss: ComputeLoss, callbacks: Callbacks
+    state: State, plan: Plan, loader: DataLoader, compute_loss: ComputeLoss, callbacks: Callbacks, watch: LossWatch
 ) -> Tensor:
     """Train on every batch once.
 
@@ -134,9 +134,10 @@ def train_one_epoch(
         Mean box, objectness and class loss, (3,).
 
     Raises:
-        ValueError: the loss or a gradient is not finite; nothing was stepped.
+        Diverged: the loss or a gradient is not finite, or the loss grows without end; nothing was stepped.
+        ValueError: the device has too little memory.
     """
-    hyp, opt, device = plan.hyp, plan.opt, plan.device
+    hyp, opt, device = slowed(plan.hyp, state.rollbacks), plan.opt, plan.device
     state.model.train()
     for row in plan.frozen:
         row.eval()
@@ -165,13 +166,14 @@ def train_one_epoch(
 
         # forward and backward; looking at the loss waits for the device, which the progress bar does anyway
         items = forward_backward(state, plan, images, targets, compute_loss)
-        if not items.isfinite().all():
-            raise not_finite("loss", state, i, items)
+        if items is None:
+            raise out_of_memory(state, plan, images, targets, compute_loss, i)
+        check_step(state, plan, i, items, images, watch, stepped=None)
 
         # step once per nominal batch
         if ni - state.last_step >= accumulate:
-            if not optimizer_step(state, hyp.clip_norm, callbacks):
-                raise not_finite("gradient", state, i, items)
+            stepped = optimizer_step(state, hyp.clip_norm, callbacks)
+            check_step(state, plan, i, items, images, watch, stepped)
             state.last_step = ni
 
         mean = (mean * i + items) / (i + 1)
@@ -244,10 +246,20 @@ def train_epochs(
     callbacks: Callbacks,
 ) -> None:
     """Train, score, log and save, epoch by epoch, to the last one or until the fitness no longer rises."""
-    opt, last = plan.opt, plan.save_dir / "weights/last.pt"
+    opt, last, watch = plan.opt, plan.save_dir / "weights/last.pt", LossWatch()
+    if opt.nan_policy == "rollback" and not last.is_file():
+        save_start(state, plan)
     while state.epoch < opt.epochs and not state.stopper.stop and not callbacks.stop_training:
         callbacks.run("on_train_epoch_start")
-        losses = train_one_epoch(state, plan, loaders[0], compute_loss, callbacks)
+        try:
+            losses = train_one_epoch(state, plan, loaders[0], compute_loss, callbacks, watch)
+            check_epoch(state, plan, compute_loss)
+        except Diverged as error:
+            if opt.nan_policy == "stop":
+                raise
+            roll_back(state, plan, error)
+            watch = LossWatch()
+            continue
         rates = [group["lr"] for group in state.optimizer.param_groups]
         state.ema.update_attr(state.model, include=("yaml", "names", "hyp"))
         callbacks.run("on_train_epoch_end", epoch=state.epoch)
@@ -268,6 +280,8 @@ def train_epochs(
         callbacks.run("on_fit_epoch_end", vals=vals, epoch=state.epoch, best_fitness=state.best_fitness, fi=score)
         if final or not opt.nosave:
             save(state, plan, improved)
+            if is_main():
+                start_file(plan).unlink(missing_ok=True)
             callbacks.run(
                 "on_model_save", last=last, epoch=state.epoch, final_epoch=final, best_fitness=state.best_fitness,
                 fi=score,

@@ -13,7 +13,8 @@ from utils.files import yaml_load
 from utils.general import LOGGER, ROOT, check_file, get_latest_run
 from utils.torch_utils import parse_device
 
-MAY_CHANGE_ON_RESUME = ("amp", "data", "device", "epochs", "patience", "workers")
+MAY_CHANGE_ON_RESUME = ("amp", "data", "device", "epochs", "nan_policy", "patience", "workers")
+NAN_POLICIES = ("stop", "rollback")
 
 
 def parse_opt(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -66,6 +67,10 @@ def parse_opt(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add("--patience", type=int, default=100, help="stop after so many epochs without improvement; 0: never")
     add("--freeze", nargs="+", type=int, default=[0], help="rows to freeze: n for the first n, or several indices")
     add("--save-period", type=int, default=-1, help="also keep epoch<N>.pt every so many epochs")
+    add(
+        "--nan-policy", choices=NAN_POLICIES, default="stop",
+        help="when numbers are not finite or the loss diverges: stop, or go back an epoch with half the learning rate",
+    )  # fmt: skip
     add("--seed", type=int, default=0, help="seed of everything random")
     opt = parser.parse_args(argv)
     unset = object()
@@ -111,6 +116,10 @@ def check_options(opt: argparse.Namespace) -> None:
         raise ValueError(f"--label-smoothing is {opt.label_smoothing}, but must be at least 0 and below 1")
     if opt.amp not in ("auto", *AMP_TYPES):
         raise ValueError(f"--amp is {opt.amp!r}; allowed: auto, {', '.join(AMP_TYPES)}")
+    if opt.nan_policy not in NAN_POLICIES:
+        raise ValueError(f"--nan-policy is {opt.nan_policy!r}; allowed: {', '.join(NAN_POLICIES)}")
+    if opt.nan_policy == "rollback" and opt.nosave:
+        raise ValueError("--nan-policy rollback goes back to the checkpoint of the last epoch: leave --nosave out")
     opt.freeze = [opt.freeze] if isinstance(opt.freeze, int) else list(opt.freeze)
     check_processes(opt, launched_processes())
     if opt.quad and opt.batch_size % 4:

@@ -63,6 +63,7 @@ class State:
         epoch: the one that runs, or the next one. last_step: iteration of the last optimizer step.
         best_fitness: highest so far. best_saved: whether best.pt was written by this run.
         maps: mAP50-95 of each class (nc,) at the last validation, None before.
+        rollbacks: how often the run went back to an earlier epoch; each one halves the learning rate.
     """
 
     model: DetectionModel
@@ -76,6 +77,7 @@ class State:
     best_fitness: float = 0.0
     best_saved: bool = False
     maps: np.ndarray | None = None
+    rollbacks: int = 0
 
 
 @dataclass(frozen=True)
@@ -310,6 +312,7 @@ def restore(state: State, ckpt: dict[str, Any]) -> None:
     state.best_fitness = ckpt["best_fitness"]
     state.maps = None if ckpt["maps"] is None else np.array(ckpt["maps"])
     state.best_saved = True
+    state.rollbacks = ckpt["opt"].get("rollbacks", 0)
     set_rng_state(ckpt["rng"])
 
 
@@ -332,7 +335,7 @@ def to_checkpoint(state: State, plan: Plan) -> dict[str, Any]:
         "names": dict(model.names),
         "stride": model.stride.tolist(),
         "hyp": plan.hyp.to_dict(),
-        "opt": vars(plan.opt),
+        "opt": vars(plan.opt) | {"rollbacks": state.rollbacks},
         "git": plan.git,
     }
 

@@ -23,7 +23,7 @@ LEVELS = {
         models.common models.flops models.ensemble models.tta utils.sampling utils.image_cache
         utils.exporters.onnx_nms utils.exporters.onnx_quantize utils.exporters.tensorrt_ops models.activations
         utils.report utils.web models.detections utils.label_cache utils.label_coco utils.label_voc models.legacy
-        utils.video utils.slicing utils.visualize
+        utils.health utils.video utils.slicing utils.visualize
     """,
     2: """
         models.runtimes.onnx_files models.runtimes.torch_files models.runtimes.openvino_files
@@ -39,7 +39,7 @@ LEVELS = {
         utils.exporters.to_torchscript utils.exporters.to_pt2 utils.exporters.to_ncnn utils.exporters.to_openvino
         utils.exporters.to_tensorrt models.backends models.training utils.evolve utils.outputs
     """,
-    5: "utils.exporters val detect hubconf models.options",
+    5: "utils.exporters val detect hubconf models.options models.recovery",
     6: "export train",
 }
 LEVEL = {name: level for level, names in LEVELS.items() for name in names.split()}

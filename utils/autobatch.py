@@ -33,6 +33,20 @@ def fit_batch(sizes: Sequence[int], used: Sequence[float], allowed: float) -> in
     return int(min(max((allowed - start) / slope, 1), LARGEST))
 
 
+def largest_that_fits(fits: Callable[[int], bool], failed: int) -> int:
+    """Return the largest batch below `failed` that fits, 0 for none, by halving the range: log2(failed) trials.
+
+    Args:
+        fits: tries a batch; what it takes must grow with its size.
+        failed: images of a batch that does not fit.
+    """
+    low = 0
+    while failed - low > 1:
+        middle = (low + failed) // 2
+        low, failed = (middle, failed) if fits(middle) else (low, middle)
+    return low
+
+
 def measure(model: nn.Module, imgsz: int, sizes: Sequence[int], amp: torch.dtype | None) -> list[float]:
     """Return the largest bytes allocated by forward and backward passes of these batch sizes, up to the first failure.
 

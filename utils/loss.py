@@ -112,6 +112,9 @@ class ComputeLoss:
         shares: for several processes that share a batch: takes the targets of each level in this process and returns
             how many times the mean over the processes that is, so that the mean of the losses is that of the batch.
             Not called without gradients: one process validates alone.
+
+    Attributes:
+        seen, matched: targets of all calls with gradients, and the pairs of anchor and cell that were found for them.
     """
 
     def __init__(
@@ -126,6 +129,7 @@ class ComputeLoss:
         self.nc = head.nc
         self.autobalance = autobalance
         self.shares = shares
+        self.seen = self.matched = 0
         self.balance = list(LEVEL_BALANCE.get(head.nl, LEVEL_BALANCE_DEFAULT[: head.nl]))
         strides = head.stride.tolist()
         self.reference_level = strides.index(16) if 16 in strides else 0
@@ -154,6 +158,9 @@ class ComputeLoss:
             for level, raw in enumerate(preds)
         ]
         counts = [len(t.label) for t in assigned]
+        if torch.is_grad_enabled():
+            self.seen += len(targets)
+            self.matched += sum(counts)
         shares = self.shares(counts) if self.shares and torch.is_grad_enabled() else [1.0] * len(counts)
         for level, (raw, t) in enumerate(zip(preds, assigned, strict=True)):
             raw = raw.float()
