@@ -103,8 +103,8 @@ class LossWatch:
     """Tell from the losses of the batches, all finite, that a training diverges.
 
     It does when `IN_SUCCESSION` batches in succession have a loss above `RISE` times the lowest running mean so far and
-    above `START_RISE` times the highest one of the first `SPAN` batches. A single wild batch is none, and neither is a loss that
-    comes back to where it began.
+    above `START_RISE` times the highest one of the first `SPAN` batches. A single wild batch is none, and neither is a
+    loss that comes back to where it began.
 
     Attributes:
         lowest: lowest running mean over about `SPAN` batches; infinite before the first.
