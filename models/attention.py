@@ -84,9 +84,13 @@ def attend_explicit(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, blocked: Tens
     logits = q @ k.transpose(-2, -1)  # (B * K, h, N, N)
     if blocked is None:
         logits = logits + bias
-    else:
+    elif torch.compiler.is_compiling():
         masked = torch.where(blocked[:, None], BLOCKED, bias)  # (K, h, N, N)
         logits = (logits.view(-1, *masked.shape) + masked).view(logits.shape)
+    else:
+        logits = logits + bias
+        # out of the graph's sight: the softmax gives these pairs a weight of 0, and with it a gradient of 0
+        logits.detach().unflatten(0, (-1, blocked.shape[0])).masked_fill_(blocked[:, None], BLOCKED)
     return logits.softmax(-1).to(v.dtype) @ v
 
 

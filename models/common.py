@@ -8,7 +8,7 @@ Source: Liu et al., "Swin Transformer V2: Scaling Up Capacity and Resolution", C
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import torch
@@ -16,7 +16,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from models import cached_inference
 from models.attention import (
+    NORM_FLOOR,
     at_least_float32,
     attend_in_sequence,
     autocast_off,
@@ -60,6 +62,7 @@ from models.layers import (
     choose_heads,
     drop_path_rates,
 )
+from models.lean_autograd import SplitHeads
 from models.open_windows import gather_windows, ungather_windows
 from models.windows import (
     effective_shift,
@@ -238,10 +241,13 @@ class WindowAttention(nn.Module):
 
     def attend(self, qkv: Tensor, blocked: Tensor | None, factor: Tensor, bias: Tensor) -> Tensor:
         """Attend in windows that are cut and split over the heads already, (3, B * K, h, N, d) to (B * K, h, N, d)."""
-        core = choose_core(self.core, qkv.device.type, self.training and torch.is_grad_enabled())
         prepare = normalize_queries_keys if self.attention_kind == "cosine" else scale_queries
         q, k = prepare(qkv[:2], factor)
-        return core(q, k, qkv[2], bias, blocked)
+        return self.choose_core(qkv)(q, k, qkv[2], bias, blocked)
+
+    def choose_core(self, x: Tensor) -> Callable[..., Tensor]:
+        """Return the attention core for a tensor."""
+        return choose_core(self.core, x.device.type, self.training and torch.is_grad_enabled())
 
     def forward(self, x: Tensor, blocked: Tensor | None = None) -> Tensor:
         """Attend within each window.
@@ -256,14 +262,16 @@ class WindowAttention(nn.Module):
         windows, n, c = x.shape
         qkv_bias = torch.cat((self.q_bias, torch.zeros_like(self.q_bias), self.v_bias))
         qkv = F.linear(x, self.qkv.weight, qkv_bias).view(windows, n, 3, self.heads, c // self.heads)
-        qkv = qkv.permute(2, 0, 3, 1, 4).contiguous()  # (3, B * K, h, N, d)
+        in_sequence = self.sequential and windows > self.sequential
         with autocast_off(x.device.type):
             factor, bias = self.constants()
-            if self.sequential and windows > self.sequential:
-                attend = partial(self.attend, factor=factor, bias=bias)
-                x = attend_in_sequence(attend, qkv, blocked, self.sequential)
+            if qkv.requires_grad and self.attention_kind == "cosine" and not in_sequence:
+                q, k, v = SplitHeads.apply(qkv, factor, NORM_FLOOR**0.5)
+                x = self.choose_core(x)(q, k, v, bias, blocked)  # (B * K, h, N, d)
             else:
-                x = self.attend(qkv, blocked, factor, bias)  # (B * K, h, N, d)
+                qkv = qkv.permute(2, 0, 3, 1, 4).contiguous()  # (3, B * K, h, N, d)
+                attend = partial(self.attend, factor=factor, bias=bias)
+                x = attend_in_sequence(attend, qkv, blocked, self.sequential) if in_sequence else attend(qkv, blocked)
         return self.proj(x.transpose(1, 2).reshape(windows, n, c))
 
     def extra_repr(self) -> str:
@@ -376,6 +384,9 @@ class SwinV2Block(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, H, W, C) to (B, H, W, C)."""
+        if cached_inference.applies(self, x):
+            padded = padded_size(*x.shape[1:3], self.attn.window)
+            return cached_inference.run_block(self, x, effective_shift(padded, self.attn.window, self.shift))
         if self.pre_norm:
             x = x + self.drop_path(self.attend(self.norm1(x)))
             x = x + self.drop_path(self.mlp(self.norm2(x)))

@@ -125,7 +125,11 @@ def test_r05_gradients_survive_every_loss_scale(scale, size, shift):
 
 @pytest.mark.parametrize("scale", [1.0, 65536.0])
 def test_r05_published_form_overflows_at_padded_keys(scale, monkeypatch):
-    monkeypatch.setattr(common, "normalize_queries_keys", published_normaliser)
+    def published_split(qkv, factor, floor):
+        q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)
+        return *published_normaliser(torch.stack((q, k)), factor), v
+
+    monkeypatch.setattr(common.SplitHeads, "apply", published_split)
     gradients = {}
     for mask_padding in (False, True):
         block = block_of(0, "explicit", mask_padding=mask_padding)
