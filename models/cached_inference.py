@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.attention import BLOCKED, NORM_FLOOR, autocast_off
+from models.attention import BLOCKED, NORM_FLOOR
 from models.layers import Mlp
 from models.windows import build_window_mask, cached_constant, padded_size, window_partition
 
@@ -87,33 +87,38 @@ def run_block(block: nn.Module, x: Tensor, shift: tuple[int, int]) -> Tensor:
         x: the map.
         shift: the effective shift, rows and columns.
     """
-    with autocast_off("cpu"):
-        rows = attend_rows(block, x, shift)
-    return mlp_rows(block, rows.view(x.shape))
+    attended = attend_rows(block.attn, x, shift)
+    return finish_rows(block, x, attended)
 
 
-def attend_rows(block: nn.Module, x: Tensor, shift: tuple[int, int]) -> Tensor:
-    """Return x + norm1(attention(x)) as rows, (B * T, C)."""
-    attn, (b, height, width, c) = block.attn, x.shape
+def attend_rows(attn: nn.Module, x: Tensor, shift: tuple[int, int]) -> Tensor:
+    """Return what a `WindowAttention` gives before its last layer, as rows in the order of the map, (B * T, C)."""
+    b, height, width, c = x.shape
     n, heads = attn.window[0] * attn.window[1], attn.heads
     plan = plan_windows(b, height, width, attn.window, shift)
     factor, bias = attn.constants()
     bias = bias.to(x.dtype)  # (h, N, N)
-    gain = torch.stack((factor, torch.ones_like(factor))).view(1, 1, 2, heads, 1)
+    gain = torch.stack((factor, torch.ones_like(factor))).view(1, 2, heads, 1)
     qkv_bias = torch.cat((attn.q_bias, torch.zeros_like(attn.q_bias), attn.v_bias))
-    rows = x.reshape(-1, c)
-    out = rows.new_empty(len(rows) + 1, c)  # the last row takes the padding
     at_once = max(TOKENS // n, 1)
 
-    def run(start: int, end: int, mask: Tensor) -> None:
-        tokens = rows.index_select(0, plan.read[start:end].view(-1))
-        qkv = F.linear(tokens, attn.qkv.weight, qkv_bias).view(-1, n, 3, heads, c // heads)
-        scale_to_unit(qkv[:, :, :2], gain)
-        q, k, v = qkv.transpose(1, 3).unbind(2)  # (windows, h, N, d)
-        y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=1.0)
-        y = F.linear(y.transpose(1, 2).reshape(-1, c), attn.proj.weight, attn.proj.bias)
-        out.index_copy_(0, plan.write[start:end].view(-1), block.norm1(y).add_(tokens))
+    def project(tokens: Tensor) -> Tensor:
+        qkv = F.linear(tokens, attn.qkv.weight, qkv_bias).view(-1, 3, heads, c // heads)
+        scale_to_unit(qkv[:, :2], gain)
+        return qkv
 
+    def run(start: int, end: int, mask: Tensor) -> None:
+        read, write = (index[start:end].view(-1) for index in (plan.read, plan.write))
+        qkv = rows.index_select(0, read) if padded else project(rows.index_select(0, read))
+        q, k, v = qkv.view(-1, n, 3, heads, c // heads).transpose(1, 3).unbind(2)  # (windows, h, N, d)
+        y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=1.0)
+        out.index_copy_(0, write, y.transpose(1, 2).reshape(-1, c))
+
+    rows = x.reshape(-1, c)
+    out = rows.new_empty(len(rows) + 1, c)  # the last row takes the padding
+    padded = plan.read.numel() != len(rows)
+    if padded:  # spares the projection of padding; else it is done where the tokens are in the cache
+        rows = project(rows)
     for start in range(0, plan.free, at_once):
         run(start, min(start + at_once, plan.free), bias[None])
     for start in range(plan.free, len(plan.read), at_once):
@@ -126,8 +131,8 @@ def scale_to_unit(qk: Tensor, gain: Tensor) -> None:
     """Give queries and keys unit length times a gain, in place, see `attention.normalize_queries_keys`.
 
     Args:
-        qk: (windows, N, 2, h, d).
-        gain: at least float32 (1, 1, 2, h, 1), the factor of each head for the queries, 1 for the keys.
+        qk: (tokens, 2, h, d).
+        gain: at least float32 (1, 2, h, 1), the factor of each head for the queries, 1 for the keys.
     """
     wide = qk.to(gain.dtype)
     inverse = torch.linalg.vector_norm(wide, dim=-1, keepdim=True).clamp_(min=NORM_FLOOR**0.5).reciprocal_()
@@ -137,15 +142,28 @@ def scale_to_unit(qk: Tensor, gain: Tensor) -> None:
         qk.copy_(wide.mul_(inverse.mul_(gain)))
 
 
-def mlp_rows(block: nn.Module, x: Tensor) -> Tensor:
-    """Add norm2(MLP(x)) to a map (B, H, W, C) in place, then apply norm3 where there is one; returns the map."""
+def finish_rows(block: nn.Module, x: Tensor, attended: Tensor) -> Tensor:
+    """Do what follows the attention: last layer, norms, residuals and MLP.
+
+    Args:
+        block: a `SwinV2Block`.
+        x: its input, (B, H, W, C).
+        attended: from `attend_rows`.
+
+    Returns:
+        (B, H, W, C).
+    """
     mlp, (_, height, width, c) = block.mlp, x.shape
-    at_once = TOKENS if mlp.dw is None else max(TOKENS // (height * width), 1)  # rows, or images
-    for part in (x.view(-1, c) if mlp.dw is None else x).split(at_once):
-        hidden = mlp.fc1(part)
+    out = torch.empty(x.shape, dtype=x.dtype)
+    maps = (x, attended.view(x.shape), out)
+    at_once = max(TOKENS // (height * width), 1)  # images
+    if mlp.dw is None:
+        maps, at_once = (m.reshape(-1, c) for m in maps), TOKENS
+    for before, y, after in zip(*(m.split(at_once) for m in maps), strict=True):
+        y = block.norm1(block.attn.proj(y)).add_(before)
+        hidden = mlp.fc1(y)
         if mlp.dw is not None:
             hidden = mlp.dw(hidden.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
-        part += block.norm2(mlp.fc2(torch.ops.aten.gelu_(hidden)))
-        if block.norm3 is not None:
-            part.copy_(block.norm3(part))
-    return x
+        y = block.norm2(mlp.fc2(torch.ops.aten.gelu_(hidden))).add_(y)
+        after.copy_(y if block.norm3 is None else block.norm3(y))
+    return out
