@@ -20,6 +20,7 @@ from models import cached_inference
 from models.attention import (
     NORM_FLOOR,
     at_least_float32,
+    attend_explicit,
     attend_in_sequence,
     autocast_off,
     choose_core,
@@ -62,7 +63,7 @@ from models.layers import (
     choose_heads,
     drop_path_rates,
 )
-from models.lean_autograd import SplitHeads
+from models.lean_autograd import AttendInParts, SplitHeads
 from models.open_windows import gather_windows, ungather_windows
 from models.windows import (
     effective_shift,
@@ -267,7 +268,10 @@ class WindowAttention(nn.Module):
             factor, bias = self.constants()
             if qkv.requires_grad and self.attention_kind == "cosine" and not in_sequence:
                 q, k, v = SplitHeads.apply(qkv, factor, NORM_FLOOR**0.5)
-                x = self.choose_core(x)(q, k, v, bias, blocked)  # (B * K, h, N, d)
+                core = self.choose_core(x)
+                if core is attend_explicit and x.device.type == "cpu" and q.dtype == v.dtype == bias.dtype:
+                    core = AttendInParts.apply
+                x = core(q, k, v, bias, blocked)  # (B * K, h, N, d)
             else:
                 qkv = qkv.permute(2, 0, 3, 1, 4).contiguous()  # (3, B * K, h, N, d)
                 attend = partial(self.attend, factor=factor, bias=bias)
