@@ -63,7 +63,7 @@ from models.layers import (
     choose_heads,
     drop_path_rates,
 )
-from models.lean_autograd import AttendInParts, SplitHeads
+from models.lean_autograd import AttendInParts, SplitHeads, in_parts_pays
 from models.open_windows import gather_windows, ungather_windows
 from models.windows import (
     effective_shift,
@@ -269,7 +269,7 @@ class WindowAttention(nn.Module):
             if qkv.requires_grad and self.attention_kind == "cosine" and not in_sequence:
                 q, k, v = SplitHeads.apply(qkv, factor, NORM_FLOOR**0.5)
                 core = self.choose_core(x)
-                if core is attend_explicit and x.device.type == "cpu" and q.dtype == v.dtype == bias.dtype:
+                if core is attend_explicit and in_parts_pays(q, v, bias):
                     core = AttendInParts.apply
                 x = core(q, k, v, bias, blocked)  # (B * K, h, N, d)
             else:

@@ -56,17 +56,12 @@ class SplitHeads(torch.autograd.Function):
         windows, heads, n, d = q.shape  # dimensions as in `forward`
         out = gv.new_empty((windows, n, 3, heads, d), dtype=ctx.dtype)
         parts = out.permute(2, 0, 3, 1, 4).unbind(0)  # (W, h, N, d) each
-        below = 1.0 / ctx.floor * (1 - 1e-6)
+        below = (1 - 1e-6) / ctx.floor  # an inverse length of less was not clamped
         dot_q = (q * gq).sum(-1, keepdim=True) / factor  # (W, h, N, 1)
-        dot_k = (k * gk).sum(-1, keepdim=True)
-        for part, y, g, dot, inverse, gain in (
-            (parts[0], q, gq, dot_q, rq, rq * factor), (parts[1], k, gk, dot_k, rk, rk),
-        ):  # fmt: skip
-            along = dot * torch.where(inverse < below, -inverse, 0.0)
-            if part.dtype == g.dtype:
-                torch.mul(g, gain, out=part).addcmul_(y, along)
-            else:
-                part.copy_(torch.addcmul(g * gain, y, along))
+        along = dot_q * torch.where(rq < below, -rq, 0.0)
+        parts[0].copy_(torch.addcmul(gq * (rq * factor), q, along))
+        along = (k * gk).sum(-1, keepdim=True) * torch.where(rk < below, -rk, 0.0)
+        parts[1].copy_(torch.addcmul(gk * rk, k, along))
         parts[2].copy_(gv)
         return out, dot_q.sum((0, 2), keepdim=True)[0] if ctx.needs_input_grad[1] else None, None
 
@@ -119,6 +114,11 @@ class AttendInParts(torch.autograd.Function):
             multiply(glogits, k[part], gq[part])
             multiply(glogits.transpose(-2, -1), q[part], gk[part])
         return gq, gk, gv, gbias, None
+
+
+def in_parts_pays(q: Tensor, v: Tensor, bias: Tensor) -> bool:
+    """Whether `AttendInParts` can and should take the place of the explicit core: eager, on a CPU, in one dtype."""
+    return q.device.type == "cpu" and q.dtype == v.dtype == bias.dtype and not torch.compiler.is_compiling()
 
 
 def multiply(a: Tensor, b: Tensor, out: Tensor) -> None:
