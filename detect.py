@@ -65,6 +65,7 @@ def run(
     exist_ok: bool = False,
     half: bool = False,
     dnn: bool = False,
+    window: int | Sequence[int] | None = None,
     vid_stride: int = 1,
     slice: int = 0,  # noqa: A002  the name of the option
     overlap: float = 0.2,
@@ -96,6 +97,7 @@ def run(
         exist_ok: see `project`.
         half: compute in float16 where the device can.
         dnn: use OpenCV for .onnx files.
+        window: another window for the Swin stages of .pt files, or one for each.
         vid_stride: look at every so many frames of videos and streams.
         slice: also look at tiles of this side in pixels; 0 does not.
         overlap: share of a tile that neighbours have in common.
@@ -116,7 +118,7 @@ def run(
     save_dir = increment_path(Path(project) / name, exist_ok)
     opened = open_source(_default_source(source), save_dir / "sources", vid_stride)
     try:
-        model = DetectMultiBackend(files, select_device(device), dnn=dnn, data=data, fp16=half)
+        model = DetectMultiBackend(files, select_device(device), dnn=dnn, data=data, fp16=half, window=window)
         size = choose_size([imgsz] if isinstance(imgsz, int) else list(imgsz), model.imgsz, model.stride)
         settings = Settings(
             size, conf_thres, iou_thres, max_det, classes, agnostic_nms, augment, slice, overlap
@@ -268,6 +270,7 @@ def parse_opt(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add("--hide-conf", action="store_true", help="write class names without confidences")
     add("--half", action="store_true", help="compute in float16 where the device can")
     add("--dnn", action="store_true", help="use OpenCV for .onnx files")
+    add("--window", nargs="+", type=int, help="other windows for the Swin stages: one side for all, or one for each")
     add("--vid-stride", type=int, default=1, help="look at every so many frames of videos and streams")
     add("--slice", type=int, default=0, help="look at large images in tiles of this side in pixels too, such as 640")
     add("--overlap", type=float, default=0.2, help="share of a tile that neighbours have in common")
@@ -278,7 +281,8 @@ def main(opt: argparse.Namespace) -> None:
     """Detect with the options of the command line."""
     log_options("detect", vars(opt))
     cv2.setNumThreads(0)  # decoding, computing and writing have a thread each; more only get in their way
-    for _ in run(stream=True, **vars(opt)):
+    window = opt.window[0] if opt.window and len(opt.window) == 1 else opt.window
+    for _ in run(stream=True, **vars(opt) | {"window": window}):
         pass
 
 

@@ -15,7 +15,8 @@ from torch import nn
 
 from models.autoshape import AutoShape
 from models.backends import DetectMultiBackend
-from models.checkpoint import load_checkpoint, transfer_weights
+from models.checkpoint import load_checkpoint
+from models.transfer import transfer_weights
 from models.yolo import DetectionModel
 from utils.general import LOGGER, ROOT
 from utils.torch_utils import select_device
@@ -99,8 +100,7 @@ def _create(
     with _logging(_verbose):
         model = DetectionModel(ROOT / f"models/{stem}.yaml", channels, classes, verbose=_verbose)
         if ckpt:
-            copied, total = transfer_weights(model, ckpt, exclude=("anchors",))
-            LOGGER.info(f"{copied} of {total} entries copied from {stem}.pt")
+            transfer_weights(model, ckpt, exclude=("anchors",)).log(f"{stem}.pt")
         return model.to(select_device(device or ""))
 
 

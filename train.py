@@ -14,7 +14,7 @@ import math
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
@@ -30,7 +30,7 @@ from tqdm import tqdm
 
 import val
 from models.checkpoint import strip_optimizer
-from models.options import MAY_CHANGE_ON_RESUME, check_options, parse_opt, resume_options
+from models.options import MAY_CHANGE_ON_RESUME, check_options, choose_evolution, parse_opt, resume_options
 from models.recovery import check_epoch, check_step, out_of_memory, roll_back, save_start, slowed, start_file
 from models.training import Inputs, Plan, State, choose_amp, prepare, read_inputs, save
 from utils.callbacks import Callbacks
@@ -46,7 +46,7 @@ from utils.distributed import (
     shares_of_mean,
     world_size,
 )
-from utils.evolve import GENES, RESULTS, EvolutionRecord, choose_parent, clamp, mutate
+from utils.evolve import RESULTS
 from utils.files import yaml_load, yaml_save
 from utils.general import LOGGER, TQDM_BAR_FORMAT, cli_errors, colorstr, increment_path, log_options
 from utils.health import Diverged, LossWatch
@@ -58,6 +58,7 @@ from utils.optim import accumulate_at, set_schedule_
 from utils.plots import plot_images, plot_results
 from utils.sampling import class_weights, image_weights
 from utils.torch_utils import amp_context, init_seeds, parse_device, select_device
+from utils.tuner import Search, read_population, run_genetic, run_optuna
 
 TRAIN_BATCHES_DRAWN = 3
 
@@ -356,29 +357,27 @@ def main(opt: argparse.Namespace, callbacks: Callbacks | None = None) -> tuple[f
 
 
 def evolve(opt: argparse.Namespace, inputs: Inputs, device: torch.device) -> tuple[float, ...]:
-    """Train once per generation with mutated hyperparameters, `opt.evolve` times counting those of an earlier run.
+    """Train once per generation with other hyperparameters, `opt.evolve` times counting those of an earlier run.
 
     Returns:
         What `train` returned for the best generation.
     """
-    folder = Path(opt.save_dir)
-    record, base = EvolutionRecord(folder), inputs.hyp
-    decoupled = (opt.optimizer or base.optimizer) == "AdamW"
-    start = {name: value for name, value in base.to_dict().items() if name in GENES}
-    if opt.noautoanchor:
-        start.pop("anchors", None)
-    else:
-        start.setdefault("anchors", 3.0)
-    for generation in range(len(record.rows), opt.evolve):
-        rng = np.random.default_rng((opt.seed, generation))
-        parent = choose_parent(record.rows, rng) if record.rows else None
-        genes = mutate(parent, rng, decoupled) if parent else clamp(start, decoupled)
+    folder, base = Path(opt.save_dir), inputs.hyp
+
+    def measure(generation: int, genes: Mapping[str, float]) -> tuple[float, ...]:
         LOGGER.info(f"\n{colorstr('evolve: ')}generation {generation} of {opt.evolve}: {genes}")
         hyp = Hyp.from_dict(base.to_dict() | genes, f"generation {generation}")
         with tempfile.TemporaryDirectory(prefix="training-", dir=folder) as scratch:  # never a folder of the user
             training = argparse.Namespace(**{**vars(opt), "save_dir": scratch})
-            results = train(training, replace(inputs, hyp=hyp), device)
-        record.add(results, genes, base)
+            return train(training, replace(inputs, hyp=hyp), device)
+
+    decoupled = (opt.optimizer or base.optimizer) == "AdamW"
+    population = read_population(opt.evolve_population)
+    search = Search(folder, base, opt.evolve, opt.seed, decoupled, not opt.noautoanchor, population)
+    if opt.tuner == "optuna":
+        record = run_optuna(search, measure, opt.storage, opt.name)
+    else:
+        record = run_genetic(search, measure)
     scores = fitness(np.array([[row[name] for name in RESULTS[:4]] for row in record.rows]))
     LOGGER.info(
         f"{colorstr('evolve: ')}{len(record.rows)} generations, the best one is {scores.argmax()}: "
@@ -389,8 +388,7 @@ def evolve(opt: argparse.Namespace, inputs: Inputs, device: torch.device) -> tup
 
 def run_options(opt: argparse.Namespace, callbacks: Callbacks | None) -> tuple[float, ...]:
     """Do the work of `main` in one of the processes."""
-    if opt.evolve is not None and opt.resume:  # go on with the evolution, not with one of its trainings
-        opt.exist_ok, opt.resume = True, False
+    choose_evolution(opt)
     if opt.resume:
         opt = resume_options(opt)
     log_options("train", {key: value for key, value in vars(opt).items() if key != "given"})

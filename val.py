@@ -3,6 +3,7 @@
 python val.py --weights runs/train/exp/weights/best.pt --data data/demo.yaml --img 640
 python val.py --weights best.pt --data data/coco.yaml --iou 0.65 --task test --save-txt --save-conf
 python val.py --weights best.pt --data data/coco128.yaml --task speed --batch-size 1 --device 0
+python val.py --weights small.pt large.pt --data data/coco.yaml --task study    # image sizes 256 to 1536
 """
 
 import argparse
@@ -22,6 +23,7 @@ from utils.evaluation import ImageResult, Loss, Runner, Tally, evaluating, log_t
 from utils.general import (
     LOGGER,
     ROOT,
+    check_file,
     check_img_size,
     cli_errors,
     colorstr,
@@ -32,9 +34,11 @@ from utils.labels import check_dataset
 from utils.metrics import ApResult
 from utils.report import ValReport
 from utils.result_files import JsonFile, TextFiles, open_files
+from utils.study import StudyFolder
 from utils.torch_utils import de_parallel, select_device
 
-TASKS = ("train", "val", "test", "speed")
+SPLIT_TASKS = ("train", "val", "test", "speed")
+TASKS = (*SPLIT_TASKS, "study")
 SPEED = "Speed: {:.1f}ms pre-process, {:.1f}ms inference, {:.1f}ms NMS per image at shape {}"
 PLOTTED_BATCHES = 3
 FEW_CLASSES = 50  # below this, a call by hand prints every class
@@ -57,6 +61,7 @@ def run(
     augment: bool = False,
     verbose: bool = False,
     save_txt: bool = False,
+    save_hybrid: bool = False,
     save_conf: bool = False,
     save_json: bool = False,
     report: bool = False,
@@ -64,6 +69,8 @@ def run(
     name: str = "exp",
     exist_ok: bool = False,
     half: bool = False,
+    dnn: bool = False,
+    window: int | Sequence[int] | None = None,
     model: nn.Module | None = None,
     dataloader: DataLoader | None = None,
     save_dir: Path = Path(""),
@@ -86,13 +93,16 @@ def run(
         conf_thres: lowest confidence that counts; AP needs the low default.
         iou_thres: IoU above which NMS drops the weaker box.
         max_det: detections kept per image.
-        task: split of the data set: train, val or test; `speed` is the val split in square frames.
+        task: split of the data set: train, val or test; `speed` is the val split in square frames. (`study` is a task
+            of the command line only.)
         device: see `select_device`; a given `model` stays where it is.
         workers: most loader processes.
         single_cls: treat all classes as one.
         augment: look at each image in three views; not with `compute_loss`.
         verbose: print every class, however many there are.
         save_txt: write labels/<image>.txt with rows `class xywhn`, best first; images without detections get no file.
+        save_hybrid: let the labels take part with confidence 1, so that the text files hold them and what was found
+            besides; sets `save_txt`. The metrics then say nothing about the model.
         save_conf: end those rows with the confidence.
         save_json: write <weights>_predictions.json in the COCO result format.
         report: write report.html, a page with missed labels and false boxes, the worst pictures first.
@@ -100,6 +110,8 @@ def run(
         name: see `project`.
         exist_ok: see `project`.
         half: compute in float16 on CUDA. On other devices it is an error with weights, and not followed with `model`.
+        dnn: run .onnx files in OpenCV.
+        window: another window for the Swin stages of the weights, or one for each.
         model: validate this model; it is evaluated as it is and left in the mode it was in.
         dataloader: batches as `create_dataloader` makes them, without augmentation.
         save_dir: folder for the files, if not by hand; made if files are asked for.
@@ -118,24 +130,25 @@ def run(
     by_hand = model is None and dataloader is None
     check_options(batch_size, imgsz, conf_thres, iou_thres, max_det, workers)
     if model is None:
-        _check_settings(weights, task, conf_thres, save_txt, save_conf)
+        _check_settings(weights, task, conf_thres, save_txt or save_hybrid, save_conf, save_hybrid)
         chosen = device if isinstance(device, torch.device) else select_device(device, batch_size)
-        backend, half = DetectMultiBackend(weights, chosen, fp16=half), False
-        model = backend.backend.model if compute_loss else backend  # the loss needs the raw maps
+        backend = _open_weights(weights, chosen, data, half, dnn, window, single_cls)
+        model, half = backend.backend.model if compute_loss else backend, False  # the loss needs the raw maps
     if dataloader is None:
         data = check_dataset(data)
     names = _class_names(data, de_parallel(model), single_cls, by_hand)
     if dataloader is None:
         dataloader = _make_loader(data, de_parallel(model), task, imgsz, batch_size, workers, single_cls)
     save_dir = increment_path(Path(project) / name, exist_ok) if by_hand else Path(save_dir)
-    if by_hand or plots or save_txt or save_json or report:
+    texts = save_txt or save_hybrid
+    if by_hand or plots or texts or save_json or report:
         save_dir.mkdir(parents=True, exist_ok=True)
 
-    files = open_files(save_dir, dataloader.dataset.im_files, data["val"], weights, save_txt, save_conf, save_json)
+    files = open_files(save_dir, dataloader.dataset.im_files, data["val"], weights, texts, save_conf, save_json)
     page = ValReport(save_dir, names) if report else None
     callbacks = callbacks or Callbacks()
     tally = Tally(len(names))
-    runner = Runner(model, conf_thres, iou_thres, max_det, single_cls, half, compute_loss, augment)
+    runner = Runner(model, conf_thres, iou_thres, max_det, single_cls, half, compute_loss, augment, save_hybrid)
     callbacks.run("on_val_start")
     with evaluating(model):
         for i, batch in enumerate(runner.batches(progress(dataloader), callbacks)):
@@ -198,16 +211,41 @@ def check_options(batch_size: int, imgsz: int, conf_thres: float, iou_thres: flo
             raise ValueError(f"--{name} is {value}, but must be between 0 and 1")
 
 
-def _check_settings(weights: Any, task: str, conf_thres: float, save_txt: bool, save_conf: bool) -> None:
+def _open_weights(
+    weights: str | Path | Sequence[str | Path],
+    device: torch.device,
+    data: str | Path | Mapping[str, Any],
+    half: bool,
+    dnn: bool,
+    window: int | Sequence[int] | None,
+    single_cls: bool,
+) -> DetectMultiBackend:
+    """Open model files; those without class names take the data set's. Warn of files whose boxes are too few for AP."""
+    yaml_file = data.get("yaml_file") if isinstance(data, Mapping) else check_file(data, (".yaml", ".yml"))
+    named = None if single_cls else yaml_file
+    backend = DetectMultiBackend(weights, device, dnn=dnn, data=named, fp16=half, window=window)
+    if backend.end2end:
+        LOGGER.warning(
+            f"{weights}: exported with --nms, this file drops boxes by thresholds of its own. The curves end there, so "
+            "mAP is lower than that of the checkpoint; measure an export without --nms"
+        )
+    return backend
+
+
+def _check_settings(
+    weights: Any, task: str, conf_thres: float, save_txt: bool, save_conf: bool, save_hybrid: bool
+) -> None:
     """Raise ValueError for settings that cannot work; warn of those that mislead."""
     if not weights:
         raise ValueError("no weights given: name a checkpoint such as runs/train/exp/weights/best.pt")
-    if task not in TASKS:
-        raise ValueError(f"task {task!r} is unknown. Allowed: {', '.join(TASKS)}")
+    if task not in SPLIT_TASKS:
+        raise ValueError(f"task {task!r} is unknown. Allowed: {', '.join(SPLIT_TASKS)}")
     if save_conf and not save_txt:
         LOGGER.warning("--save-conf has no effect without --save-txt")
     if conf_thres > 0.001 and task != "speed":
         LOGGER.warning(f"a confidence threshold of {conf_thres} cuts the curves off: mAP is valid up to 0.001 only")
+    if save_hybrid:
+        LOGGER.warning("--save-hybrid adds the labels to the detections: the metrics are those of the labels")
 
 
 def _class_names(data: Mapping[str, Any], model: nn.Module, single_cls: bool, by_hand: bool) -> dict[int, str]:
@@ -268,13 +306,14 @@ def parse_opt(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add("--conf-thres", type=float, default=0.001, help="lowest confidence that counts")
     add("--iou-thres", type=float, default=0.6, help="IoU above which NMS drops the weaker box")
     add("--max-det", type=int, default=300, help="detections kept per image")
-    add("--task", default="val", choices=TASKS, help="split to measure, or time per image")
+    add("--task", default="val", choices=TASKS, help="split to measure; time per image; or image sizes 256 to 1536")
     add("--device", default="", help="0, cpu, mps; empty: CUDA if there is one")
     add("--workers", type=int, default=8, help="most loader processes")
     add("--single-cls", action="store_true", help="treat all classes as one")
     add("--augment", action="store_true", help="look at each image in three views")
     add("--verbose", action="store_true", help="print every class")
     add("--save-txt", action="store_true", help="write a text file per image")
+    add("--save-hybrid", action="store_true", help="write labels and what was found besides into the text files")
     add("--save-conf", action="store_true", help="add the confidence to the text files")
     add("--save-json", action="store_true", help="write a COCO result file; always with coco.yaml")
     add("--report", action="store_true", help="write report.html with the mistakes in pictures, the worst first")
@@ -282,6 +321,8 @@ def parse_opt(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add("--name", default="exp", help="run folder")
     add("--exist-ok", action="store_true", help="use the run folder even if it exists")
     add("--half", action="store_true", help="compute in float16, CUDA only")
+    add("--dnn", action="store_true", help="use OpenCV for .onnx files")
+    add("--window", nargs="+", type=int, help="other windows for the Swin stages: one side for all, or one for each")
     return parser.parse_args(argv)
 
 
@@ -290,14 +331,32 @@ def main(opt: argparse.Namespace) -> None:
     log_options("val", vars(opt))
     settings = dict(vars(opt))
     weights = settings.pop("weights")
-    if opt.task == "speed":
+    settings["window"] = opt.window[0] if opt.window and len(opt.window) == 1 else opt.window
+    if opt.task in ("speed", "study"):
         half = opt.device not in ("cpu", "mps") and torch.cuda.is_available()
-        settings |= {"conf_thres": 0.25, "iou_thres": 0.45, "save_json": False, "plots": False, "half": half}
+        settings |= {"save_json": False, "plots": False, "half": half}
+    if opt.task == "speed":
         for file in weights:
-            run(weights=file, **settings)
-        return
-    settings["save_json"] |= str(opt.data).endswith("coco.yaml")
-    run(weights=weights, **settings)
+            run(weights=file, **settings | {"conf_thres": 0.25, "iou_thres": 0.45})
+    elif opt.task == "study":
+        study(weights, settings)
+    else:
+        settings["save_json"] |= str(opt.data).endswith("coco.yaml")
+        run(weights=weights, **settings)
+
+
+def study(weights: Sequence[str], settings: dict[str, Any]) -> Path:
+    """Measure files of weights at the image sizes of `utils.study.SIZES`; return the folder with tables and plot."""
+    asked = [name for name in ("save_txt", "save_hybrid", "report") if settings[name]]
+    if asked:
+        raise ValueError(f"--task study writes its table and plot only: leave out {', '.join(asked)}")
+    folder = increment_path(Path(settings["project"]) / settings["name"], settings["exist_ok"])
+    settings = settings | {"project": folder.parent, "name": folder.name, "exist_ok": True, "task": "val"}
+    record = StudyFolder(folder, Path(settings["data"]).stem)
+    for file in weights:
+        record.measure(file, lambda size, file=file: run(weights=file, **settings | {"imgsz": size}))
+    record.finish()
+    return folder
 
 
 if __name__ == "__main__":

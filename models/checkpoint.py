@@ -1,10 +1,10 @@
-"""Checkpoints: save and load without pickled code, rebuild the model, transfer weights, strip for release."""
+"""Checkpoints: save and load without pickled code, rebuild the model, strip for release."""
 
 import errno
 import pickle
 import pickletools
 import zipfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,6 @@ from models.legacy import fit_state, read_foreign
 from models.yolo import DetectionModel
 from utils.files import atomic_path
 from utils.general import LOGGER, VERSION, git_describe
-from utils.torch_utils import intersect_dicts
 
 FORMAT = 1  # of the dict below; a file with a higher number is refused
 FOREIGN = "YOLOv5"  # `version` of what the original wrote
@@ -299,20 +298,3 @@ def attempt_load(
     if window:
         model.set_window(window)
     return (model.fuse() if fuse else model).to(device or "cpu")
-
-
-def transfer_weights(model: torch.nn.Module, ckpt: Mapping[str, Any], exclude: Iterable[str] = ()) -> tuple[int, int]:
-    """Copy into `model` what fits from a checkpoint: same name and same shape, here another number of classes too.
-
-    Args:
-        model: changed in place.
-        ckpt: from `load_checkpoint`; its entry `model` is taken.
-        exclude: entries whose name holds one of these texts stay as they are, for example "anchors".
-
-    Returns:
-        Number of entries copied, number of entries of the model (parameters and buffers).
-    """
-    own = model.state_dict()
-    taken = intersect_dicts(ckpt["model"], own, exclude)
-    model.load_state_dict(taken, strict=False)
-    return len(taken), len(own)

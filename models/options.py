@@ -3,18 +3,40 @@
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from models.pretrained import PUBLISHED
 from models.training import AMP_TYPES, DEFAULT_CFG, HYP_OF_CONV, HYP_OF_SWIN
 from utils.distributed import launched_processes
+from utils.evolve import TUNERS
 from utils.files import yaml_load
 from utils.general import LOGGER, ROOT, check_file, get_latest_run
 from utils.torch_utils import parse_device
 
 MAY_CHANGE_ON_RESUME = ("amp", "data", "device", "epochs", "nan_policy", "patience", "workers")
 NAN_POLICIES = ("stop", "rollback")
+REFUSED = {  # options of YOLOv5 that this program does not have -> what to do instead
+    "--bucket": "nothing is copied to a cloud; several machines share a study with --tuner optuna --storage",
+    "--entity": "set the variable WANDB_ENTITY, and log with --logger wandb",
+    "--upload_dataset": "data sets are not uploaded: use the tools of Weights & Biases",
+    "--bbox_interval": "boxes are not logged to Weights & Biases; --logger wandb gets the pictures of the run folder",
+    "--artifact_alias": "weights are not fetched from Weights & Biases: give --weights a file",
+    "--local_rank": "processes are told apart by torchrun: start with torchrun --nproc-per-node N train.py ...",
+}
+
+
+class Refuse(argparse.Action):
+    """An option that is known, but not there: using it ends with a sentence that says what to do instead."""
+
+    def __call__(self, parser: argparse.ArgumentParser, namespace: Any, values: Any, option: str | None = None) -> None:
+        raise ValueError(f"{option} is not supported: {REFUSED[self.option_strings[0]]}")
+
+
+def freeze_value(text: str) -> int | str:
+    """Read one value of --freeze: a number of rows, or `backbone`."""
+    return text if text == "backbone" else int(text)
 
 
 def parse_opt(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -41,7 +63,17 @@ def parse_opt(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add("--noautoanchor", action="store_true", help="keep the anchors of the model")
     add("--noplots", action="store_true", help="draw nothing")
     add("--evolve", nargs="?", type=int, const=300, help="evolve the hyperparameters over so many trainings (300)")
-    add("--cache", nargs="?", const="ram", choices=("ram", "disk"), help="keep resized images in memory, or on disk")
+    add("--tuner", choices=TUNERS, default="genetic", help="who chooses the hyperparameters of --evolve")
+    add("--storage", default="", help="data base of --tuner optuna that processes share, such as sqlite:///study.db")
+    add("--evolve_population", default="", help="folder of hyperparameter files: the first generations of --evolve")
+    add("--resume_evolve", help="go on with the evolution in this run folder (or its evolve.csv)")
+    add(
+        "--cache",
+        nargs="?",
+        const="ram",
+        choices=("ram", "disk", "val"),
+        help="keep resized images in memory, or on disk; val: those for validation in memory",
+    )
     add("--image-weights", action="store_true", help="draw images of rare and badly found classes more often")
     add("--device", default="", help="cpu, mps, 0 (first CUDA device), ...; default: CUDA if there is one")
     add(
@@ -65,13 +97,21 @@ def parse_opt(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add("--cos-lr", action="store_true", help="cosine instead of linear schedule")
     add("--label-smoothing", type=float, help="share of the class target that is spread; default: hyperparameter file")
     add("--patience", type=int, default=100, help="stop after so many epochs without improvement; 0: never")
-    add("--freeze", nargs="+", type=int, default=[0], help="rows to freeze: n for the first n, or several indices")
+    add(
+        "--freeze",
+        nargs="+",
+        type=freeze_value,
+        default=[0],
+        help="rows to freeze: n for the first n, several indices, or backbone",
+    )
     add("--save-period", type=int, default=-1, help="also keep epoch<N>.pt every so many epochs")
     add(
         "--nan-policy", choices=NAN_POLICIES, default="stop",
         help="when numbers are not finite or the loss diverges: stop, or go back an epoch with half the learning rate",
     )  # fmt: skip
     add("--seed", type=int, default=0, help="seed of everything random")
+    for option in REFUSED:
+        add(option, nargs="?", action=Refuse, default=argparse.SUPPRESS, help=argparse.SUPPRESS)
     opt = parser.parse_args(argv)
     unset = object()
     named = parser.parse_args(argv, argparse.Namespace(**dict.fromkeys(vars(opt), unset)))
@@ -120,7 +160,7 @@ def check_options(opt: argparse.Namespace) -> None:
         raise ValueError(f"--nan-policy is {opt.nan_policy!r}; allowed: {', '.join(NAN_POLICIES)}")
     if opt.nan_policy == "rollback" and opt.nosave:
         raise ValueError("--nan-policy rollback goes back to the checkpoint of the last epoch: leave --nosave out")
-    opt.freeze = [opt.freeze] if isinstance(opt.freeze, int) else list(opt.freeze)
+    opt.freeze = [opt.freeze] if isinstance(opt.freeze, int | str) else list(opt.freeze)
     check_processes(opt, launched_processes())
     if opt.quad and opt.batch_size % 4:
         raise ValueError(f"--quad puts four images into one: --batch-size {opt.batch_size} is not a multiple of 4")
@@ -136,6 +176,30 @@ def check_options(opt: argparse.Namespace) -> None:
     opt.data = str(check_file(opt.data, (".yaml", ".yml")).resolve())
     if not opt.resume and (opt.cfg or not opt.weights):
         opt.cfg = str(check_file(opt.cfg or DEFAULT_CFG, (".yaml", ".yml")))
+
+
+def choose_evolution(opt: argparse.Namespace) -> None:
+    """Let `--evolve --resume` and `--resume_evolve` go on in their folder, and refuse options that need --evolve.
+
+    Raises:
+        FileNotFoundError: --resume_evolve names no folder of an evolution.
+        ValueError: naming the option.
+    """
+    if opt.resume_evolve:
+        folder = Path(opt.resume_evolve)
+        folder = (folder if folder.is_dir() else folder.parent).resolve()
+        if not any((folder / file).is_file() for file in ("evolve.csv", "study.db")):
+            raise FileNotFoundError(f"--resume_evolve {opt.resume_evolve}: no folder of an evolution with evolve.csv")
+        opt.project, opt.name, opt.exist_ok = str(folder.parent), folder.name, True
+        opt.evolve = 300 if opt.evolve is None else opt.evolve
+    if opt.evolve is not None and opt.resume:  # go on with the evolution, not with one of its trainings
+        opt.exist_ok, opt.resume = True, False
+    if opt.evolve is None and (opt.tuner != "genetic" or opt.storage or opt.evolve_population):
+        raise ValueError("--tuner, --storage and --evolve_population say how to evolve: add --evolve N")
+    if opt.storage and opt.tuner != "optuna":
+        raise ValueError(
+            f"--storage {opt.storage} is for --tuner optuna: the genetic search needs none"
+        )
 
 
 def check_evolution(opt: argparse.Namespace, processes: int) -> None:

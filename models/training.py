@@ -13,8 +13,9 @@ from torch.distributed.optim import ZeroRedundancyOptimizer
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 
-from models.checkpoint import load_checkpoint, refuse_foreign_resume, save_checkpoint, transfer_weights
+from models.checkpoint import load_checkpoint, refuse_foreign_resume, save_checkpoint
 from models.pretrained import PUBLISHED, Published, load_published, read_published
+from models.transfer import transfer_weights
 from models.yolo import DetectionModel
 from utils.autoanchor import check_anchors
 from utils.autobatch import autobatch
@@ -158,8 +159,10 @@ def build_model(opt: argparse.Namespace, inputs: Inputs) -> DetectionModel:
         raise ValueError(f"{opt.cfg or opt.weights}: 'ch' is {model.yaml['ch']}, but training images have 3 channels")
     if ckpt:
         new_anchors = (opt.cfg or hyp.anchors) and not opt.resume
-        taken, total = transfer_weights(model, ckpt, exclude=("anchor",) if new_anchors else ())
-        LOGGER.info(f"Transferred {taken}/{total} tensors from {opt.weights}")
+        report = transfer_weights(model, ckpt, exclude=("anchor",) if new_anchors else ())
+        report.log(opt.weights)
+        if is_main() and not opt.resume:
+            report.write(Path(opt.save_dir) / "transfer.csv")
     if inputs.published:
         load_published(model, inputs.published)
     model.names = {0: "item"} if opt.single_cls and len(data["names"]) != 1 else data["names"]
@@ -187,15 +190,24 @@ def choose_amp(name: str, device: torch.device) -> torch.dtype | None:
     return AMP_TYPES[name]
 
 
-def freeze_layers(model: DetectionModel, freeze: Sequence[int]) -> list[nn.Module]:
-    """Stop the gradients of some rows: one number n freezes rows 0 to n - 1, several numbers exactly those rows.
+def freeze_layers(model: DetectionModel, freeze: Sequence[int | str]) -> list[nn.Module]:
+    """Stop the gradients of some rows.
+
+    Args:
+        model: changed in place.
+        freeze: one number n for rows 0 to n - 1, several numbers for exactly those rows, or `backbone` for the rows
+            that the model table calls so.
 
     Returns:
         The frozen rows; they are to stay in evaluation mode so that their batch statistics do not move either.
 
     Raises:
-        ValueError: a number is not a row of the model.
+        ValueError: a number is not a row of the model, or `backbone` stands beside others.
     """
+    if "backbone" in freeze:
+        if len(freeze) > 1:
+            raise ValueError(f"--freeze {' '.join(map(str, freeze))}: give backbone alone, or numbers of rows")
+        freeze = [len(model.yaml["backbone"])]
     rows = range(freeze[0]) if len(freeze) == 1 else freeze
     if min(freeze) < 0 or max(rows, default=-1) >= len(model.model):
         raise ValueError(f"--freeze {' '.join(map(str, freeze))}: the model has rows 0 to {len(model.model) - 1}")
@@ -242,16 +254,19 @@ def make_loaders(
     data = inputs.data
     common = {
         "hyp": inputs.hyp, "single_cls": opt.single_cls, "nc": data["nc"], "names": data["names"], "seed": opt.seed,
-        "workers": opt.workers, "cache": opt.cache, "pin_memory": device.type == "cuda",
+        "workers": opt.workers, "pin_memory": device.type == "cuda",
     }  # fmt: skip
+    cache = (None, "ram") if opt.cache == "val" else (opt.cache, opt.cache)  # of training and validation
     with main_first():  # it writes the label caches
         train_loader, dataset = create_dataloader(
             data["train"], imgsz, opt.batch_size, stride, augment=True, rect=opt.rect, shuffle=not opt.rect,
-            prefix=colorstr("train: "), quad=opt.quad, rank=rank(), world_size=world_size(), **common,
+            prefix=colorstr("train: "), quad=opt.quad, rank=rank(), world_size=world_size(),
+            cache=cache[0], **common,
         )  # fmt: skip
         val_loader, _ = create_dataloader(
-            data["val"], imgsz, opt.batch_size * 2, stride, rect=True, pad=0.5, prefix=colorstr("val: "), **common
-        )
+            data["val"], imgsz, opt.batch_size * 2, stride, rect=True, pad=0.5, prefix=colorstr("val: "),
+            cache=cache[1], **common,
+        )  # fmt: skip
     return train_loader, dataset, val_loader
 
 

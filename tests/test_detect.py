@@ -345,6 +345,23 @@ def test_abbreviated_options():
     assert detect.parse_opt(["--img-size", "320", "640"]).imgsz == [320, 640]
 
 
+@pytest.mark.parametrize(("given", "expected"), [([], None), (["4"], 4), (["4", "8"], [4, 8])])
+def test_window_reaches_the_backend(tmp_path, monkeypatch, given, expected):
+    class Stop(Exception):
+        pass
+
+    def backend(files, device, **settings):
+        raise Stop(settings["window"])
+
+    monkeypatch.setattr(detect, "DetectMultiBackend", backend)
+    file = write(tmp_path / "x.png", picture())
+    (tmp_path / "a.pt").touch()
+    argv = ["--weights", str(tmp_path / "a.pt"), "--source", str(file), "--project", str(tmp_path / "out")]
+    with pytest.raises(Stop) as stop:
+        detect.main(detect.parse_opt([*argv, *(["--window", *given] if given else [])]))
+    assert stop.value.args == (expected,)
+
+
 def test_errors_end_with_status_1(tmp_path, weights, lines):
     opt = detect.parse_opt(["--weights", str(weights), "--source", str(tmp_path / "none.jpg")])
     with pytest.raises(SystemExit) as stop, cli_errors():

@@ -30,7 +30,7 @@ LEVELS = {
         models.runtimes.onnx_files models.runtimes.torch_files models.runtimes.openvino_files
         models.runtimes.tensorrt_files models.runtimes.mobile_files utils.labels utils.autobatch utils.evaluation
         utils.loggers.to_tensorboard models.yolo models.autoshape utils.exporters.onnx_check models.pretrained
-        utils.converters utils.streams utils.pictures utils.predictor
+        utils.converters utils.streams utils.pictures utils.predictor utils.study models.transfer
     """,
     3: """
         utils.exporters.check utils.exporters.calibration utils.sources utils.dataloaders utils.exporters.to_onnx
@@ -40,7 +40,7 @@ LEVELS = {
         utils.exporters.to_torchscript utils.exporters.to_pt2 utils.exporters.to_ncnn utils.exporters.to_openvino
         utils.exporters.to_tensorrt models.backends models.training utils.evolve utils.outputs
     """,
-    5: "utils.exporters val detect hubconf models.options models.recovery",
+    5: "utils.exporters val detect hubconf models.options models.recovery utils.tuner",
     6: "export train",
 }
 LEVEL = {name: level for level, names in LEVELS.items() for name in names.split()}

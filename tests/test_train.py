@@ -318,6 +318,31 @@ def test_evolution_trains_generations_and_goes_on(tiny_dataset, hyp_file, tmp_pa
     train.run(**settings | {"hyp": str(folder / "hyp_evolve.yaml"), "name": "after"})
 
 
+def test_evolution_by_optuna_goes_on_by_its_folder(tiny_dataset, hyp_file, tmp_path):
+    pytest.importorskip("optuna")
+    settings = options(tmp_path, tiny_dataset, hyp_file, epochs=1, tuner="optuna")
+    train.run(**settings, evolve=1)
+    train.run(**settings | {"name": "other"}, evolve=2, resume_evolve=str(tmp_path / "run/evolve.csv"))
+    files = {file.name for file in (tmp_path / "run").iterdir()}
+    assert files == {"evolve.csv", "evolve.png", "hyp_evolve.yaml", "study.db"}
+    assert len((tmp_path / "run/evolve.csv").read_text().splitlines()) == 3
+    assert not (tmp_path / "other").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"tuner": "optuna"}, "add --evolve N"),
+        ({"evolve": 1, "storage": "sqlite:///x.db"}, "--storage sqlite:///x.db is for --tuner optuna"),
+        ({"resume_evolve": "nowhere"}, "--resume_evolve nowhere: no folder of an evolution"),
+        ({"evolve": 1, "evolve_population": "nowhere"}, "--evolve_population nowhere"),
+    ],
+)
+def test_evolution_refuses_what_cannot_work(changes, message, tiny_dataset, hyp_file, tmp_path):
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        train.run(**options(tmp_path, tiny_dataset, hyp_file, epochs=1, **changes))
+
+
 def test_windows_and_stages_are_chosen_by_option(tiny_dataset, hyp_file, tmp_path):
     train.run(**options(tmp_path, tiny_dataset, hyp_file, epochs=1, window=[2, 8], checkpoint_stages=[2]))
     ckpt = load_checkpoint(tmp_path / "run/weights/last.pt")

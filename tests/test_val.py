@@ -397,6 +397,19 @@ def test_text_files_repeat_the_labels(oblong, tmp_path):
         np.testing.assert_allclose(rows[np.lexsort(rows.T)], labels[np.lexsort(labels.T)], atol=2e-3)
 
 
+def test_hybrid_text_files_hold_the_labels_and_what_was_found_besides(oblong, tmp_path):
+    """An oracle that finds one box beside the three labels: four rows, the labels with confidence 1."""
+    loader = make_loader(oblong, batch_size=1)
+    extra = torch.tensor([[2.0, 2, 12, 12, 0.5, 1]])
+    run_oracle(oblong, loader, [[extra]] * 4, save_hybrid=True, save_conf=True, save_dir=tmp_path)
+    for file, labels in zip(loader.dataset.im_files, loader.dataset.labels, strict=True):
+        name = file.rsplit("/", 1)[1].replace(".png", ".txt")
+        rows = np.loadtxt(tmp_path / "labels" / name, ndmin=2)
+        certain = rows[rows[:, 5] == 1, :5]
+        np.testing.assert_allclose(certain[np.lexsort(certain.T)], labels[np.lexsort(labels.T)], atol=2e-3)
+        np.testing.assert_allclose(rows[rows[:, 5] < 1][:, [0, 5]], [[1, 0.5]])
+
+
 def test_run_folders_are_numbered(tiny_dataset, weights, tmp_path):
     (tmp_path / "x").mkdir()
     by_hand(tiny_dataset, weights, tmp_path, name="x")
@@ -417,7 +430,7 @@ def test_training_without_files_makes_no_folder(data, tmp_path):
     ("settings", "message"),
     [
         ({"weights": None}, "no weights given"),
-        ({"task": "study"}, "task 'study' is unknown. Allowed: train, val, test, speed"),
+        ({"task": "study"}, "task 'study' is unknown. Allowed: train, val, test, speed$"),
         ({"task": "test"}, r"tiny\.yaml has no 'test' split"),
         ({"half": True}, "half precision needs CUDA, but the device is cpu"),
     ],
@@ -504,33 +517,6 @@ def test_train_split(tiny_dataset, weights, tmp_path, lines):
 # Command line ---------------------------------------------------------------------------------------------------------
 
 
-def test_options_are_frozen():
-    options = vars(val.parse_opt(["--weights", "a.pt"]))
-    assert options == {
-        "data": "data/demo.yaml",
-        "weights": ["a.pt"],
-        "batch_size": 32,
-        "imgsz": 640,
-        "conf_thres": 0.001,
-        "iou_thres": 0.6,
-        "max_det": 300,
-        "task": "val",
-        "device": "",
-        "workers": 8,
-        "single_cls": False,
-        "augment": False,
-        "verbose": False,
-        "save_txt": False,
-        "save_conf": False,
-        "save_json": False,
-        "report": False,
-        "project": str(ROOT / "runs/val"),
-        "name": "exp",
-        "exist_ok": False,
-        "half": False,
-    }
-
-
 def test_short_forms():
     opt = val.parse_opt("--weights a.pt --img 320 --batch 4 --conf 0.1 --iou 0.5".split())
     assert (opt.imgsz, opt.batch_size, opt.conf_thres, opt.iou_thres) == (320, 4, 0.1, 0.5)
@@ -558,6 +544,74 @@ def test_main_of_speed(monkeypatch):
             False,
             False,
         )
+
+
+def test_main_of_study(monkeypatch, tmp_path):
+    calls = []
+    monkeypatch.setattr(val, "run", lambda **settings: calls.append(settings) or ((0.1,) * 7, None, (1.0, 2.0, 3.0)))
+    (tmp_path / "exp").mkdir()
+    common = f"--weights x/a.pt b.pt --task study --device cpu --data d/my.yaml --project {tmp_path}".split()
+    val.main(val.parse_opt(common))
+    assert [(c["weights"], c["imgsz"]) for c in calls] == [
+        (w, s) for w in ("x/a.pt", "b.pt") for s in range(256, 1537, 128)
+    ]
+    assert all((c["task"], c["plots"], c["half"]) == ("val", False, False) for c in calls)
+    assert all((c["project"], c["name"], c["exist_ok"]) == (tmp_path, "exp2", True) for c in calls)
+    files = {file.name for file in (tmp_path / "exp2").iterdir()}
+    assert files == {"study_my_a.txt", "study_my_b.txt", "study.zip", "study.png"}
+    with pytest.raises(ValueError, match="leave out save_txt"):
+        val.main(val.parse_opt([*common, "--save-txt"]))
+
+
+@pytest.mark.parametrize("given", [[], ["--window", "4"], ["--window", "4", "8"]])
+def test_window_option(monkeypatch, given):
+    calls = []
+    monkeypatch.setattr(val, "run", lambda **settings: calls.append(settings["window"]))
+    val.main(val.parse_opt(["--weights", "a.pt", *given]))
+    assert calls == [[None, None, 4, [4, 8]][len(given)]]
+
+
+def test_backend_gets_names_window_and_dnn(tiny_dataset, tmp_path, monkeypatch, lines):
+    asked = {}
+
+    class Stop(Exception):
+        pass
+
+    def backend(weights, device, **settings):
+        asked.update(settings)
+        raise Stop
+
+    monkeypatch.setattr(val, "DetectMultiBackend", backend)
+    with pytest.raises(Stop):
+        val.run(tiny_dataset, "a.onnx", dnn=True, window=4, device="cpu", project=tmp_path)
+    assert asked == {"dnn": True, "data": tiny_dataset, "fp16": False, "window": 4}
+
+
+def test_cut_off_curves_are_told(data, weights, lines, monkeypatch):
+    plain = val.DetectMultiBackend
+
+    def end2end(*args, **settings):
+        backend = plain(*args, **settings)
+        backend.end2end = True
+        return backend
+
+    monkeypatch.setattr(val, "DetectMultiBackend", end2end)
+    val.run(data, weights, dataloader=make_loader(data), plots=False)
+    assert any("exported with --nms" in line and "mAP is lower" in line for line in lines())
+
+
+def test_window_changes_a_swin_model(data, tmp_path):
+    table = yaml_load(ROOT / "models/yolov5n-swinv2.yaml") | {"width_multiple": 0.25, "nc": data["nc"]}
+    model = DetectionModel(table, verbose=False)
+    for conv in model.detect.m:
+        nn.init.normal_(conv.weight, std=1.0)
+        nn.init.zeros_(conv.bias)
+    absent = ("best_fitness", "ema", "updates", "optimizer", "scaler", "stopper", "rng", "hyp")
+    state = {"epoch": -1, "model": model.state_dict(), "yaml": model.yaml, "names": data["names"], "opt": {}}
+    save_checkpoint(tmp_path / "s.pt", {**state, "stride": model.stride.tolist(), **dict.fromkeys(absent)})
+    loader = make_loader(data)
+    own, other = (val.run(data, tmp_path / "s.pt", dataloader=loader, plots=False, window=w)[0] for w in (None, 2))
+    assert own != other
 
 
 @pytest.mark.parametrize(("file", "expected"), [("x/coco.yaml", True), ("coco128.yaml", False)])

@@ -1,7 +1,7 @@
 """What validation does with a loader: batches through a model and NMS, counts for the metrics, table and pictures."""
 
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,6 +56,7 @@ class Runner:
         half: compute in float16; without CUDA not followed.
         compute_loss: the training loss, or None; it needs a model that gives its raw maps too.
         augment: look at each image in three views; not together with `compute_loss`.
+        hybrid: let the labels enter the suppression with confidence 1.
 
     Attributes:
         times: `Profile` of pre-processing, inference and NMS.
@@ -72,7 +73,9 @@ class Runner:
         half: bool,
         compute_loss: Loss | None,
         augment: bool = False,
+        hybrid: bool = False,
     ) -> None:
+        self.hybrid = hybrid
         self.model, self.single_cls, self.compute_loss = model, single_cls, compute_loss
         if augment and compute_loss:
             raise ValueError("augment=True gives no raw maps, which compute_loss needs: leave one of them out")
@@ -96,27 +99,36 @@ class Runner:
             decoded, raw = output if isinstance(output, tuple) else (output, None)  # (B, R, 5 + nc) and the raw maps
             if self.compute_loss:
                 self.loss += self.compute_loss(raw, targets)[1]
-            with self.times[2]:
-                found = [d.cpu() for d in self._suppress(decoded)]  # B of (D, 6)
             frame = tuple(images.shape[2:])
+            known = _labels_in_pixels(targets, len(images), frame) if self.hybrid else ()
+            with self.times[2]:
+                found = [d.cpu() for d in self._suppress(decoded, known)]  # B of (D, 6)
             labels = [targets[targets[:, 0] == i, 1:].cpu() for i in range(len(images))]  # B of (M, 5)
             results = [_to_original(*item, frame) for item in zip(found, labels, shapes, paths, strict=True)]
             yield Batch(images, targets, found, results)
 
-    def _suppress(self, decoded: Tensor) -> list[Tensor]:
-        """Apply NMS; one (D, 6) `[xyxy_net, confidence, class]` per image."""
+    def _suppress(self, decoded: Tensor, known: Sequence[Tensor]) -> list[Tensor]:
+        """Apply NMS to predictions and known boxes `[class, xywh_net]`; (D, 6) `[xyxy_net, confidence, class]` each."""
         found = non_max_suppression(
             decoded,
             self.conf_thres,
             self.iou_thres,
             agnostic=self.single_cls,
             multi_label=True,
+            labels=known,
             max_det=self.max_det,
         )
         if self.single_cls:
             for detections in found:
                 detections[:, 5] = 0
         return found
+
+
+def _labels_in_pixels(targets: Tensor, count: int, frame: tuple[int, int]) -> list[Tensor]:
+    """Split targets (T, 6) `[image, class, xywhn]` into one (M, 5) `[class, xywh_net]` for each of `count` images."""
+    height, width = frame
+    scale = targets.new_tensor([1, width, height, width, height])
+    return [targets[targets[:, 0] == i, 1:] * scale for i in range(count)]
 
 
 def _to_original(

@@ -12,6 +12,7 @@ from utils.loggers.to_csv import RESULT_COLUMNS
 from utils.metrics import fitness
 from utils.plots import plot_evolve
 
+TUNERS = ("genetic", "optuna")  # who searches, see `utils.tuner`
 # name -> (gain of the mutation, lowest, highest); a gain of 0 never mutates
 GENES: dict[str, tuple[float, float, float]] = {
     "lr0": (1, 1e-5, 1e-1),
@@ -135,12 +136,17 @@ class EvolutionRecord:
         Raises:
             ValueError: other genes than before.
         """
-        row = dict(zip(RESULTS, map(float, results), strict=True)) | dict(genes)
-        if self.rows and row.keys() != self.rows[0].keys():
-            raise ValueError(f"{self.file}: an evolution of other hyperparameters; choose another --name")
-        self.rows.append(row)
+        self.replace([*self.rows, dict(zip(RESULTS, map(float, results), strict=True)) | dict(genes)], base)
+
+    def replace(self, rows: Sequence[dict[str, float]], base: Hyp) -> None:
+        """Record these generations, at least one, in place of all others; see `add`."""
+        genes = [name for name in rows[0] if name not in RESULTS]
+        for row in rows:
+            if row.keys() != rows[0].keys():
+                raise ValueError(f"{self.file}: an evolution of other hyperparameters; choose another --name")
+        self.rows = list(rows)
         with atomic_path(self.file) as tmp:
-            lines = [row.keys(), *([f"{value:.5g}" for value in row.values()] for row in self.rows)]
+            lines = [rows[0].keys(), *([f"{value:.5g}" for value in row.values()] for row in self.rows)]
             tmp.write_text("".join(",".join(COLUMN % cell for cell in line) + "\n" for line in lines))
         score = fitness(np.array([[row[name] for name in RESULTS[:4]] for row in self.rows]))
         best = int(score.argmax())

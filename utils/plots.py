@@ -26,6 +26,7 @@ __all__ = [
     "plot_mc_curve",
     "plot_pr_curve",
     "plot_results",
+    "plot_val_study",
 ]
 
 LEGEND_CLASSES = 20  # up to here each class has its own colour and a legend entry
@@ -354,3 +355,32 @@ def plot_evolve(genes: Mapping[str, Sequence[float]], score: ArrayLike, fname: s
         ax.scatter(values, score, c=np.arange(len(score)), cmap=COUNTS, edgecolors=GREY, linewidths=0.4, s=22)
         ax.plot(values[best], score[best], "+", color=ORANGE, markersize=15, markeredgewidth=2.5)
     figure.savefig(fname, dpi=120)
+
+
+def plot_val_study(files: Sequence[str | Path], sizes: Sequence[int], save_path: str | Path = "study.png") -> None:
+    """Save a picture of what detectors reach at several image sizes, and how long they take.
+
+    Args:
+        files: tables of `val.py --task study`, one for each detector: a row for each size, 10 columns.
+        sizes: image sizes in pixels, one for each row.
+        save_path: picture to write.
+
+    Raises:
+        ValueError: a table has other rows or columns.
+    """
+    figure = _figure(16, 8)
+    panels = figure.subplots(2, 4).ravel()
+    titles = ("precision", "recall", "mAP50", "mAP50-95", "pre-processing", "inference", "NMS")
+    for number, file in enumerate(files):
+        table = np.loadtxt(file, ndmin=2)
+        if table.shape != (len(sizes), 10):
+            raise ValueError(f"{file}: a table of {table.shape} rows and columns, needed is {(len(sizes), 10)}")
+        look = {"color": np.array(colors(number)) / 255, "marker": ".", "linewidth": 1.6, "label": Path(file).stem}
+        for ax, column, title in zip(panels, (0, 1, 2, 3, 7, 8, 9), titles, strict=False):
+            _style(ax, title, "image size, pixels", "" if column < 7 else "ms per image")
+            ax.plot(sizes, table[:, column], **look)
+        last = panels[-1]
+        _style(last, "mAP50-95 over time", "ms per image", "mAP50-95")
+        last.plot(table[:, 7:].sum(1), table[:, 3], **look)
+    panels[0].legend(fontsize=9, frameon=False)
+    figure.savefig(save_path, dpi=150)

@@ -23,7 +23,6 @@ from models.checkpoint import (
     load_checkpoint,
     save_checkpoint,
     strip_optimizer,
-    transfer_weights,
 )
 from models.yolo import DetectionModel
 from utils.general import VERSION
@@ -361,26 +360,6 @@ def test_weights_that_do_not_fit_the_table_are_an_error(trained):
     ckpt = trained[2] | {"yaml": trained[2]["yaml"] | {"nc": 3}}
     with pytest.raises(ValueError, match="do not fit its own model table"):
         build_model(ckpt)
-
-
-def test_transfer_takes_what_fits(trained, file):
-    ckpt = load_checkpoint(file)
-    other = DetectionModel(CFG, nc=5, verbose=False)
-    before = deepcopy(other.state_dict())
-    taken, total = transfer_weights(other, ckpt)
-    after = other.state_dict()
-    outer = [key for key in after if key.startswith("model.4.m.")]  # weight and bias of two output convolutions
-    assert (len(outer), total, taken) == (4, len(before), len(before) - 4)
-    for key, value in after.items():
-        assert torch.equal(value, before[key] if key in outer else trained[0].state_dict()[key]), key
-
-
-def test_transfer_can_leave_the_anchors(trained):
-    other = DetectionModel(CFG, verbose=False)
-    other.model[-1].anchors.zero_()
-    taken, total = transfer_weights(other, trained[2], exclude=("anchor",))
-    assert taken == total - 1
-    assert not other.model[-1].anchors.any()
 
 
 # Strip

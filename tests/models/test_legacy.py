@@ -16,9 +16,9 @@ from models.checkpoint import (
     load_checkpoint,
     refuse_foreign_resume,
     strip_optimizer,
-    transfer_weights,
 )
 from models.inert_pickle import Record
+from models.transfer import transfer_weights
 from models.yolo import DetectionModel
 from utils.files import yaml_load
 
@@ -84,8 +84,8 @@ def test_activations_are_read_from_the_objects_of_old_files(foreign):
 def test_it_serves_as_start_of_a_training(foreign):
     ckpt = load_checkpoint(foreign / "v3.pt")
     model = DetectionModel(ckpt["yaml"], nc=5, verbose=False)
-    taken, total = transfer_weights(model, ckpt)
-    assert total - taken == 4  # weight and bias of two output convolutions
+    report = transfer_weights(model, ckpt)
+    assert report.total - len(report.taken) == len(report.reshaped) == 4  # weight and bias of two output convolutions
 
 
 def test_a_fused_file_can_be_trained(foreign):

@@ -35,6 +35,12 @@ def test_freeze_one_number_is_a_count_and_several_are_rows(model, freeze, frozen
     assert still == {0, 1, 2} - set(frozen)
 
 
+def test_freeze_the_backbone(model):
+    assert [row.i for row in freeze_layers(model, ["backbone"])] == [0, 1]
+    with pytest.raises(ValueError, match="--freeze backbone 2: give backbone alone"):
+        freeze_layers(model, ["backbone", 2])
+
+
 @pytest.mark.parametrize("freeze", [[-1], [4], [0, 3]])
 def test_freeze_refuses_rows_that_are_not_there(model, freeze):
     with pytest.raises(ValueError, match="the model has rows 0 to 2"):
