@@ -197,9 +197,7 @@ def choose_evolution(opt: argparse.Namespace) -> None:
     if opt.evolve is None and (opt.tuner != "genetic" or opt.storage or opt.evolve_population):
         raise ValueError("--tuner, --storage and --evolve_population say how to evolve: add --evolve N")
     if opt.storage and opt.tuner != "optuna":
-        raise ValueError(
-            f"--storage {opt.storage} is for --tuner optuna: the genetic search needs none"
-        )
+        raise ValueError(f"--storage {opt.storage} is for --tuner optuna: the genetic search needs none")
 
 
 def check_evolution(opt: argparse.Namespace, processes: int) -> None:
