@@ -204,19 +204,19 @@ def draw_first_batches(save_dir: Path, names: dict[int, str]) -> Callable[..., N
 
 
 def evaluate(
-    state: State, plan: Plan, data: dict[str, Any], loader: DataLoader, compute_loss: ComputeLoss
+    state: State, plan: Plan, data: dict[str, Any], loader: DataLoader, compute_loss: ComputeLoss, callbacks: Callbacks
 ) -> tuple[tuple[float, ...], np.ndarray]:
     """Score the averaged model; returns P, R, mAP50, mAP50-95, three losses, and mAP50-95 of each class (nc,)."""
     results, maps, _ = val.run(
         data, batch_size=plan.opt.batch_size * 2, imgsz=plan.imgsz, half=plan.amp == torch.float16, model=state.ema.ema,
         single_cls=plan.opt.single_cls, dataloader=loader, save_dir=plan.save_dir, plots=False,
-        compute_loss=compute_loss,
+        compute_loss=compute_loss, callbacks=callbacks,
     )  # fmt: skip
     return results, maps
 
 
 def finish(
-    state: State, plan: Plan, data: dict[str, Any], loader: DataLoader, compute_loss: ComputeLoss
+    state: State, plan: Plan, data: dict[str, Any], loader: DataLoader, compute_loss: ComputeLoss, callbacks: Callbacks
 ) -> tuple[float, ...]:
     """Strip best.pt, score it from its file with plots, then strip last.pt: until that the run can be resumed."""
     best, last = plan.save_dir / "weights/best.pt", plan.save_dir / "weights/last.pt"
@@ -225,7 +225,7 @@ def finish(
     results, _, _ = val.run(
         data, weights=best, batch_size=plan.opt.batch_size * 2, imgsz=plan.imgsz, device=plan.device,
         single_cls=plan.opt.single_cls, dataloader=loader, save_dir=plan.save_dir, verbose=True,
-        plots=not plan.opt.noplots, compute_loss=compute_loss,
+        plots=not plan.opt.noplots, compute_loss=compute_loss, callbacks=callbacks,
     )  # fmt: skip
     if not plan.opt.noplots:
         plot_results(plan.save_dir / "results.csv")
@@ -270,7 +270,7 @@ def train_epochs(
         final = state.epoch + 1 == opt.epochs or state.stopper.possible_stop or callbacks.stop_training
         results, score, improved = (math.nan,) * 7, math.nan, False
         if final or not opt.noval:
-            results, state.maps = on_main(lambda: evaluate(state, plan, data, loaders[1], compute_loss))
+            results, state.maps = on_main(lambda: evaluate(state, plan, data, loaders[1], compute_loss, callbacks))
             score = float(fitness(np.array(results[:4])[None])[0])
             final |= state.stopper(state.epoch, score)
             improved = score >= state.best_fitness
@@ -323,9 +323,11 @@ def train(
     state, plan, *loaders = prepare(opt, inputs, device, callbacks)
     if is_main():
         write_options(opt, inputs)
-        loggers = Loggers(save_dir)
+        settings = vars(opt) | {f"hyp/{key}": value for key, value in inputs.hyp.to_dict().items()}
+        loggers = Loggers(save_dir, services=opt.logger, settings=settings)
         loggers.register(callbacks)
         loggers.truncate(state.epoch)  # rows of an epoch that is repeated, or of an older run in this folder
+        loggers.start(None if opt.noplots or opt.resume else state.ema.ema, plan.imgsz)
     if not opt.noplots and is_main():
         callbacks.register("on_train_batch_end", draw_first_batches(save_dir, state.model.names))
     shares = partial(shares_of_mean, device=device) if world_size() > 1 else None
@@ -342,7 +344,7 @@ def train(
         callbacks.run("on_train_start")
         train_epochs(state, plan, inputs.data, loaders, compute_loss, callbacks)
         LOGGER.info(f"\n{state.epoch - first} epochs completed in {(time.time() - start) / 3600:.3f} hours.")
-        results = on_main(lambda: finish(state, plan, inputs.data, loaders[1], compute_loss))
+        results = on_main(lambda: finish(state, plan, inputs.data, loaders[1], compute_loss, callbacks))
         best, last = save_dir / "weights/best.pt", save_dir / "weights/last.pt"
         callbacks.run("on_train_end", last=last, best=best, epoch=state.epoch - 1, results=results)
     finally:

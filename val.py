@@ -161,6 +161,7 @@ def run(
     callbacks.run("on_val_end")
 
     result = tally.compute()
+    callbacks.run("on_val_metrics", result=result, counts=tally.label_counts(), names=names)
     log_table(tally, result, names, every_class=verbose or (by_hand and len(names) < FEW_CLASSES))
     speed = tuple(t.t / tally.seen * 1e3 for t in runner.times)
     for file in files:

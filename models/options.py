@@ -13,6 +13,7 @@ from utils.distributed import launched_processes
 from utils.evolve import TUNERS
 from utils.files import yaml_load
 from utils.general import LOGGER, ROOT, check_file, get_latest_run
+from utils.loggers.services import check_services
 from utils.torch_utils import parse_device
 
 MAY_CHANGE_ON_RESUME = ("amp", "data", "device", "epochs", "nan_policy", "patience", "workers")
@@ -104,6 +105,13 @@ def parse_opt(argv: Sequence[str] | None = None) -> argparse.Namespace:
         default=[0],
         help="rows to freeze: n for the first n, several indices, or backbone",
     )
+    add(
+        "--logger",
+        nargs="+",
+        default=[],
+        metavar="SERVICE",
+        help="also log to wandb, mlflow or clearml; besides results.csv and TensorBoard",
+    )
     add("--save-period", type=int, default=-1, help="also keep epoch<N>.pt every so many epochs")
     add(
         "--nan-policy", choices=NAN_POLICIES, default="stop",
@@ -140,6 +148,9 @@ def resume_options(opt: argparse.Namespace) -> argparse.Namespace:
     changed = {key: getattr(opt, key) for key in MAY_CHANGE_ON_RESUME if key in opt.given}
     merged = {**vars(opt), **{k: v for k, v in stored.items() if k in vars(opt)}, **changed}
     merged |= {"cfg": "", "weights": str(last), "hyp": str(folder / "hyp.yaml"), "resume": True}
+    if merged["shard_optimizer"] and launched_processes() == 1:
+        LOGGER.info("--resume in one process: the state of the optimizer is no longer spread")
+        merged["shard_optimizer"] = False
     return argparse.Namespace(**merged, save_dir=str(folder))
 
 
@@ -166,6 +177,8 @@ def check_options(opt: argparse.Namespace) -> None:
         raise ValueError(f"--quad puts four images into one: --batch-size {opt.batch_size} is not a multiple of 4")
     if opt.evolve is not None:
         check_evolution(opt, processes=launched_processes())
+    opt.logger = [opt.logger] if isinstance(opt.logger, str) else list(opt.logger)
+    check_services(opt.logger)
     if opt.image_weights and opt.rect:
         raise ValueError("--image-weights draws the images anew in each epoch, --rect fixes their order: leave one out")
     if opt.weights and opt.weights not in PUBLISHED and not Path(opt.weights).is_file():

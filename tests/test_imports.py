@@ -24,7 +24,7 @@ LEVELS = {
         models.common models.flops models.ensemble models.tta utils.sampling utils.image_cache
         utils.exporters.onnx_nms utils.exporters.onnx_quantize utils.exporters.tensorrt_ops models.activations
         utils.report utils.web models.detections utils.label_cache utils.label_coco utils.label_voc models.legacy
-        utils.health utils.video utils.slicing utils.visualize
+        utils.health utils.video utils.slicing utils.visualize utils.loggers.services
     """,
     2: """
         models.runtimes.onnx_files models.runtimes.torch_files models.runtimes.openvino_files
@@ -49,7 +49,7 @@ OWN = {name.split(".")[0] for name in LEVEL}  # first parts of our module names
 # Optional or slow to load: imported inside the one function that needs them.
 HEAVY = (
     "onnx onnxruntime onnxscript onnxslim openvino nncf tensorrt tensorrt_rtx coremltools ncnn pnnx tensorboard "
-    "torch.utils.tensorboard"
+    "torch.utils.tensorboard optuna wandb mlflow clearml"
 ).split()
 
 SKIPPED_FOLDERS = {"tests", "benchmarks", "examples", "runs", "datasets", "venv"}

@@ -75,7 +75,7 @@ ABSENT = {  # of formats that are not exported, or a way of building the graph t
 OURS = {
     "train": {
         "--amp": "auto", "--activation-checkpointing": False, "--checkpoint-stages": None, "--window": None,
-        "--shard-optimizer": False, "--tuner": "genetic", "--storage": "", "--nan-policy": "stop",
+        "--shard-optimizer": False, "--tuner": "genetic", "--storage": "", "--logger": [], "--nan-policy": "stop",
     },
     "val": {"--report": False, "--window": None},
     "detect": {

@@ -81,6 +81,19 @@ def test_run_folder_holds_what_the_readme_promises(finished):
     assert [row[0] for row in body] == ["0", "1", "2", "3"]
 
 
+def test_tensorboard_shows_pictures_curves_graph_and_settings(finished):
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    events = accumulator.EventAccumulator(str(finished[0]), size_guidance={"images": 0})
+    events.Reload()
+    assert {"train/box_loss", "metrics/mAP_0.5", "x/lr0"} <= set(events.Tags()["scalars"])
+    steps = {tag: [e.step for e in events.Images(tag)] for tag in events.Tags()["images"]}
+    assert steps["train_batch0"] == steps["labels"] == [0]
+    assert steps["val_batch0_pred"] == steps["confusion_matrix"] == steps["results"] == [3]
+    assert "PR/all classes" in events.Tags()["tensors"]
+    assert any("C3SwinV2" in node.name for node in events.Graph().node)
+    assert "hyp/lr0" in str(events.SummaryMetadata("_hparams_/session_start_info"))
+
+
 def test_checkpoints_load_without_running_code_and_are_stripped(finished):
     folder, _ = finished
     for name in ("last.pt", "best.pt"):
@@ -132,6 +145,7 @@ def test_resume_after_kill_9_is_bit_for_bit(finished, tiny_dataset, hyp_file, tm
     code = textwrap.dedent(KILLED.format(ni=5, argv=argv))  # two batches an epoch: in the middle of the third epoch
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == -signal.SIGKILL, done.stderr
+    assert not set(done.stdout + done.stderr) & {"\r", "\x1b"}  # plain text where there is no terminal
     last = tmp_path / "run/weights/last.pt"
     assert load_checkpoint(last)["epoch"] == 1
     train.run(resume=str(last))
@@ -231,9 +245,10 @@ def test_callback_can_stop_a_run(tiny_dataset, hyp_file, tmp_path):
         callbacks.stop_training = True
 
     callbacks.register("on_train_batch_end", stop)
+    callbacks.register("on_val_end", lambda: seen.append("validated"))
     callbacks.register("teardown", lambda: seen.append("closed"))
     train.main(train.parse_opt(as_argv(options(tmp_path, tiny_dataset, hyp_file, epochs=3))), callbacks)
-    assert seen == [0, "closed"]
+    assert seen == [0, "validated", "validated", "closed"]  # the averaged model, then best.pt
 
 
 def test_frozen_rows_do_not_move(tiny_dataset, hyp_file, tmp_path):

@@ -12,6 +12,7 @@ import torch
 import yaml
 
 from models.checkpoint import load_checkpoint
+from utils.demo import CLASSES, draw_demo
 from utils.general import ROOT
 
 TABLE = {
@@ -85,9 +86,53 @@ def test_two_processes_follow_the_losses_of_one(command, alone, tmp_path, flags)
 
 
 @pytest.mark.slow
+def test_two_times_eight_images_follow_sixteen(command, tmp_path):
+    draw_demo(tmp_path / "data", n_train=32, n_val=4, size=96, seed=1)
+    data = {"path": str(tmp_path / "data"), "train": "images/train", "val": "images/val", "names": list(CLASSES)}
+    (tmp_path / "data.yaml").write_text(yaml.safe_dump(data))
+    settings = ["--data", str(tmp_path / "data.yaml"), "--batch-size", "16", "--project", str(tmp_path)]
+    run(1, [*command, *settings, "--name", "one"])
+    run(2, [*command, *settings, "--name", "two"])
+    for one, two in zip(columns(tmp_path / "one"), columns(tmp_path / "two"), strict=True):
+        assert two[1:4] == pytest.approx(one[1:4], rel=1e-3)  # sums of the same numbers in another order
+
+
+KILLER = """
+import os, signal, sys
+import train
+from utils.callbacks import Callbacks
+
+callbacks = Callbacks()
+callbacks.register("on_train_batch_end", lambda ni, **_: os.kill(os.getpid(), signal.SIGKILL) if ni == 3 else None)
+train.main(train.parse_opt(sys.argv[1:]), callbacks)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("processes", [1, 2])
+def test_sharded_run_is_resumed_by_any_number_of_processes(command, alone, tmp_path, monkeypatch, processes):
+    """Two processes are killed at the end of the second epoch; the rest follows the run that was never disturbed."""
+    (tmp_path / "killer.py").write_text(KILLER)
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    settings = ["--project", str(tmp_path), "--shard-optimizer"]
+    killed = launch(2, [str(tmp_path / "killer.py"), *command[1:], *settings])
+    assert "Signal 9 (SIGKILL)" in killed.communicate(timeout=120)[1]
+    last = tmp_path / "run/weights/last.pt"
+    assert load_checkpoint(last)["epoch"] == 0
+    log = run(processes, ["train.py", "--resume", str(last)])
+    assert ("no longer spread" in log) == (processes == 1)
+    rows, expected = columns(tmp_path / "run"), columns(alone)
+    assert [row[0] for row in rows] == [0, 1, 2]
+    for row, reference in zip(rows, expected, strict=True):
+        assert row[1:4] == pytest.approx(reference[1:4], rel=1e-3)
+        assert row[11:] == reference[11:]
+
+
+@pytest.mark.slow
 def test_killed_process_ends_the_other_and_the_run_goes_on(command, tmp_path):
     process = launch(2, [*command, "--epochs", "60", "--project", str(tmp_path)], start_new_session=True)
     last = tmp_path / "run/weights/last.pt"
+    killed = 0.0
     try:
         deadline = time.monotonic() + 120
         while not last.is_file() and time.monotonic() < deadline:
@@ -98,11 +143,13 @@ def test_killed_process_ends_the_other_and_the_run_goes_on(command, tmp_path):
         ).stdout.split()
         assert len(victims) == 2
         os.kill(int(victims[1]), signal.SIGKILL)
+        killed = time.monotonic()
         error = process.communicate(timeout=60)[1]
     finally:
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)
     assert process.returncode != 0
+    assert time.monotonic() - killed < 30  # seconds until the other one and the launcher have ended
     assert "Signal 9 (SIGKILL)" in error
     epoch = load_checkpoint(last)["epoch"]
     log = run(2, ["train.py", "--resume", str(last), "--epochs", str(epoch + 3)])

@@ -6,12 +6,15 @@ import math
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from PIL import Image
+from torch import nn
 
 from utils.callbacks import Callbacks
 from utils.loggers import Loggers
 from utils.loggers.to_csv import RESULT_COLUMNS, CsvLogger
 from utils.loggers.to_tensorboard import TensorBoardLogger
+from utils.metrics import ApResult
 from utils.plots import plot_results
 
 VALUES = dict(zip(RESULT_COLUMNS[1:], [0.123456789, *range(2, 12), 0.01, 1e-7], strict=True))
@@ -249,3 +252,78 @@ def test_epochs_without_validation(tmp_path):
 def test_the_number_of_values_is_checked(tmp_path):
     with pytest.raises(ValueError, match="zip"):
         Loggers(tmp_path, tensorboard=False).on_fit_epoch_end(range(12), 0, 0.0, 0.0)
+
+
+# What TensorBoard shows besides
+
+
+def result():
+    """One class with 4 labels: 4 of 5 boxes above confidence 0.5 are right, nothing lies above 0.9."""
+    px = np.linspace(0, 1, 1000)
+    r = np.where(px <= 0.5, 1.0, np.where(px <= 0.9, 0.5, 0.0))[None]
+    p = np.where(px <= 0.5, 0.8, np.where(px <= 0.9, 1.0, 1.0))[None]
+    one = np.ones(1)
+    return ApResult(one, one, one, one, one, one[:, None], np.array([2]), px, p, r, p, p)
+
+
+def test_pr_curves_are_shown_at_the_end(tmp_path):
+    callbacks = Callbacks()
+    Loggers(tmp_path, csv=False).register(callbacks)
+    counts = np.array([0, 0, 4])
+    callbacks.run("on_val_metrics", result=result(), counts=counts, names={0: "a", 1: "b", 2: "c"})
+    callbacks.run("on_train_end", last=tmp_path / "last.pt", best=tmp_path / "best.pt", epoch=3, results=[0.1] * 7)
+    events = tags(tmp_path)
+    assert {tag for tag in events.Tags()["tensors"] if tag.startswith("PR/")} == {"PR/all classes", "PR/c"}
+    (curve,) = events.Tensors("PR/c")
+    make_ndarray = pytest.importorskip("tensorboard.util.tensor_util").make_ndarray
+    data = make_ndarray(curve.tensor_proto)  # (6, 101): TP, FP, TN, FN, precision, recall
+    assert curve.step == 3
+    assert data.shape == (6, 101)
+    np.testing.assert_allclose(data[:, 0], [4, 1, 0, 0, 0.8, 1], atol=1e-6)
+    np.testing.assert_allclose(data[:, 70], [2, 0, 0, 2, 1, 0.5], atol=1e-6)
+    np.testing.assert_allclose(data[:, 100], [0, 0, 0, 4, 1, 0], atol=1e-6)
+
+
+def test_graph_and_settings_are_shown_at_the_start(tmp_path):
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.stem = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4))
+
+        def forward(self, x):
+            y = self.stem(x)
+            return y, [y]
+
+    model = Net().train()
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    loggers = Loggers(tmp_path, csv=False, settings={"epochs": 3, "freeze": [0], "storage": "secret", "hyp/lr0": 0.01})
+    loggers.start(model, 32)
+    loggers.close()
+    events = tags(tmp_path)
+    nodes = {node.name for node in events.Graph().node}
+    assert any("stem" in name and "Conv2d" in name for name in nodes)
+    assert model.training
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+    text = str(events.SummaryMetadata("_hparams_/session_start_info"))
+    assert "hyp/lr0" in text
+    assert "[0]" in text
+    assert "secret" not in text
+
+
+def test_model_that_cannot_be_traced_costs_the_graph_only(tmp_path, caplog):
+    class Net(nn.Linear):
+        def forward(self, x):
+            raise RuntimeError("no way\nmore")
+
+    Loggers(tmp_path, csv=False).start(Net(2, 2), 32)
+    assert "cannot trace this model" in caplog.text
+
+
+def test_training_pictures_are_shown_after_the_first_epoch(tmp_path):
+    callbacks = Callbacks()
+    Loggers(tmp_path, csv=False).register(callbacks)
+    Image.new("RGB", (4, 4)).save(tmp_path / "train_batch0.jpg")
+    callbacks.run("on_train_epoch_end", epoch=0)
+    callbacks.run("on_train_epoch_end", epoch=1)
+    callbacks.run("teardown")
+    assert [e.step for e in tags(tmp_path).Images("train_batch0")] == [0]

@@ -1,11 +1,21 @@
-"""Send the numbers of a training to every log that is switched on."""
+"""Send the numbers and pictures of a training to every log that is switched on."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import nn
 
 from utils.callbacks import Callbacks
+from utils.loggers.services import SERVICES, ServiceLogger
 from utils.loggers.to_csv import RESULT_COLUMNS, CsvLogger
 from utils.loggers.to_tensorboard import TensorBoardLogger
+from utils.metrics import ApResult
+
+CURVES = 20  # classes up to which each has its own PR curve
+SECRET = ("storage",)  # settings that may hold a password
 
 
 class Loggers:
@@ -15,12 +25,33 @@ class Loggers:
         save_dir: run folder.
         csv: write `results.csv`.
         tensorboard: write a TensorBoard event file.
+        services: keys of `utils.loggers.services.SERVICES`.
+        settings: options and hyperparameters of the run; plain values.
+
+    Raises:
+        ValueError: the package of a service is missing.
     """
 
-    def __init__(self, save_dir: str | Path, csv: bool = True, tensorboard: bool = True) -> None:
+    def __init__(
+        self,
+        save_dir: str | Path,
+        csv: bool = True,
+        tensorboard: bool = True,
+        services: Sequence[str] = (),
+        settings: Mapping[str, Any] | None = None,
+    ) -> None:
         self.save_dir = Path(save_dir)
+        self.settings = {key: value for key, value in (settings or {}).items() if key not in SECRET}
         self.csv = CsvLogger(self.save_dir / "results.csv") if csv else None
         self.tensorboard = TensorBoardLogger(self.save_dir) if tensorboard else None
+        self.services: list[ServiceLogger] = [SERVICES[name][0](self.save_dir, self.settings) for name in services]
+        self._sent: set[Path] = set()
+        self._curves: tuple[ApResult, np.ndarray, Mapping[int, str]] | None = None
+
+    @property
+    def _all(self) -> list[TensorBoardLogger | ServiceLogger]:
+        """Return every log but the table."""
+        return [*([self.tensorboard] if self.tensorboard else []), *self.services]
 
     def truncate(self, epoch: int) -> None:
         """Drop `epoch` and later from `results.csv` and TensorBoard, before a resumed training goes on at `epoch`."""
@@ -29,11 +60,29 @@ class Loggers:
         if self.tensorboard:
             self.tensorboard.truncate(epoch)
 
+    def start(self, model: nn.Module | None, imgsz: int) -> None:
+        """Show in TensorBoard the settings, and the graph of a model for images of `imgsz` pixels; None shows none."""
+        if self.tensorboard and self.settings:
+            self.tensorboard.hyperparameters(self.settings, ("metrics/mAP_0.5", "metrics/mAP_0.5:0.95", "fitness/best"))
+        if self.tensorboard and model is not None:
+            self.tensorboard.graph(model, imgsz)
+
     def register(self, callbacks: Callbacks) -> None:
-        """Listen to the end of every epoch, to the end of the training, and to the end of the run."""
+        """Listen to the end of every epoch and validation, to the end of the training, and to the end of the run."""
+        callbacks.register("on_train_epoch_end", self.on_train_epoch_end)
+        callbacks.register("on_val_metrics", self.on_val_metrics)
         callbacks.register("on_fit_epoch_end", self.on_fit_epoch_end)
         callbacks.register("on_train_end", self.on_train_end)
         callbacks.register("teardown", self.close)
+
+    def on_train_epoch_end(self, epoch: int) -> None:
+        """Show the pictures there are after the first epoch of this process: labels and first training batches."""
+        if not self._sent:
+            self._send_pictures(epoch)
+
+    def on_val_metrics(self, result: ApResult, counts: np.ndarray, names: Mapping[int, str]) -> None:
+        """Keep the curves of a validation; TensorBoard shows the last ones."""
+        self._curves = result, counts, names
 
     def on_fit_epoch_end(self, vals: Sequence[float], epoch: int, best_fitness: float, fi: float) -> None:
         """Log one epoch.
@@ -41,8 +90,8 @@ class Loggers:
         Args:
             vals: values of `RESULT_COLUMNS` without the epoch: 3 training losses, 4 metrics, 3 losses, 3 rates.
             epoch: 0 is the first.
-            best_fitness: highest fitness so far; a curve of TensorBoard.
-            fi: fitness of this epoch; a curve of TensorBoard.
+            best_fitness: highest fitness so far; a curve.
+            fi: fitness of this epoch; a curve.
 
         Raises:
             ValueError: another number of values.
@@ -50,28 +99,47 @@ class Loggers:
         values = {column: float(v) for column, v in zip(RESULT_COLUMNS[1:], vals, strict=True)}
         if self.csv:
             self.csv.write(epoch, values)
-        if self.tensorboard:
-            self.tensorboard.scalars(values | {"fitness/epoch": float(fi), "fitness/best": float(best_fitness)}, epoch)
+        values |= {"fitness/epoch": float(fi), "fitness/best": float(best_fitness)}
+        measured = {name: value for name, value in values.items() if not math.isnan(value)}
+        for log in self._all:
+            log.scalars(measured, epoch)
 
     def on_train_end(self, last: Path, best: Path, epoch: int, results: Sequence[float]) -> None:
-        """Add the pictures of the run folder to TensorBoard and close the logs.
+        """Add the results, the curves and the pictures of the run folder, and close the logs.
 
         Args:
-            last: last checkpoint; TensorBoard shows its path.
-            best: best checkpoint; TensorBoard shows its path.
+            last: last checkpoint; its path is shown.
+            best: best checkpoint; its path is shown.
             epoch: last epoch.
-            results: P, R, mAP50, mAP50-95 and the validation losses of the best checkpoint; TensorBoard shows them.
+            results: P, R, mAP50, mAP50-95 and the validation losses of the best checkpoint.
         """
-        if self.tensorboard:
-            numbers = "  \n".join(
-                f"{name}: {value:.5g}" for name, value in zip(RESULT_COLUMNS[4:11], results, strict=True)
-            )
-            self.tensorboard.text("best checkpoint", f"{best}  \nlast: {last}\n\n{numbers}", epoch)
-            for file in sorted([*self.save_dir.glob("*.png"), *self.save_dir.glob("*.jpg")]):
-                self.tensorboard.image(file.stem, file, epoch)
+        numbers = "  \n".join(f"{name}: {value:.5g}" for name, value in zip(RESULT_COLUMNS[4:11], results, strict=True))
+        for log in self._all:
+            log.text("best checkpoint", f"{best}  \nlast: {last}\n\n{numbers}", epoch)
+        if self.tensorboard and self._curves:
+            self._show_curves(epoch)
+        self._send_pictures(epoch)
         self.close()
 
     def close(self) -> None:
-        """Close all files; a second call does nothing."""
-        if self.tensorboard:
-            self.tensorboard.close()
+        """Close all files and runs; a second call does nothing."""
+        for log in self._all:
+            log.close()
+
+    def _send_pictures(self, epoch: int) -> None:
+        """Show the pictures of the run folder that were not shown yet."""
+        for file in sorted({*self.save_dir.glob("*.png"), *self.save_dir.glob("*.jpg")} - self._sent):
+            self._sent.add(file)
+            for log in self._all:
+                log.image(file.stem, file, epoch)
+
+    def _show_curves(self, epoch: int) -> None:
+        """Show the PR curve over all classes, and those of the classes if they are few."""
+        result, counts, names = self._curves
+        labels = counts[result.classes][:, None]  # (K, 1)
+        hits = result.r_curve * labels  # (K, 1000) true positives at each confidence
+        false = np.where(result.p_curve > 0, hits / np.maximum(result.p_curve, 1e-16) - hits, 0)
+        self.tensorboard.pr_curve("all classes", hits.sum(0), false.sum(0), int(labels.sum()), epoch)
+        if len(result.classes) <= CURVES:
+            for row, c in enumerate(result.classes):
+                self.tensorboard.pr_curve(str(names[c]), hits[row], false[row], int(counts[c]), epoch)

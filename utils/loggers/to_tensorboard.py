@@ -1,13 +1,30 @@
-"""TensorBoard: the columns of results.csv as curves, and the pictures of a run."""
+"""TensorBoard: the columns of results.csv as curves, pictures, PR curves, the graph and the settings of a run."""
 
-from collections.abc import Mapping
+import warnings
+from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from PIL import Image
+from torch import Tensor, nn
 
 from utils.general import LOGGER, colorstr
+
+POINTS = 101  # of a PR curve
+
+
+class _Boxes(nn.Module):
+    """The first output of a detector, its boxes; the tracer takes no lists."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.model(images)[0]
 
 
 class TensorBoardLogger:
@@ -65,6 +82,53 @@ class TensorBoardLogger:
         if self.active:
             with Image.open(file) as picture:
                 self._open().add_image(tag, np.asarray(picture.convert("RGB")), step, dataformats="HWC")
+
+    def pr_curve(self, tag: str, hits: np.ndarray, false: np.ndarray, labels: int, step: int) -> None:
+        """Add a curve of precision over recall.
+
+        Args:
+            tag: name.
+            hits: (P,) true positives at confidences from 0 to 1, evenly spaced.
+            false: (P,) false positives.
+            labels: objects there are.
+            step: epoch.
+        """
+        if not self.active:
+            return
+        at = np.linspace(0, len(hits) - 1, POINTS).round().astype(int)
+        hits, false = hits[at], false[at]
+        precision = np.divide(hits, hits + false, out=np.ones(POINTS), where=hits + false > 0)
+        recall = hits / max(labels, 1)
+        unknown = np.zeros(POINTS)  # true negatives: in detection there is no number of them
+        self._open().add_pr_curve_raw(
+            f"PR/{tag}", hits, false, unknown, labels - hits, precision, recall, step, num_thresholds=POINTS
+        )
+
+    def hyperparameters(self, settings: Mapping[str, Any], metrics: Sequence[str]) -> None:
+        """Add the settings of the run for the table that compares runs; `metrics` are the curves it shows beside."""
+        if not self.active:
+            return
+        from torch.utils.tensorboard.summary import hparams  # noqa: PLC0415  optional package
+
+        plain = {k: v if isinstance(v, bool | int | float | str) else str(v) for k, v in settings.items()}
+        writer = self._open()
+        for part in hparams(plain, dict.fromkeys(metrics, 0)):
+            writer.file_writer.add_summary(part)
+
+    def graph(self, model: nn.Module, imgsz: int) -> None:
+        """Add the graph of a detector in evaluation mode for square images of a size in pixels; it stays as it is."""
+        if not self.active:
+            return
+        copied = _Boxes(deepcopy(model).eval())
+        weight = next(copied.parameters())
+        with warnings.catch_warnings(), torch.no_grad():
+            warnings.simplefilter("ignore")  # sizes become constants, which a picture may have
+            try:
+                self._open().add_graph(copied, weight.new_zeros(1, 3, imgsz, imgsz), use_strict_trace=False)
+            except RuntimeError as error:
+                LOGGER.warning(
+                    f"no graph in TensorBoard: PyTorch cannot trace this model: {str(error).splitlines()[0]}"
+                )
 
     def close(self) -> None:
         """Write out what is pending and close the file; the logger takes no more."""
