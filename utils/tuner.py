@@ -91,7 +91,7 @@ def run_optuna(search: Search, measure: Measure, storage: str, name: str) -> Evo
 
     Processes with one storage and one name share a study: each one trains what it draws, and ends when all trainings
     are done; its record holds those of all. Two that begin their last training at the same moment may do one more than
-    asked for. The training of a killed process is done again.
+    asked for. Another training takes the place of one whose process was killed.
 
     Args:
         search: what and how often.
