@@ -1,6 +1,7 @@
 """The search for hyperparameters: the genetic one of YOLOv5, or a study of Optuna that several processes share."""
 
 import time
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -140,6 +141,7 @@ def _import_optuna() -> ModuleType:
     except ImportError as error:
         raise ValueError(f"--tuner optuna needs that package ({error}): pip install optuna") from None
     optuna.logging.set_verbosity(optuna.logging.WARNING)
+    warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # of the signs of life
     return optuna
 
 

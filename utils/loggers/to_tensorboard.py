@@ -120,11 +120,13 @@ class TensorBoardLogger:
         if not self.active:
             return
         copied = _Boxes(deepcopy(model).eval())
-        weight = next(copied.parameters())
+        images = next(copied.parameters()).new_zeros(1, 3, imgsz, imgsz)
         with warnings.catch_warnings(), torch.no_grad():
             warnings.simplefilter("ignore")  # sizes become constants, which a picture may have
             try:
-                self._open().add_graph(copied, weight.new_zeros(1, 3, imgsz, imgsz), use_strict_trace=False)
+                # traced here, because a second trace to compare with would find what the first one has cached
+                traced = torch.jit.trace(copied, images, strict=False, check_trace=False)
+                self._open().add_graph(traced, images)
             except RuntimeError as error:
                 LOGGER.warning(
                     f"no graph in TensorBoard: PyTorch cannot trace this model: {str(error).splitlines()[0]}"
