@@ -7,6 +7,9 @@
 
 A run folder (runs/train/exp, exp2, ...) gets weights/last.pt and weights/best.pt, results.csv and results.png, hyp.yaml
 and opt.yaml, pictures of labels, batches and predictions, and TensorBoard events.
+
+Ctrl-C and SIGTERM save after the running batch and exit (130, 143); --resume then goes on with the next batch, to the
+same weights as without the stop. After a harder end (kill -9, power) it goes on with the last epoch that was saved.
 """
 
 import argparse
@@ -32,11 +35,13 @@ import val
 from models.checkpoint import strip_optimizer
 from models.options import MAY_CHANGE_ON_RESUME, check_options, choose_evolution, parse_opt, resume_options
 from models.recovery import check_epoch, check_step, out_of_memory, roll_back, save_start, slowed, start_file
-from models.training import Inputs, Plan, State, choose_amp, prepare, read_inputs, save
+from models.training import Inputs, Plan, State, choose_amp, prepare, read_inputs, save, save_progress
 from utils.callbacks import Callbacks
 from utils.distributed import (
+    any_process,
     broadcast,
     is_main,
+    launched_processes,
     local_device,
     main_first,
     mean_over_processes,
@@ -51,6 +56,7 @@ from utils.files import yaml_load, yaml_save
 from utils.general import LOGGER, TQDM_BAR_FORMAT, cli_errors, colorstr, increment_path, log_options
 from utils.health import Diverged, LossWatch
 from utils.hyp import Hyp
+from utils.interrupts import Interrupts
 from utils.loggers import Loggers
 from utils.loss import ComputeLoss
 from utils.metrics import fitness
@@ -126,33 +132,50 @@ def optimizer_step(state: State, clip_norm: float, callbacks: Callbacks) -> bool
     return True
 
 
+def begin_epoch(state: State, plan: Plan, loader: DataLoader) -> None:
+    """Make model and loader ready for the batches of an epoch behind `state.batch`."""
+    state.model.train()
+    for row in plan.frozen:
+        row.eval()
+    loader.sampler.set_epoch(state.epoch, skip=state.batch * loader.batch_size)
+    if plan.opt.image_weights:
+        labels = loader.dataset.labels
+        maps = np.zeros(state.model.nc) if state.maps is None else state.maps
+        loader.sampler.weights = image_weights(labels, maps, class_weights(labels, state.model.nc))
+    if not state.batch:
+        state.losses = torch.zeros(3, device=plan.device)
+        state.optimizer.zero_grad()
+        if world_size() > 1:  # drop path differs between the processes
+            torch.manual_seed(hash((plan.opt.seed, state.epoch, rank())))
+
+
 def train_one_epoch(
-    state: State, plan: Plan, loader: DataLoader, compute_loss: ComputeLoss, callbacks: Callbacks, watch: LossWatch
-) -> Tensor:
-    """Train on every batch once.
+    state: State,
+    plan: Plan,
+    loader: DataLoader,
+    compute_loss: ComputeLoss,
+    callbacks: Callbacks,
+    watch: LossWatch,
+    interrupts: Interrupts,
+) -> bool:
+    """Train on every batch once, in a run that was stopped on those behind `state.batch`.
+
+    `state.losses` becomes the mean box, objectness and class loss, (3,).
 
     Returns:
-        Mean box, objectness and class loss, (3,).
+        False if a signal broke it off, in all processes behind the same batch.
 
     Raises:
         Diverged: the loss or a gradient is not finite, or the loss grows without end; nothing was stepped.
         ValueError: the device has too little memory.
     """
     hyp, opt, device = slowed(plan.hyp, state.rollbacks), plan.opt, plan.device
-    state.model.train()
-    for row in plan.frozen:
-        row.eval()
-    loader.sampler.set_epoch(state.epoch)
-    if opt.image_weights:
-        labels = loader.dataset.labels
-        maps = np.zeros(state.model.nc) if state.maps is None else state.maps
-        loader.sampler.weights = image_weights(labels, maps, class_weights(labels, state.model.nc))
-    if world_size() > 1:  # drop path differs between the processes, and no generator need be saved for each
-        torch.manual_seed(hash((opt.seed, state.epoch, rank())))
+    begin_epoch(state, plan, loader)
     LOGGER.info(("\n" + "%11s" * 7) % ("Epoch", "GPU_mem", "box_loss", "obj_loss", "cls_loss", "Instances", "Size"))
-    bar = tqdm(enumerate(loader), total=plan.batches, bar_format=TQDM_BAR_FORMAT, disable=None if is_main() else True)
-    mean = torch.zeros(3, device=device)
-    state.optimizer.zero_grad()
+    bar = tqdm(
+        enumerate(loader, start=state.batch), total=plan.batches, initial=state.batch, bar_format=TQDM_BAR_FORMAT,
+        disable=None if is_main() else True,
+    )  # fmt: skip
     line = ""
     for i, (images, targets, paths, _) in bar:
         callbacks.run("on_train_batch_start")
@@ -177,20 +200,24 @@ def train_one_epoch(
             check_step(state, plan, i, items, images, watch, stepped)
             state.last_step = ni
 
-        mean = (mean * i + items) / (i + 1)
+        state.losses = (state.losses * i + items) / (i + 1)
+        state.batch = i + 1
         memory = f"{torch.cuda.memory_reserved() / 1e9 if device.type == 'cuda' else 0:.3g}G"
         line = ("%11s" * 2 + "%11.4g" * 5) % (
-            f"{state.epoch}/{opt.epochs - 1}", memory, *mean.tolist(), len(targets), images.shape[-1]
+            f"{state.epoch}/{opt.epochs - 1}", memory, *state.losses.tolist(), len(targets), images.shape[-1]
         )  # fmt: skip
         bar.set_description(line)
         callbacks.run(
-            "on_train_batch_end", model=state.model, ni=ni, imgs=images, targets=targets, paths=paths, losses=mean
-        )
+            "on_train_batch_end", model=state.model, ni=ni, imgs=images, targets=targets, paths=paths,
+            losses=state.losses,
+        )  # fmt: skip
+        if any_process(interrupts.wanted, device):
+            return False
         if callbacks.stop_training and world_size() == 1:
             break
     if bar.disable:
         LOGGER.info(line)
-    return mean
+    return True
 
 
 def draw_first_batches(save_dir: Path, names: dict[int, str]) -> Callable[..., None]:
@@ -203,15 +230,36 @@ def draw_first_batches(save_dir: Path, names: dict[int, str]) -> Callable[..., N
     return draw
 
 
+class BrokenOffError(Exception):
+    """A signal came during a validation."""
+
+
+def break_off_validation(interrupts: Interrupts) -> Callable[[], None]:
+    """Return a callback that ends the validation of an epoch once a signal has come."""
+
+    def look() -> None:
+        if interrupts.wanted:
+            raise BrokenOffError
+
+    return look
+
+
 def evaluate(
     state: State, plan: Plan, data: dict[str, Any], loader: DataLoader, compute_loss: ComputeLoss, callbacks: Callbacks
-) -> tuple[tuple[float, ...], np.ndarray]:
-    """Score the averaged model; returns P, R, mAP50, mAP50-95, three losses, and mAP50-95 of each class (nc,)."""
-    results, maps, _ = val.run(
-        data, batch_size=plan.opt.batch_size * 2, imgsz=plan.imgsz, half=plan.amp == torch.float16, model=state.ema.ema,
-        single_cls=plan.opt.single_cls, dataloader=loader, save_dir=plan.save_dir, plots=False,
-        compute_loss=compute_loss, callbacks=callbacks,
-    )  # fmt: skip
+) -> tuple[tuple[float, ...], np.ndarray] | None:
+    """Score the averaged model.
+
+    Returns:
+        P, R, mAP50, mAP50-95, three losses, and mAP50-95 of each class (nc,); None if a signal broke it off.
+    """
+    try:
+        results, maps, _ = val.run(
+            data, batch_size=plan.opt.batch_size * 2, imgsz=plan.imgsz, half=plan.amp == torch.float16,
+            model=state.ema.ema, single_cls=plan.opt.single_cls, dataloader=loader, save_dir=plan.save_dir, plots=False,
+            compute_loss=compute_loss, callbacks=callbacks,
+        )  # fmt: skip
+    except BrokenOffError:
+        return None
     return results, maps
 
 
@@ -245,15 +293,22 @@ def train_epochs(
     loaders: tuple[DataLoader, DataLoader],
     compute_loss: ComputeLoss,
     callbacks: Callbacks,
-) -> None:
-    """Train, score, log and save, epoch by epoch, to the last one or until the fitness no longer rises."""
+    interrupts: Interrupts,
+) -> bool:
+    """Train, score, log and save, epoch by epoch, to the last one or until the fitness no longer rises.
+
+    Returns:
+        False if a signal broke it off; the run is saved as it is then.
+    """
     opt, last, watch = plan.opt, plan.save_dir / "weights/last.pt", LossWatch()
     if opt.nan_policy == "rollback" and not last.is_file():
         save_start(state, plan)
     while state.epoch < opt.epochs and not state.stopper.stop and not callbacks.stop_training:
         callbacks.run("on_train_epoch_start")
         try:
-            losses = train_one_epoch(state, plan, loaders[0], compute_loss, callbacks, watch)
+            if not train_one_epoch(state, plan, loaders[0], compute_loss, callbacks, watch, interrupts):
+                save_progress(state, plan)
+                return False
             check_epoch(state, plan, compute_loss)
         except Diverged as error:
             if opt.nan_policy == "stop":
@@ -270,14 +325,18 @@ def train_epochs(
         final = state.epoch + 1 == opt.epochs or state.stopper.possible_stop or callbacks.stop_training
         results, score, improved = (math.nan,) * 7, math.nan, False
         if final or not opt.noval:
-            results, state.maps = on_main(lambda: evaluate(state, plan, data, loaders[1], compute_loss, callbacks))
+            scored = on_main(lambda: evaluate(state, plan, data, loaders[1], compute_loss, callbacks))
+            if scored is None:
+                save_progress(state, plan)
+                return False
+            results, state.maps = scored
             score = float(fitness(np.array(results[:4])[None])[0])
             final |= state.stopper(state.epoch, score)
             improved = score >= state.best_fitness
             state.best_fitness = max(score, state.best_fitness)
 
         # log, then save: a run that is killed between them repeats the epoch and drops its row
-        vals = [*losses.tolist(), *results, *rates]
+        vals = [*state.losses.tolist(), *results, *rates]
         callbacks.run("on_fit_epoch_end", vals=vals, epoch=state.epoch, best_fitness=state.best_fitness, fi=score)
         if final or not opt.nosave:
             save(state, plan, improved)
@@ -287,7 +346,8 @@ def train_epochs(
                 "on_model_save", last=last, epoch=state.epoch, final_epoch=final, best_fitness=state.best_fitness,
                 fi=score,
             )  # fmt: skip
-        state.epoch += 1
+        state.epoch, state.batch = state.epoch + 1, 0
+    return True
 
 
 def write_options(opt: argparse.Namespace, inputs: Inputs) -> None:
@@ -315,8 +375,30 @@ def train(
 
     Returns:
         P, R, mAP50, mAP50-95, and the validation losses box, objectness, class of the best checkpoint.
+
+    Raises:
+        KeyboardInterrupt, SystemExit: Ctrl-C or SIGTERM ended it; how to go on is logged.
     """
-    callbacks = callbacks or Callbacks()
+    with Interrupts(launched=launched_processes() > 1) as interrupts:
+        try:
+            return train_until_stopped(opt, inputs, device, callbacks or Callbacks(), interrupts)
+        except (KeyboardInterrupt, SystemExit, OSError) as error:
+            last = Path(opt.save_dir) / "weights/last.pt"
+            if opt.evolve is not None:
+                hint = "This training of the evolution is lost; the same command with --resume goes on with the next"
+            elif last.is_file():
+                hint = f"The last good checkpoint is complete. Go on with: python train.py --resume {last}"
+            else:
+                hint = "Nothing was saved yet: start it again"
+            LOGGER.warning(f"{interrupts.name or error or type(error).__name__} stopped the training. {hint}")
+            raise
+
+
+def train_until_stopped(
+    opt: argparse.Namespace, inputs: Inputs, device: torch.device, callbacks: Callbacks, interrupts: Interrupts
+) -> tuple[float, ...]:
+    """Do the work of `train`."""
+    callbacks.register("on_val_batch_start", break_off_validation(interrupts))
     save_dir = Path(opt.save_dir)
     init_seeds(opt.seed)
     callbacks.run("on_pretrain_routine_start")
@@ -334,15 +416,19 @@ def train(
     compute_loss = ComputeLoss(state.model, shares=shares)
 
     start, first = time.time(), state.epoch
+    behind = f", behind batch {state.batch} of {plan.batches}" if state.batch else ""
     how = f"Resuming {opt.weights} at epoch {first} of" if opt.resume else "Starting training for"
     LOGGER.info(
         f"Image sizes {plan.imgsz} train, {plan.imgsz} val\nUsing {loaders[0].num_workers} dataloader workers\n"
         f"Logging results to {colorstr('bold', str(save_dir))}\n"
-        f"{how} {opt.epochs} epochs..."
+        f"{how} {opt.epochs} epochs{behind}..."
     )
     try:
         callbacks.run("on_train_start")
-        train_epochs(state, plan, inputs.data, loaders, compute_loss, callbacks)
+        with interrupts.patient():
+            finished = train_epochs(state, plan, inputs.data, loaders, compute_loss, callbacks, interrupts)
+        if not finished or any_process(interrupts.wanted, device):
+            raise interrupts.end()
         LOGGER.info(f"\n{state.epoch - first} epochs completed in {(time.time() - start) / 3600:.3f} hours.")
         results = on_main(lambda: finish(state, plan, inputs.data, loaders[1], compute_loss, callbacks))
         best, last = save_dir / "weights/best.pt", save_dir / "weights/last.pt"

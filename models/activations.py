@@ -8,6 +8,7 @@ from torch import nn
 
 from models.convolutions import Conv
 
+LARGEST = 1_000_000  # of the arguments; PReLU takes memory for as many parameters
 ACTIVATIONS = ("ELU", "GELU", "Hardswish", "Identity", "LeakyReLU", "Mish", "PReLU", "ReLU", "ReLU6", "SiLU")
 
 
@@ -23,9 +24,12 @@ def parse_activation(text: str) -> nn.Module:
         name = call.func.attr
         args = [ast.literal_eval(arg) for arg in call.args]
         keywords = {keyword.arg: ast.literal_eval(keyword.value) for keyword in call.keywords}
+        numbers = [*args, *keywords.values()]
+        if any(isinstance(value, int | float) and abs(value) > LARGEST for value in numbers):
+            raise ValueError(f"a number above {LARGEST}")
         if ast.unparse(call.func) == f"nn.{name}" and name in ACTIVATIONS:
             return getattr(nn, name)(*args, **keywords)
-    except (AttributeError, SyntaxError, TypeError, ValueError) as error:
+    except (AttributeError, SyntaxError, TypeError, ValueError, RecursionError, MemoryError) as error:
         raise ValueError(f"activation: {text!r} is not an activation ({error}); {allowed}") from error
     raise ValueError(f"activation: {text!r} is not an activation; {allowed}")
 

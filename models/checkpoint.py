@@ -1,9 +1,6 @@
 """Checkpoints: save and load without pickled code, rebuild the model, strip for release."""
 
 import errno
-import pickle
-import pickletools
-import zipfile
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
@@ -14,18 +11,20 @@ import torch
 from torch import Tensor
 
 from models.ensemble import Ensemble
-from models.inert_pickle import STREAM_HEAD
-from models.legacy import fit_state, read_foreign
+from models.legacy import Foreign, fit_state, read_foreign
 from models.yolo import DetectionModel
 from utils.files import atomic_path
 from utils.general import LOGGER, VERSION, git_describe
+from utils.inert_pickle import DamagedError, RefusedError
+from utils.torch_archive import InertFile
 
 FORMAT = 1  # of the dict below; a file with a higher number is refused
+SPARE_WEIGHTS = 4_000_000  # that a model may have beyond those of the file: norms that were folded, buffers
 FOREIGN = "YOLOv5"  # `version` of what the original wrote
 FIELDS = {  # name -> what it holds
     "format": "int, see FORMAT",
     "version": "str, VERSION of the program that wrote the file",
-    "epoch": "int, last finished epoch; -1 in a stripped file",
+    "epoch": "int, last finished epoch; -1 before the first one and in a stripped file",
     "best_fitness": "float, highest fitness so far, or None",
     "model": "state dict of the model that trains; in a stripped file the averaged one, in float16",
     "ema": "state dict of the averaged model, or None",
@@ -36,6 +35,7 @@ FIELDS = {  # name -> what it holds
     "last_step": "int, iteration of the last optimizer step, or None",
     "maps": "list of float, mAP50-95 of each class at the last validation, or None; missing in older files",
     "rng": "dict of rng_state, or None",
+    "progress": "dict of `models.training.progress_of` if a signal broke an epoch off, else None; not in older files",
     "yaml": "dict, the model table with ch and nc",
     "names": "dict, class number -> class name",
     "stride": "list of float, pixels per cell of each level",
@@ -43,6 +43,14 @@ FIELDS = {  # name -> what it holds
     "opt": "dict, the options of the run",
     "git": "str, state of the repository, or None",
     "date": "str, ISO time of writing",
+}
+KINDS = {  # first words of an entry of FIELDS -> types
+    "int": int,
+    "str": str,
+    "float": int | float,
+    "list": list,
+    "dict": dict,
+    "state dict": dict,
 }
 TRAINING_FIELDS = (
     "ema",
@@ -53,6 +61,7 @@ TRAINING_FIELDS = (
     "last_step",
     "maps",
     "rng",
+    "progress",
     "best_fitness",
 )  # None when stripped
 
@@ -62,8 +71,8 @@ def save_checkpoint(path: str | Path, ckpt: Mapping[str, Any]) -> None:
 
     Args:
         path: target; its folder must exist.
-        ckpt: the entries of `FIELDS`; format, version, last_step, git and date are filled in if absent. Paths become
-            texts, NumPy scalars numbers; tensors are written as they are.
+        ckpt: the entries of `FIELDS`; format, version, last_step, maps, progress, git and date are filled in if absent.
+            Paths become texts, NumPy scalars numbers; tensors are written as they are.
 
     Raises:
         ValueError: an entry is missing or unknown.
@@ -71,7 +80,8 @@ def save_checkpoint(path: str | Path, ckpt: Mapping[str, Any]) -> None:
         OSError: the file cannot be written; names it.
     """
     now = datetime.now().astimezone().isoformat()
-    filled = {"format": FORMAT, "version": VERSION, "last_step": None, "maps": None, "date": now, **ckpt}
+    filled = {"format": FORMAT, "version": VERSION, "last_step": None, "maps": None, "progress": None}
+    filled |= {"date": now, **ckpt}
     if "git" not in filled:
         filled["git"] = git_describe()
     if filled.keys() != FIELDS.keys():
@@ -87,7 +97,8 @@ def save_checkpoint(path: str | Path, ckpt: Mapping[str, Any]) -> None:
         cause = next((c for c in (e, e.__cause__, e.__context__) if isinstance(c, OSError)), None)
         reason = cause.strerror if cause and cause.strerror else str(e).splitlines()[0]
         code = cause.errno if cause and cause.errno else errno.EIO
-        raise OSError(code, f"checkpoint not written: {reason}", str(path)) from e
+        old = ". The file of before is complete and stays" if Path(path).is_file() else ""
+        raise OSError(code, f"checkpoint not written: {reason}{old}", str(path)) from e
 
 
 def _plain(value: Any, where: str) -> Any:
@@ -126,65 +137,51 @@ def load_checkpoint(path: str | Path, device: str | torch.device = "cpu") -> dic
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such checkpoint (looked in {path.absolute().parent})")
-    if _is_foreign(path):
-        return _load_foreign(path, device)
     try:
-        ckpt = torch.load(path, map_location=device, weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError) as e:
-        raise ValueError(f"{path}: refused by PyTorch's safe loader: {str(e).partition(chr(10))[0]}") from e
+        with InertFile(path) as file:
+            if file.is_stream or any(name.startswith("models.") for name in file.records):
+                return _load_foreign(path, read_foreign(path, file), device)
+            if file.records:
+                names = ", ".join(sorted(file.records))
+                raise RefusedError(f"refused, the file holds Python objects that could run code when loaded ({names})")
+            ckpt = file.content(device)
+    except (DamagedError, RefusedError) as e:
+        raise type(e)(f"{path}: {e}") from None
     if not isinstance(ckpt, dict) or not isinstance(ckpt.get("format"), int):
         raise ValueError(f"{path}: a PyTorch file, but no checkpoint of this program (no entry 'format')")
     if ckpt["format"] > FORMAT:
         raise ValueError(
-            f"{path}: written in format {ckpt['format']} by version {ckpt.get('version')}; this is version {VERSION}, "
-            f"which reads up to format {FORMAT}. Update the program"
+            f"{path}: written in format {ckpt['format']} by version {str(ckpt.get('version'))[:20]}; this is version "
+            f"{VERSION}, which reads up to format {FORMAT}. Update the program"
         )
-    ckpt.setdefault("maps", None)
+    for key in ("maps", "progress"):  # not in older files
+        ckpt.setdefault(key, None)
     missing = [key for key in FIELDS if key not in ckpt]
     if missing:
         raise ValueError(f"{path}: this checkpoint lacks {', '.join(missing)}")
+    for key in FIELDS:
+        _check_kind(path, key, ckpt[key])
     return ckpt
 
 
-def _is_foreign(path: Path) -> bool:
-    """Tell whether a file is a checkpoint of the original YOLOv5; its pickle is read as text.
-
-    Raises:
-        ValueError: the file is not whole, no checkpoint, or names objects of another kind.
-    """
-    with path.open("rb") as file:
-        if file.read(len(STREAM_HEAD)) == STREAM_HEAD:
-            return True
-    try:
-        with zipfile.ZipFile(path) as archive:
-            names = archive.namelist()
-            if archive.testzip():  # torch.load itself does not compare checksums
-                raise zipfile.BadZipFile
-            data = [archive.read(name) for name in names if name.endswith("/data.pkl")]
-    except (zipfile.BadZipFile, RuntimeError, NotImplementedError):  # also encrypted, or packed in an unknown way
-        raise ValueError(f"{path}: not a checkpoint, or a damaged one: no complete PyTorch archive") from None
-    if not data or any(name.endswith("/constants.pkl") for name in names):  # the second is TorchScript
-        raise ValueError(f"{path}: not a checkpoint (an archive of another kind)")
-    try:
-        ops = [(code.name, arg) for code, arg, _ in pickletools.genops(data[0])]
-    except ValueError as e:
-        raise ValueError(f"{path}: this checkpoint is damaged: {e}") from None
-    found = {arg for name, arg in ops if name == "GLOBAL"}
-    if any(name == "STACK_GLOBAL" for name, _ in ops):  # protocol 4 puts module and name on the stack as texts
-        found |= {arg for _, arg in ops if isinstance(arg, str) and arg.startswith("models.")}
-    if any(name.startswith("models.") for name in found):
-        return True
-    found = {name for name in found if not name.startswith(("torch ", "torch._utils ", "collections OrderedDict"))}
-    if found:
-        names = ", ".join(sorted(name.replace(" ", ".") for name in found))
-        raise ValueError(f"{path}: refused, the file holds Python objects that could run code when loaded ({names})")
-    return False
+def _check_kind(path: Path, key: str, value: Any) -> None:
+    """Raise ValueError unless an entry is of the kind that `FIELDS` says."""
+    kind = FIELDS[key].partition(",")[0].partition(" of ")[0]
+    if value is None and "None" in FIELDS[key]:
+        return
+    if not isinstance(value, KINDS[kind]) or (kind == "state dict" and key != "optimizer" and not _is_state(value)):
+        raise ValueError(f"{path}: damaged: the entry {key!r} is a {type(value).__name__}, expected {FIELDS[key]}")
 
 
-def _load_foreign(path: Path, device: str | torch.device) -> dict[str, Any]:
-    """Read a checkpoint of the original YOLOv5 into the entries of a stripped one of ours."""
-    foreign = read_foreign(path)
+def _is_state(value: Mapping[Any, Any]) -> bool:
+    """Whether a mapping gives names to tensors; the state of a gradient scaler holds numbers."""
+    return all(isinstance(key, str) and isinstance(item, Tensor | int | float) for key, item in value.items())
+
+
+def _load_foreign(path: Path, foreign: Foreign, device: str | torch.device) -> dict[str, Any]:
+    """Turn what a checkpoint of the original YOLOv5 holds into the entries of a stripped one of ours."""
     try:
+        _check_size(foreign.table, foreign.state)
         model = DetectionModel(foreign.table, verbose=False)
         state = fit_state(foreign, model)
     except ValueError as e:
@@ -248,6 +245,21 @@ def _weights(ckpt: Mapping[str, Any]) -> dict[str, Tensor]:
     return ckpt["model"] if ckpt["ema"] is None else ckpt["ema"]
 
 
+def _check_size(table: Mapping[str, Any], state: Mapping[str, Tensor]) -> None:
+    """Raise ValueError, before memory is taken, if a model table asks for far more weights than the file holds."""
+    for key in ("ch", "nc"):
+        if type(table.get(key)) is not int:
+            raise ValueError(f"the model table of this checkpoint has no number {key!r}")
+    stored = sum(x.numel() for x in state.values())
+    with torch.device("meta"):
+        model = DetectionModel(dict(table), verbose=False)
+    wanted = sum(x.numel() for x in (*model.parameters(), *model.buffers()))
+    if wanted > 2 * stored + SPARE_WEIGHTS:
+        raise ValueError(
+            f"the weights of this checkpoint do not fit its own model table: {stored} numbers stored, {wanted} wanted"
+        )
+
+
 def build_model(ckpt: Mapping[str, Any], fuse: bool = False) -> DetectionModel:
     """Build the model of a checkpoint, with the averaged weights if there are any.
 
@@ -262,6 +274,7 @@ def build_model(ckpt: Mapping[str, Any], fuse: bool = False) -> DetectionModel:
         ValueError: the weights do not fit the model table of the checkpoint.
     """
     table = ckpt["yaml"]
+    _check_size(table, _weights(ckpt))
     model = DetectionModel(cfg=table, ch=table["ch"], nc=table["nc"], verbose=False)
     try:
         model.load_state_dict(_weights(ckpt), strict=True)

@@ -1,6 +1,6 @@
 """Checkpoints of the original YOLOv5, v3.0 to today: model table, weights, classes and options, without running them.
 
-The file holds the pickled model object. `models.inert_pickle` reads it as records; here the table and the tensors are
+The file holds the pickled model object. `utils.inert_pickle` reads it as records; here the table and the tensors are
 taken out, put into the form of this program, and a model that was built from the table is compared with the records,
 layer by layer: kernel, stride, padding, groups, activation. Only the model is taken; a training cannot go on from it.
 
@@ -21,8 +21,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from models.inert_pickle import InertFile, LazyTensor, Record
 from utils.general import LOGGER
+from utils.inert_pickle import LazyTensor, Record
+from utils.torch_archive import InertFile
 
 MODELS = ("models.yolo.Model", "models.yolo.DetectionModel")
 MAX_MODULES = 100_000
@@ -83,8 +84,12 @@ class Foreign:
     date: str
 
 
-def read_foreign(path: Path) -> Foreign:
+def read_foreign(path: Path, file: InertFile) -> Foreign:
     """Read a checkpoint of the original YOLOv5, or its model alone; no code in the file is run.
+
+    Args:
+        path: for messages.
+        file: the opened file.
 
     The averaged model `ema` is taken where there is one, else `model`.
 
@@ -93,11 +98,7 @@ def read_foreign(path: Path) -> Foreign:
             and reason.
     """
     try:
-        file = InertFile(path)
-        try:
-            return _take_out(file)
-        finally:
-            file.close()
+        return _take_out(file)
     except ValueError as e:
         raise ValueError(f"{path}: {e}") from None
 
@@ -113,7 +114,11 @@ def _take_out(file: InertFile) -> Foreign:
     if model.name not in MODELS:
         raise ValueError(f"the model is a {model.name}; only detection models can be read: {', '.join(MODELS)}")
     records = dict(_walk(model))
-    lazy = dict(pair for prefix, record in records.items() for pair in _tensors(prefix, record))
+    lazy = {}
+    for prefix, record in records.items():
+        lazy |= _tensors(prefix, record)
+        if len(lazy) > MAX_VALUES:
+            raise ValueError("damaged: tensors without end")
     if sum(math.prod(t.size) * t.storage.dtype.itemsize for t in lazy.values()) > file.size:
         raise ValueError("damaged: more weights than bytes in the file")
     state = {name: file.tensor(value).clone() for name, value in lazy.items()}
@@ -159,6 +164,8 @@ def _walk(root: Record) -> Iterator[tuple[str, Record]]:
         yield name, record
         children = [(f"{name}.{k}" if name else str(k), child) for k, child in _part(record, "_modules").items()]
         todo += [(key, child) for key, child in reversed(children) if isinstance(child, Record)]
+        if len(todo) > MAX_MODULES:
+            raise ValueError("damaged: modules within modules without end")
 
 
 def _tensors(prefix: str, record: Record) -> Iterator[tuple[str, LazyTensor]]:

@@ -4,10 +4,7 @@ Three layouts hold the same numbers under other names: torchvision's, timm's, an
 and timm's `swinv2_cr` are other functions and refused. No code in a file is run.
 """
 
-import hashlib
-import pickle
 import re
-import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,7 +15,10 @@ from torch import Tensor, nn
 from torchvision.models import get_weight
 
 from models.common import LayerNorm2d, PatchEmbed, PatchMerging, SwinV2Stage
+from utils.archives import file_sha256
 from utils.general import LOGGER
+from utils.inert_pickle import DamagedError, RefusedError
+from utils.torch_archive import InertFile
 
 # name for --weights -> (torchvision's name of the file that is meant, model file that it fits)
 PUBLISHED = {
@@ -81,18 +81,10 @@ def published_file(name: str) -> Path:
             raise OSError(f"--weights {name}: cannot fetch {url} ({error.reason}); put the file at {path}") from error
         except RuntimeError as error:  # the checksum, compared before the file gets its name
             raise ValueError(f"--weights {name}: {url}: {error}") from error
-    found = _sha256(path)
+    found = file_sha256(path)
     if not found.startswith(digest):
         raise ValueError(f"{path}: damaged or another file (sha256 {found[:8]}..., not {digest}...); delete it")
     return path
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def read_published(weights: str) -> Published | None:
@@ -123,10 +115,13 @@ def _read_state(path: Path) -> dict[str, Tensor] | None:
         content = load_file(path)
     else:
         try:
-            content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
-        except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError):
+            with InertFile(path, data_only=True) as file:
+                if isinstance(file.root, Mapping) and isinstance(file.root.get("format"), int):
+                    return None
+                content = file.content()
+        except (DamagedError, RefusedError):
             return None
-    if not isinstance(content, Mapping) or isinstance(content.get("format"), int):
+    if not isinstance(content, Mapping):
         return None
     for name in CONTAINERS:
         if isinstance(content.get(name), Mapping):

@@ -2,7 +2,7 @@
 
 import argparse
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,14 +21,14 @@ from utils.autoanchor import check_anchors
 from utils.autobatch import autobatch
 from utils.callbacks import Callbacks
 from utils.dataloaders import LoadImagesAndLabels, create_dataloader
-from utils.distributed import is_main, main_first, rank, world_size
+from utils.distributed import gather, is_main, main_first, rank, world_size
 from utils.files import yaml_load
 from utils.general import LOGGER, check_file, check_img_size, colorstr, git_describe
 from utils.hyp import Hyp
 from utils.labels import check_dataset
 from utils.optim import build_optimizer, scaled_decay, warmup_iterations
 from utils.plots import plot_labels
-from utils.torch_utils import EarlyStopping, ModelEMA, rng_state, set_rng_state
+from utils.torch_utils import EarlyStopping, ModelEMA, rng_state, set_rng_state, set_torch_rng_state
 
 DEFAULT_CFG = "models/yolov5s-swinv2.yaml"
 HYP_OF_SWIN, HYP_OF_CONV = "data/hyps/hyp.swinv2.yaml", "data/hyps/hyp.scratch-low.yaml"
@@ -65,6 +65,7 @@ class State:
         best_fitness: highest so far. best_saved: whether best.pt was written by this run.
         maps: mAP50-95 of each class (nc,) at the last validation, None before.
         rollbacks: how often the run went back to an earlier epoch; each one halves the learning rate.
+        batch: batches of `epoch` that are done. losses: their mean box, objectness and class loss, (3,).
     """
 
     model: DetectionModel
@@ -79,6 +80,8 @@ class State:
     best_saved: bool = False
     maps: np.ndarray | None = None
     rollbacks: int = 0
+    batch: int = 0
+    losses: torch.Tensor = field(default_factory=lambda: torch.zeros(3))
 
 
 @dataclass(frozen=True)
@@ -131,7 +134,7 @@ def check_resumable(ckpt: dict[str, Any], opt: argparse.Namespace, data: dict[st
         ValueError: saying which.
     """
     refuse_foreign_resume(ckpt, opt.weights)
-    if ckpt["epoch"] < 0 or ckpt["optimizer"] is None:
+    if ckpt["optimizer"] is None:
         raise ValueError(
             f"{opt.weights}: this run is finished, nothing to resume; start a new one with --weights {opt.weights}"
         )
@@ -306,6 +309,10 @@ def prepare(
     plan = Plan(opt, fitted, device, amp, imgsz, stride, batches, warmup, frozen, save_dir, git_describe())
     if opt.resume:
         restore(state, inputs.ckpt)
+        begun = inputs.ckpt["progress"]
+        if begun and begun["batches"] != batches:
+            LOGGER.warning(f"{opt.data}: {batches} batches, not {begun['batches']}: epoch {state.epoch} begins again")
+            state.batch = 0
     if opt.sync_bn:
         state.model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
     if world_size() > 1:
@@ -326,16 +333,45 @@ def restore(state: State, ckpt: dict[str, Any]) -> None:
     state.last_step = ckpt["last_step"]
     state.best_fitness = ckpt["best_fitness"]
     state.maps = None if ckpt["maps"] is None else np.array(ckpt["maps"])
-    state.best_saved = True
+    state.best_saved, state.batch = True, 0
     state.rollbacks = ckpt["opt"].get("rollbacks", 0)
     set_rng_state(ckpt["rng"])
+    if ckpt["progress"]:
+        restore_progress(state, ckpt["progress"])
 
 
-def to_checkpoint(state: State, plan: Plan) -> dict[str, Any]:
-    """Collect what `restore` and a later user of the weights need."""
+def progress_of(state: State, plan: Plan) -> dict[str, Any]:
+    """Return what a run needs to go on after batch `state.batch`; call it in every process."""
+    return {
+        "batch": state.batch,
+        "batches": plan.batches,
+        "losses": state.losses.cpu(),
+        "grads": {name: p.grad for name, p in state.model.named_parameters() if p.grad is not None},
+        "rng": gather({key: value for key, value in rng_state().items() if key in ("torch", "cuda")}),
+        "best_saved": state.best_saved,
+    }
+
+
+def restore_progress(state: State, progress: dict[str, Any]) -> None:
+    """Bring a state back into the middle of an epoch: batches done, gradients not stepped yet, random numbers."""
+    state.batch, state.best_saved = progress["batch"], progress["best_saved"]
+    parameters = dict(state.model.named_parameters())
+    state.losses = progress["losses"].to(next(iter(parameters.values())).device)
+    for name, grad in progress["grads"].items():
+        parameters[name].grad = grad.to(parameters[name].device)  # keeps its strides, on which sums depend
+    rngs = progress["rng"]
+    if world_size() == len(rngs):
+        set_torch_rng_state(rngs[rank()])
+    else:  # other random numbers than in an undisturbed run, but not the same in all processes
+        torch.manual_seed(hash((state.epoch, state.batch, rank())))
+
+
+def to_checkpoint(state: State, plan: Plan, progress: dict[str, Any] | None = None) -> dict[str, Any]:
+    """Collect what `restore` and a later user of the weights need; `progress` if the epoch is not finished."""
     model = state.model
     return {
-        "epoch": state.epoch,
+        "epoch": state.epoch - 1 if progress else state.epoch,
+        "progress": progress,
         "best_fitness": state.best_fitness,
         "model": model.state_dict(),
         "ema": state.ema.ema.state_dict(),
@@ -372,3 +408,12 @@ def save(state: State, plan: Plan, improved: bool) -> None:
     if plan.opt.save_period > 0 and state.epoch % plan.opt.save_period == 0:
         save_checkpoint(folder / f"epoch{state.epoch}.pt", ckpt)
     save_checkpoint(folder / "last.pt", ckpt)
+
+
+def save_progress(state: State, plan: Plan) -> None:
+    """Write last.pt in the middle of an epoch; call it in every process, the first one writes."""
+    if isinstance(state.optimizer, ZeroRedundancyOptimizer):
+        state.optimizer.consolidate_state_dict(to=0)
+    progress = progress_of(state, plan)
+    if is_main():
+        save_checkpoint(plan.save_dir / "weights/last.pt", to_checkpoint(state, plan, progress))

@@ -145,6 +145,8 @@ BLOCKS = {
 }
 KEPT = (*ACTIVATIONS, "AvgPool2d", "Conv2d", "Dropout2d", "MaxPool2d", "ReflectionPad2d", "Upsample", "ZeroPad2d")
 BLOCKS |= {f"nn.{name}": Row(getattr(nn, name), channels="kept") for name in KEPT}
+MAX_CLASSES, MAX_CHANNELS, MAX_ROWS = 100_000, 1_000_000, 2000
+MAX_REPEATS, MAX_ANCHORS, MAX_MULTIPLE = 1000, 1000, 1000  # stacked blocks of a row; per level; of depth and width
 REQUIRED_KEYS = ("nc", "depth_multiple", "width_multiple", "anchors", "backbone", "head")
 
 
@@ -155,11 +157,17 @@ def _check_keys(d: dict[str, Any], source: str) -> None:
     for key in ("backbone", "head"):
         if not isinstance(d[key], list) or not d[key]:
             raise ValueError(f"{source}: {key!r} must be a list of rows [from, number, module, args]")
-    if not isinstance(d["nc"], int) or d["nc"] < 1:
-        raise ValueError(f"{source}: 'nc' must be a positive number of classes, not {d['nc']!r}")
+        if len(d[key]) > MAX_ROWS:
+            raise ValueError(f"{source}: {key!r} has {len(d[key])} rows; at most {MAX_ROWS} are built")
+    if not isinstance(d["nc"], int) or not 1 <= d["nc"] <= MAX_CLASSES:
+        raise ValueError(
+            f"{source}: 'nc' must be a positive number of classes, not {d['nc']!r:.80} (at most {MAX_CLASSES})"
+        )
     for key in ("depth_multiple", "width_multiple"):
-        if not isinstance(d[key], int | float) or d[key] <= 0:
-            raise ValueError(f"{source}: {key!r} must be a positive number, not {d[key]!r}")
+        if not isinstance(d[key], int | float) or not 0 < d[key] <= MAX_MULTIPLE:
+            raise ValueError(
+                f"{source}: {key!r} must be a positive number, not {d[key]!r:.80} (at most {MAX_MULTIPLE})"
+            )
     try:
         _check_anchors(d["anchors"])
     except ValueError as error:
@@ -168,7 +176,7 @@ def _check_keys(d: dict[str, Any], source: str) -> None:
 
 def _check_anchors(anchors: Any) -> None:
     """Raise ValueError unless `anchors` is a number of anchors per level or flat lists of sides, all of one length."""
-    if isinstance(anchors, int) and anchors > 0:
+    if isinstance(anchors, int) and 0 < anchors <= MAX_ANCHORS:
         return
     levels = anchors if isinstance(anchors, list) and anchors else [None]
     if not all(isinstance(level, list) and level for level in levels):
@@ -219,6 +227,8 @@ class _Parser:
         levels = anchors[0] if isinstance(anchors, list) else [0] * (2 * anchors)
         if c2 == len(levels) // 2 * (nc + 5):
             return c2
+        if c2 > MAX_CHANNELS:
+            raise ValueError(f"{c2} channels; at most {MAX_CHANNELS} are built")
         return make_divisible(c2 * self.gw, self.divisor)
 
     def arguments(self, row: Row, inputs: list[int], n: int, args: list[Any]) -> tuple[list[Any], int, int]:
@@ -264,6 +274,8 @@ class _Parser:
             raise ValueError(f"{name} reads {'a list of rows' if several else 'one row'}, so 'from' cannot be {f!r}")
         inputs = [self.width_of(index, i) for index in froms]
         n = max(round(n * self.gd), 1) if n > 1 else n
+        if n > MAX_REPEATS:
+            raise ValueError(f"'number' stands for {n} blocks; at most {MAX_REPEATS} are built")
         args = _resolve_args(args, self.d["nc"], self.d["anchors"])
         keywords = args.pop() if args and isinstance(args[-1], dict) else {}
         args, c2, stacked = self.arguments(row, inputs, n, args)

@@ -16,25 +16,27 @@ LEVELS = {
         models.runtimes utils.exporters.folder utils models utils.general utils.files utils.boxes utils.callbacks
         utils.formats utils.demo utils.annotate utils.label_reader utils.loggers.to_csv models.cached_inference
         models.lean_autograd models.convolutions utils.exporters.options utils.exporters.compare utils.engine_file
-        models.inert_pickle utils.pipeline models.open_windows utils.extra_augmentations
+        utils.inert_pickle utils.pipeline models.open_windows utils.extra_augmentations utils.interrupts
+        utils.model_archive
     """,
     1: """
-        utils.pt2_file models.runtimes.base utils.torch_utils utils.distributed utils.hyp utils.optim utils.nms
+        models.runtimes.base utils.torch_utils utils.distributed utils.hyp utils.optim utils.nms
         utils.metrics utils.loss utils.augmentations utils.plots utils.autoanchor utils.downloads utils.result_files
         models.common models.flops models.ensemble models.tta utils.sampling utils.image_cache
         utils.exporters.onnx_nms utils.exporters.onnx_quantize utils.exporters.tensorrt_ops models.activations
-        utils.report utils.web models.detections utils.label_cache utils.label_coco utils.label_voc models.legacy
-        utils.health utils.video utils.slicing utils.visualize utils.loggers.services
+        utils.report utils.web models.detections utils.label_cache utils.label_coco utils.label_voc
+        utils.health utils.video utils.slicing utils.visualize utils.loggers.services utils.archives
+        utils.torch_archive utils.torchscript_file
     """,
     2: """
-        models.runtimes.onnx_files models.runtimes.torch_files models.runtimes.openvino_files
+        models.legacy models.runtimes.onnx_files models.runtimes.openvino_files utils.pt2_file
         models.runtimes.tensorrt_files models.runtimes.mobile_files utils.labels utils.autobatch utils.evaluation
         utils.loggers.to_tensorboard models.yolo models.autoshape utils.exporters.onnx_check models.pretrained
         utils.converters utils.streams utils.pictures utils.predictor utils.study models.transfer
     """,
     3: """
         utils.exporters.check utils.exporters.calibration utils.sources utils.dataloaders utils.exporters.to_onnx
-        utils.loggers models.checkpoint
+        utils.loggers models.checkpoint models.runtimes.torch_files
     """,
     4: """
         utils.exporters.to_torchscript utils.exporters.to_pt2 utils.exporters.to_ncnn utils.exporters.to_openvino

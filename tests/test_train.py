@@ -1,6 +1,8 @@
 """train.py as a user runs it, at tiny size: files, resuming after kill -9, seeds, options that cannot work."""
 
 import csv
+import os
+import resource
 import signal
 import subprocess
 import sys
@@ -154,6 +156,70 @@ def test_resume_after_kill_9_is_bit_for_bit(finished, tiny_dataset, hyp_file, tm
     different = [name for name, tensor in ours["model"].items() if not torch.equal(tensor, reference["model"][name])]
     assert different == []
     assert rows(tmp_path / "run") == rows(folder)
+
+
+@pytest.mark.parametrize(
+    ("event", "moment", "number", "error"),
+    [
+        ("on_train_batch_end", {"ni": 0}, signal.SIGTERM, SystemExit),  # before the first checkpoint
+        ("on_train_batch_end", {"ni": 4}, signal.SIGINT, KeyboardInterrupt),  # gradients without a step yet
+        ("on_train_epoch_end", {"epoch": 1}, signal.SIGTERM, SystemExit),  # in the validation
+        ("on_model_save", {"epoch": 3}, signal.SIGTERM, SystemExit),  # nothing left but the end
+    ],
+    ids=["first batch", "half a step", "validation", "last save"],
+)
+def test_signal_saves_and_resume_is_bit_for_bit(
+    finished, tiny_dataset, hyp_file, tmp_path, caplog, event, moment, number, error
+):
+    folder, _ = finished
+    callbacks = Callbacks()
+
+    def stop(**now):
+        if moment.items() <= now.items():
+            os.kill(os.getpid(), number)
+
+    callbacks.register(event, stop)
+    opt = train.parse_opt(as_argv(options(tmp_path, tiny_dataset, hyp_file, epochs=4)))
+    with pytest.raises(error):
+        train.main(opt, callbacks)
+    last = tmp_path / "run/weights/last.pt"
+    assert f"{number.name} stopped the training. " in caplog.text
+    assert f"Go on with: python train.py --resume {last}" in caplog.text
+    stopped = load_checkpoint(last)
+    if moment == {"ni": 4}:
+        assert (stopped["epoch"], stopped["progress"]["batch"]) == (1, 1)
+        assert stopped["progress"]["grads"]
+    train.run(resume=str(last))
+    for name in ("last.pt", "best.pt"):
+        ours, reference = (load_checkpoint(run / "weights" / name)["model"] for run in (tmp_path / "run", folder))
+        assert [key for key in reference if not torch.equal(ours[key], reference[key])] == []
+    assert rows(tmp_path / "run") == rows(folder)
+
+
+def test_full_disk_keeps_the_last_epoch_and_says_how_to_go_on(finished, tiny_dataset, hyp_file, tmp_path, caplog):
+    """From the third epoch on, no file may become as large as a checkpoint."""
+    folder, _ = finished
+    callbacks = Callbacks()
+    size = resource.RLIMIT_FSIZE
+    handler, limits = signal.signal(signal.SIGXFSZ, signal.SIG_IGN), resource.getrlimit(size)
+
+    def fill(epoch):
+        if epoch == 2:
+            resource.setrlimit(size, (20_000, limits[1]))
+
+    callbacks.register("on_train_epoch_end", fill)
+    try:
+        with pytest.raises(OSError, match="checkpoint not written: File too large. The file of before is complete"):
+            train.main(train.parse_opt(as_argv(options(tmp_path, tiny_dataset, hyp_file, epochs=4))), callbacks)
+    finally:
+        resource.setrlimit(size, limits)
+        signal.signal(signal.SIGXFSZ, handler)
+    last = tmp_path / "run/weights/last.pt"
+    assert f"The last good checkpoint is complete. Go on with: python train.py --resume {last}" in caplog.text
+    assert load_checkpoint(last)["epoch"] == 1
+    train.run(resume=str(last))
+    ours, reference = load_checkpoint(last)["model"], load_checkpoint(folder / "weights/last.pt")["model"]
+    assert [key for key in reference if not torch.equal(ours[key], reference[key])] == []
 
 
 def test_finished_run_is_not_resumed(finished):

@@ -155,3 +155,28 @@ def test_killed_process_ends_the_other_and_the_run_goes_on(command, tmp_path):
     log = run(2, ["train.py", "--resume", str(last), "--epochs", str(epoch + 3)])
     assert f"at epoch {epoch + 1} of {epoch + 3} epochs" in log
     assert [row[0] for row in columns(tmp_path / "run")] == list(range(epoch + 3))
+
+
+@pytest.mark.slow
+def test_sigterm_to_the_launcher_saves_and_resume_ends_with_the_same_weights(command, tmp_path):
+    argv = [*command, "--hyp", str(tmp_path / "hyp.yaml"), "--epochs", "40", "--noval", "--project", str(tmp_path)]
+    values = yaml.safe_load((ROOT / "data/hyps/hyp.swinv2.yaml").read_text())
+    (tmp_path / "hyp.yaml").write_text(yaml.safe_dump(values | {"nominal_batch": 12, "drop_path": 0.3}))
+    run(2, [*argv, "--name", "whole"])
+    process = launch(2, [*argv, "--name", "broken"], start_new_session=True)
+    folder = tmp_path / "broken"
+    try:
+        deadline = time.monotonic() + 120
+        while not (folder / "weights/last.pt").is_file() and time.monotonic() < deadline:
+            time.sleep(0.05)
+        process.send_signal(signal.SIGTERM)
+        error = process.communicate(timeout=60)[1]
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+    assert "SIGTERM stopped the training. The last good checkpoint is complete. Go on with" in error
+    assert load_checkpoint(folder / "weights/last.pt")["progress"]["batch"] in (1, 2)
+    run(2, ["train.py", "--resume", str(folder / "weights/last.pt")])
+    ours, whole = (load_checkpoint(tmp_path / name / "weights/last.pt")["model"] for name in ("broken", "whole"))
+    assert [key for key in whole if not torch.equal(ours[key], whole[key])] == []
+    assert columns(folder)[-1] == pytest.approx(columns(tmp_path / "whole")[-1], nan_ok=True)

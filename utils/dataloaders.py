@@ -43,6 +43,7 @@ from utils.extra_augmentations import ExtraAugmentations
 from utils.general import LOGGER
 from utils.hyp import Hyp
 from utils.image_cache import ImageCache
+from utils.interrupts import shield_worker
 from utils.label_reader import decode_image
 from utils.labels import load_labels
 from utils.sampling import EpochSampler
@@ -348,8 +349,9 @@ def _quad(four: Sequence[Sample]) -> Sample:
 
 
 def start_worker(worker: int) -> None:
-    """Keep OpenCV to one thread in a worker; the workers are the parallelism."""
+    """Keep OpenCV to one thread in a worker, the workers are the parallelism; let only the parent end it."""
     cv2.setNumThreads(0)
+    shield_worker()
 
 
 def create_dataloader(

@@ -91,6 +91,20 @@ def on_main(function: Callable[[], Any]) -> Any:
     return broadcast(function() if is_main() else None)
 
 
+def gather(value: Any) -> list[Any]:
+    """Return the values of all processes, in the order of their numbers, in all of them."""
+    if world_size() == 1:
+        return [value]
+    values = [None] * world_size()
+    dist.all_gather_object(values, value)
+    return values
+
+
+def any_process(flag: bool, device: torch.device) -> bool:
+    """Tell in all processes whether a flag is set in one of them."""
+    return flag if world_size() == 1 else bool(mean_over_processes(torch.tensor(float(flag), device=device)) > 0)
+
+
 @contextmanager
 def main_first() -> Iterator[None]:
     """Let the first process go through the block before the others, which then find what it left on disk."""

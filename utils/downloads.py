@@ -14,6 +14,7 @@ from utils.general import LOGGER, VERSION
 
 TIMEOUT = 20.0  # seconds without an answer, or without data
 CHUNK = 1 << 20
+LIMIT = 64 << 30  # bytes of one file
 TOLD_EVERY = 5.0  # seconds between lines of progress
 
 
@@ -31,7 +32,7 @@ def download(url: str, folder: str | Path) -> Path:
 
     Raises:
         ValueError: another kind of address, or one that names no file.
-        OSError: the server cannot be reached, refuses, sends nothing, or less than it announced.
+        OSError: the server cannot be reached, refuses, sends nothing, less than it announced, or more than 64 GiB.
     """
     parts = urlsplit(url)
     name = os.path.basename(unquote(parts.path).replace("\\", "/"))
@@ -64,6 +65,8 @@ def _copy(answer: http.client.HTTPResponse, file: Path, url: str) -> None:
         while block := answer.read(CHUNK):
             out.write(block)
             size += len(block)
+            if size > LIMIT:
+                raise OSError(f"{url}: more than {LIMIT >> 30} GiB, which is too large")
             if time.monotonic() - told > TOLD_EVERY:
                 told = time.monotonic()
                 LOGGER.info(f"  {size / 1e6:.1f} MB" + (f" of {expected / 1e6:.1f}" if expected else ""))

@@ -38,6 +38,7 @@ def read_engine(file: str | Path) -> tuple[dict[str, Any], bytes]:
 
     Raises:
         FileNotFoundError: no such file.
+        ValueError: the head is no JSON object, or its names are no mapping from numbers.
     """
     file = Path(file)
     if not file.is_file():
@@ -47,6 +48,9 @@ def read_engine(file: str | Path) -> tuple[dict[str, Any], bytes]:
     head = data[4 : 4 + length]
     if length >= LONGEST_HEAD or len(head) < length or not head.startswith(b"{"):
         return {}, data
-    metadata = json.loads(head)
-    metadata["names"] = {int(number): name for number, name in metadata.get("names", {}).items()}
+    try:
+        metadata = json.loads(head)
+        metadata["names"] = {int(number): str(name) for number, name in metadata.get("names", {}).items()}
+    except (ValueError, TypeError, AttributeError, RecursionError) as e:
+        raise ValueError(f"{file}: damaged, its head is no JSON object with names: {str(e)[:200]}") from None
     return metadata, data[4 + length :]

@@ -14,9 +14,15 @@ from typing import Any
 import numpy as np
 import yaml
 
+MAX_YAML = 2 << 20  # bytes; 10,000 class names have about 0.2 MB
+MAX_NODES = 50_000  # keys, values and containers of a YAML file, each as often as aliases repeat it
+MAX_YAML_DEPTH = 32  # of containers in containers; a model file has 4
+MAX_DIGITS = 400  # of a number
 STALE = 60.0  # seconds without a change after which a temporary file is taken for that of a killed process
 # Plain words of YAML 1.2 (core schema). PyYAML alone follows 1.1, where a class named `no` is False, `010` is eight,
 # `12:30` is 750 and `1e-3` is a text.
+TAGS = {f"tag:yaml.org,2002:{kind}" for kind in ("null", "bool", "int", "float", "str", "seq", "map", "merge")}
+NUMBERS = ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float")
 YAML_WORDS = (
     ("tag:yaml.org,2002:null", re.compile(r"(?:~|null|Null|NULL|)$"), "~nN\0"),
     ("tag:yaml.org,2002:bool", re.compile(r"(?:true|True|TRUE|false|False|FALSE)$"), "tTfF"),
@@ -34,9 +40,42 @@ YAML_WORDS = (
 
 
 class _YamlLoader(yaml.SafeLoader):
-    """Safe loader with the words of YAML 1.2 and no duplicate keys."""
+    """Safe loader with the words of YAML 1.2, no duplicate keys, no other tags than `TAGS`, and bounded work."""
 
     yaml_implicit_resolvers: dict[str, list] = {}
+
+    def __init__(self, stream: str) -> None:
+        super().__init__(stream)
+        self.depth = 0
+        self.nodes = 0
+        self.sizes: dict[int, int] = {}  # of the nodes that are complete: how many nodes an alias of them stands for
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node:
+        """Read one value, whatever it is, and count what it stands for."""
+        event = self.peek_event()
+        before, self.depth = self.nodes, self.depth + 1
+        if self.depth > MAX_YAML_DEPTH:
+            self._refuse(f"nested more than {MAX_YAML_DEPTH} deep", event)
+        node = super().compose_node(parent, index)
+        if isinstance(event, yaml.AliasEvent):
+            if id(node) not in self.sizes:
+                self._refuse(f"the alias *{event.anchor} is part of what it stands for", event)
+            self.nodes += self.sizes[id(node)]
+        else:
+            self.nodes += 1
+            if node.tag not in TAGS:
+                self._refuse(f"the tag {node.tag[:80]} is not allowed here: leave it out", event)
+            if node.tag in NUMBERS and len(node.value) > MAX_DIGITS:
+                self._refuse(f"a number with more than {MAX_DIGITS} digits", event)
+            self.sizes[id(node)] = self.nodes - before
+        if self.nodes > MAX_NODES:
+            self._refuse(f"more than {MAX_NODES} values, counting each as often as aliases repeat it", event)
+        self.depth -= 1
+        return node
+
+    @staticmethod
+    def _refuse(text: str, event: yaml.Event) -> None:
+        raise yaml.composer.ComposerError(None, None, text, event.start_mark)
 
     def construct_yaml_int(self, node: yaml.ScalarNode) -> int:
         """Read 0o17 and 0x1f by their base and everything else, 010 too, as decimal."""
@@ -85,26 +124,37 @@ def yaml_load(file: str | Path) -> dict[str, Any]:
     """Read a YAML file whose top level is a mapping.
 
     Plain words follow YAML 1.2: only true and false are booleans (`no` and `on` are texts), `1e-3` is a number,
-    `2026-01-31` is a text. No Python objects are built.
+    `2026-01-31` is a text. No Python objects are built, and size, depth and repetition by aliases are bounded.
 
     Returns:
         The mapping; {} for an empty file.
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: bad syntax, a key that appears twice, or no mapping; the message starts with `file:line`.
+        ValueError: bad syntax, a key that appears twice, a tag such as !!python/object, more than 2 MB or 50,000
+            values, or no mapping; the message starts with `file:line`.
     """
     file = Path(file)
     if not file.is_file():
         raise FileNotFoundError(f"{file}: no such YAML file (looked in {file.absolute().parent})")
+    with file.open("rb") as opened:
+        content = opened.read(MAX_YAML + 1)
+    if len(content) > MAX_YAML:
+        raise ValueError(f"{file}:1: more than {MAX_YAML >> 20} MB, which no YAML file of this program needs")
     try:
-        data = yaml.load(file.read_text(encoding="utf-8-sig"), Loader=_YamlLoader)
+        data = yaml.load(content.decode("utf-8-sig"), Loader=_YamlLoader)
     except UnicodeDecodeError as e:
         raise ValueError(f"{file}: not a text in UTF-8 ({e.reason} at byte {e.start})") from None
     except yaml.MarkedYAMLError as e:
         mark = e.problem_mark or e.context_mark
         raise ValueError(f"{file}:{mark.line + 1 if mark else 1}: {e.problem or e.context}") from None
-    except yaml.YAMLError as e:
+    except (
+        yaml.YAMLError,
+        ValueError,
+        RecursionError,
+        OverflowError,
+        TypeError,
+    ) as e:  # the others: `!!int x` and such
         raise ValueError(f"{file}:1: not YAML: {e}") from None
     if data is None:
         return {}
@@ -170,8 +220,21 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         if path.exists():
             shutil.copymode(path, tmp)
         os.replace(tmp, path)
+        _sync_folder(path.parent)
     finally:
         tmp.unlink(missing_ok=True)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Have the new name on the disk, so that a power cut does not bring the old file back; not on Windows."""
+    if os.name != "posix":
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        with suppress(OSError):  # some network file systems cannot; the file itself is complete
+            os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def _remove_stale(path: Path) -> None:

@@ -73,6 +73,9 @@ def write_cache(cache: Path, key: str, label_set: LabelSet, im_files: list[str])
 def read_cache(cache: Path, key: str, im_files: list[str], label_files: list[str]) -> LabelSet | None:
     """Return the stored label set, or None if there is none, it is damaged, or `key` says that it is out of date."""
     try:
+        with zipfile.ZipFile(cache) as archive:  # ours are not compressed, so that none can hold more than its file has
+            if sum(entry.file_size for entry in archive.infolist()) > os.stat(cache).st_size:
+                return None
         with np.load(cache, allow_pickle=False) as npz:
             if str(npz["key"]) != key:
                 return None
@@ -90,7 +93,7 @@ def read_cache(cache: Path, key: str, im_files: list[str], label_files: list[str
             report["counts"],
             report["messages"],
         )
-    except (OSError, EOFError, ValueError, KeyError, IndexError, TypeError, zipfile.BadZipFile):
+    except (OSError, EOFError, ValueError, KeyError, IndexError, TypeError, zipfile.BadZipFile, RecursionError):
         return None  # made new by the caller
 
 

@@ -9,16 +9,17 @@ of the first group and only a few forms of the others. The guards of a file are 
 """
 
 import ast
-import io
 import json
-import pickle
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import torch
+from utils.inert_pickle import DamagedError, RefusedError
+from utils.model_archive import BROKEN, MAX_INFLATED, open_model_archive
+from utils.torch_archive import InertFile
 
+MAX_METADATA = 4 << 20  # bytes
 FOLDERS = ("data/weights/", "data/constants/", "data/sample_inputs/", "models/", "extra/", ".data/")
 FILES = ("archive_format", "archive_version", "byteorder", "version")
 TARGETS = ("torch.ops.aten.", "torch.ops.higher_order.wrap_with_autocast")
@@ -33,8 +34,11 @@ NODES = (
 )  # fmt: skip
 
 
-def check_pt2(file: str | Path) -> None:
+def check_pt2(file: str | Path) -> dict[str, Any]:
     """Raise unless a .pt2 file holds tensors and a plain graph only.
+
+    Returns:
+        What its `metadata.json` says about it, {} without one.
 
     Raises:
         FileNotFoundError: no such file.
@@ -44,12 +48,26 @@ def check_pt2(file: str | Path) -> None:
     if not file.is_file():
         raise FileNotFoundError(f"{file}: no such file")
     try:
-        with zipfile.ZipFile(file) as archive:
-            reason = _find_danger(archive)
-    except (zipfile.BadZipFile, KeyError, UnicodeDecodeError, json.JSONDecodeError) as e:
-        raise ValueError(f"{file}: not an archive of torch.export.save, or a damaged one ({e})") from None
+        with open_model_archive(file, MAX_INFLATED) as archive:
+            reason, metadata = _find_danger(archive), _read_metadata(archive)
+    except (*BROKEN, KeyError, ValueError, TypeError, AttributeError, RecursionError) as e:
+        raise ValueError(f"{file}: not an archive of torch.export.save, or a damaged one ({str(e)[:200]})") from None
     if reason:
         raise ValueError(f"{file}: refused, {reason}")
+    return metadata
+
+
+def _read_metadata(archive: zipfile.ZipFile) -> dict[str, Any]:
+    """Return the JSON object in `extra/metadata.json`, {} without such a file; ValueError for another value."""
+    name = next((name for name in archive.namelist() if name.endswith("/extra/metadata.json")), None)
+    if name is None or not archive.getinfo(name).file_size:
+        return {}
+    if archive.getinfo(name).file_size > MAX_METADATA:
+        raise ValueError(f"metadata.json of more than {MAX_METADATA >> 20} MB")
+    metadata = json.loads(archive.read(name))
+    if not isinstance(metadata, dict):
+        raise ValueError(f"metadata.json holds a {type(metadata).__name__}, expected an object")
+    return metadata
 
 
 def _find_danger(archive: zipfile.ZipFile) -> str | None:
@@ -82,10 +100,10 @@ def _find_danger(archive: zipfile.ZipFile) -> str | None:
 
 
 def _is_plain(data: bytes) -> bool:
-    """Whether PyTorch's safe loader reads these bytes; torch.export.load falls back to the unsafe one."""
+    """Whether a pickle names nothing but tensors and containers; torch.export.load falls back to an unsafe reader."""
     try:
-        torch.load(io.BytesIO(data), weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError):
+        InertFile(data, data_only=True).close()
+    except (DamagedError, RefusedError):
         return False
     return True
 

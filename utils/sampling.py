@@ -22,18 +22,25 @@ class EpochSampler(Sampler):
     Attributes:
         weights: (n,) how often an image is wanted, relative to the others; n images are then drawn with replacement.
             None takes each image once.
+        skip: images of this pass that were seen before; a resumed run begins behind them.
     """
 
     def __init__(
         self, n: int, shuffle: bool = False, seed: int = 0, batch_size: int = 1, rank: int = 0, world_size: int = 1
     ) -> None:
-        self.n, self.shuffle, self.seed, self.epoch = n, shuffle, seed, 0
+        self.n, self.shuffle, self.seed, self.epoch, self.skip = n, shuffle, seed, 0, 0
         self.batch_size, self.rank, self.world_size = batch_size, rank, world_size
         self.weights: np.ndarray | None = None
 
-    def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch; call it before each pass over the loader."""
-        self.epoch = epoch
+    def set_epoch(self, epoch: int, skip: int = 0) -> None:
+        """Choose the epoch; call it before each pass over the loader.
+
+        Args:
+            epoch: 0 is the first.
+            skip: leave out so many images at the beginning of this process's share. The length stays that of a whole
+                pass.
+        """
+        self.epoch, self.skip = epoch, skip
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
         # One number more than the seeds of the samples have, so that no sample shares the order's random numbers.
@@ -44,7 +51,7 @@ class EpochSampler(Sampler):
         if self.world_size > 1:
             batches = [order[i : i + self.batch_size] for i in range(0, self.n, self.batch_size)]
             order = np.concatenate([self._share(batch) for batch in batches])
-        return iter([(self.epoch, i) for i in order.tolist()])
+        return iter([(self.epoch, i) for i in order[self.skip :].tolist()])
 
     def _share(self, batch: np.ndarray) -> np.ndarray:
         """Return the part of a batch that this process sees; all parts are of one length."""

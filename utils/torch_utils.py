@@ -196,6 +196,11 @@ def set_rng_state(state: Mapping[str, Any]) -> None:
     n = state["numpy"]
     key = np.array(n["key"], dtype=np.uint32)
     np.random.set_state(("MT19937", key, n["pos"], n["has_gauss"], n["gauss"]))  # noqa: NPY002
+    set_torch_rng_state(state)
+
+
+def set_torch_rng_state(state: Mapping[str, Any]) -> None:
+    """Put back the entries `torch` and `cuda` of `rng_state`; CUDA states beyond the devices here are left out."""
     torch.set_rng_state(state["torch"].cpu())
     devices = torch.cuda.device_count() if torch.cuda.is_available() else 0
     for i, cuda_state in enumerate(state["cuda"][:devices]):

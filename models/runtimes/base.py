@@ -12,10 +12,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
+MAX_TEXT = 4 << 20  # characters of one value; the names of 10,000 classes have about 0.2 million
+MAX_CLASSES = 100_000
+MAX_NAME = 200  # characters
+MAX_STRIDE = 1024
+MAX_SIDE = 1 << 16  # pixels
+
 
 def parse_value(text: Any) -> Any:
     """Read a value that a file keeps as text: JSON or a Python literal, else the text itself; no code is run."""
-    if not isinstance(text, str):
+    if not isinstance(text, str) or len(text) > MAX_TEXT:
         return text
     for read in (json.loads, ast.literal_eval):
         try:
@@ -28,17 +34,21 @@ def parse_value(text: Any) -> Any:
 def parse_names(value: Any, source: str | Path) -> dict[int, str] | None:
     """Return class number to name from a mapping (keys may be digits as text) or a list; None stays None.
 
+    Characters that a terminal would obey instead of printing become `?`.
+
     Raises:
-        ValueError: neither, or the numbers are not 0, 1, 2, ...
+        ValueError: neither, the numbers are not 0, 1, 2, ..., or there are too many or too long names.
     """
     value = parse_value(value)
     if value is None:
         return None
     pairs = enumerate(value) if isinstance(value, list | tuple) else value.items() if isinstance(value, dict) else ()
     try:
-        names = {int(number): str(name) for number, name in pairs}
-    except (TypeError, ValueError):
+        names = {int(number): printable(str(name)) for number, name in pairs}
+    except (TypeError, ValueError, OverflowError):
         names = {}
+    if len(names) > MAX_CLASSES or any(len(name) > MAX_NAME for name in names.values()):
+        raise ValueError(f"{source}: 'names' has over {MAX_CLASSES} classes, or one of over {MAX_NAME} characters")
     if not names or sorted(names) != list(range(len(names))):
         raise ValueError(f"{source}: 'names' must map 0, 1, 2, ... to class names, found {str(value)[:80]}")
     return dict(sorted(names.items()))
@@ -48,9 +58,33 @@ def parse_size(value: Any) -> tuple[int, int] | None:
     """Return (height, width) from one number or a pair; None where the value is missing or open."""
     value = parse_value(value)
     pair = (value, value) if isinstance(value, int) else value
-    if not isinstance(pair, list | tuple) or len(pair) != 2 or not all(isinstance(n, int) and n > 0 for n in pair):
+    if not isinstance(pair, list | tuple) or len(pair) != 2 or not all(map(_is_side, pair)):
         return None
     return tuple(pair)
+
+
+def parse_shape(value: Any, source: str | Path) -> tuple[int | None, ...]:
+    """Return (B, C, H, W) from a list of four numbers; four times None where there is none.
+
+    Raises:
+        ValueError: anything else.
+    """
+    value = parse_value(value)
+    if value is None:
+        return (None,) * 4
+    if not isinstance(value, list | tuple) or len(value) != 4 or not all(map(_is_side, value)):
+        raise ValueError(f"{source}: 'shape' must be four numbers (images, channels, height, width), not {value!r:.80}")
+    return tuple(value)
+
+
+def _is_side(value: Any) -> bool:
+    """Whether a value is a number of pixels, or of images."""
+    return type(value) is int and 0 < value <= MAX_SIDE
+
+
+def printable(text: str) -> str:
+    """Return a text without control characters."""
+    return "".join(letter if letter.isprintable() else "?" for letter in text)
 
 
 def expand_detections(found: Tensor, counts: Tensor, nc: int) -> Tensor:
@@ -101,12 +135,14 @@ class Runtime:
         columns: int | None = None,
     ) -> None:
         self.file, self.device = file, device
-        self.metadata = {key: parse_value(value) for key, value in metadata.items()}
+        if not isinstance(metadata, Mapping):
+            raise ValueError(f"{file}: its metadata are a {type(metadata).__name__}, expected keys and values")
+        self.metadata = {str(key): parse_value(value) for key, value in metadata.items()}
         self.end2end = self.metadata.get("nms") is True
         self.half = self.metadata.get("half") is True
         self.names = parse_names(self.metadata.get("names"), file)
         stride = self.metadata.get("stride")
-        self.stride = int(stride) if isinstance(stride, int | float) and stride >= 1 else None
+        self.stride = int(stride) if isinstance(stride, int | float) and 1 <= stride <= MAX_STRIDE else None
         self.min_size = parse_size(self.metadata.get("min_size")) or (1, 1)
         self.batch_size = shape[0]
         self.imgsz = (shape[1], shape[2]) if shape[1] and shape[2] else None

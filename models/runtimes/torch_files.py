@@ -1,46 +1,40 @@
 """Files that PyTorch runs by itself: TorchScript and torch.export."""
 
-import json
 import warnings
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from models.runtimes.base import Runtime
+from models.runtimes.base import Runtime, parse_shape
 from utils.pt2_file import check_pt2
+from utils.torchscript_file import check_torchscript
 
 
 class TorchScriptBackend(Runtime):
     """TorchScript, which PyTorch has deprecated.
 
-    The file holds a program of its own language. That cannot call Python, but it is a program: load files of people you
-    trust.
+    The file holds a program of its own language, of which only computations on tensors are let in.
 
     Args:
         file: .torchscript file.
         device: where to compute.
 
     Raises:
-        ValueError: the file cannot be read.
+        ValueError: the file cannot be read, or holds what could do more than compute.
     """
 
     def __init__(self, file: Path, device: torch.device) -> None:
-        extra = {"config.txt": ""}
+        config = check_torchscript(file)
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*torch.jit.*deprecated.*")
             try:
-                self.module = torch.jit.load(str(file), map_location=device, _extra_files=extra)
+                self.module = torch.jit.load(str(file), map_location=device)
             except (RuntimeError, ValueError) as e:
                 raise ValueError(f"{file}: not a TorchScript file, or a damaged one: {str(e).splitlines()[0]}") from e
         self.module.eval()
-        text = extra["config.txt"]
-        try:
-            config = json.loads(text) if text else {}
-        except ValueError as e:
-            raise ValueError(f"{file}: its config.txt is no JSON: {e}") from None
-        shape = config.get("shape") or [None] * 4
-        super().__init__(file, device, config, (shape[0], shape[2], shape[3]))
+        batch, _, height, width = parse_shape(config.get("shape"), file)
+        super().__init__(file, device, config, (batch, height, width))
 
     @torch.no_grad()
     def run(self, images: Tensor) -> Tensor:
@@ -61,10 +55,9 @@ class Pt2Backend(Runtime):
     """
 
     def __init__(self, file: Path, device: torch.device) -> None:
-        check_pt2(file)
-        extra = {"metadata.json": ""}
+        metadata = check_pt2(file)
         try:
-            program = torch.export.load(str(file), extra_files=extra)
+            program = torch.export.load(str(file))
         except (RuntimeError, KeyError, AssertionError) as e:
             raise ValueError(f"{file}: PyTorch {torch.__version__} cannot read it: {str(e).splitlines()[0]}") from e
         if device.type != "cpu":
@@ -74,7 +67,6 @@ class Pt2Backend(Runtime):
         source = nodes[program.graph_signature.user_inputs[0]].meta["val"]
         target = nodes[program.graph_signature.user_outputs[0]].meta["val"]
         axes = [axis if isinstance(axis, int) else None for axis in source.shape]
-        metadata = json.loads(extra["metadata.json"] or "{}")
         super().__init__(file, device, metadata, (axes[0], axes[2], axes[3]), int(target.shape[-1]))
 
     @torch.no_grad()

@@ -5,6 +5,8 @@ import os
 import pickle
 import resource
 import signal
+import sys
+import tempfile
 import zipfile
 from copy import deepcopy
 from pathlib import Path
@@ -25,6 +27,7 @@ from models.checkpoint import (
     strip_optimizer,
 )
 from models.yolo import DetectionModel
+from utils import files
 from utils.general import VERSION
 from utils.hyp import Hyp
 from utils.optim import build_optimizer
@@ -188,7 +191,9 @@ def test_a_failed_write_keeps_the_old_file_and_names_it(trained, file, monkeypat
 
     before = file.read_bytes()
     monkeypatch.setattr(checkpoint.torch, "save", fail)
-    with pytest.raises(OSError, match=r"checkpoint not written: No space left on device: '.*last\.pt'") as error:
+    with pytest.raises(
+        OSError, match=r"not written: No space left on device. The file of before .* stays: '.*last\.pt'"
+    ) as error:
         save_checkpoint(file, trained[2])
     assert error.value.errno == 28
     assert file.read_bytes() == before
@@ -201,7 +206,7 @@ def test_a_full_disk_keeps_the_old_file_and_names_it(trained, file):
     handler, limits = signal.signal(signal.SIGXFSZ, signal.SIG_IGN), resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) // 2, limits[1]))
     try:
-        with pytest.raises(OSError, match=r"checkpoint not written: File too large: '.*last\.pt'"):
+        with pytest.raises(OSError, match=r"checkpoint not written: File too large. The file of before is complete"):
             save_checkpoint(file, trained[2])
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
@@ -210,15 +215,53 @@ def test_a_full_disk_keeps_the_old_file_and_names_it(trained, file):
     assert os.listdir(file.parent) == [file.name]
 
 
-@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may write everywhere")
-def test_a_read_only_folder_keeps_the_old_file(trained, file):
-    file.parent.chmod(0o555)
-    try:
-        with pytest.raises(PermissionError, match=r"last\.pt"):
-            save_checkpoint(file, trained[2])
-    finally:
-        file.parent.chmod(0o755)
-    load_checkpoint(file)
+@pytest.mark.skipif(not hasattr(os, "seteuid"), reason="needs POSIX permissions")
+def test_a_read_only_folder_keeps_the_old_file(trained):
+    """Root may write everywhere, so another user tries; the folder must be one that this user may enter."""
+    user = os.geteuid()
+    with tempfile.TemporaryDirectory() as name:
+        file = Path(name, "last.pt")
+        save_checkpoint(file, trained[2])
+        file.parent.chmod(0o555)
+        os.seteuid(user or 65534)
+        try:
+            with pytest.raises(PermissionError, match=r"Permission denied. The file of before .* stays: '.*last\.pt'"):
+                save_checkpoint(file, trained[2])
+        finally:
+            os.seteuid(user)
+            file.parent.chmod(0o755)
+        load_checkpoint(file)
+        assert os.listdir(name) == ["last.pt"]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_process_that_dies_at_any_line_leaves_a_complete_file(trained, file):
+    """Child after child writes a new checkpoint and ends, without any clean-up, one line later than the one before."""
+    new, sources = trained[2] | {"epoch": 7}, (checkpoint.__file__, files.__file__)
+    seen, alive, line = set(), True, 0
+    while alive:
+        line += 1
+        child = os.fork()
+        if not child:
+            left = line
+
+            def trace(frame, event, _):
+                nonlocal left
+                if frame.f_code.co_filename not in sources:
+                    return None
+                left -= event == "line"
+                if not left:
+                    os._exit(9)
+                return trace
+
+            sys.settrace(trace)
+            save_checkpoint(file, new)
+            os._exit(0)
+        alive = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
+        seen.add(load_checkpoint(file)["epoch"])
+        assert line < 2000
+    assert seen == {0, 7}
+    assert line > 30
 
 
 # Files that are not ours

@@ -17,10 +17,10 @@ from models.checkpoint import (
     refuse_foreign_resume,
     strip_optimizer,
 )
-from models.inert_pickle import Record
 from models.transfer import transfer_weights
 from models.yolo import DetectionModel
 from utils.files import yaml_load
+from utils.inert_pickle import Record
 
 MODELS = Path(__file__).resolve().parents[2] / "models"
 WRITER = Path(__file__).with_name("foreign_writer.py")

@@ -57,3 +57,14 @@ def test_rare_and_badly_found_classes_weigh_most():
         [3 * weights[0] * 0.25 / 3, (weights[0] * 0.25 + weights[1]) / 3, 0]
     )
     assert class_weights([], 2) == pytest.approx([1, 1])
+
+
+@pytest.mark.parametrize("world_size", [1, 2])
+def test_a_pass_goes_on_behind_what_was_seen(world_size):
+    sampler = EpochSampler(23, True, 3, 4, rank=0, world_size=world_size)
+    sampler.set_epoch(2)
+    whole = list(sampler)
+    sampler.set_epoch(2, skip=6)
+    assert list(sampler) == whole[6:]
+    sampler.set_epoch(2)
+    assert list(sampler) == whole

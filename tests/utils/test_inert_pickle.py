@@ -16,7 +16,8 @@ import pytest
 import torch
 
 from models.checkpoint import load_checkpoint
-from models.inert_pickle import STREAM_MAGIC, InertFile, LazyTensor, Record
+from utils.inert_pickle import LazyTensor, Record
+from utils.torch_archive import STREAM_MAGIC, InertFile
 
 MODEL = b"cmodels.yolo\nModel\n"  # the instruction GLOBAL
 

@@ -4,28 +4,26 @@ A pickle is a program: it names functions and calls them. `read_inert` interpret
 call but those of `CALLS`, which make plain values. Classes of the original YOLOv5 and of `torch.nn` become a `Record`:
 name, arguments, state. Every other name is an error. Nothing is imported, no method is called, no attribute is set.
 
-Formats: the zip archive of torch.save, and the stream of PyTorch before 1.6.
+The work is bounded by the size of the pickle: no call builds more than it could have written down. Files are opened by
+`utils.torch_archive`.
 """
 
 import math
-import pickle
 import pickletools
 import re
-import struct
-import zipfile
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import Any, BinaryIO
 
 import numpy as np
 import torch
-from torch import Tensor
 
 MAX_PICKLE = 64 << 20  # bytes; that of YOLOv5x6 has about 1 MB
-STREAM_MAGIC = 0x1950A86A20F9469CFC6C  # first value of the stream format
-STREAM_PROTOCOL = 1001  # second value
-STREAM_HEAD = pickle.dumps(STREAM_MAGIC, protocol=2)  # so the file begins
+MAX_BUILT = 4 << 20  # characters, bytes and items that all calls of a pickle together may take
+MAX_ARGS = 64  # of one call
+MAX_PATH = 4096  # characters
+MAX_KEY = 2**60  # of numbers that are keys: the hash of larger ones is not their value, so that many could share one
 RECORDS = re.compile(  # classes that become records: the part behind the last dot is a class name
     r"(models\.(yolo|common|experimental)|utils\.activations|torch\.nn\.modules\.\w+"
     r"|torch\.nn\.parallel\.distributed)\._?[A-Z]\w*"
@@ -108,13 +106,16 @@ def _keys(values: Iterable) -> list:
     values = list(values)
     if not all(isinstance(value, str | bytes | int | float | None) for value in values):
         raise DamagedError("a key that is neither text nor number")
+    if not all(abs(value) < MAX_KEY for value in values if isinstance(value, int | float)):
+        raise DamagedError("a number as key that is too large")
     return values
 
 
 def _rebuild_tensor(storage: Any, offset: Any, size: Any, stride: Any, *_: Any) -> LazyTensor:
     """Check that a view lies inside its storage, and nowhere twice on more elements than that has."""
-    whole = all(type(n) is int and 0 <= n < 2**48 for n in (offset, *size, *stride))
-    if not isinstance(storage, Storage) or not whole or len(size) != len(stride) or len(size) > 16:
+    if not isinstance(storage, Storage) or len(size) != len(stride) or len(size) > 16:
+        raise DamagedError("a tensor without a storage or with a wrong shape")
+    if not all(type(n) is int and 0 <= n < 2**48 for n in (offset, *size, *stride)):
         raise DamagedError("a tensor without a storage or with a wrong shape")
     reach = sum((n - 1) * step for n, step in zip(size, stride, strict=True))
     if math.prod(size) > storage.count or (math.prod(size) and offset + reach >= storage.count):
@@ -147,7 +148,9 @@ def _encode(text: Any, encoding: Any = "latin1") -> bytes:
 
 
 def _path(*parts: Any) -> str:
-    return str(PurePosixPath(*parts))  # takes texts only
+    if not all(isinstance(part, str) for part in parts) or sum(map(len, parts)) > MAX_PATH:
+        raise DamagedError("a path that is no text, or too long")
+    return str(PurePosixPath(*parts))
 
 
 def _bound_method(owner: Any, method: Any) -> str:
@@ -190,6 +193,9 @@ CALLS |= {f"{module}.{name}": _path for module in ("pathlib", "pathlib._local") 
 for _core in ("numpy.core", "numpy._core"):
     CALLS |= {f"{_core}.multiarray.scalar": _scalar, f"{_core}.multiarray._reconstruct": _numpy_record("ndarray")}
 VALUES = {f"torch.{name}" for name in STORAGES} | {"numpy.ndarray"}  # named, never called
+DATA = (  # what plain data need; to call these would be harmless elsewhere too
+    {name for name in CALLS if name.startswith(("torch.", "collections.", "_codecs."))} | VALUES
+)
 
 
 # The machine --------------------------------------------------------------------------------------------------------
@@ -214,12 +220,22 @@ _PUTS, _GETS = {"PUT", "BINPUT", "LONG_BINPUT"}, {"GET", "BINGET", "LONG_BINGET"
 
 
 class _Machine:
-    """Runs the instructions of one pickle on a stack of inert values."""
+    """Runs the instructions of one pickle on a stack of inert values.
 
-    def __init__(self) -> None:
+    Args:
+        data_only: allow no other names than `DATA`.
+
+    Attributes:
+        storages: what the pickle says about them. records: the classes that it names.
+    """
+
+    def __init__(self, data_only: bool = False) -> None:
+        self.data_only = data_only
         self.stack: list[Any] = []
         self.memo: dict[int, Any] = {}
         self.storages: dict[str, Storage] = {}
+        self.records: set[str] = set()
+        self.built = 0
 
     def run(self, file: BinaryIO) -> Any:
         for code, arg, _ in pickletools.genops(file):
@@ -249,6 +265,12 @@ class _Machine:
         items = self.stack[len(self.stack) - n :]
         del self.stack[len(self.stack) - n :]
         return items
+
+    def spend(self, items: int) -> None:
+        """Count what calls copy: an instruction of two bytes can copy a list of millions, and a next one again."""
+        self.built += items
+        if self.built > MAX_BUILT:
+            raise DamagedError(f"calls that copy more than {MAX_BUILT} items")
 
     def take_marked(self) -> list[Any]:
         """Pop all values above the last mark, and the mark."""
@@ -335,13 +357,20 @@ class _Machine:
         full = f"{module}.{name}"
         if full not in CALLS and full not in VALUES and not RECORDS.fullmatch(full):
             raise RefusedError(full)
+        if self.data_only and full not in DATA:
+            raise RefusedError(full)
+        if RECORDS.fullmatch(full):
+            self.records.add(full)
         self.stack.append(Name(full))
 
     def call(self, target: Any, args: Any) -> Any:
         """Make the value or the record that a call stands for."""
+        if isinstance(args, tuple) and len(args) > MAX_ARGS:
+            raise DamagedError(f"a call with {len(args)} arguments")
         if not isinstance(target, Name) or not isinstance(args, tuple):
             raise RefusedError(f"a call of {getattr(target, 'name', 'a value')}")
         if target.name in CALLS:
+            self.spend(1 + sum(len(arg) for arg in args if isinstance(arg, str | bytes | list | tuple | dict | set)))
             return CALLS[target.name](*args)
         if target.name in VALUES:
             raise RefusedError(f"a call of {target.name}")
@@ -365,6 +394,7 @@ class _Machine:
             parts = state if isinstance(state, tuple) and len(state) == 2 else (state,)
             if all(isinstance(part, dict) or part is None for part in parts):
                 for part in parts:
+                    self.spend(len(part or {}))
                     target.state.update(part or {})
             else:
                 target.state[""] = state
@@ -389,10 +419,23 @@ class _Machine:
         self.stack.append(storage)
 
 
-def _run(file: BinaryIO, machine: _Machine | None = None) -> Any:
-    """Interpret the next pickle of a file."""
+def interpret(file: BinaryIO, data_only: bool = False) -> tuple[Any, dict[str, Storage], set[str]]:
+    """Interpret the next pickle of a file.
+
+    Args:
+        file: stands at its beginning, afterwards behind its end.
+        data_only: refuse classes of YOLOv5 and `torch.nn` too.
+
+    Returns:
+        Its object, the storages of its tensors by key, and the names of the classes that became records.
+
+    Raises:
+        RefusedError, DamagedError: see there.
+    """
+    machine = _Machine(data_only)
     try:
-        return (machine or _Machine()).run(file)
+        root = machine.run(file)
+        return root, machine.storages, machine.records
     except RefusedError as e:
         raise RefusedError(
             f"refused, the file names {e}, which is neither data nor a module of YOLOv5. Nothing was run"
@@ -401,107 +444,3 @@ def _run(file: BinaryIO, machine: _Machine | None = None) -> Any:
         raise DamagedError(f"damaged: {e}") from None
     except (IndexError, KeyError, TypeError, ValueError, AttributeError) as e:  # of the instructions, or of their order
         raise DamagedError(f"damaged: {e}") from None
-
-
-# Files --------------------------------------------------------------------------------------------------------------
-
-
-class InertFile:
-    """The content of a PyTorch file: `root` is its object, `size` its bytes, `tensor` reads numbers.
-
-    Args:
-        path: zip archive or stream of torch.save.
-
-    Raises:
-        ValueError: the file is damaged, or names what may not be named; without the path.
-        OSError: it cannot be read.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self.size = path.stat().st_size
-        self.budget = self.size  # no more numbers than the file has bytes
-        self.little = True
-        self.storages: dict[str, Tensor] = {}
-        self.archive: zipfile.ZipFile | None = None
-        with path.open("rb") as file:
-            if file.read(len(STREAM_HEAD)) == STREAM_HEAD:
-                file.seek(0)
-                self.root = self._open_stream(file)
-                return
-        try:
-            self.archive = zipfile.ZipFile(path)
-            self.root = self._open_archive(self.archive)
-        except zipfile.BadZipFile as e:
-            raise DamagedError(f"damaged: {e}") from None
-
-    def _open_archive(self, archive: zipfile.ZipFile) -> Any:
-        names = archive.namelist()
-        if any(info.compress_type != zipfile.ZIP_STORED for info in archive.infolist()):
-            raise DamagedError("damaged: compressed entries, which torch.save never writes")
-        heads = [name for name in names if name.endswith("/data.pkl")]
-        if len(heads) != 1 or len(set(names)) != len(names):
-            raise DamagedError("damaged: not one data.pkl, or a name that appears twice")
-        self.folder = heads[0].removesuffix("data.pkl")
-        if f"{self.folder}byteorder" in names:
-            self.little = archive.read(f"{self.folder}byteorder") != b"big"
-        if archive.getinfo(heads[0]).file_size > MAX_PICKLE:
-            raise DamagedError(f"damaged: {heads[0]} is larger than {MAX_PICKLE} bytes")
-        with archive.open(heads[0]) as file:
-            return _run(file)
-
-    def _open_stream(self, file: BinaryIO) -> Any:
-        if _run(file) != STREAM_MAGIC or _run(file) != STREAM_PROTOCOL:
-            raise DamagedError("damaged: a stream of another protocol")
-        system = _run(file)
-        self.little = not isinstance(system, dict) or system.get("little_endian", True) is True
-        start, machine = file.tell(), _Machine()
-        root = _run(file, machine)
-        if file.tell() - start > MAX_PICKLE:
-            raise DamagedError(f"damaged: a pickle larger than {MAX_PICKLE} bytes")
-        keys = _run(file)
-        for key in keys if isinstance(keys, list) else []:
-            storage = machine.storages.get(key) if isinstance(key, str) else None
-            head = file.read(8)
-            if storage is None or len(head) != 8 or struct.unpack("<q", head)[0] != storage.count:
-                raise DamagedError("damaged: the numbers do not follow the list of their keys")
-            size = storage.count * storage.dtype.itemsize
-            if size > self.budget:
-                raise DamagedError(f"damaged: storage {key} is larger than the file")
-            self.storages[key] = self._numbers(storage, file.read(size))
-        return root
-
-    def _numbers(self, storage: Storage, data: bytes) -> Tensor:
-        """Turn bytes into the flat tensor of a storage."""
-        width = storage.dtype.itemsize
-        self.budget -= len(data)
-        if len(data) != storage.count * width or self.budget < 0:
-            raise DamagedError(f"damaged: storage {storage.key} has {len(data)} bytes for {storage.count} numbers")
-        if not data:
-            return torch.empty(0, dtype=storage.dtype)
-        array = np.frombuffer(bytearray(data), f"u{width}")
-        if not self.little:
-            array = array.byteswap()
-        return torch.from_numpy(array).view(storage.dtype)
-
-    def tensor(self, lazy: LazyTensor) -> Tensor:
-        """Read the numbers of a tensor.
-
-        Raises:
-            ValueError: they are missing or too few.
-        """
-        storage = lazy.storage
-        if storage.key not in self.storages:
-            name = f"{self.folder}data/{storage.key}" if self.archive else storage.key
-            if not self.archive or name not in self.archive.NameToInfo:
-                raise DamagedError(f"damaged: the numbers {name} are missing")
-            if self.archive.getinfo(name).file_size > self.budget:
-                raise DamagedError(f"damaged: {name} is larger than the file")
-            self.storages[storage.key] = self._numbers(storage, self.archive.read(name))
-        if not math.prod(lazy.size):
-            return torch.empty(lazy.size, dtype=storage.dtype)
-        return self.storages[storage.key].as_strided(lazy.size, lazy.stride, lazy.offset)
-
-    def close(self) -> None:
-        """Close the archive; no further tensor can be read."""
-        if self.archive:
-            self.archive.close()

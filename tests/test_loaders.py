@@ -1,0 +1,180 @@
+"""The law of doors: which file may call what reads, unpacks or runs the content of a file, read from the sources."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+# Function -> files that may call it, and why it is safe there. A name ending in `.*` is all of a module.
+DOORS = {
+    "torch.load": (),  # utils/torch_archive.py reads such files without running them
+    "torch.package.*": (),
+    "torch.hub.load": (),
+    "torch.hub.load_state_dict_from_url": (),
+    "torch.hub.download_url_to_file": ("models/pretrained.py",),  # checksum
+    "torch.ops.load_library": (),
+    "torch.jit.load": (
+        "models/runtimes/torch_files.py",  # behind utils/torchscript_file.py
+        "utils/exporters/to_torchscript.py",  # the file it has just written
+    ),
+    "torch.export.load": (
+        "models/runtimes/torch_files.py",  # behind utils/pt2_file.py
+        "utils/exporters/to_pt2.py",  # the file it has just written
+    ),
+    "safetensors.torch.load_file": ("models/pretrained.py",),  # a format of numbers alone
+    "pickle.load": (),
+    "pickle.loads": (),
+    "pickle.Unpickler": (),
+    "marshal.*": (),
+    "shelve.*": (),
+    "dill.*": (),
+    "joblib.*": (),
+    "numpy.load": ("utils/label_cache.py",),  # without pickle, behind a look at the sizes
+    "numpy.fromfile": ("utils/image_cache.py", "utils/label_reader.py"),  # bytes, with a checksum or for OpenCV
+    "yaml.load": ("utils/files.py",),  # with a loader of few tags and bounded work
+    "yaml.unsafe_load": (),
+    "yaml.full_load": (),
+    "yaml.safe_load": (),  # knows no bounds: use utils.files.yaml_load
+    "zipfile.ZipFile": ("utils/archives.py", "utils/label_cache.py", "utils/model_archive.py"),
+    "tarfile.open": ("utils/archives.py",),
+    "shutil.unpack_archive": (),
+    "xml.etree.ElementTree.parse": (),  # utils/label_voc.py builds its own parser, without entities
+    "xml.etree.ElementTree.fromstring": (),
+    "eval": (),
+    "exec": (),
+    "compile": (),
+    "__import__": (),
+    "importlib.import_module": (),
+    "runpy.*": (),
+    "os.system": (),
+    "os.popen": (),
+    "subprocess.run": (
+        "utils/general.py",  # git
+        "utils/exporters/to_ncnn.py",  # pnnx, of which the path is ours
+        "benchmarks/memory.py",
+        "benchmarks/train_step.py",
+    ),
+    "subprocess.Popen": ("benchmarks/kill_training.py",),
+    "ast.literal_eval": (
+        "models/activations.py",
+        "models/runtimes/base.py",  # texts of bounded length
+        "examples/onnxruntime_python/detect.py",
+    ),
+}
+METHODS = {"extractall"}  # of archives, whoever they belong to
+TYPES = {"zipfile.ZipFile"}  # that may be named in annotations everywhere
+SKIPPED = {"tests", "runs", "datasets", "venv", ".venv"}
+
+
+class Calls(ast.NodeVisitor):
+    """Collects calls and references under their full names."""
+
+    def __init__(self):
+        self.names = {}
+        self.found = []  # (line, full name, keywords)
+
+    def visit_Import(self, node):
+        for alias in node.names:
+            name = alias.name if alias.asname else alias.name.partition(".")[0]
+            self.names[alias.asname or name] = name
+
+    def visit_ImportFrom(self, node):
+        for alias in node.names:
+            self.names[alias.asname or alias.name] = f"{node.module}.{alias.name}"
+            self.found.append((node.lineno, f"{node.module}.{alias.name}", None))
+
+    def full(self, node):
+        parts = []
+        while isinstance(node, ast.Attribute):
+            parts.append(node.attr)
+            node = node.value
+        if not isinstance(node, ast.Name):
+            return f"?.{parts[0]}" if parts else ""
+        return ".".join([self.names.get(node.id, node.id), *reversed(parts)])
+
+    def visit_Call(self, node):
+        keywords = {keyword.arg: ast.unparse(keyword.value) for keyword in node.keywords}
+        self.found.append((node.lineno, self.full(node.func), keywords))
+        self.generic_visit(node)
+
+    def visit_Attribute(self, node):  # also handed on without a call
+        self.found.append((node.lineno, self.full(node), None))
+        self.generic_visit(node)
+
+
+def allowed(name):
+    """The files that may use a function; None if it is no door."""
+    if name in DOORS:
+        return DOORS[name]
+    return next((files for door, files in DOORS.items() if door.endswith(".*") and name.startswith(door[:-1])), None)
+
+
+def check(path, text):
+    """Every breach of the law in one file as "file:line: what"."""
+    calls = Calls()
+    calls.visit(ast.parse(text, path))
+    errors = set()
+    for line, name, keywords in calls.found:
+        files = allowed(name)
+        if files is not None and path not in files and (keywords is not None or name not in TYPES):
+            errors.add(f"{path}:{line}: {name} is called, which only {', '.join(files) or 'nobody'} may")
+        if name.rpartition(".")[2] in METHODS and keywords is not None and "." in name:
+            errors.add(f"{path}:{line}: {name} unpacks: use utils.archives.unpack")
+        if keywords and keywords.get("shell") == "True":
+            errors.add(f"{path}:{line}: a shell is started")
+        if name == "numpy.load" and keywords is not None and keywords.get("allow_pickle") != "False":
+            errors.add(f"{path}:{line}: numpy.load without allow_pickle=False")
+        if name == "yaml.load" and keywords is not None and keywords.get("Loader") != "_YamlLoader":
+            errors.add(f"{path}:{line}: yaml.load with another loader")
+    return sorted(errors)
+
+
+def sources():
+    for path in sorted(ROOT.rglob("*.py")):
+        parts = path.relative_to(ROOT).parts
+        if not any(part.startswith(".") or part in SKIPPED for part in parts[:-1]):
+            yield str(Path(*parts)), path.read_text(encoding="utf-8")
+
+
+def test_every_file_is_read_through_its_door():
+    found = dict(sources())
+    assert {"train.py", "utils/torch_archive.py", "models/checkpoint.py"} <= set(found), "the walk lost files"
+    errors = [error for path, text in found.items() for error in check(path, text)]
+    assert not errors, "\n" + "\n".join(errors)
+
+
+def test_no_door_stands_open_without_need():
+    found = dict(sources())
+    for door, files in DOORS.items():
+        for path in files:
+            assert path in found, f"{door}: {path} is gone"
+            calls = Calls()
+            calls.visit(ast.parse(found[path]))
+            assert door in {name for _, name, _ in calls.found}, f"{path} no longer calls {door}: close that door"
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("import torch\ntorch.load(x)", "x.py:2: torch.load is called"),
+        ("import torch as t\nt.load(x, weights_only=True)", "x.py:2: torch.load is called"),
+        ("from torch import load\n", "x.py:1: torch.load is called"),
+        ("from torch import load as read\nread(x)", "x.py:1: torch.load is called"),
+        ("import torch\nread = torch.load", "x.py:2: torch.load is called"),
+        ("import pickle\npickle.Unpickler(f).load()", "x.py:2: pickle.Unpickler is called"),
+        ("import numpy as np\nnp.load(x, allow_pickle=True)", "x.py:2: numpy.load is called"),
+        ("def f():\n    return eval(x)", "x.py:2: eval is called"),
+        ("import yaml\nyaml.safe_load(x)", "x.py:2: yaml.safe_load is called"),
+        ("import subprocess\nsubprocess.call(x, shell=True)", "x.py:2: a shell is started"),
+        ("archive.extractall(folder)", "x.py:1: archive.extractall unpacks"),
+        ("import marshal\nmarshal.loads(x)", "x.py:2: marshal.loads is called"),
+    ],
+)
+def test_planted_call_is_caught(text, expected):
+    assert check("x.py", text)[0].startswith(expected)
+
+
+def test_harmless_calls_pass():
+    assert check("x.py", "import json\njson.loads(x)\nmodel.eval()\nfile.load(x)\nimport torch\ntorch.loads\n") == []
