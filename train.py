@@ -207,11 +207,17 @@ def evaluate(
     state: State, plan: Plan, data: dict[str, Any], loader: DataLoader, compute_loss: ComputeLoss, callbacks: Callbacks
 ) -> tuple[tuple[float, ...], np.ndarray]:
     """Score the averaged model; returns P, R, mAP50, mAP50-95, three losses, and mAP50-95 of each class (nc,)."""
-    results, maps, _ = val.run(
-        data, batch_size=plan.opt.batch_size * 2, imgsz=plan.imgsz, half=plan.amp == torch.float16, model=state.ema.ema,
-        single_cls=plan.opt.single_cls, dataloader=loader, save_dir=plan.save_dir, plots=False,
-        compute_loss=compute_loss, callbacks=callbacks,
-    )  # fmt: skip
+    try:
+        results, maps, _ = val.run(
+            data, batch_size=plan.opt.batch_size * 2, imgsz=plan.imgsz, half=plan.amp == torch.float16,
+            model=state.ema.ema, single_cls=plan.opt.single_cls, dataloader=loader, save_dir=plan.save_dir, plots=False,
+            compute_loss=compute_loss, callbacks=callbacks,
+        )  # fmt: skip
+    except torch.OutOfMemoryError as error:
+        raise ValueError(
+            f"out of memory on {plan.device} while {plan.opt.batch_size * 2} images of {plan.imgsz} pixels were "
+            f"validated after epoch {state.epoch}: use a smaller --batch-size or --img, or --noval"
+        ) from error
     return results, maps
 
 

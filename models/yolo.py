@@ -158,8 +158,15 @@ def _check_keys(d: dict[str, Any], source: str) -> None:
     if not isinstance(d["nc"], int) or d["nc"] < 1:
         raise ValueError(f"{source}: 'nc' must be a positive number of classes, not {d['nc']!r}")
     for key in ("depth_multiple", "width_multiple"):
-        if not isinstance(d[key], int | float) or d[key] <= 0:
+        if not isinstance(d[key], int | float) or not 0 < d[key] < math.inf:
             raise ValueError(f"{source}: {key!r} must be a positive number, not {d[key]!r}")
+    if not isinstance(d.get("ch", 3), int) or d.get("ch", 3) < 1:
+        raise ValueError(f"{source}: 'ch' must be a positive number of channels, not {d['ch']!r}")
+    rate, multiple = d.get("drop_path") or 0, d.get("channel_multiple") or 8
+    if not isinstance(rate, int | float) or not 0 <= rate < 1:
+        raise ValueError(f"{source}: 'drop_path' must be at least 0 and below 1, not {rate!r}")
+    if not isinstance(multiple, int) or multiple < 1:
+        raise ValueError(f"{source}: 'channel_multiple' must be a positive whole number, not {multiple!r}")
     try:
         _check_anchors(d["anchors"])
     except ValueError as error:
@@ -269,8 +276,9 @@ class _Parser:
         args, c2, stacked = self.arguments(row, inputs, n, args)
         try:
             copies = [row.block(*args, **keywords) for _ in range(stacked)]
-        except TypeError as error:
-            raise ValueError(f"{name} cannot take the arguments {args} {keywords or ''}: {error}") from error
+        except (TypeError, RuntimeError, AttributeError, OverflowError, ZeroDivisionError) as error:
+            reason = " ".join(str(error).split())
+            raise ValueError(f"{name} cannot take the arguments {args} {keywords or ''}: {reason}") from error
         module = copies[0] if stacked == 1 else nn.Sequential(*copies)
         module.i, module.f, module.type = i, f, name
         module.np = sum(p.numel() for p in module.parameters())

@@ -24,7 +24,7 @@ LEVELS = {
         models.common models.flops models.ensemble models.tta utils.sampling utils.image_cache
         utils.exporters.onnx_nms utils.exporters.onnx_quantize utils.exporters.tensorrt_ops models.activations
         utils.report utils.web models.detections utils.label_cache utils.label_coco utils.label_voc models.legacy
-        utils.health utils.video utils.slicing utils.visualize utils.loggers.services
+        utils.health utils.image_lists utils.video utils.slicing utils.visualize utils.loggers.services
     """,
     2: """
         models.runtimes.onnx_files models.runtimes.torch_files models.runtimes.openvino_files
