@@ -260,6 +260,11 @@ def evaluate(
         )  # fmt: skip
     except BrokenOffError:
         return None
+    except torch.OutOfMemoryError as error:
+        raise ValueError(
+            f"out of memory on {plan.device} while {plan.opt.batch_size * 2} images of {plan.imgsz} pixels were "
+            f"validated after epoch {state.epoch}: use a smaller --batch-size or --img, or --noval"
+        ) from error
     return results, maps
 
 

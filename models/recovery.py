@@ -1,6 +1,6 @@
 """What a training does when its numbers go wrong or its memory ends: say where, go back, suggest what fits."""
 
-from dataclasses import replace
+from dataclasses import MISSING, fields, replace
 from pathlib import Path
 
 import torch
@@ -41,7 +41,10 @@ def diverged(what: str, state: State, plan: Plan, batch: int, items: Tensor, ima
         with amp_context(plan.device, plan.amp):
             state.model(images)
 
-    where = describe_amplitudes(amplitudes(state.model.model, forward))
+    try:
+        where = describe_amplitudes(amplitudes(state.model.model, forward))
+    except torch.OutOfMemoryError:
+        where = "there is no memory left to look for the layer"
     if bad:
         where = f"gradients that are not finite: {shortened(bad)}; {where}"
     if weights:
@@ -98,7 +101,7 @@ def check_epoch(state: State, plan: Plan, compute_loss: ComputeLoss) -> None:
     bad = not_finite(state.model.state_dict()) + not_finite(
         {f"average of {name}": x for name, x in state.ema.ema.state_dict().items()}
     )
-    found = torch.tensor([len(bad), compute_loss.seen, compute_loss.matched], dtype=torch.float64, device=plan.device)
+    found = torch.tensor([len(bad), compute_loss.seen, compute_loss.matched], dtype=torch.float32, device=plan.device)
     anywhere, seen, matched = (mean_over_processes(found) * world_size()).tolist()
     if anywhere:
         names = shortened(bad) if bad else "in another process"
@@ -149,6 +152,11 @@ def roll_back(state: State, plan: Plan, error: Diverged) -> None:
     file = last if last.is_file() else start_file(plan)
     ckpt = load_checkpoint(file)
     rollbacks = state.rollbacks + 1
+    for spec in fields(state):  # what the checkpoint does not bring back begins anew
+        if spec.default is not MISSING:
+            setattr(state, spec.name, spec.default)
+        elif spec.default_factory is not MISSING:
+            setattr(state, spec.name, spec.default_factory())
     mean_over_processes(torch.zeros(1, device=plan.device))  # all have read the file before the first one changes it
     state.optimizer.zero_grad()
     restore(state, ckpt)

@@ -145,7 +145,9 @@ def check_resumable(ckpt: dict[str, Any], opt: argparse.Namespace, data: dict[st
 
 def choose_hyp(opt: argparse.Namespace, table: dict[str, Any]) -> Hyp:
     """Load --hyp, or the file that suits the backbone of the model table when none is given."""
-    modules = {str(row[2]) for row in table.get("backbone") or [] if isinstance(row, list) and len(row) == 4}
+    rows = table.get("backbone")
+    rows = rows if isinstance(rows, list) else []  # the model says what is wrong with it
+    modules = {str(row[2]) for row in rows if isinstance(row, list) and len(row) == 4}
     file = opt.hyp or (HYP_OF_SWIN if modules & SWIN_MODULES else HYP_OF_CONV)
     opt.hyp = str(check_file(file, (".yaml", ".yml")))
     hyp = Hyp.load(opt.hyp)

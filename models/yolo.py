@@ -168,6 +168,13 @@ def _check_keys(d: dict[str, Any], source: str) -> None:
             raise ValueError(
                 f"{source}: {key!r} must be a positive number, not {d[key]!r:.80} (at most {MAX_MULTIPLE})"
             )
+    if not isinstance(d.get("ch", 3), int) or d.get("ch", 3) < 1:
+        raise ValueError(f"{source}: 'ch' must be a positive number of channels, not {d['ch']!r}")
+    rate, multiple = d.get("drop_path") or 0, d.get("channel_multiple") or 8
+    if not isinstance(rate, int | float) or not 0 <= rate < 1:
+        raise ValueError(f"{source}: 'drop_path' must be at least 0 and below 1, not {rate!r}")
+    if not isinstance(multiple, int) or multiple < 1:
+        raise ValueError(f"{source}: 'channel_multiple' must be a positive whole number, not {multiple!r}")
     try:
         _check_anchors(d["anchors"])
     except ValueError as error:
@@ -281,8 +288,9 @@ class _Parser:
         args, c2, stacked = self.arguments(row, inputs, n, args)
         try:
             copies = [row.block(*args, **keywords) for _ in range(stacked)]
-        except TypeError as error:
-            raise ValueError(f"{name} cannot take the arguments {args} {keywords or ''}: {error}") from error
+        except (TypeError, RuntimeError, AttributeError, OverflowError, ZeroDivisionError) as error:
+            reason = " ".join(str(error).split())
+            raise ValueError(f"{name} cannot take the arguments {args} {keywords or ''}: {reason}") from error
         module = copies[0] if stacked == 1 else nn.Sequential(*copies)
         module.i, module.f, module.type = i, f, name
         module.np = sum(p.numel() for p in module.parameters())

@@ -25,7 +25,7 @@ LEVELS = {
         models.common models.flops models.ensemble models.tta utils.sampling utils.image_cache
         utils.exporters.onnx_nms utils.exporters.onnx_quantize utils.exporters.tensorrt_ops models.activations
         utils.report utils.web models.detections utils.label_cache utils.label_coco utils.label_voc
-        utils.health utils.video utils.slicing utils.visualize utils.loggers.services utils.archives
+        utils.health utils.image_lists utils.video utils.slicing utils.visualize utils.loggers.services utils.archives
         utils.torch_archive utils.torchscript_file
     """,
     2: """

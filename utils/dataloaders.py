@@ -42,7 +42,7 @@ from utils.boxes import xywhn2xyxy, xyxy2xywhn
 from utils.extra_augmentations import ExtraAugmentations
 from utils.general import LOGGER
 from utils.hyp import Hyp
-from utils.image_cache import ImageCache
+from utils.image_cache import ImageCache, free_memory
 from utils.interrupts import shield_worker
 from utils.label_reader import decode_image
 from utils.labels import load_labels
@@ -136,6 +136,8 @@ class LoadImagesAndLabels(Dataset):
         self._damaged = torch.zeros(self.n, dtype=torch.bool).share_memory_()  # known to all workers, told by one
         self.images: list[np.ndarray] | None = None
         self.disk = ImageCache.beside(self.im_files[0], imgsz, augment, prefix) if cache == "disk" else None
+        if self.disk is not None and not self.disk.fits(self._cache_bytes(), prefix):
+            self.disk = None
         if cache == "ram" and self._fits_in_memory(prefix):
             with ThreadPool(min(8, os.cpu_count() or 1)) as pool:
                 self.images = pool.map(self._read_resized, range(self.n))
@@ -143,15 +145,17 @@ class LoadImagesAndLabels(Dataset):
 
     def _fits_in_memory(self, prefix: str) -> bool:
         """Tell whether all resized images fit into 90 % of the free memory (on Linux; elsewhere believe so)."""
-        info = Path("/proc/meminfo")
-        if not info.exists():
+        need, free = self._cache_bytes(), free_memory()
+        if free is None:
             return True
-        free = next(int(line.split()[1]) * 1024 for line in info.read_text().splitlines() if "MemAvailable" in line)
-        resized = self.shapes * (self.imgsz / self.shapes.max(1, keepdims=True))  # (N, 2)
-        need = int(resized.prod(1).sum() * 3)
         if need > 0.9 * free:
             LOGGER.warning(f"{prefix}images not cached: {need / 1e9:.1f} GB needed, {free / 1e9:.1f} GB free")
         return need <= 0.9 * free
+
+    def _cache_bytes(self) -> int:
+        """Return how many bytes all resized images take."""
+        resized = self.shapes * (self.imgsz / self.shapes.max(1, keepdims=True))  # (N, 2)
+        return int(resized.prod(1).sum() * 3)
 
     def _reorder(self, order: np.ndarray) -> None:
         """Bring everything that is kept per image into a new order."""

@@ -222,7 +222,8 @@ def plot_batch(batch: Batch, save_dir: Path, i: int, names: Mapping[int, str]) -
 
 def plot_metrics(tally: Tally, result: ApResult, save_dir: Path, names: Mapping[int, str]) -> None:
     """Draw the confusion matrix and the four curves."""
-    plot_confusion_matrix(tally.confusion.matrix, names, save_dir / "confusion_matrix.png")
+    matrix, size = tally.confusion.blocks()
+    plot_confusion_matrix(matrix, names, save_dir / "confusion_matrix.png", classes_per_cell=size)
     plot_pr_curve(result.px, result.prec_values, result.ap, save_dir / "PR_curve.png", names, result.classes)
     for curve, file, label in (
         (result.f1_curve, "F1_curve.png", "F1"),

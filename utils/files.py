@@ -155,7 +155,7 @@ def yaml_load(file: str | Path) -> dict[str, Any]:
         OverflowError,
         TypeError,
     ) as e:  # the others: `!!int x` and such
-        raise ValueError(f"{file}:1: not YAML: {e}") from None
+        raise ValueError(f"{file}:1: not YAML: {' '.join(str(e).split())}") from None
     if data is None:
         return {}
     if not isinstance(data, dict):
@@ -243,3 +243,18 @@ def _remove_stale(path: Path) -> None:
         with suppress(OSError):  # gone already, or of another user: no reason not to write the target
             if time.time() - file.stat().st_mtime > STALE:
                 file.unlink()
+
+
+def key_place(source: Any, key: Any) -> str:
+    """Return `file:line` of a top-level key of a YAML file, for messages; the text of `source` if it is not found.
+
+    Args:
+        source: the file, or what stands in messages where there is none.
+        key: as in the mapping that `yaml_load` returned.
+    """
+    pattern = re.compile(rf"""["']?{re.escape(str(key))}["']?\s*:""")
+    with suppress(OSError, ValueError):
+        for number, line in enumerate(Path(source).read_text(encoding="utf-8-sig").splitlines(), 1):
+            if pattern.match(line):
+                return f"{source}:{number}"
+    return str(source)

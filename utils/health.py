@@ -61,8 +61,8 @@ def amplitudes(rows: Iterable[nn.Module], forward: Callable[[], Any]) -> list[Am
 def _largest(value: Any) -> Tensor:
     """Return the largest absolute value in a tensor or a nest of them, NaN if there is one; float32 scalar."""
     if isinstance(value, Tensor):
-        flat = value.detach().float().abs().flatten()
-        return flat.max() if len(flat) else torch.zeros((), device=value.device)
+        value = value.detach() if value.is_floating_point() else value.float()
+        return value.abs().max().float() if value.numel() else torch.zeros((), device=value.device)
     parts = value.values() if isinstance(value, Mapping) else value if isinstance(value, list | tuple) else ()
     found = [_largest(part) for part in parts]
     return torch.stack(found).max() if found else torch.zeros(())

@@ -7,7 +7,7 @@ from math import isnan
 from pathlib import Path
 from typing import Any
 
-from utils.files import yaml_load
+from utils.files import key_place, yaml_load
 from utils.general import LOGGER
 
 OPTIMIZERS = ("SGD", "Adam", "AdamW")
@@ -118,7 +118,7 @@ class Hyp:
             if key not in known:
                 close = difflib.get_close_matches(str(key), known, n=1)
                 hint = f"Did you mean {close[0]!r}?" if close else f"Known keys: {', '.join(known)}"
-                raise ValueError(f"{source}: unknown key {key!r}. {hint}")
+                raise ValueError(f"{key_place(source, key)}: unknown key {key!r}. {hint}")
         return cls(**{key: _checked(known[key], value, source) for key, value in d.items()})
 
     def to_dict(self) -> dict[str, Any]:
@@ -155,18 +155,21 @@ def _checked(spec: Field, value: Any, source: str) -> Any:
         return None  # so stock files say it
     if value is None and spec.default is None:
         return None
-    where = f"{source}: {spec.name}: {value!r}"
+
+    def wrong(what: str) -> ValueError:
+        return ValueError(f"{key_place(source, spec.name)}: {spec.name}: {value!r} is {what}")
+
     if kind is str:
         if value not in allowed:
-            raise ValueError(f"{where} is not one of {', '.join(allowed)}")
+            raise wrong(f"not one of {', '.join(allowed)}")
         return value
     number = "a whole number" if kind is int else "a number"
     if isinstance(value, bool) or not isinstance(value, int | float) or (kind is int and not float(value).is_integer()):
-        raise ValueError(f"{where} is not {number} in {allowed}")
+        raise wrong(f"not {number} in {allowed}")
     low, high = (float(end) for end in allowed[1:-1].split(","))
     inside = (low <= value if allowed[0] == "[" else low < value) and (
         value <= high if allowed[-1] == "]" else value < high
     )
     if isnan(value) or not inside:
-        raise ValueError(f"{where} is out of range, allowed: {number} in {allowed}: {spec.metadata['effect']}")
+        raise wrong(f"out of range, allowed: {number} in {allowed}: {spec.metadata['effect']}")
     return kind(value)

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import shutil
 import struct
 import zlib
 from collections.abc import Callable
@@ -15,6 +16,18 @@ from utils.general import LOGGER
 
 HEADER = struct.Struct("<4sIIII")  # mark, height, width, channels, CRC-32 of the pixels
 MARK = b"yim1"
+
+
+def free_memory() -> int | None:
+    """Return the bytes of memory that this process can still get, by the system and its container; None if unknown."""
+    info = Path("/proc/meminfo")
+    if not info.exists():
+        return None
+    free = next(int(line.split()[1]) * 1024 for line in info.read_text().splitlines() if "MemAvailable" in line)
+    with suppress(OSError, ValueError):  # no container, or one without a limit ("max")
+        limit, used = (int(Path(f"/sys/fs/cgroup/memory.{name}").read_text()) for name in ("max", "current"))
+        free = min(free, limit - used)
+    return free
 
 
 class ImageCache:
@@ -35,6 +48,20 @@ class ImageCache:
         folder.mkdir(parents=True, exist_ok=True)
         if not os.access(folder, os.W_OK):
             raise PermissionError(13, "no permission to write", str(folder))
+
+    def fits(self, need: int, prefix: str = "") -> bool:
+        """Tell, and warn if not, whether images of `need` bytes in all fit into 90 % of the disk's free space.
+
+        What the folder holds already counts as free.
+        """
+        free = shutil.disk_usage(self.folder).free
+        with os.scandir(self.folder) as entries:
+            for entry in entries:
+                with suppress(OSError):  # another process has just renamed it
+                    free += entry.stat().st_size
+        if need > 0.9 * free:
+            LOGGER.warning(f"{prefix}images not cached: {need / 1e9:.1f} GB needed, {free / 1e9:.1f} GB free on disk")
+        return need <= 0.9 * free
 
     @classmethod
     def beside(cls, im_file: str, imgsz: int, augment: bool, prefix: str = "") -> "ImageCache | None":

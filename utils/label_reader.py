@@ -4,6 +4,9 @@ Raise `label_cache.CACHE_VERSION` when the rules of this file change, or old cac
 """
 
 import os
+import stat
+import struct
+import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,7 +18,16 @@ from PIL import Image
 
 IMG_FORMATS = ("bmp", "dng", "jpeg", "jpg", "mpo", "png", "tif", "tiff", "webp", "pfm")
 TOLERANCE = 1e-3  # coordinates this far outside 0..1 are rounding errors and are clipped
+MAX_LABEL_BYTES = 64 << 20  # of a label file
+MAX_CLASS = 1 << 24  # class numbers below are exact in float32
+MAX_MESSAGES = 10  # about the lines of one label file
 NO_POLYGON = np.zeros((0, 2), np.float32)
+
+# What PIL thinks of EXIF, tables and sizes that do not stop it is noise without a file name; what stops it is an error.
+warnings.filterwarnings("ignore", module=r"PIL\.")
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+if "OPENCV_LOG_LEVEL" not in os.environ:
+    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # we name what it cannot decode
 
 
 @dataclass(frozen=True)
@@ -81,7 +93,8 @@ def verify_image_label(im_file: str, label_file: str, nc: int | None = None) -> 
     """Check one image and read its label file. Neither is ever changed.
 
     An image that cannot be read, is under 10 pixels in a direction or is of a foreign format is left out; a missing or
-    empty label file makes a background; of a label file only the bad lines are left out (`parse_labels`).
+    empty label file makes a background; of a label file only the bad lines are left out (`parse_labels`). An image
+    whose label file has lines, but not a good one, is left out too: it would be learned as a background.
 
     Args:
         im_file: image.
@@ -91,13 +104,66 @@ def verify_image_label(im_file: str, label_file: str, nc: int | None = None) -> 
     try:
         size = image_size(im_file)
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        return Verified(False, messages=[f"{im_file}: image left out: {error}"])
+        return image_left_out(im_file, error)
     try:
-        text = Path(label_file).read_text(encoding="utf-8-sig", errors="replace")
+        text = read_text(label_file)
     except FileNotFoundError:
         return Verified(True, size, state="missing")
+    except (OSError, ValueError) as error:
+        return Verified(False, messages=[f"{label_file}: {reason(error)}; image left out"])
     labels, segments, messages = parse_labels(text, label_file, nc)
+    if messages and not len(labels):
+        return Verified(False, messages=[*messages[:-1], f"{messages[-1]}; none is left, so the image is left out"])
     return Verified(True, size, labels, segments, "found" if text.strip() else "empty", messages)
+
+
+def image_left_out(im_file: str, error: Exception) -> Verified:
+    """Return what is found about an image that cannot be read."""
+    text = reason(error).partition(" <_io.")[0]  # PIL shows the open file
+    return Verified(False, messages=[f"{im_file}: image left out: {text}"])
+
+
+def reason(error: Exception) -> str:
+    """Return the text of an error in one line, without the file that an operating system's error names."""
+    text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    return " ".join((text or type(error).__name__).split())
+
+
+def check_regular(file: str) -> int:
+    """Return the size of a file in bytes.
+
+    Raises:
+        FileNotFoundError: there is none of that name.
+        OSError: it is a link without a target, a folder, or a pipe or device, at which a reader would wait for ever.
+    """
+    try:
+        found = os.stat(file)
+    except FileNotFoundError:
+        if os.path.islink(file):
+            raise OSError(f"a link to {os.readlink(file)}, which does not exist") from None
+        raise
+    if not stat.S_ISREG(found.st_mode):
+        raise OSError("a folder, not a file" if stat.S_ISDIR(found.st_mode) else "a pipe or device, not a file")
+    return found.st_size
+
+
+def read_text(file: str) -> str:
+    """Read a label file; lines end with a line feed, bytes that are not UTF-8 become replacement characters.
+
+    Raises:
+        FileNotFoundError: there is none.
+        OSError: it cannot be read.
+        ValueError: it is larger than `MAX_LABEL_BYTES`, or has zero bytes and so is no text.
+    """
+    size = check_regular(file)
+    if size > MAX_LABEL_BYTES:
+        raise ValueError(f"{size / 1e6:.0f} MB; a label file has at most {MAX_LABEL_BYTES >> 20} MiB")
+    with open(file, "rb") as f:
+        data = f.read(MAX_LABEL_BYTES)
+    if b"\0" in data:
+        line = data.count(b"\n", 0, data.index(b"\0")) + 1
+        raise ValueError(f"not a text in UTF-8: zero bytes in line {line} (UTF-16, or a binary file)")
+    return data.decode("utf-8-sig", errors="replace").replace("\r\n", "\n").replace("\r", "\n")
 
 
 def image_size(file: str) -> tuple[int, int]:
@@ -109,24 +175,24 @@ def image_size(file: str) -> tuple[int, int]:
         OSError, ValueError, SyntaxError: PIL or OpenCV cannot read it, it is too small, or its format is not in
             `IMG_FORMATS`.
     """
-    with Image.open(file) as im:
+    check_regular(file)
+    with open(file, "rb") as f, Image.open(f) as im:
         image_format = (im.format or "").lower()
         # PIL has turned the size of a TIFF already.
         width, height = (im.tag_v2[256], im.tag_v2[257]) if image_format == "tiff" else im.size
         # Of a PNG without EXIF in its head PIL would decode all pixels to look for some behind them.
-        exif = im.getexif() if image_format != "png" or "exif" in im.info else {}
-        if exif.get(0x0112) in (5, 6, 7, 8):  # orientations that lie on their side
+        if (image_format != "png" or "exif" in im.info) and orientation(im) in (5, 6, 7, 8):  # on their side
             width, height = height, width
-        im.verify()
+        im.verify()  # closes the image, not the file
+        f.seek(0, os.SEEK_END)
+        f.seek(max(f.tell() - 2, 0))
+        end = f.read()
     if image_format not in IMG_FORMATS:
         raise ValueError(f"format {image_format} is not one of {', '.join(IMG_FORMATS)}")
     if min(width, height) < 10:
         raise ValueError(f"{width} x {height} pixels; at least 10 x 10 are needed")
     if image_format in ("jpeg", "mpo"):
-        with open(file, "rb") as f:
-            f.seek(-2, os.SEEK_END)
-            complete = f.read() == b"\xff\xd9"
-        if not complete:  # cut off, or bytes behind the end mark: only decoding can tell
+        if end != b"\xff\xd9":  # cut off, or bytes behind the end mark: only decoding can tell
             with Image.open(file) as im:
                 im.load()
     elif image_format != "png":
@@ -136,6 +202,14 @@ def image_size(file: str) -> tuple[int, int]:
         if pixels.shape[1::-1] != (width, height):
             raise ValueError(f"OpenCV decodes {pixels.shape[1]} x {pixels.shape[0]} pixels, PIL {width} x {height}")
     return width, height
+
+
+def orientation(im: Image.Image) -> int:
+    """Return the orientation of EXIF, 1 (upright) if there is none or it cannot be read, as OpenCV takes it then."""
+    try:
+        return int(im.getexif().get(0x0112) or 1)
+    except (SyntaxError, ValueError, TypeError, KeyError, IndexError, OverflowError, RecursionError, struct.error):
+        return 1
 
 
 def decode_image(file: str, flags: int = cv2.IMREAD_COLOR) -> np.ndarray | None:
@@ -158,7 +232,8 @@ def parse_labels(text: str, file: str, nc: int | None = None) -> tuple[np.ndarra
     """Read label lines: `class x y w h` (normalised), the same with a confidence, or `class x1 y1 x2 y2 x3 y3 ...`.
 
     A sixth column is a confidence and is dropped. A polygon has three points or more; its label is the box around it.
-    A bad line is left out with a message, and so is a repeated one; all others stay, in their order.
+    A bad line is left out with a message, and so is a repeated one; all others stay, in their order. The first
+    `MAX_MESSAGES` bad lines have a message each, the others one together.
 
     Args:
         text: content of the file.
@@ -168,31 +243,66 @@ def parse_labels(text: str, file: str, nc: int | None = None) -> tuple[np.ndarra
     Returns:
         Labels (M, 5) float32, polygons as in `Verified.segments`, messages.
     """
-    found, messages = [], []
-    for number, line in enumerate(text.splitlines(), 1):
+    if (labels := plain_boxes(text, nc)) is not None:
+        return labels, [], []
+    found, numbers, messages, bad = [], [], [], 0
+    for number, line in enumerate(text.split("\n"), 1):
         if not line.strip():
             continue
         try:
             found.append(parse_line(line.split(), nc))
+            numbers.append(number)
         except ValueError as error:
-            messages.append(f"{file}:{number}: line left out: {error}")
+            bad += 1
+            if bad <= MAX_MESSAGES:
+                messages.append(f"{file}:{number}: line left out: {error}")
+    if bad > MAX_MESSAGES:
+        messages.append(f"{file}: {bad - MAX_MESSAGES} more lines left out")
     labels, segments, repeats = without_repeats(found)
-    if repeats:
-        messages.append(f"{file}: {repeats} repeated labels left out")
+    if len(repeats):
+        more = f", {len(repeats)} repeated labels in all" if len(repeats) > 1 else ""
+        messages.append(f"{file}:{numbers[repeats[0]]}: repeated label left out{more}")
     return labels, segments, messages
 
 
-def without_repeats(found: Iterable[tuple[list[float], np.ndarray]]) -> tuple[np.ndarray, list[np.ndarray], int]:
+def plain_boxes(text: str, nc: int | None) -> np.ndarray | None:
+    """Read a label file of sound boxes without a confidence at one go; None if any line is of another kind.
+
+    Returns:
+        Labels (M, 5) float32 as by `parse_labels`.
+    """
+    lines = [tokens for line in text.split("\n") if (tokens := line.split())]
+    if not lines or any(len(tokens) != 5 for tokens in lines) or "_" in text or not text.isascii():
+        return None
+    try:
+        rows = np.array([float(token) for tokens in lines for token in tokens]).reshape(-1, 5)
+    except ValueError:
+        return None
+    cls, box = rows[:, 0], rows[:, 1:]
+    if not ((cls >= 0) & (cls < (MAX_CLASS if nc is None else nc)) & (cls == np.floor(cls))).all():
+        return None
+    if not ((box >= -TOLERANCE) & (box <= 1 + TOLERANCE)).all():
+        return None
+    rows[:, 1:] = box.clip(0, 1)
+    labels = rows.astype(np.float32)
+    if rows[:, 3:].min() <= 0 or len(set(map(bytes, labels + 0.0))) != len(labels):
+        return None
+    return labels
+
+
+def without_repeats(
+    found: Iterable[tuple[list[float], np.ndarray]],
+) -> tuple[np.ndarray, list[np.ndarray], np.ndarray]:
     """Turn pairs of label row and polygon into arrays; of equal rows only the first stays.
 
     Returns:
-        Labels (M, 5) float32, polygons as in `Verified.segments`, number of rows left out.
+        Labels (M, 5) float32, polygons as in `Verified.segments`, numbers of the rows left out, rising.
     """
     rows, polygons = [row for row, _ in found], [polygon for _, polygon in found]
     labels = np.array(rows, np.float32).reshape(-1, 5)
     first = np.sort(np.unique(labels, axis=0, return_index=True)[1])
     segments = [polygons[i] for i in first] if any(map(len, polygons)) else []
-    return labels[first], segments, len(labels) - len(first)
+    return labels[first], segments, np.setdiff1d(np.arange(len(labels)), first, assume_unique=True)
 
 
 def parse_line(tokens: list[str], nc: int | None) -> tuple[list[float], np.ndarray]:
@@ -200,13 +310,16 @@ def parse_line(tokens: list[str], nc: int | None) -> tuple[list[float], np.ndarr
     try:
         values = [float(token) for token in tokens]
     except ValueError:
-        raise ValueError(f"'{' '.join(tokens)[:60]}' is not made of numbers only") from None
+        values = None
+    joined = " ".join(tokens)
+    if values is None or "_" in joined or not joined.isascii():  # Python would take 1_0 and digits of any script
+        raise ValueError(f"{joined[:60]!r} is not made of numbers only") from None
     if len(values) < 5 or (len(values) > 6 and len(values) % 2 == 0):
         raise ValueError(f"{len(values)} columns; allowed are 5 (box), 6 (box and confidence), 7, 9, 11, ... (polygon)")
     cls = values[0]
-    if not cls.is_integer() or cls < 0 or (nc is not None and cls >= nc):
+    if not cls.is_integer() or not 0 <= cls < (MAX_CLASS if nc is None else nc):
         allowed = "0, 1, 2, ..." if nc is None else f"0 to {nc - 1}"
-        raise ValueError(f"class {tokens[0]}; allowed are {allowed}")
+        raise ValueError(f"class {tokens[0][:60]}; allowed are {allowed}")
     is_polygon = len(values) > 6
     points = values[1:] if is_polygon else values[1:5]
     points = clip_points(points)
@@ -242,23 +355,23 @@ def verify_objects(
         im_file: image.
         label_file: where the annotation comes from, for the messages.
         annotation: None if there is none. Coordinates are fractions of its size; one of another shape than that of the
-            image (a photograph that was turned, another picture) is left out with a message.
+            image (a photograph that was turned, another picture) leaves the image out, with a message.
         classes: number of each class name; objects of other classes are left out with a message.
     """
     try:
         size = image_size(im_file)
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        return Verified(False, messages=[f"{im_file}: image left out: {error}"])
+        return image_left_out(im_file, error)
     if annotation is None:
         return Verified(True, size, state="missing")
     frame = annotation.size if min(annotation.size) > 0 else size
     messages = list(annotation.messages)
     if abs(frame[0] * size[1] - frame[1] * size[0]) > max(frame[0] * size[1], frame[1] * size[0]) * 0.02:
         messages.append(
-            f"{label_file}: labels of {im_file} left out: they are for {frame[0]} x {frame[1]} pixels, "
+            f"{label_file}: {im_file} left out: its labels are for {frame[0]} x {frame[1]} pixels, "
             f"but the image has {size[0]} x {size[1]}"
         )
-        return Verified(True, size, state="found", messages=messages)
+        return Verified(False, messages=messages)
     found, unknown = [], set()
     for number, item in enumerate(annotation.objects, 1):
         if item.name not in classes:
@@ -268,11 +381,17 @@ def verify_objects(
             found.append(_normalise(item, frame, classes[item.name]))
         except ValueError as error:
             messages.append(f"{label_file}: object {number} of {os.path.basename(im_file)} left out: {error}")
+    if len(messages) > MAX_MESSAGES:
+        more = f"{label_file}: {len(messages) - MAX_MESSAGES} more objects of {os.path.basename(im_file)} left out"
+        messages = [*messages[:MAX_MESSAGES], more]
+    if messages and not found:
+        messages[-1] += "; none is left, so the image is left out"
+        return Verified(False, messages=messages)
     if unknown:
         messages.append(f"{label_file}: classes not in names, objects left out: {', '.join(sorted(unknown))}")
     labels, segments, repeats = without_repeats(found)
-    if repeats:
-        messages.append(f"{label_file}: {repeats} repeated labels of {os.path.basename(im_file)} left out")
+    if len(repeats):
+        messages.append(f"{label_file}: {len(repeats)} repeated labels of {os.path.basename(im_file)} left out")
     state = "found" if annotation.objects or annotation.messages else "empty"
     return Verified(True, size, labels, segments, state, messages)
 

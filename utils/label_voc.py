@@ -4,7 +4,17 @@ from pathlib import Path
 from xml.etree.ElementTree import Element, TreeBuilder
 from xml.parsers import expat
 
-from utils.label_reader import NO_POLYGON, Annotation, LabelledObject, Split, Verified, twin_folder, verify_objects
+from utils.label_reader import (
+    NO_POLYGON,
+    Annotation,
+    LabelledObject,
+    Split,
+    Verified,
+    check_regular,
+    reason,
+    twin_folder,
+    verify_objects,
+)
 
 MAX_BYTES = 16 << 20
 MAX_DEPTH = 32
@@ -61,6 +71,8 @@ def read_voc(file: str | Path, first_pixel: int = 0) -> Annotation:
         FileNotFoundError: there is no such file.
         OSError, ValueError: it cannot be read, or is no such annotation.
     """
+    if (size := check_regular(str(file))) > MAX_BYTES:
+        raise ValueError(f"{size} bytes; an annotation has at most {MAX_BYTES}")
     root = parse_xml(Path(file).read_bytes())
     try:
         size = int(root.findtext("size/width", "")), int(root.findtext("size/height", ""))
@@ -115,7 +127,7 @@ class VocReader:
         except FileNotFoundError:
             annotation = None
         except (OSError, ValueError) as e:
-            annotation = Annotation((0, 0), [], [f"{file}: labels left out: {e}"])
+            return Verified(False, messages=[f"{file}: {reason(e)}; image left out"])
         return verify_objects(self.im_files[i], file, annotation, self.classes)
 
 

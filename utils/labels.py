@@ -1,7 +1,17 @@
-"""Data set YAML, image lists and labels of a whole split, with their cache: all of a data set but its pixels."""
+"""Data set YAML, image lists and labels of a whole split, with their cache: all of a data set but its pixels.
 
+    python -m utils.labels CHECK my.yaml    # list every problem of a data set; nothing is written
+
+The command ends with a summary. Its exit status is 0 if the data set can be used, with or without problems, and 1 if
+nothing usable is left: the YAML cannot be read, or train or val has no usable image, or train has no label. With
+--strict it is 1 after any problem.
+"""
+
+import argparse
 import os
-from collections.abc import Iterable, Sequence
+import sys
+import time
+from collections.abc import Sequence
 from multiprocessing.pool import ThreadPool
 from pathlib import Path
 from typing import Any
@@ -10,11 +20,12 @@ import numpy as np
 from tqdm import tqdm
 
 from utils.demo import draw_demo
-from utils.files import yaml_load
-from utils.general import LOGGER, ROOT, TQDM_BAR_FORMAT, check_file
+from utils.files import key_place, yaml_load
+from utils.general import LOGGER, ROOT, TQDM_BAR_FORMAT, check_file, cli_errors
+from utils.image_lists import img2label_paths, list_images
 from utils.label_cache import LabelSet, content_key, read_cache, write_cache
 from utils.label_coco import CocoReader
-from utils.label_reader import IMG_FORMATS, Split, Verified, twin_folder, verify_image_label
+from utils.label_reader import Split, Verified, verify_image_label
 from utils.label_voc import VocReader
 
 SPLITS = ("train", "val", "test")
@@ -51,15 +62,18 @@ def check_dataset(data: str | Path | dict) -> dict[str, Any]:
     for key in ("train", "val", "names"):
         if data.get(key) in (None, "", [], {}):
             raise ValueError(f"{where}: key '{key}' is missing or empty. A data set needs train, val and names.")
+    check_entries(data, where)
     generate = data.get("generate")
     if generate not in (None, "shapes"):
+        where = key_place(where, "generate")
         raise ValueError(f"{where}: generate: {generate!r} is unknown. Allowed: shapes.")
     names = check_names(data["names"], where)
     check_format(data, where)
     if data.get("nc", len(names)) != len(names):
+        where = key_place(where, "nc")
         raise ValueError(f"{where}: nc is {data['nc']}, but names has {len(names)} entries. Remove nc or mend names.")
 
-    path = Path(str(data.get("path") or ".")).expanduser()
+    path = Path(os.path.expanduser(str(data.get("path") or ".")))
     folders = [ROOT, yaml_file.parent, Path.cwd()] if yaml_file else [ROOT, Path.cwd()]
     bases = list(dict.fromkeys(Path(os.path.normpath(folder.absolute() / path)) for folder in folders))
     base = next((b for b in bases if split_exists(b, data["val"])), None)
@@ -74,14 +88,36 @@ def check_dataset(data: str | Path | dict) -> dict[str, Any]:
     return {**data, **splits, "names": names, "nc": len(names), "path": str(base), "yaml_file": yaml_name}
 
 
+def check_entries(data: dict[str, Any], where: Any) -> None:
+    """Check that the keys which name files do; ValueError says which does not."""
+    for key in SPLITS:
+        entry = data.get(key) or []
+        if not all(
+            isinstance(e, str | Path) and "\0" not in str(e) for e in (entry if isinstance(entry, list) else [entry])
+        ):
+            raise ValueError(
+                f"{key_place(where, key)}: {key}: {entry!r} is not a folder or image list, nor a list of them."
+            )
+    path = data.get("path")
+    if path is not None and (not isinstance(path, str | Path) or "\0" in str(path)):
+        where = key_place(where, "path")
+        raise ValueError(f"{where}: path: {path!r} is not a folder.")
+    nc = data.get("nc", 0)
+    if isinstance(nc, bool) or not isinstance(nc, int):
+        where = key_place(where, "nc")
+        raise ValueError(f"{where}: nc: {nc!r} is not a whole number. Remove nc: names says it.")
+
+
 def check_names(names: Any, where: Any) -> dict[int, str]:
     """Turn a list or a mapping of class names into {0: name, 1: name, ...}; ValueError if numbers are left out."""
     if isinstance(names, list):
         names = dict(enumerate(names))
     if not isinstance(names, dict) or sorted(names, key=str) != sorted(range(len(names)), key=str):
+        where = key_place(where, "names")
         raise ValueError(f"{where}: names must be a list, or a mapping whose keys are 0, 1, 2, ... without gaps.")
     for number, name in names.items():
         if not isinstance(name, str | int | float) or isinstance(name, bool):
+            where = key_place(where, "names")
             raise ValueError(f"{where}: names[{number}] is {name!r}, not a text. Put the name in quotes.")
     return {number: str(names[number]) for number in range(len(names))}
 
@@ -89,19 +125,27 @@ def check_names(names: Any, where: Any) -> dict[int, str]:
 def check_format(data: dict[str, Any], where: Any) -> None:
     """Check the keys about the format of the labels; ValueError says what is allowed."""
     label_format = data.get("format", "yolo")
-    if label_format not in READERS:
+    if not isinstance(label_format, str) or label_format not in READERS:
+        where = key_place(where, "format")
         raise ValueError(f"{where}: format: {label_format!r} is unknown. Allowed: {', '.join(READERS)}.")
     annotations = data.get("annotations")
     if annotations is not None:
         if label_format != "coco":
+            where = key_place(where, "annotations")
             raise ValueError(f"{where}: 'annotations' is for format: coco, but the format is {label_format}.")
-        if not isinstance(annotations, dict) or not set(annotations) <= set(SPLITS):
+        values = annotations.values() if isinstance(annotations, dict) else [None]
+        files = [file for value in values for file in (value if isinstance(value, list) else [value])]
+        known = isinstance(annotations, dict) and set(annotations) <= set(SPLITS)
+        if not known or not all(isinstance(file, str) for file in files):
+            where = key_place(where, "annotations")
             raise ValueError(
                 f"{where}: annotations must name files of the splits: {{train: FILE.json, val: FILE.json}}."
             )
     elif label_format == "coco":
+        where = key_place(where, "format")
         raise ValueError(f"{where}: format: coco needs annotations: {{train: FILE.json, val: FILE.json}}.")
     if data.get("first_pixel", 0) not in (0, 1):
+        where = key_place(where, "first_pixel")
         raise ValueError(f"{where}: first_pixel: {data['first_pixel']!r} is not 0 or 1.")
 
 
@@ -114,6 +158,7 @@ def make_split(
         return images
     twice = [name for name in set(names.values()) if list(names.values()).count(name) > 1]
     if twice:
+        where = key_place(where, "names")
         raise ValueError(f"{where}: names has {twice[0]!r} twice, but format {label_format} finds classes by name.")
     files = (data.get("annotations") or {}).get(key) or []
     files = [files] if isinstance(files, str) else files
@@ -139,7 +184,9 @@ def split_exists(base: Path, entry: str | list[str]) -> bool:
 def missing_split_message(where: Any, data: dict, bases: list[Path]) -> str:
     """Say where the validation split was looked for and what the user can do."""
     tried = ", ".join(str(absolute_split(b, data["val"])) for b in bases)
-    text = f"{where}: the validation images are missing. Looked for val: {tried}. Mend 'path' or 'val'"
+    text = (
+        f"{key_place(where, 'val')}: the validation images are missing. Looked for val: {tried}. Mend 'path' or 'val'"
+    )
     if data.get("generate"):
         return f"{text}: 'generate: {data['generate']}' draws images/train and images/val"
     if data.get("download"):
@@ -150,68 +197,6 @@ def missing_split_message(where: Any, data: dict, bases: list[Path]) -> str:
             text += f"; then convert it: python -m utils.converters {data['converter']} SRC {bases[0]}"
         return text
     return f"{text}; the YAML has no 'generate' key that could draw them."
-
-
-# Image lists ----------------------------------------------------------------------------------------------------------
-def list_images(source: str | Path | Sequence[str | Path]) -> list[str]:
-    """List the images of a split, sorted.
-
-    Args:
-        source: a folder (searched with all its subfolders), a text file with one image per line (lines that begin with
-            `./` start at the list's folder; below ImageSets/Main of Pascal VOC the lines are names of JPEGImages), or
-            several of them.
-
-    Returns:
-        Paths with a suffix of `IMG_FORMATS`, hidden files and folders (`._a.jpg` of macOS) left out.
-
-    Raises:
-        FileNotFoundError: an entry does not exist, or no image is found.
-    """
-    entries = [source] if isinstance(source, str | Path) else list(source)
-    files: list[str] = []
-    for entry in map(Path, entries):
-        if entry.is_dir():
-            for folder, subfolders, names in os.walk(entry, followlinks=True):
-                subfolders[:] = [d for d in subfolders if not d.startswith(".")]
-                files += [os.path.join(folder, name) for name in names]
-        elif entry.is_file():
-            lines = [line.strip() for line in entry.read_text(encoding="utf-8-sig").splitlines()]
-            if entry.absolute().parts[-3:-1] == ("ImageSets", "Main"):
-                folder = entry.absolute().parents[2] / "JPEGImages"
-                lines = [str(folder / f"{line.split()[0]}.jpg") for line in lines if line]
-            files += [str(entry.parent / line[2:]) if line.startswith("./") else line for line in lines if line]
-        else:
-            raise FileNotFoundError(f"{entry}: no such folder or image list. Patterns with * are not supported.")
-    files = sorted(f for f in files if is_image_name(f))
-    if not files:
-        raise FileNotFoundError(f"no images in {', '.join(map(str, entries))}. Suffixes read: {', '.join(IMG_FORMATS)}")
-    return files
-
-
-def is_image_name(file: str) -> bool:
-    """Tell by its name whether a path is an image we read."""
-    name = os.path.basename(file)
-    return not name.startswith(".") and name.rpartition(".")[2].lower() in IMG_FORMATS
-
-
-def img2label_paths(img_paths: Iterable[str | Path]) -> list[str]:
-    """Find the label file of each image: folder `images` -> `labels`, suffix -> `.txt`.
-
-    The last folder named `images` in the path counts. If the resulting folder does not exist (say, because `images` is
-    an unrelated parent) or there is no folder `images`, the label is expected beside the image.
-    """
-    folders: dict[Path, Path] = {}
-    result = []
-    for img in map(Path, img_paths):
-        if img.parent not in folders:
-            folders[img.parent] = label_folder(img.parent)
-        result.append(str(folders[img.parent] / f"{img.stem}.txt"))
-    return result
-
-
-def label_folder(folder: Path) -> Path:
-    """Return the folder with the labels of the images in `folder`, as described at `img2label_paths`."""
-    return twin_folder(folder, "images", "labels") or folder
 
 
 # The formats of labels ------------------------------------------------------------------------------------------------
@@ -322,3 +307,93 @@ def log_label_set(label_set: LabelSet, prefix: str, origin: str) -> None:
         LOGGER.warning(f"{prefix}{message}")
     if len(messages) > MAX_MESSAGES:
         LOGGER.warning(f"{prefix}... and {len(messages) - MAX_MESSAGES} more such messages")
+
+
+# The command ----------------------------------------------------------------------------------------------------------
+def check_labels(data: dict[str, Any]) -> tuple[int, list[str]]:
+    """Read all images and labels of a data set, log every problem and a summary; no cache is read or written.
+
+    Args:
+        data: from `check_dataset`.
+
+    Returns:
+        Number of problems; and why the data set cannot be used, [] if it can.
+    """
+    start, problems, unusable, places = time.perf_counter(), 0, [], {}
+    totals = np.zeros(4, int)  # images, labels, backgrounds, left out
+    for key in SPLITS:
+        if data[key] is None:
+            continue
+        try:
+            label_set, im_files = read_split(data[key], data["nc"])
+        except (ValueError, OSError) as error:
+            LOGGER.error(f"{key}: {error}")
+            problems += 1
+            unusable += [f"{key} cannot be read"] if key != "test" else []
+            continue
+        messages = label_set.messages + repeated_images(im_files, key, places)
+        for message in messages:
+            LOGGER.warning(f"{key}: {message}")
+        problems += len(messages)
+        counts, labels = label_set.counts, sum(map(len, label_set.labels))
+        numbers = (len(label_set.im_files), labels, counts["missing"] + counts["empty"], counts["corrupt"])
+        totals += numbers
+        LOGGER.info("{}: {} images, {} labels, {} backgrounds, {} images left out".format(key, *numbers))
+        if not numbers[0] and key != "test":
+            unusable.append(f"{key} has no usable image")
+        elif not labels and key == "train":
+            unusable.append("train has no label")
+    LOGGER.info(
+        "all: {} images, {} labels, {} backgrounds, {} images left out, {} problems, {:.1f} s".format(
+            *totals, problems, time.perf_counter() - start
+        )
+    )
+    return problems, unusable
+
+
+def read_split(source: str | list[str] | Split, nc: int) -> tuple[LabelSet, list[str]]:
+    """Verify the images of one split without its cache; returns what is usable, and all images listed."""
+    split = source if isinstance(source, Split) else Split(source, "yolo", {})
+    im_files = list_images(split.images)
+    return scan(READERS[split.format](split, im_files, nc), ""), im_files
+
+
+def repeated_images(im_files: list[str], key: str, places: dict[str, str]) -> list[str]:
+    """Return a message for every image that the same split or another one lists too.
+
+    Args:
+        im_files: images of a split.
+        key: name of the split.
+        places: real path of each image seen before -> its split; this split is added.
+    """
+    messages = []
+    for file in im_files:
+        real = os.path.realpath(file)
+        if real in places:
+            where = "twice in this split" if places[real] == key else f"in {places[real]} too, which spoils the scores"
+            messages.append(f"{file}: the same image is {where}")
+        places.setdefault(real, key)
+    return messages
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Check the data set that the command line names.
+
+    Raises:
+        ValueError, FileNotFoundError: nothing usable is left, or with --strict there was a problem.
+    """
+    parser = argparse.ArgumentParser(prog="python -m utils.labels", description="Check a data set; nothing is written.")
+    parser.add_argument("command", choices=("CHECK", "check"), help="CHECK lists every problem and ends with a summary")
+    parser.add_argument("data", help="data set YAML")
+    parser.add_argument("--strict", action="store_true", help="exit with status 1 after any problem")
+    opt = parser.parse_args(argv)
+    problems, unusable = check_labels(check_dataset(opt.data))
+    if unusable:
+        raise ValueError(f"{opt.data}: nothing usable is left: {'; '.join(unusable)}")
+    if problems and opt.strict:
+        raise ValueError(f"{opt.data}: {problems} problems, see above")
+
+
+if __name__ == "__main__":
+    with cli_errors():
+        main(sys.argv[1:])

@@ -13,6 +13,7 @@ from utils.boxes import box_iou
 IOU_THRESHOLDS = torch.linspace(0.5, 0.95, 10)  # of mAP50-95, step 0.05
 FITNESS_WEIGHTS = np.array([0.0, 0.0, 0.1, 0.9])  # of P, R, mAP50, mAP50-95
 CURVE_POINTS = 1000  # confidences (or recalls) 0 to 1 at which curves are sampled
+WAITING_CELLS = 1 << 17  # pairs that a confusion matrix keeps before it counts them
 RECALL_POINTS = np.linspace(0, 1, 101)  # at which AP is integrated
 
 
@@ -201,15 +202,42 @@ class ConfusionMatrix:
         conf: detections need more than this confidence, in [0, 1].
         iou_thres: pairs need more than this IoU, in [0, 1].
 
-    Attributes:
-        matrix: (nc + 1, nc + 1) counts, rows predicted, columns true, the last of each is the background.
+    Only the cells that are not 0 are kept, 16 bytes each, so that 10,000 classes do not take 800 MB.
     """
 
     def __init__(self, nc: int, conf: float = 0.25, iou_thres: float = 0.45) -> None:
-        self.matrix = np.zeros((nc + 1, nc + 1), dtype=np.int64)
         self.nc = nc
         self.conf = conf
         self.iou_thres = iou_thres
+        self._cells = np.zeros(0, np.int64)  # predicted * (nc + 1) + true, rising
+        self._counts = np.zeros(0, np.int64)
+        self._new: list[np.ndarray] = []  # cells that are not counted yet
+        self._waiting = 0
+
+    @property
+    def matrix(self) -> np.ndarray:
+        """The counts, (nc + 1, nc + 1) int64, rows predicted, columns true, the last of each is the background."""
+        self._count()
+        matrix = np.zeros((self.nc + 1) ** 2, np.int64)
+        matrix[self._cells] = self._counts
+        return matrix.reshape(self.nc + 1, self.nc + 1)
+
+    def blocks(self, most: int = 1000) -> tuple[np.ndarray, int]:
+        """Return the counts summed over blocks of neighbouring classes, and the classes of a block.
+
+        Args:
+            most: blocks along a side; up to so many classes a block is one class, and the result is `matrix`.
+
+        Returns:
+            (B + 1, B + 1) int64 with B = ceil(nc / size) <= most, the background last and alone; and size.
+        """
+        self._count()
+        size = max(-(-self.nc // most), 1)
+        side = -(-self.nc // size) + 1
+        cells = [np.where(x == self.nc, side - 1, x // size) for x in np.divmod(self._cells, self.nc + 1)]
+        matrix = np.zeros((side, side), np.int64)
+        np.add.at(matrix, tuple(cells), self._counts)
+        return matrix, size
 
     def update(self, detections: Tensor | None, labels: Tensor) -> None:
         """Count one image.
@@ -225,9 +253,23 @@ class ConfusionMatrix:
         found = owner >= 0
         lone = np.ones(len(predicted), dtype=bool)
         lone[owner[found]] = False
-        np.add.at(self.matrix, (predicted[owner[found]], true[found]), 1)
-        np.add.at(self.matrix, (self.nc, true[~found]), 1)
-        np.add.at(self.matrix, (predicted[lone], self.nc), 1)
+        side = self.nc + 1
+        pairs = predicted[owner[found]] * side + true[found]
+        cells = np.concatenate((pairs, self.nc * side + true[~found], predicted[lone] * side + self.nc))
+        self._new.append(cells)
+        self._waiting += len(cells)
+        if self._waiting >= WAITING_CELLS:
+            self._count()
+
+    def _count(self) -> None:
+        """Add the waiting cells to the counts."""
+        if not self._new:
+            return
+        cells, counts = np.unique(np.concatenate(self._new), return_counts=True)
+        merged, place = np.unique(np.concatenate((self._cells, cells)), return_inverse=True)
+        total = np.zeros(len(merged), np.int64)
+        np.add.at(total, place, np.concatenate((self._counts, counts)))
+        self._cells, self._counts, self._new, self._waiting = merged, total, [], 0
 
     def _pair(self, iou: np.ndarray) -> np.ndarray:
         """Give each label of the (D, M) table its detection, or -1; (M,). Of equal IoU the less confident one wins."""

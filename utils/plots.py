@@ -8,6 +8,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.collections import LineCollection
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
@@ -31,6 +32,7 @@ __all__ = [
 
 LEGEND_CLASSES = 20  # up to here each class has its own colour and a legend entry
 TICK_CLASSES = 98  # up to here each class has its name at an axis
+CURVES = 500  # of more classes only so many curves are drawn, evenly chosen
 CELL_CLASSES = 29  # up to here the cells of a confusion matrix carry numbers
 BLUE, ORANGE, GREY, BLACK = "#1F5FD1", "#E8730C", "#555555", "#222222"
 COUNTS = "YlGnBu"  # colour map of every two-dimensional histogram
@@ -89,13 +91,18 @@ def _plot_class_counts(ax: Axes, classes: NDArray, names: Names) -> None:
     named = max(names, default=-1) if isinstance(names, Mapping) else len(names or ()) - 1
     nc = max(int(classes.max(initial=-1)), named) + 1
     counts = np.bincount(classes.astype(int), minlength=nc)
-    bars = ax.bar(np.arange(nc), counts, width=0.8, color=[np.array(colors(i)) / 255 for i in range(nc)])
+    bars = None
+    if nc <= TICK_CLASSES:
+        bars = ax.bar(np.arange(nc), counts, width=0.8, color=[np.array(colors(i)) / 255 for i in range(nc)])
+    else:  # one shape instead of one for each class
+        ax.stairs(counts, np.arange(nc + 1) - 0.5, fill=True, color=BLUE)
+        ax.set_xlabel("class")
     _style(ax, f"labels per class, {len(classes)} in all", "", "labels")
     ax.grid(visible=False, axis="x")  # the bars have names
     ax.set_xlim(-0.6, nc - 0.4)
     if 0 < nc <= TICK_CLASSES:
         _name_ticks(ax, class_names(names, range(nc)), width=410)
-    if nc <= LEGEND_CLASSES:
+    if bars and nc <= LEGEND_CLASSES:
         ax.bar_label(bars, fontsize=8, color=GREY, padding=1)
 
 
@@ -213,7 +220,10 @@ def _row_classes(py: NDArray, classes: ArrayLike | None) -> NDArray:
 def _curves_figure(
     px: NDArray, py: NDArray, classes: NDArray, texts: Sequence[str], mean_text: str, axis_names: tuple[str, str]
 ) -> Figure:
-    """Curves over 0 to 1: a bold mean, and one line per class, in its colour and named up to 20 classes, else grey."""
+    """Curves over 0 to 1: a bold mean, and one line per class, in its colour and named up to 20 classes, else grey.
+
+    Of more than `CURVES` classes an even choice is drawn.
+    """
     figure = _figure(10, 6.5)
     ax = figure.subplots()
     _style(ax, f"{axis_names[1]} over {axis_names[0]}", *axis_names)
@@ -222,11 +232,15 @@ def _curves_figure(
         ax.text(0.5, 0.5, "no labels", ha="center", va="center", fontsize=12, color=GREY)
         return figure
     ax.plot(px, py.mean(axis=0), linewidth=3, color=BLACK, label=mean_text, zorder=3)
-    few = len(py) <= LEGEND_CLASSES
-    for i, (y, cls, text) in enumerate(zip(py, classes, texts, strict=True)):
-        color = np.array(colors(cls)) / 255 if few else "#AAAAAA"
-        label = text if few else f"{len(py)} classes" if i == 0 else None
-        ax.plot(px, y, linewidth=1.2 if few else 0.6, color=color, label=label)
+    if len(py) <= LEGEND_CLASSES:
+        for y, cls, text in zip(py, classes, texts, strict=True):
+            ax.plot(px, y, linewidth=1.2, color=np.array(colors(cls)) / 255, label=text)
+    else:
+        chosen = np.linspace(0, len(py) - 1, min(len(py), CURVES)).round().astype(int)
+        label = f"{len(py)} classes" + (f" ({len(chosen)} drawn)" if len(chosen) < len(py) else "")
+        lines = [np.stack((px, py[i]), 1) for i in chosen]
+        ax.add_collection(LineCollection(lines, colors="#AAAAAA", linewidths=0.6, label=label))
+        texts = [mean_text]
     font = _script_font(texts, 10)
     ax.legend(bbox_to_anchor=(1.01, 1), loc="upper left", borderaxespad=0, frameon=False, prop=font)
     return figure
@@ -297,7 +311,11 @@ def plot_mc_curve(
 
 
 def plot_confusion_matrix(
-    matrix: ArrayLike, names: Names, save_path: str | Path = "confusion_matrix.png", normalize: bool = True
+    matrix: ArrayLike,
+    names: Names,
+    save_path: str | Path = "confusion_matrix.png",
+    normalize: bool = True,
+    classes_per_cell: int = 1,
 ) -> None:
     """Save a confusion matrix as a picture.
 
@@ -306,6 +324,8 @@ def plot_confusion_matrix(
         names: class names by index.
         save_path: picture to write.
         normalize: divide each column by its sum; cells below 0.005 stay empty.
+        classes_per_cell: classes that a row or column stands for, see `metrics.ConfusionMatrix.blocks`; names are left
+            out if it is not 1.
 
     Raises:
         ValueError: the matrix is not square.
@@ -322,9 +342,10 @@ def plot_confusion_matrix(
     top = 1.0 if normalize else max(float(matrix.max()), 1.0)
     image = ax.imshow(shown, cmap="Blues", vmin=0, vmax=top)
     title = "Confusion matrix, share of each true class" if normalize else "Confusion matrix"
-    _style(ax, title, "true", "predicted", grid=False)
+    unit = "" if classes_per_cell == 1 else f" class / {classes_per_cell}"
+    _style(ax, title, f"true{unit}", f"predicted{unit}", grid=False)
     figure.colorbar(image, ax=ax, shrink=0.8).outline.set_visible(False)
-    if 0 < nc <= TICK_CLASSES:
+    if 0 < nc <= TICK_CLASSES and classes_per_cell == 1:
         _name_ticks(ax, [*class_names(names, range(nc)), "background"], width=58 * side - 50, both=True)
     if nc <= CELL_CLASSES:
         size = min(11, 28 * side / (nc + 6))

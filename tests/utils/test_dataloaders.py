@@ -2,6 +2,7 @@
 
 import shutil
 import sys
+from collections import namedtuple
 from pathlib import Path
 
 import cv2
@@ -137,6 +138,19 @@ def test_cache_that_does_not_fit_is_not_made(folder, monkeypatch):
     monkeypatch.setattr(dl.Path, "read_text", lambda self: "MemTotal: 100 kB\nMemAvailable: 10 kB\n")
     monkeypatch.setattr(dl.Path, "exists", lambda self: True)
     assert not dl.LoadImagesAndLabels._fits_in_memory(dl.LoadImagesAndLabels(folder, 64), "")
+
+
+def test_disk_cache_that_does_not_fit_is_refused_before_it_starts(folder, monkeypatch, caplog):
+    need = 7 * 64 * 64 * 3  # at most
+    usage = namedtuple("usage", "total used free")
+    monkeypatch.setattr("shutil.disk_usage", lambda _: usage(0, 0, 1000))
+    dataset = dl.LoadImagesAndLabels(folder, 64, cache="disk")
+    assert dataset.disk is None
+    assert "GB free on disk" in caplog.text
+    cache = next(folder.parent.glob("**/*.images.cache"), None) or next(folder.glob("**/*.images.cache"))
+    (cache / "old.raw").write_bytes(bytes(2 * need))  # what is there already can be written over
+    assert dl.LoadImagesAndLabels(folder, 64, cache="disk").disk is not None
+    (cache / "old.raw").unlink()
 
 
 def test_sampler():
@@ -391,7 +405,9 @@ def test_rect_training_has_no_mosaic_and_no_shuffle(folder):
 def test_single_class_and_nc(folder):
     every = dl.LoadImagesAndLabels(folder, 64)
     assert {c for x in every.labels for c in x[:, 0]} == {0, 1, 2}
-    assert dl.create_dataloader(folder, 64, 2, 32, names={0: "a", 1: "b"}, workers=0)[1].labels[2].shape == (0, 5)
+    two = dl.create_dataloader(folder, 64, 2, 32, names={0: "a", 1: "b"}, workers=0)[1]
+    assert {c for x in two.labels for c in x[:, 0]} == {0, 1}
+    assert set(every.im_files) - set(two.im_files) == {every.im_files[2], every.im_files[5]}  # all labels of class 2
     single = dl.LoadImagesAndLabels(folder, 64, single_cls=True, nc=1)
     assert {c for x in single.labels for c in x[:, 0]} == {0}
     assert sum(map(len, single.labels)) == 6

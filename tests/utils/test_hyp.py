@@ -140,7 +140,7 @@ def test_wrong_values_are_refused_with_file_key_value_and_range(values, message)
 
 def test_the_error_names_the_file(tmp_path):
     yaml_save(tmp_path / "hyp.yaml", {"lr0": -1})
-    with pytest.raises(ValueError, match=f"{tmp_path}/hyp.yaml: lr0: -1 is out of range"):
+    with pytest.raises(ValueError, match=f"{tmp_path}/hyp.yaml:1: lr0: -1 is out of range"):
         Hyp.load(tmp_path / "hyp.yaml")
 
 

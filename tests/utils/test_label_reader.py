@@ -92,7 +92,36 @@ def test_repeated_labels_are_left_out_and_order_stays():
     labels, segments, messages = read("1 .5 .5 .2 .2\n0 .1 .2 .5 .2 .3 .8\n1 .5 .5 .2 .2\n0 .1 .2 .5 .2 .3 .8\n")
     assert labels[:, 0].tolist() == [1, 0]
     assert [len(s) for s in segments] == [0, 3]
-    assert messages == ["a.txt: 2 repeated labels left out"]
+    assert messages == ["a.txt:3: repeated label left out, 2 repeated labels in all"]
+
+
+@pytest.mark.parametrize("nc", [None, 5])
+def test_files_of_plain_boxes_are_read_at_one_go_with_the_same_result(nc, monkeypatch):
+    rng = np.random.default_rng(0)
+    rows = np.concatenate((rng.integers(0, 5, (40, 1)), rng.uniform(0.001, 1.0005, (40, 4))), 1)
+    text = "\n".join(" ".join(f"{v:.7g}" for v in row) for row in rows) + "\n\n"
+    fast = label_reader.plain_boxes(text, nc)
+    assert len(fast) == 40
+    monkeypatch.setattr(label_reader, "plain_boxes", lambda *_: None)
+    slow, _, messages = read(text, nc)
+    assert messages == []
+    np.testing.assert_array_equal(fast, slow)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "0 .5 .5 .2 .2\n" * 2,
+        "0 .5 .5 .2 .2 .9",
+        "0 .5 .5 .2 .2_0",
+        "5 .5 .5 .2 .2",
+        "0 nan .5 .2 .2",
+        "",
+        "0 .5 .5 0 1",
+    ],
+)
+def test_everything_else_is_not_plain(text):
+    assert label_reader.plain_boxes(text, 5) is None
 
 
 # Images ---------------------------------------------------------------------------------------------------------------
@@ -133,13 +162,22 @@ def test_missing_and_empty_label_files_make_backgrounds(tmp_path):
     assert verify_image_label(str(image), str(label)).state == "empty"
 
 
-def test_a_label_file_that_is_no_text_drops_lines_not_the_image(tmp_path):
+def test_of_a_label_file_with_broken_letters_the_good_lines_stay(tmp_path):
     image, label = save(tmp_path / "a.png"), tmp_path / "a.txt"
-    label.write_bytes(b"\xff\xfe\x00\x01 1 2\n0 .5 .5 .2 .2\n")
+    label.write_bytes(b"\xff\xfe\xe9 1 2\n0 .5 .5 .2 .2\n")
     result = verify_image_label(str(image), str(label))
     assert result.ok
     assert len(result.labels) == 1
     assert len(result.messages) == 1
+
+
+@pytest.mark.parametrize("content", [b"0 .5 .5 .2 .2\n\x00\x01", b"cat .5 .5 .2 .2"])
+def test_image_without_one_good_line_is_no_background(tmp_path, content):
+    image, label = save(tmp_path / "a.png"), tmp_path / "a.txt"
+    label.write_bytes(content)
+    result = verify_image_label(str(image), str(label))
+    assert (result.ok, len(result.messages)) == (False, 1)
+    assert "image is left out" in result.messages[0] or "line 2" in result.messages[0]
 
 
 def test_cut_off_jpeg_is_reported_and_never_rewritten(tmp_path):

@@ -299,6 +299,16 @@ def test_read_only_folder_is_respected(dataset, log):
     assert [text for text in log if "not written" in text][0].startswith("train: label cache")
 
 
+def test_links_in_a_circle_are_walked_once_and_others_are_followed(tmp_path):
+    draw(tmp_path / "images" / "sub", ["a.png"])
+    draw(tmp_path / "elsewhere", ["b.png"])
+    (tmp_path / "images" / "sub" / "up").symlink_to(tmp_path / "images")
+    (tmp_path / "images" / "other").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "elsewhere" / "back").symlink_to(tmp_path / "images" / "sub")
+    found = [os.path.relpath(file, tmp_path / "images") for file in lb.list_images(tmp_path / "images")]
+    assert found == ["other/b.png", "other/back/a.png", "sub/a.png"]
+
+
 def test_not_one_readable_image(tmp_path):
     write(tmp_path / "images" / "a.jpg", "no image")
     with pytest.raises(ValueError, match="none of the 1 images"):
@@ -308,7 +318,9 @@ def test_not_one_readable_image(tmp_path):
 def test_many_messages_are_cut_short(dataset, log):
     bad = "".join(f"9{i} .5 .5 .2 .2\n" for i in range(30))
     write(dataset / "labels" / "train" / "c.txt", bad)
+    write(dataset / "labels" / "train" / "d.txt", "7\n")
     found = lb.load_labels(dataset / "images" / "train", nc=2)
-    assert len(found.messages) == 30
+    assert len(found.messages) == 12
+    assert found.messages[10].endswith("c.txt: 20 more lines left out; none is left, so the image is left out")
     assert sum("class 9" in text for text in log) == lb.MAX_MESSAGES
-    assert log[-1] == "... and 20 more such messages"
+    assert log[-1] == "... and 2 more such messages"

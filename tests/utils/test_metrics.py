@@ -331,6 +331,38 @@ def confusion(*images, nc=2):
     return matrix.matrix
 
 
+def test_blocks_are_sums_of_the_matrix_and_counting_in_between_changes_nothing(monkeypatch):
+    monkeypatch.setattr("utils.metrics.WAITING_CELLS", 7)
+    rng = np.random.default_rng(0)
+    confused = ConfusionMatrix(10)
+    expected = np.zeros((11, 11), int)
+    for _ in range(20):
+        cells = rng.integers(0, 11, (5, 2))
+        np.add.at(expected, tuple(cells.T), 1)
+        for predicted, true in cells.tolist():  # a detection of its own place, a label, or both
+            box = torch.tensor([[0.0, 0.0, 10.0, 10.0]])
+            found = torch.cat((box, torch.tensor([[0.9, float(predicted)]])), 1)[: predicted < 10]
+            label = torch.cat((torch.tensor([[float(true)]]), box), 1)[: true < 10]
+            confused.update(found, label)
+    expected[10, 10] = 0  # nothing, found as nothing
+    np.testing.assert_array_equal(confused.matrix, expected)
+    blocks, size = confused.blocks(most=4)  # classes 0-2, 3-5, 6-8, 9, background
+    starts = [0, 3, 6, 9, 10]
+    assert size == 3
+    np.testing.assert_array_equal(blocks, np.add.reduceat(np.add.reduceat(expected, starts, 0), starts, 1))
+    same, one = confused.blocks(most=10)
+    assert one == 1
+    np.testing.assert_array_equal(same, expected)
+
+
+def test_matrix_of_very_many_classes_keeps_its_cells_only():
+    confused = ConfusionMatrix(1_000_000)
+    confused.update(None, torch.tensor([[999_999.0, 0, 0, 1, 1]]))
+    blocks, size = confused.blocks()
+    assert (blocks.shape, size) == ((1001, 1001), 1000)
+    assert (blocks[1000, 999], blocks.sum()) == (1, 1)
+
+
 def test_confusion_of_the_specification():
     assert confusion((DETECTIONS, LABELS)).tolist() == [[1, 0, 2], [1, 0, 0], [0, 0, 0]]
 

@@ -129,6 +129,17 @@ def test_many_classes_share_one_grey_entry(figures):
     assert len(legend(figures[1].axes[0])) == 21
 
 
+def test_of_very_many_classes_some_curves_are_drawn(figures):
+    py = np.tile(1 - PX, (2000, 1)) * np.linspace(0, 1, 2000)[:, None]
+    plot_mc_curve(PX, py)
+    ax = figures[0].axes[0]
+    assert legend(ax)[1] == f"2000 classes ({plots.CURVES} drawn)"
+    drawn = ax.collections[0].get_segments()
+    assert len(drawn) == plots.CURVES
+    np.testing.assert_array_equal(drawn[-1][:, 1], py[-1])
+    np.testing.assert_allclose(ax.lines[0].get_ydata(), py.mean(0))  # the mean is of all
+
+
 def test_curves_without_classes_say_so(figures):
     plot_pr_curve(PX, np.zeros((0, 1000)), np.zeros((0, 10)), names=["a"], classes=[])
     plot_mc_curve(PX, np.zeros((0, 1000)), names=["a"], classes=[])
@@ -167,6 +178,13 @@ def test_confusion_matrix_writes_what_stays_legible(nc, named, numbered, figures
     assert bool(ax.texts) == numbered
 
 
+def test_confusion_matrix_of_blocks_has_no_names(figures):
+    plot_confusion_matrix(np.eye(4), ["a", "b", "c"], classes_per_cell=5)
+    ax = figures[0].axes[0]
+    assert (ax.get_xlabel(), ax.get_ylabel()) == ("true class / 5", "predicted class / 5")
+    assert "background" not in [t.get_text() for t in ax.get_xticklabels()]
+
+
 def test_confusion_matrix_of_nothing(figures):
     plot_confusion_matrix(np.zeros((2, 2)), ["cat"])
     assert not figures[0].axes[0].texts
@@ -192,6 +210,18 @@ def test_label_figure_without_labels(names, figures, tmp_path):
     plot_labels(np.zeros((0, 5)), names, tmp_path)
     assert len(figures) == 2
     assert all(bar.get_height() == 0 for bar in figures[0].axes[0].patches)
+
+
+def test_label_figure_of_very_many_classes_is_one_shape(figures, tmp_path):
+    labels = np.tile([0, 0.5, 0.5, 0.2, 0.2], (3000, 1))
+    labels[:, 0] = np.arange(3000)
+    labels[-5:, 0] = 7
+    plot_labels(labels, {i: str(i) for i in range(3000)}, tmp_path)
+    ax = figures[0].axes[0]
+    (shape,) = ax.patches
+    counts, edges, _ = shape.get_data()
+    assert (counts[7], counts[8], counts[2999], counts.sum()) == (6, 1, 0, 3000)
+    assert (edges[0], edges[-1]) == (-0.5, 2999.5)
 
 
 def test_results_panels_show_the_columns_against_the_epoch(figures, tmp_path):
