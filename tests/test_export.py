@@ -5,15 +5,11 @@ import logging
 from pathlib import Path
 
 import pytest
-import torch
 
 import export
-from models.checkpoint import save_checkpoint
-from models.yolo import DetectionModel
 from utils.exporters.options import ExportOptions
-from utils.files import yaml_load
 from utils.formats import parse_include
-from utils.general import ROOT, cli_errors
+from utils.general import cli_errors
 
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
@@ -22,16 +18,9 @@ NAMES = {0: "circle", 1: "square", 2: "o'clock"}
 
 
 @pytest.fixture(scope="module")
-def weights(tmp_path_factory):
-    """Checkpoint of a narrow YOLOv5n of three classes."""
-    table = yaml_load(ROOT / "models/yolov5n.yaml") | {"width_multiple": 0.05, "depth_multiple": 0.1, "nc": 3}
-    torch.manual_seed(2)
-    model = DetectionModel(table, verbose=False)
-    absent = ("best_fitness", "ema", "updates", "optimizer", "scaler", "stopper", "rng", "hyp")
-    state = {"epoch": -1, "model": model.state_dict(), "yaml": model.yaml, "names": NAMES, "opt": {}}
-    file = tmp_path_factory.mktemp("weights") / "tiny.pt"
-    save_checkpoint(file, {**state, "stride": model.stride.tolist(), **dict.fromkeys(absent)})
-    return file
+def weights(tmp_path_factory, narrow_model, write_checkpoint):
+    """Checkpoint whose folder gets the exported files."""
+    return write_checkpoint(tmp_path_factory.mktemp("weights") / "tiny.pt", narrow_model, NAMES)
 
 
 @pytest.fixture
