@@ -5,11 +5,14 @@ import logging
 from pathlib import Path
 
 import pytest
+import torch
 
 import export
+from models.yolo import DetectionModel
 from utils.exporters.options import ExportOptions
+from utils.files import yaml_load
 from utils.formats import parse_include
-from utils.general import cli_errors
+from utils.general import ROOT, cli_errors
 
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
@@ -18,9 +21,11 @@ NAMES = {0: "circle", 1: "square", 2: "o'clock"}
 
 
 @pytest.fixture(scope="module")
-def weights(tmp_path_factory, narrow_model, write_checkpoint):
-    """Checkpoint whose folder gets the exported files."""
-    return write_checkpoint(tmp_path_factory.mktemp("weights") / "tiny.pt", narrow_model, NAMES)
+def weights(tmp_path_factory, write_checkpoint):
+    """Checkpoint of a narrow YOLOv5n with fresh weights: those of `narrow_model` magnify what rounding changes."""
+    table = yaml_load(ROOT / "models/yolov5n.yaml") | {"width_multiple": 0.05, "depth_multiple": 0.1, "nc": 3}
+    torch.manual_seed(2)
+    return write_checkpoint(tmp_path_factory.mktemp("weights") / "tiny.pt", DetectionModel(table, verbose=False), NAMES)
 
 
 @pytest.fixture

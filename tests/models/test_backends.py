@@ -49,7 +49,7 @@ def test_ensemble_is_the_boxes_of_its_models_side_by_side(files):
     assert isinstance(attempt_load([files[0]]), DetectionModel)
 
 
-def test_models_of_other_classes_are_no_ensemble(files, tmp_path):
+def test_models_of_other_classes_are_no_ensemble(files, write, tmp_path):
     with pytest.raises(ValueError, match=r"same classes.*\[3, 2\]"):
         DetectMultiBackend([files[0], write(tmp_path / "c.pt", "yolov5n.yaml", 2)])
 
