@@ -269,12 +269,17 @@ def verify_objects(
         except ValueError as error:
             messages.append(f"{label_file}: object {number} of {os.path.basename(im_file)} left out: {error}")
     if unknown:
-        messages.append(f"{label_file}: classes not in names, objects left out: {', '.join(sorted(unknown))}")
+        messages.append(f"{label_file}: classes not in names, objects left out: {printable(unknown)}")
     labels, segments, repeats = without_repeats(found)
     if repeats:
         messages.append(f"{label_file}: {repeats} repeated labels of {os.path.basename(im_file)} left out")
     state = "found" if annotation.objects or annotation.messages else "empty"
     return Verified(True, size, labels, segments, state, messages)
+
+
+def printable(names: Iterable[str]) -> str:
+    """Return names of a foreign file for a message: sorted, in one line, with ? for what cannot be printed."""
+    return "".join(letter if letter.isprintable() else "?" for letter in ", ".join(sorted(names)))
 
 
 def _normalise(item: LabelledObject, frame: tuple[int, int], cls: int) -> tuple[list[float], np.ndarray]:

@@ -1,62 +1,32 @@
-"""Feed the readers of foreign files with bytes that are changed towards code not seen yet (coverage-guided fuzzing).
+"""What is fuzzed: the readers of foreign files, what they must not do, and inputs to begin with."""
 
-    pip install atheris
-    python -m tests.fuzz.readers --seconds 60               # every target for a minute
-    python -m tests.fuzz.readers --seconds 600 yaml pickle  # two of them for ten minutes each
-    python -m tests.fuzz.readers yaml --repeat runs/fuzz/yaml/crash-0123  # one input again, with its traceback
-
-A reader may refuse a file with the errors that its docstring names, and nothing else: any other exception, a label
-outside of its bounds, a program that is started, a connection, a file that is written, more than 2 GiB of memory or 20
-seconds for one input is a finding. Inputs that reach new code, and findings, lie in runs/fuzz/TARGET.
-"""
-
-import argparse
 import json
-import logging
+import os
 import pickle
-import re
 import struct
-import subprocess
 import sys
-import tempfile
-import time
 import zipfile
 from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
 
-import atheris
+import cv2
+import numpy as np
+import torch
+from PIL import Image
 
-OURS = [
-    "models.checkpoint",
-    "models.legacy",
-    "utils.files",
-    "utils.label_reader",
-    "utils.label_coco",
-    "utils.label_voc",
-]
-OURS += ["utils.engine_file", "utils.inert_pickle", "utils.torch_archive", "utils.archives", "models.inert_pickle"]
-THEIRS = ["yaml", "zipfile", "pickletools", "json", "PIL", "torch._weights_only_unpickler"]
-
-with atheris.instrument_imports(include=OURS + THEIRS):
-    import cv2
-    import numpy as np
-    import torch
-    from PIL import Image
-
-    from models.checkpoint import load_checkpoint
-    from utils.engine_file import read_engine
-    from utils.files import yaml_load, yaml_save
-    from utils.general import LOGGER, ROOT
-    from utils.label_coco import read_coco
-    from utils.label_reader import image_size, verify_image_label, verify_objects
-    from utils.label_voc import read_voc
+from models.checkpoint import load_checkpoint
+from utils.engine_file import read_engine
+from utils.files import yaml_load, yaml_save
+from utils.general import ROOT
+from utils.label_coco import read_coco
+from utils.label_reader import image_size, verify_image_label, verify_objects
+from utils.label_voc import read_voc
 
 NC = 3
 CLASSES = {"cat": 0, "dog": 1, "bird": 2}
-FORBIDDEN = ("os.system", "os.exec", "os.posix_spawn", "os.fork", "subprocess.Popen", "socket.connect", "os.remove")
-LIMITS = ["-rss_limit_mb=2560", "-timeout=20", "-max_len=20000", "-print_final_stats=1"]
-WRITES = re.compile("[wax+]")
+FORBIDDEN = ("os.system", "os.exec", "os.posix_spawn", "os.fork", "subprocess.Popen", "socket.connect")
+WRITING = os.O_WRONLY | os.O_RDWR
 
 
 class Sentinel:
@@ -69,27 +39,23 @@ class Sentinel:
     def __call__(self, event: str, args: tuple) -> None:
         if not self.armed:
             return
-        written = event == "open" and isinstance(args[1], str) and WRITES.search(args[1])
-        if event in FORBIDDEN or (written and not str(args[0]).startswith(self.scratch)):
+        changed = event in ("os.remove", "os.rename", "os.mkdir") or (event == "open" and args[2] & WRITING)
+        if event in FORBIDDEN or (changed and not str(args[0]).startswith(self.scratch)):
             self.armed = False
             raise SystemError(f"a reader did {event} {args}")
 
 
-class Inputs:
-    """One target: writes an input to a file of its own and gives that to a reader.
+class Target:
+    """Writes an input to a file of its own and gives that to a reader.
 
     Args:
         scratch: folder of the file and of the image that the labels are for.
-        read: takes the path.
-        suffix: of the file.
-        wrap: what becomes of an input before it is written.
+        name: key of `TARGETS`.
     """
 
-    def __init__(
-        self, scratch: Path, read: Callable[[Path], None], suffix: str, wrap: Callable[[bytes], bytes]
-    ) -> None:
-        self.file, self.read, self.wrap = scratch / f"input{suffix}", read, wrap
-        self.sentinel = Sentinel(scratch)
+    def __init__(self, scratch: Path, name: str) -> None:
+        self.read, suffix, self.wrap, _ = TARGETS[name]
+        self.file, self.sentinel = scratch / f"input{suffix}", Sentinel(scratch)
 
     def __call__(self, data: bytes) -> None:
         """Read one input; an exception that no reader may raise goes through."""
@@ -304,11 +270,8 @@ WORDS = {  # that random changes do not hit upon
 }
 
 
-# Command line ---------------------------------------------------------------------------------------------------------
-
-
 def prepare(name: str, folder: Path) -> Path:
-    """Write the first inputs and the words of a target; return the file of words."""
+    """Write the first inputs and the words of a target below `folder`; return the file of words."""
     (folder / "inputs").mkdir(parents=True, exist_ok=True)
     for i, seed in enumerate(TARGETS[name][3]()):
         (folder / "inputs" / f"seed{i}").write_bytes(seed)
@@ -316,56 +279,3 @@ def prepare(name: str, folder: Path) -> Path:
     escaped = ("".join(f"\\x{byte:02x}" for byte in word) for word in WORDS[name])
     words.write_text("".join(f'"{word}"\n' for word in escaped))
     return words
-
-
-def run_one(name: str, arguments: list[str]) -> None:
-    """Fuzz one target in this process, which ends here."""
-    LOGGER.setLevel(logging.CRITICAL)
-    read, suffix, wrap, _ = TARGETS[name]
-    with tempfile.TemporaryDirectory() as scratch:
-        target = Inputs(Path(scratch), read, suffix, wrap)
-        atheris.Setup([sys.argv[0], *arguments], target)
-        atheris.Fuzz()
-
-
-def run_child(name: str, arguments: list[str], log: Path) -> tuple[int, int, str]:
-    """Fuzz one target in another process; return its exit status, the inputs tried, and the last line of an error."""
-    command = [sys.executable, "-m", "tests.fuzz.readers", "--child", name, *arguments]
-    with log.open("wb") as out:
-        status = subprocess.run(command, cwd=ROOT, stdout=out, stderr=subprocess.STDOUT, check=False).returncode
-    lines = log.read_text(errors="replace").splitlines()
-    count = [line.rpartition(" ")[2] for line in lines if line.startswith("stat::number_of_executed_units")]
-    errors = [line for line in lines if re.match(r"(\w+\.)*\w*(Error|Exception|Bomb)\b|==\d+== ERROR", line)]
-    return status, int(count[-1]) if count else 0, errors[0] if errors else ""
-
-
-def main() -> int:
-    """Fuzz the targets one after the other and print a table; 1 if there are findings."""
-    if sys.argv[1:2] == ["--child"]:
-        run_one(sys.argv[2], sys.argv[3:])
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("targets", nargs="*", help=f"of {', '.join(TARGETS)}; default: all")
-    parser.add_argument("--seconds", type=int, default=60, help="for each target")
-    parser.add_argument("--repeat", type=Path, default=None, help="file with one input, tried once")
-    parser.add_argument("--folder", type=Path, default=ROOT / "runs/fuzz", help="inputs, findings, logs")
-    opt = parser.parse_args()
-    unknown = set(opt.targets) - TARGETS.keys()
-    if unknown or (opt.repeat and len(opt.targets) != 1):
-        parser.error(f"unknown targets {', '.join(sorted(unknown))}" if unknown else "--repeat needs one target")
-    if opt.repeat:
-        run_one(opt.targets[0], [str(opt.repeat)])
-    found = 0
-    for name in opt.targets or TARGETS:
-        folder = opt.folder / name
-        words, start = prepare(name, folder), time.perf_counter()
-        options = [f"-max_total_time={opt.seconds}", f"-dict={words}", f"-artifact_prefix={folder}/", *LIMITS]
-        status, count, error = run_child(name, [*options, str(folder / "inputs")], folder / "log.txt")
-        found += status != 0
-        verdict = f"FOUND, see {folder}: {error}" if status else "nothing found"
-        sys.stdout.write(f"{name:<10}{count:>10} inputs{time.perf_counter() - start:>8.0f} s  {verdict}\n")
-        sys.stdout.flush()
-    return int(found > 0)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -434,7 +434,7 @@ def test_detector_on_a_real_device(detector, device, precision, layout):
         found, _ = other.eval()(y)
     assert (found.device, found.dtype) == (torch.device(device), torch.float32)
     assert (found[..., 4:].cpu() - exact[..., 4:]).abs().max() <= ALLOWED[precision.split()[-1]]
-    other.hyp = Hyp()
+    other.hyp = Hyp().to_dict()
     targets = torch.tensor([[0, 1, 0.5, 0.5, 0.4, 0.3], [1, 2, 0.3, 0.6, 0.2, 0.5]], device=device)
     with context:
         total, parts = ComputeLoss(other)(other.train()(y), targets)

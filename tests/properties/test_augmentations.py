@@ -1,5 +1,7 @@
 """Letterbox and augmentations: for every image and draw, pixels and boxes stay together and inside of the frame."""
 
+from collections import Counter
+
 import cv2
 import numpy as np
 import pytest
@@ -83,8 +85,8 @@ def test_warped_labels_are_inside_and_of_those_that_were_there(seed, count, poly
     assert found.shape == (len(found), 5)
     assert np.isfinite(found).all()
     assert ((found[:, 1:] >= 0) & (found[:, 1:] <= [shape[1], shape[0]] * 2)).all()
-    assert (found[:, 3:] - found[:, 1:3] > 2).all()
-    assert sorted(found[:, 0]) == sorted(set(found[:, 0]) & set(labels[:, 0])) or len(found) <= len(labels)
+    assert (found[:, 3:] - found[:, 1:3] > 2 - 1e-4).all()
+    assert Counter(found[:, 0].tolist()) <= Counter(labels[:, 0].tolist())
     np.testing.assert_array_equal(tile.labels, labels)
     assert all(np.array_equal(a, b) for a, b in zip(tile.segments, segments, strict=True))
 
