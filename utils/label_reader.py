@@ -228,7 +228,7 @@ def clip_points(points: list[float]) -> np.ndarray:
 
 def check_area(box: np.ndarray) -> None:
     """Raise ValueError if the width or height of a box x, y, w, h is not positive."""
-    if min(box[2:]) <= 0:
+    if min(box[2:].astype(np.float32)) <= 0:  # the type that labels are kept in
         raise ValueError(f"the box has no area: width {box[2]:g}, height {box[3]:g}")
 
 

@@ -39,7 +39,7 @@ def run_child(name: str, folder: Path, arguments: list[str]) -> None:
     logging.disable(logging.CRITICAL)
     words = readers.prepare(name, folder)
     with tempfile.TemporaryDirectory() as scratch:
-        target = readers.Target(Path(scratch), name)
+        target = readers.Target(Path(scratch), name, readers.Sentinel(Path(scratch)))
         atheris.Setup([sys.argv[0], f"-dict={words}", *arguments], target)
         atheris.Fuzz()
 

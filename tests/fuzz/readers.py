@@ -51,23 +51,26 @@ class Target:
     Args:
         scratch: folder of the file and of the image that the labels are for.
         name: key of `TARGETS`.
+        sentinel: watches while the reader reads.
     """
 
-    def __init__(self, scratch: Path, name: str) -> None:
-        self.read, suffix, self.wrap, _ = TARGETS[name]
-        self.file, self.sentinel = scratch / f"input{suffix}", Sentinel(scratch)
+    def __init__(self, scratch: Path, name: str, sentinel: Sentinel | None = None) -> None:
+        self.read, suffix, self.wrap, self.seeds = TARGETS[name]
+        self.file, self.sentinel = scratch / f"input{suffix}", sentinel
 
     def __call__(self, data: bytes) -> None:
         """Read one input; an exception that no reader may raise goes through."""
         self.file.write_bytes(self.wrap(data))
-        self.sentinel.armed = True
+        if self.sentinel:
+            self.sentinel.armed = True
         try:
             self.read(self.file)
         except (ValueError, FileNotFoundError) as error:
             if not str(error).startswith(str(self.file)) and not isinstance(error, FileNotFoundError):
                 raise SystemError(f"an error without the name of the file: {error}") from error
         finally:
-            self.sentinel.armed = False
+            if self.sentinel:
+                self.sentinel.armed = False
 
 
 # Readers --------------------------------------------------------------------------------------------------------------
