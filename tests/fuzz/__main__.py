@@ -12,6 +12,7 @@ outside of its bounds, a program that is started, a connection, a file that is w
 
 import argparse
 import logging
+import os
 import re
 import subprocess
 import sys
@@ -37,6 +38,7 @@ def run_child(name: str, folder: Path, arguments: list[str]) -> None:
     with atheris.instrument_imports(include=INSTRUMENTED):
         from tests.fuzz import readers  # noqa: PLC0415, instrumented
     logging.disable(logging.CRITICAL)
+    os.fsync = lambda _: None  # whether the disk has what was written does not matter here, but takes most of the time
     words = readers.prepare(name, folder)
     with tempfile.TemporaryDirectory() as scratch:
         target = readers.Target(Path(scratch), name, readers.Sentinel(Path(scratch)))

@@ -23,6 +23,7 @@ from utils.label_coco import read_coco
 from utils.label_reader import image_size, verify_image_label, verify_objects
 from utils.label_voc import read_voc
 
+Image.init()  # loads the readers of all formats, so that they are instrumented with this file
 NC = 3
 CLASSES = {"cat": 0, "dog": 1, "bird": 2}
 FORBIDDEN = ("os.system", "os.exec", "os.posix_spawn", "os.fork", "subprocess.Popen", "socket.connect")
@@ -181,10 +182,10 @@ def texts(*parts: str) -> Callable[[], list[bytes]]:
 
 
 def yamls() -> list[bytes]:
-    """The YAML files of the project, the shorter ones, and what is special."""
+    """The beginnings of some YAML files of the project, and what is special."""
     files = [*ROOT.glob("data/*.yaml"), *ROOT.glob("data/hyps/*.yaml"), *ROOT.glob("models/*.yaml")]
     special = ["a: &x [1, 2]\nb: *x\n<<: {c: 3}\n", "a: !!python/object:os.system x\n", "{a: .nan, b: 0x1f, c: 1e3}\n"]
-    return [file.read_bytes() for file in files if file.stat().st_size < 3000] + texts(*special)()
+    return [file.read_bytes()[:800].rpartition(b"\n")[0] for file in files[:6]] + texts(*special)()
 
 
 COCO = {

@@ -163,7 +163,10 @@ def flat(out):
     return [out] if isinstance(out, torch.Tensor) else [tensor for part in out for tensor in flat(part)]
 
 
-@pytest.fixture(scope="module", params=["yolov5n", "yolov5n-swinv2", "yolov5-swinv2t"])
+DETECTORS = ["yolov5n", "yolov5n-swinv2", pytest.param("yolov5-swinv2t", marks=pytest.mark.slow)]
+
+
+@pytest.fixture(scope="module", params=DETECTORS)
 def detector(request):
     return DetectionModel(ROOT / f"models/{request.param}.yaml", nc=3, verbose=False)
 
