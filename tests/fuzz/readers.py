@@ -183,7 +183,7 @@ def texts(*parts: str) -> Callable[[], list[bytes]]:
 
 def yamls() -> list[bytes]:
     """The beginnings of some YAML files of the project, and what is special."""
-    files = [*ROOT.glob("data/*.yaml"), *ROOT.glob("data/hyps/*.yaml"), *ROOT.glob("models/*.yaml")]
+    files = sorted([*ROOT.glob("data/hyps/*.yaml"), *ROOT.glob("models/*.yaml")])
     special = ["a: &x [1, 2]\nb: *x\n<<: {c: 3}\n", "a: !!python/object:os.system x\n", "{a: .nan, b: 0x1f, c: 1e3}\n"]
     return [file.read_bytes()[:800].rpartition(b"\n")[0] for file in files[:6]] + texts(*special)()
 
