@@ -249,7 +249,6 @@ def test_r13_fused_kernel_gets_four_dimensional_masks_that_are_broadcast_once(sh
     assert calls == [((batch, heads, n, 16), (1, heads, n, n), 1.0)]
 
 
-@torch.no_grad()
 @pytest.mark.parametrize("core", ["explicit", "sdpa"])
 def test_mask_of_a_narrow_window_may_be_strided(core):
     """Found by tests/properties: 1 x 2 cells in windows of 2 x 1 gave a mask that `view` did not take."""
