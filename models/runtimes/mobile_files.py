@@ -1,6 +1,7 @@
 """Files for phones and small boards: ncnn and LiteRT."""
 
 import zipfile
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -66,17 +67,20 @@ def read_appended(file: Path) -> dict:
     """Return the mapping whose text is the first entry of a zip archive at the end of a file, {} where there is none.
 
     Raises:
-        ValueError: the entry is too large to be such a text, or no mapping.
+        ValueError: the archive is damaged, or the entry is too large to be such a text, or no mapping.
     """
     if not zipfile.is_zipfile(file):
         return {}
-    with zipfile.ZipFile(file) as archive:
-        entry = next(iter(archive.infolist()), None)
-        if entry is None:
-            return {}
-        if entry.file_size > LARGEST_NOTES:
-            raise ValueError(f"{file}: its entry {entry.filename!r} has {entry.file_size} bytes, too many for metadata")
-        found = parse_value(archive.read(entry).decode("utf-8", "replace"))
+    try:
+        with zipfile.ZipFile(file) as archive:
+            entry = next(iter(archive.infolist()), None)
+            if entry is None:
+                return {}
+            if entry.file_size > LARGEST_NOTES:
+                raise ValueError(f"{file}: its entry {entry.filename!r} has {entry.file_size} bytes, too many of them")
+            found = parse_value(archive.read(entry).decode("utf-8", "replace"))
+    except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError) as e:  # the last: encrypted, or packed strangely
+        raise ValueError(f"{file}: the archive at its end is damaged: {e}") from e
     if not isinstance(found, dict):
         raise ValueError(f"{file}: its entry {entry.filename!r} is no mapping, found {str(found)[:80]!r}")
     return found

@@ -16,6 +16,7 @@ import torch
 from PIL import Image
 
 from models.checkpoint import load_checkpoint
+from models.runtimes.mobile_files import read_appended
 from utils.engine_file import read_engine
 from utils.files import yaml_load, yaml_save
 from utils.general import ROOT
@@ -245,6 +246,17 @@ def engines() -> list[bytes]:
     return [struct.pack("<I", len(head)) + head + b"engine"]
 
 
+def notes() -> list[bytes]:
+    """A network with metadata behind it, stored and packed."""
+    seeds = []
+    for kind in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        saved = BytesIO(b"network")
+        with zipfile.ZipFile(saved, "a", kind) as archive:
+            archive.writestr(zipfile.ZipInfo("metadata.txt"), "{'stride': 32, 'names': {0: 'cat'}}", kind)
+        seeds.append(saved.getvalue())
+    return seeds
+
+
 LINES = "0 0.5 0.5 0.2 0.4\n1 0.1 0.1 0.9 0.1 0.5 0.9\r\n2 0.5 0.5 1 1 0.87\n\n0 5e-1 .5 0.2 0.4\n"
 TARGETS = {  # name -> reader, suffix, what is around an input, inputs to begin with
     "labels": (read_text, ".txt", as_they_are, texts(LINES, "0 0.5 0.5 1.0005 1e-9\n", "\ufeff0 nan inf -0 1_0\n")),
@@ -255,6 +267,7 @@ TARGETS = {  # name -> reader, suffix, what is around an input, inputs to begin 
     "pickle": (load_checkpoint, ".pt", archive_of, pickles),
     "archive": (load_checkpoint, ".pt", as_they_are, archives),
     "engine": (read_engine, ".engine", as_they_are, engines),
+    "tflite": (read_appended, ".tflite", as_they_are, notes),
 }
 WORDS = {  # that random changes do not hit upon
     "labels": (b"0.5", b"1e-45", b"nan", b"inf", b"-0", b"1_0", "\u2028".encode(), b"\xef\xbb\xbf"),
@@ -270,6 +283,7 @@ WORDS = {  # that random changes do not hit upon
         b"storage",
     ),
     "archive": (b"PK\1\2", b"PK\3\4", b"PK\5\6", b"PK\6\6", b"data.pkl", b"input/", b"\x80\2"),
+    "tflite": (b"PK\1\2", b"PK\3\4", b"PK\5\6", b"PK\6\6", b"[[[[", b"{}"),
     "engine": (b"{}", b'"names"', b"null", b"NaN"),
 }
 
