@@ -95,14 +95,14 @@ def convert(model: nn.Module, images: Tensor, half: bool) -> Any:
 
 
 def expand_choices(graph: torch.fx.Graph) -> None:
-    """Give the three inputs of each `where` the shape of its result: coremltools forgets that the condition counts."""
+    """Give the inputs of each `where` the shape of its result: coremltools forgets that the condition counts."""
     aten = torch.ops.aten
     for node in list(graph.nodes):
-        if node.target is not aten.where.self:
+        if node.target not in (aten.where.self, aten.where.ScalarSelf):
             continue
         shape = node.meta["val"].shape
         for i, part in enumerate(node.args):
-            if part.meta["val"].shape != shape:
+            if isinstance(part, torch.fx.Node) and part.meta["val"].shape != shape:
                 with graph.inserting_before(node):
                     whole = graph.call_function(aten.expand.default, (part, list(shape)))
                 whole.meta["val"] = part.meta["val"].expand(shape)
