@@ -596,15 +596,13 @@ def test_cut_off_curves_are_told(data, weights, lines, monkeypatch):
     assert any("exported with --nms" in line and "mAP is lower" in line for line in lines())
 
 
-def test_window_changes_a_swin_model(data, tmp_path):
+def test_window_changes_a_swin_model(data, tmp_path, write_checkpoint):
     table = yaml_load(ROOT / "models/yolov5n-swinv2.yaml") | {"width_multiple": 0.25, "nc": data["nc"]}
     model = DetectionModel(table, verbose=False)
     for conv in model.detect.m:
         nn.init.normal_(conv.weight, std=1.0)
         nn.init.zeros_(conv.bias)
-    absent = ("best_fitness", "ema", "updates", "optimizer", "scaler", "stopper", "rng", "hyp")
-    state = {"epoch": -1, "model": model.state_dict(), "yaml": model.yaml, "names": data["names"], "opt": {}}
-    save_checkpoint(tmp_path / "s.pt", {**state, "stride": model.stride.tolist(), **dict.fromkeys(absent)})
+    write_checkpoint(tmp_path / "s.pt", model, data["names"])
     loader = make_loader(data)
     own, other = (val.run(data, tmp_path / "s.pt", dataloader=loader, plots=False, window=w)[0] for w in (None, 2))
     assert own != other
