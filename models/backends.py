@@ -13,13 +13,13 @@ from torch import Tensor, nn
 
 from models.checkpoint import attempt_load
 from models.runtimes.base import Runtime, parse_names
-from models.runtimes.mobile_files import NcnnBackend
+from models.runtimes.mobile_files import LiteRtBackend, NcnnBackend
 from models.runtimes.onnx_files import OnnxRuntimeBackend, OpenCvBackend
 from models.runtimes.openvino_files import OpenVinoBackend
 from models.runtimes.tensorrt_files import TensorRtBackend
 from models.runtimes.torch_files import Pt2Backend, TorchScriptBackend
 from utils.files import yaml_load
-from utils.formats import ROWS, Format
+from utils.formats import FORMATS, ROWS, Format
 from utils.general import LOGGER
 
 
@@ -73,6 +73,7 @@ RUNTIMES: dict[str, type[Runtime]] = {  # `Format.argument` -> class(file, devic
     "openvino": OpenVinoBackend,
     "engine": TensorRtBackend,
     "ncnn": NcnnBackend,
+    "tflite": LiteRtBackend,
 }
 DEFAULT_STRIDE = 32
 
@@ -134,6 +135,11 @@ class DetectMultiBackend(nn.Module):
             self.fp16 = fp16
         else:
             (kind,) = kinds
+            if kind not in RUNTIMES:
+                raise ValueError(
+                    f"{files[0]}: {FORMATS[kind].name} files run on Apple's systems, in programs of their own, not "
+                    "here: use the checkpoint (.pt), or export.py --include onnx"
+                )
             self.backend = (OpenCvBackend if dnn else RUNTIMES[kind])(existing(files[0]), self.device)
             self.fp16 = self.backend.half
             if fp16 and not self.fp16:

@@ -13,10 +13,16 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from torch import nn
 
+from models.checkpoint import save_checkpoint
+from models.yolo import DetectionModel
 from utils import demo
+from utils.files import yaml_load
 
 ROOT = Path(__file__).resolve().parents[1]
+
+NARROW_NAMES = {0: "cat", 1: "a/b", 2: "白细胞"}
 
 torch.set_num_threads(1)
 cv2.setNumThreads(0)
@@ -47,6 +53,44 @@ def tiny_dataset(tmp_path_factory):
     file = root.parent / "tiny.yaml"
     file.write_text(yaml.safe_dump(data, sort_keys=False), encoding="utf-8")
     return file
+
+
+@pytest.fixture(scope="session")
+def write_checkpoint():
+    """Function (file, model, names) -> file that saves a model as training leaves it at its end."""
+
+    def write(file, model, names):
+        absent = ("best_fitness", "ema", "updates", "optimizer", "scaler", "stopper", "rng", "hyp")
+        state = {"epoch": -1, "model": model.state_dict(), "yaml": model.yaml, "names": names, "opt": {}}
+        save_checkpoint(file, {**state, "stride": model.stride.tolist(), **dict.fromkeys(absent)})
+        return file
+
+    return write
+
+
+@pytest.fixture(scope="session")
+def narrow_model():
+    """A narrow YOLOv5n of three classes, random but sure enough to detect something; do not change it."""
+    table = yaml_load(ROOT / "models/yolov5n.yaml") | {"width_multiple": 0.05, "depth_multiple": 0.1, "nc": 3}
+    torch.manual_seed(1)
+    model = DetectionModel(table, verbose=False)
+    for conv in model.detect.m:
+        nn.init.normal_(conv.weight, std=0.5)
+        nn.init.zeros_(conv.bias)
+    for module in model.modules():  # statistics of pictures, so that each picture gives something else
+        if isinstance(module, nn.BatchNorm2d):
+            module.momentum = 1.0
+    noise = [np.random.default_rng(seed).integers(0, 256, (6, 9, 3), np.uint8) for seed in range(8)]
+    images = np.stack([cv2.resize(image, (96, 64), interpolation=cv2.INTER_CUBIC)[..., ::-1] for image in noise])
+    with torch.no_grad():
+        model.train()(torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255)
+    return model
+
+
+@pytest.fixture(scope="session")
+def narrow_weights(tmp_path_factory, narrow_model, write_checkpoint):
+    """Checkpoint tiny.pt of `narrow_model`, alone in its folder: what is written beside it stays for all tests."""
+    return write_checkpoint(tmp_path_factory.mktemp("weights") / "tiny.pt", narrow_model, NARROW_NAMES)
 
 
 @pytest.fixture(scope="session")

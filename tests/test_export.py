@@ -8,7 +8,6 @@ import pytest
 import torch
 
 import export
-from models.checkpoint import save_checkpoint
 from models.yolo import DetectionModel
 from utils.exporters.options import ExportOptions
 from utils.files import yaml_load
@@ -22,16 +21,11 @@ NAMES = {0: "circle", 1: "square", 2: "o'clock"}
 
 
 @pytest.fixture(scope="module")
-def weights(tmp_path_factory):
-    """Checkpoint of a narrow YOLOv5n of three classes."""
+def weights(tmp_path_factory, write_checkpoint):
+    """Checkpoint of a narrow YOLOv5n with fresh weights: those of `narrow_model` magnify what rounding changes."""
     table = yaml_load(ROOT / "models/yolov5n.yaml") | {"width_multiple": 0.05, "depth_multiple": 0.1, "nc": 3}
     torch.manual_seed(2)
-    model = DetectionModel(table, verbose=False)
-    absent = ("best_fitness", "ema", "updates", "optimizer", "scaler", "stopper", "rng", "hyp")
-    state = {"epoch": -1, "model": model.state_dict(), "yaml": model.yaml, "names": NAMES, "opt": {}}
-    file = tmp_path_factory.mktemp("weights") / "tiny.pt"
-    save_checkpoint(file, {**state, "stride": model.stride.tolist(), **dict.fromkeys(absent)})
-    return file
+    return write_checkpoint(tmp_path_factory.mktemp("weights") / "tiny.pt", DetectionModel(table, verbose=False), NAMES)
 
 
 @pytest.fixture

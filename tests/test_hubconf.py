@@ -9,25 +9,14 @@ from torch import nn
 
 import hubconf
 from models.autoshape import AutoShape
-from models.checkpoint import save_checkpoint
 from models.yolo import DetectionModel
-from utils.files import yaml_load
 from utils.general import LOGGER, ROOT
 
 
 @pytest.fixture(scope="module")
-def weights(tmp_path_factory):
-    table = yaml_load(ROOT / "models/yolov5n.yaml") | {"width_multiple": 0.05, "depth_multiple": 0.1, "nc": 3}
-    torch.manual_seed(1)
-    model = DetectionModel(table, verbose=False)
-    for conv in model.model[-1].m:
-        nn.init.normal_(conv.weight, std=1.0)
-        nn.init.zeros_(conv.bias)
-    absent = ("best_fitness", "ema", "updates", "optimizer", "scaler", "stopper", "rng", "hyp")
-    file = tmp_path_factory.mktemp("weights") / "yolov5n.pt"
-    state = {"epoch": -1, "model": model.state_dict(), "yaml": model.yaml, "names": dict(enumerate("abc")), "opt": {}}
-    save_checkpoint(file, {**state, "stride": model.stride.tolist(), **dict.fromkeys(absent)})
-    return file
+def weights(tmp_path_factory, narrow_model, write_checkpoint):
+    """Checkpoint that is called as one that can be downloaded."""
+    return write_checkpoint(tmp_path_factory.mktemp("weights") / "yolov5n.pt", narrow_model, dict(enumerate("abc")))
 
 
 def test_torch_hub_finds_in_another_folder_what_the_import_finds(weights, tmp_path):

@@ -40,7 +40,8 @@ LEVELS = {
     """,
     4: """
         utils.exporters.to_torchscript utils.exporters.to_pt2 utils.exporters.to_ncnn utils.exporters.to_openvino
-        utils.exporters.to_tensorrt models.backends models.training utils.evolve utils.outputs
+        utils.exporters.to_tensorrt utils.exporters.to_coreml utils.exporters.to_litert models.backends models.training
+        utils.evolve utils.outputs
     """,
     5: "utils.exporters val detect hubconf models.options models.recovery utils.tuner",
     6: "export train",
@@ -50,8 +51,8 @@ OWN = {name.split(".")[0] for name in LEVEL}  # first parts of our module names
 
 # Optional or slow to load: imported inside the one function that needs them.
 HEAVY = (
-    "onnx onnxruntime onnxscript onnxslim openvino nncf tensorrt tensorrt_rtx coremltools ncnn pnnx tensorboard "
-    "torch.utils.tensorboard optuna wandb mlflow clearml"
+    "onnx onnxruntime onnxscript onnxslim openvino nncf tensorrt tensorrt_rtx coremltools litert_torch "
+    "ai_edge_litert ncnn pnnx tensorboard torch.utils.tensorboard optuna wandb mlflow clearml"
 ).split()
 
 SKIPPED_FOLDERS = {"tests", "benchmarks", "examples", "runs", "datasets", "venv"}

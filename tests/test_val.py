@@ -14,7 +14,7 @@ import yaml
 from torch import nn
 
 import val
-from models.checkpoint import attempt_load, save_checkpoint
+from models.checkpoint import attempt_load
 from models.yolo import DetectionModel
 from utils.boxes import xywhn2xyxy, xyxy2xywh
 from utils.callbacks import Callbacks
@@ -53,7 +53,7 @@ def oblong(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def weights(tmp_path_factory, data):
+def weights(tmp_path_factory, data, write_checkpoint):
     """Checkpoint of a narrow network whose random weights make it certain enough to detect something."""
     table = yaml_load(ROOT / "models/yolov5n.yaml") | {"width_multiple": 0.05, "depth_multiple": 0.1, "nc": data["nc"]}
     torch.manual_seed(1)
@@ -61,11 +61,7 @@ def weights(tmp_path_factory, data):
     for conv in model.model[-1].m:
         nn.init.normal_(conv.weight, std=1.0)
         nn.init.zeros_(conv.bias)
-    absent = ("best_fitness", "ema", "updates", "optimizer", "scaler", "stopper", "rng", "hyp")
-    file = tmp_path_factory.mktemp("weights") / "tiny.pt"
-    state = {"epoch": -1, "model": model.state_dict(), "yaml": model.yaml, "names": data["names"], "opt": {}}
-    save_checkpoint(file, {**state, "stride": model.stride.tolist(), **dict.fromkeys(absent)})
-    return file
+    return write_checkpoint(tmp_path_factory.mktemp("weights") / "tiny.pt", model, data["names"])
 
 
 @pytest.fixture
@@ -600,15 +596,13 @@ def test_cut_off_curves_are_told(data, weights, lines, monkeypatch):
     assert any("exported with --nms" in line and "mAP is lower" in line for line in lines())
 
 
-def test_window_changes_a_swin_model(data, tmp_path):
+def test_window_changes_a_swin_model(data, tmp_path, write_checkpoint):
     table = yaml_load(ROOT / "models/yolov5n-swinv2.yaml") | {"width_multiple": 0.25, "nc": data["nc"]}
     model = DetectionModel(table, verbose=False)
     for conv in model.detect.m:
         nn.init.normal_(conv.weight, std=1.0)
         nn.init.zeros_(conv.bias)
-    absent = ("best_fitness", "ema", "updates", "optimizer", "scaler", "stopper", "rng", "hyp")
-    state = {"epoch": -1, "model": model.state_dict(), "yaml": model.yaml, "names": data["names"], "opt": {}}
-    save_checkpoint(tmp_path / "s.pt", {**state, "stride": model.stride.tolist(), **dict.fromkeys(absent)})
+    write_checkpoint(tmp_path / "s.pt", model, data["names"])
     loader = make_loader(data)
     own, other = (val.run(data, tmp_path / "s.pt", dataloader=loader, plots=False, window=w)[0] for w in (None, 2))
     assert own != other

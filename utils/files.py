@@ -106,6 +106,11 @@ class _YamlDumper(yaml.SafeDumper):
         """Write a shared list twice instead of as a reference."""
         return True
 
+    def represent_text(self, data: str) -> yaml.ScalarNode:
+        """Write a text with a line end of Unicode with escapes: in other quotes it would be read as a space."""
+        style = '"' if any(letter in data for letter in "\x85\u2028\u2029") else None
+        return self.represent_scalar("tag:yaml.org,2002:str", data, style=style)
+
     def represent_list(self, data: list) -> yaml.SequenceNode:
         """Write lists without inner lists or dicts in brackets."""
         flow = not any(isinstance(item, list | dict) for item in data)
@@ -114,6 +119,7 @@ class _YamlDumper(yaml.SafeDumper):
 
 _YamlLoader.add_constructor("tag:yaml.org,2002:int", _YamlLoader.construct_yaml_int)
 _YamlDumper.add_representer(list, _YamlDumper.represent_list)
+_YamlDumper.add_representer(str, _YamlDumper.represent_text)
 for _tag, _pattern, _first in YAML_WORDS:
     first_letters = ["" if letter == "\0" else letter for letter in _first]
     _YamlLoader.add_implicit_resolver(_tag, _pattern, first_letters)

@@ -18,7 +18,7 @@ class Format:
     Attributes:
         name: as people write it.
         argument: word for `--include`; "-" for the checkpoint itself, which is not exported.
-        suffix: what follows the stem of the weights; one without a dot belongs to a folder.
+        suffix: what follows the stem of the weights; one without a dot belongs to a folder, as does .mlpackage.
         writes: packages that the export needs, by their name for pip.
         runs: packages that running the file needs, by their name for pip.
         cpu: whether the file runs on a CPU.
@@ -36,11 +36,6 @@ class Format:
     gpu: bool = True
     options: tuple[str, ...] = ()
     note: str = ""
-
-    @property
-    def is_folder(self) -> bool:
-        """Whether the result is a folder."""
-        return not self.suffix.startswith(".")
 
 
 ROWS = (
@@ -89,16 +84,33 @@ ROWS = (
         options=("half",),
         note="convolutional models only: ncnn has no windows",
     ),
+    Format(
+        "CoreML",
+        "coreml",
+        ".mlpackage",
+        ("coremltools",),
+        cpu=False,
+        gpu=False,
+        options=("half",),
+        note="an extra, not tested on a device: only Apple's systems run the file",
+    ),
+    Format(
+        "LiteRT",
+        "tflite",
+        ".tflite",
+        ("litert-torch", "ai-edge-litert"),
+        ("ai-edge-litert",),
+        gpu=False,
+        note="an extra, not tested on a phone; the converter takes 1 GB of disk: best in an environment of its own",
+    ),
 )
 FORMATS = {row.argument: row for row in ROWS}
 EXPORTS = {argument: row for argument, row in FORMATS.items() if argument != "-"}
+ALIASES = {"litert": "tflite"}  # other words of --include
 
 REFUSED = {  # words of --include that YOLOv5 users know -> the way from here
     "saved_model": "TensorFlow is not written: export onnx and convert it with onnx2tf, in an environment of its own",
     "pb": "a TensorFlow GraphDef is not written: export onnx and convert it with onnx2tf",
-    "coreml": "CoreML is not written: convert a .pt2 file with coremltools (torch.export.load, run_decompositions({}))",
-    "litert": "LiteRT is not written: convert a .pt2 file with litert-torch, in an environment of its own",
-    "tflite": "TensorFlow Lite is not written: export onnx and convert it with onnx2tf",
     "edgetpu": "Edge TPU is not written: export onnx, convert it with onnx2tf to int8 TFLite, run edgetpu_compiler",
     "tfjs": "TensorFlow.js is not written: export onnx and run it in the browser with onnxruntime-web",
     "paddle": "Paddle is not written: export onnx and convert it with x2paddle",
@@ -128,9 +140,10 @@ def parse_include(words: list[str]) -> list[Format]:
     for word in words:
         if word in REFUSED:
             raise ValueError(f"--include {word}: {REFUSED[word]}")
-        if word not in EXPORTS:
+        if word not in EXPORTS and word not in ALIASES:
             raise ValueError(f"--include {word}: no such format. Allowed: {', '.join(EXPORTS)}")
-    return [row for argument, row in EXPORTS.items() if argument in words]
+    asked = {ALIASES.get(word, word) for word in words}
+    return [row for argument, row in EXPORTS.items() if argument in asked]
 
 
 def format_of(file: str | Path) -> Format:

@@ -7,7 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from utils.label_reader import NO_POLYGON, Annotation, LabelledObject, Split, Verified, verify_objects
+from utils.label_reader import NO_POLYGON, Annotation, LabelledObject, Split, Verified, printable, verify_objects
+
+LARGEST = 10**9  # no image is wider, and no coordinate of it larger
 
 
 def read_coco(file: str | Path) -> dict[str, Annotation]:
@@ -37,7 +39,7 @@ def read_coco(file: str | Path) -> dict[str, Annotation]:
     try:
         names = {category["id"]: str(category["name"]) for category in tables[1]}
         images = {
-            image["id"]: (str(image["file_name"]), Annotation((int(image["width"]), int(image["height"])), [], []))
+            image["id"]: (str(image["file_name"]), Annotation((_side(image, "width"), _side(image, "height")), [], []))
             for image in tables[0]
         }
     except (KeyError, TypeError, ValueError, OverflowError) as e:
@@ -51,9 +53,17 @@ def read_coco(file: str | Path) -> dict[str, Annotation]:
             continue
         try:
             annotation.objects.append(_read_object(entry, names))
-        except (KeyError, TypeError, ValueError) as e:
-            annotation.messages.append(f"{file}: object {entry.get('id')} left out: {e}")
+        except (KeyError, TypeError, ValueError, OverflowError) as e:
+            annotation.messages.append(f"{file}: object {entry.get('id')!r:.40} left out: {e}")
     return dict(images.values())
+
+
+def _side(image: Mapping[str, Any], name: str) -> int:
+    """Return the width or height of an entry of `images`; 0 or less is unknown."""
+    side = int(image[name])
+    if side > LARGEST:
+        raise ValueError(f"{name} is {image[name]!r:.20}")
+    return side
 
 
 def _read_object(entry: Mapping[str, Any], names: Mapping[Any, str]) -> LabelledObject:
@@ -63,6 +73,8 @@ def _read_object(entry: Mapping[str, Any], names: Mapping[Any, str]) -> Labelled
     parts = entry.get("segmentation")
     parts = [np.array(part, np.float64).reshape(-1, 2) for part in parts] if isinstance(parts, list) else []
     parts = [part for part in parts if len(part) > 2]
+    if not all((abs(part) < LARGEST).all() for part in parts):  # NaN and infinity too, which Python's JSON reads
+        raise ValueError("its segmentation holds numbers that are no pixels")
     outline = join_parts(parts) if parts else NO_POLYGON
     if entry.get("bbox") is not None:
         x, y, w, h = map(float, entry["bbox"])
@@ -132,7 +144,7 @@ class CocoReader:
         found = {item.name for annotation in entries.values() for item in annotation.objects}
         if found and not found & self.classes.keys():
             raise ValueError(
-                f"{source}: none of its categories is a class of the data set; the file has {', '.join(sorted(found))},"
+                f"{source}: none of its categories is a class of the data set; the file has {printable(found)},"
                 f" names has {', '.join(self.classes)}"
             )
         unlisted = len(self.im_files) - self._match(entries)
@@ -141,8 +153,8 @@ class CocoReader:
             messages.append(f"{source}: {lost} images of this file are not in {self.split}")
         if unlisted:
             messages.append(f"{source}: {unlisted} images in {self.split} are not in this file: left out")
-        if foreign := sorted(found - self.classes.keys()):
-            messages.append(f"{source}: categories not in names, their objects are left out: {', '.join(foreign)}")
+        if foreign := found - self.classes.keys():
+            messages.append(f"{source}: categories not in names, their objects are left out: {printable(foreign)}")
         for annotation in self.annotations.values():
             annotation.objects[:] = [item for item in annotation.objects if item.name in self.classes]
         return messages

@@ -341,7 +341,7 @@ def clip_points(points: list[float]) -> np.ndarray:
 
 def check_area(box: np.ndarray) -> None:
     """Raise ValueError if the width or height of a box x, y, w, h is not positive."""
-    if min(box[2:]) <= 0:
+    if min(box[2:].astype(np.float32)) <= 0:  # the type that labels are kept in
         raise ValueError(f"the box has no area: width {box[2]:g}, height {box[3]:g}")
 
 
@@ -388,12 +388,17 @@ def verify_objects(
         messages[-1] += "; none is left, so the image is left out"
         return Verified(False, messages=messages)
     if unknown:
-        messages.append(f"{label_file}: classes not in names, objects left out: {', '.join(sorted(unknown))}")
+        messages.append(f"{label_file}: classes not in names, objects left out: {printable(unknown)}")
     labels, segments, repeats = without_repeats(found)
     if len(repeats):
         messages.append(f"{label_file}: {len(repeats)} repeated labels of {os.path.basename(im_file)} left out")
     state = "found" if annotation.objects or annotation.messages else "empty"
     return Verified(True, size, labels, segments, state, messages)
+
+
+def printable(names: Iterable[str]) -> str:
+    """Return names of a foreign file for a message: sorted, in one line, with ? for what cannot be printed."""
+    return "".join(letter if letter.isprintable() else "?" for letter in ", ".join(sorted(names)))
 
 
 def _normalise(item: LabelledObject, frame: tuple[int, int], cls: int) -> tuple[list[float], np.ndarray]:

@@ -18,6 +18,7 @@ from utils.label_reader import (
 
 MAX_BYTES = 16 << 20
 MAX_DEPTH = 32
+MAX_SIDE = 10**9  # pixels
 TWINS = (("JPEGImages", "Annotations"), ("images", "annotations"), ("images", "Annotations"))
 
 
@@ -51,7 +52,7 @@ def parse_xml(data: bytes) -> Element:
     parser.StartElementHandler, parser.EndElementHandler, parser.CharacterDataHandler = start, end, builder.data
     try:
         parser.Parse(data, True)
-    except expat.ExpatError as e:
+    except (expat.ExpatError, LookupError) as e:  # the second of an encoding that Python does not know
         raise ValueError(f"not XML: {e}") from None
     return builder.close()
 
@@ -78,6 +79,8 @@ def read_voc(file: str | Path, first_pixel: int = 0) -> Annotation:
         size = int(root.findtext("size/width", "")), int(root.findtext("size/height", ""))
     except ValueError:
         size = (0, 0)  # absent in some files: the image tells
+    if max(size) > MAX_SIDE:
+        raise ValueError(f"its size is more than {MAX_SIDE} pixels, which no image has")
     if root.tag != "annotation":
         raise ValueError(f"the outer element is {root.tag}, not annotation")
     annotation = Annotation(size, [], [])

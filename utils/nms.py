@@ -94,7 +94,7 @@ def _labels_as_rows(labels: Tensor, no: int) -> Tensor:
     rows = labels.new_zeros(len(labels), no)
     rows[:, :4] = labels[:, 1:]
     rows[:, 4] = 1
-    rows[torch.arange(len(labels)), labels[:, 0].long() + 5] = 1
+    rows[torch.arange(len(labels), device=rows.device), labels[:, 0].long() + 5] = 1
     return rows
 
 

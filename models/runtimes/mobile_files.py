@@ -1,14 +1,18 @@
-"""Files for phones and small boards: ncnn."""
+"""Files for phones and small boards: ncnn and LiteRT."""
 
+import zipfile
+import zlib
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from models.runtimes.base import Runtime
+from models.runtimes.base import Runtime, parse_value
 from utils.files import yaml_load
 from utils.formats import require
+
+LARGEST_NOTES = 1_000_000  # bytes of metadata
 
 
 def read_notes(folder: Path) -> dict:
@@ -57,3 +61,65 @@ class NcnnBackend(Runtime):
             if status:
                 raise ValueError(f"{self.file}: ncnn could not run it (status {status})")
             return torch.from_numpy(np.array(output))[None]
+
+
+def read_appended(file: Path) -> dict:
+    """Return the mapping whose text is the first entry of a zip archive at the end of a file, {} where there is none.
+
+    Raises:
+        ValueError: the archive is damaged, or the entry is too large to be such a text, or no mapping.
+    """
+    if not zipfile.is_zipfile(file):
+        return {}
+    try:
+        with zipfile.ZipFile(file) as archive:
+            entry = next(iter(archive.infolist()), None)
+            if entry is None:
+                return {}
+            if entry.file_size > LARGEST_NOTES:
+                raise ValueError(f"{file}: its entry {entry.filename!r} has {entry.file_size} bytes, too many of them")
+            found = parse_value(archive.read(entry).decode("utf-8", "replace"))
+    except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError) as e:  # the last: encrypted, or packed strangely
+        raise ValueError(f"{file}: the archive at its end is damaged: {e}") from e
+    if not isinstance(found, dict):
+        raise ValueError(f"{file}: its entry {entry.filename!r} is no mapping, found {str(found)[:80]!r}")
+    return found
+
+
+class LiteRtBackend(Runtime):
+    """LiteRT (TensorFlow Lite) on the CPU, of a file that `utils.exporters.to_litert` wrote.
+
+    Args:
+        file: .tflite file: float32 images (B, H, W, 3) to boxes (B, R, 5 + nc) in pixels.
+        device: images are moved to the CPU.
+
+    Raises:
+        ValueError: the package is missing, it cannot read the file, or the file has other inputs or outputs.
+    """
+
+    def __init__(self, file: Path, device: torch.device) -> None:
+        require(("ai-edge-litert",), f"running {file}")
+        from ai_edge_litert.interpreter import Interpreter  # noqa: PLC0415, optional
+
+        metadata = read_appended(file)
+        try:
+            self.network = Interpreter(str(file), num_threads=torch.get_num_threads())
+            self.network.allocate_tensors()
+        except (RuntimeError, ValueError) as e:
+            raise ValueError(f"{file}: LiteRT cannot read it: {str(e).splitlines()[0]}") from e
+        sources, targets = self.network.get_input_details(), self.network.get_output_details()
+        shapes = [tuple(map(int, entry["shape"])) for entry in (*sources, *targets)]
+        kinds = {np.dtype(entry["dtype"]).name for entry in (*sources, *targets)}
+        if [len(shape) for shape in shapes] != [4, 3] or shapes[0][3] != 3 or kinds != {"float32"}:
+            raise ValueError(
+                f"{file}: one float32 input (B, H, W, 3) and one output (B, R, 5 + classes) are run here, but it has "
+                f"{shapes} of {', '.join(sorted(kinds))}: export it with export.py --include tflite"
+            )
+        self.source, self.target = sources[0]["index"], targets[0]["index"]
+        super().__init__(file, device, metadata, shapes[0][:3], shapes[1][2])
+
+    def run(self, images: Tensor) -> Tensor:
+        """See `Runtime.run`."""
+        self.network.set_tensor(self.source, images.permute(0, 2, 3, 1).contiguous().cpu().numpy())
+        self.network.invoke()
+        return torch.from_numpy(self.network.get_tensor(self.target))

@@ -4,34 +4,22 @@ import pytest
 import torch
 
 from models.backends import DetectMultiBackend
-from models.checkpoint import attempt_load, save_checkpoint
+from models.checkpoint import attempt_load
 from models.ensemble import Ensemble
 from models.yolo import DetectionModel
 
 
-def write(path, cfg, nc, names=None):
-    model = DetectionModel(cfg, nc=nc, verbose=False)
-    state = dict.fromkeys(
-        ("ema", "updates", "optimizer", "scaler", "stopper", "rng", "hyp", "best_fitness", "last_step", "git")
-    )
-    names = names or {i: f"class {i}" for i in range(nc)}
-    save_checkpoint(
-        path,
-        state
-        | {
-            "epoch": -1,
-            "model": model.state_dict(),
-            "yaml": model.yaml,
-            "names": names,
-            "stride": model.stride.tolist(),
-            "opt": {},
-        },
-    )
-    return path
+@pytest.fixture(scope="module")
+def write(write_checkpoint):
+    def write(path, cfg, nc, names=None):
+        model = DetectionModel(cfg, nc=nc, verbose=False)
+        return write_checkpoint(path, model, names or {i: f"class {i}" for i in range(nc)})
+
+    return write
 
 
 @pytest.fixture(scope="module")
-def files(tmp_path_factory):
+def files(tmp_path_factory, write):
     folder = tmp_path_factory.mktemp("weights")
     return write(folder / "a.pt", "yolov5n.yaml", 3), write(folder / "b.pt", "yolov5n-swinv2.yaml", 3)
 
@@ -61,7 +49,7 @@ def test_ensemble_is_the_boxes_of_its_models_side_by_side(files):
     assert isinstance(attempt_load([files[0]]), DetectionModel)
 
 
-def test_models_of_other_classes_are_no_ensemble(files, tmp_path):
+def test_models_of_other_classes_are_no_ensemble(files, write, tmp_path):
     with pytest.raises(ValueError, match=r"same classes.*\[3, 2\]"):
         DetectMultiBackend([files[0], write(tmp_path / "c.pt", "yolov5n.yaml", 2)])
 

@@ -7,7 +7,6 @@ import torch
 
 import export
 from models.backends import DetectMultiBackend
-from models.checkpoint import save_checkpoint
 from models.runtimes.base import Runtime, expand_detections, parse_names, parse_size, parse_value
 from models.yolo import DetectionModel
 from utils.exporters.compare import measure
@@ -24,33 +23,29 @@ TABLE = {
 NAMES = {0: "a", 1: "it's", 2: "ß"}
 
 
-def write(file, table):
-    torch.manual_seed(0)
-    model = DetectionModel(table, verbose=False)
-    for conv in model.detect.m:
-        torch.nn.init.normal_(conv.weight, std=0.5)
-        torch.nn.init.zeros_(conv.bias)
-    empty = ("ema", "updates", "optimizer", "scaler", "stopper", "rng", "hyp", "best_fitness", "last_step", "git")
-    save_checkpoint(
-        file,
-        {
-            **dict.fromkeys(empty), "epoch": -1, "model": model.state_dict(), "yaml": model.yaml, "names": NAMES,
-            "stride": model.stride.tolist(), "opt": {},
-        },
-    )  # fmt: skip
-    return file
-
-
 NEEDS = {"onnx": "onnxscript", "openvino": "openvino", "ncnn": "pnnx"}
 
 
 @pytest.fixture(scope="module")
-def weights(tmp_path_factory):
+def write(write_checkpoint):
+    def write(file, table):
+        torch.manual_seed(0)
+        model = DetectionModel(table, verbose=False)
+        for conv in model.detect.m:
+            torch.nn.init.normal_(conv.weight, std=0.5)
+            torch.nn.init.zeros_(conv.bias)
+        return write_checkpoint(file, model, NAMES)
+
+    return write
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory, write):
     return write(tmp_path_factory.mktemp("weights") / "best.pt", TABLE)
 
 
 @pytest.fixture(scope="module", params=["torchscript", "pt2", "onnx", "openvino", "ncnn"])
-def exported(request, weights):
+def exported(request, weights, write):
     """A checkpoint and the file made of it."""
     pytest.importorskip(NEEDS.get(request.param, "torch"))
     if request.param == "ncnn":  # it has no operator for windows

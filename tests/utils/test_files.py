@@ -98,6 +98,13 @@ def test_yaml_save_is_the_inverse_of_load(tmp_path):
     assert list(loaded) == list(DATA)
 
 
+@pytest.mark.parametrize("text", ["\x85", "a\u2028b", "\u2029 x", "'\x85\n"])
+def test_yaml_keeps_line_ends_of_unicode(tmp_path, text):
+    """Found by tests/properties: in single quotes they were read back as spaces."""
+    yaml_save(tmp_path / "a.yaml", {text: [text]})
+    assert yaml_load(tmp_path / "a.yaml") == {text: [text]}
+
+
 def test_yaml_we_write_reads_the_same_elsewhere(tmp_path):
     yaml_save(tmp_path / "a.yaml", DATA)
     assert yaml.safe_load((tmp_path / "a.yaml").read_text(encoding="utf-8")) == DATA

@@ -22,11 +22,12 @@ def test_output_path():
 
 def test_parse_include_keeps_the_order_of_the_table():
     assert [row.argument for row in parse_include(["engine", "onnx", "onnx"])] == ["onnx", "engine"]
+    assert [row.argument for row in parse_include(["litert", "coreml"])] == ["coreml", "tflite"]
 
 
-@pytest.mark.parametrize("word", ["saved_model", "pb", "tflite", "edgetpu", "tfjs", "paddle", "rknn"])
+@pytest.mark.parametrize("word", ["saved_model", "pb", "edgetpu", "tfjs", "paddle", "rknn"])
 def test_dropped_formats_name_the_way(word):
-    with pytest.raises(ValueError, match=f"--include {word}: .*(onnx|litert)"):
+    with pytest.raises(ValueError, match=f"--include {word}: .*onnx"):
         parse_include(["onnx", word])
 
 
@@ -38,6 +39,7 @@ def test_unknown_format():
 def test_format_of():
     assert format_of("x/best.onnx").argument == "onnx"
     assert format_of("x/best_int8_openvino_model").argument == "openvino"
+    assert format_of("best.mlpackage").argument == "coreml"
     with pytest.raises(ValueError, match="best.xyz: unknown kind of model file"):
         format_of("best.xyz")
 

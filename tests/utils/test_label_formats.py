@@ -1,6 +1,7 @@
 """Labels in the formats of COCO and Pascal VOC: the same arrays as from YOLO text, and what is left out."""
 
 import json
+import math
 import os
 from pathlib import Path
 
@@ -200,6 +201,13 @@ def test_parts_are_joined_by_a_bridge():
         ({"category_id": 7, "bbox": [0, 0, "x", 1]}, "could not convert string"),
         ({"category_id": [7], "bbox": [0, 0, 1, 1]}, "unhashable"),
         ({"category_id": 7, "bbox": [0, 0, 1, 1], "segmentation": [[1, 2, 3, 4, 5, 6, 7]]}, "cannot reshape"),
+        ({"category_id": 7, "bbox": [0, 0, 10**400, 1]}, "int too large"),
+        ({"category_id": 7, "bbox": [0, 0, 1, 1], "segmentation": [[1, 2, 3, 4, 5, 10**400]]}, "int too large"),
+        (
+            {"category_id": 7, "bbox": [0, 0, 1, 1], "segmentation": [[1, 2, 3, 4, 5, math.nan]]},
+            "its segmentation holds",
+        ),
+        ({"category_id": 7, "bbox": [0, 0, 1, 1], "segmentation": [[1, 2, 3, 4, 5, 1e300]]}, "its segmentation"),
     ],
 )
 def test_a_bad_coco_object_costs_only_itself(tmp_path, entry, message):
@@ -221,6 +229,10 @@ def test_a_bad_coco_object_costs_only_itself(tmp_path, entry, message):
         ('{"images": [], "categories": {}}', "not a COCO file"),
         ('{"images": [{"id": 1}], "categories": []}', r"an image needs id, file_name.*KeyError\('file_name'\)"),
         ('{"images": [{"id": 1, "file_name": "a", "width": 1e999, "height": 1}], "categories": []}', "not a COCO file"),
+        (
+            '{"images": [{"id": 1, "file_name": "a", "width": 1, "height": 1e10}], "categories": []}',
+            ".*height is 1000000",
+        ),
     ],
 )
 def test_files_that_are_not_coco(tmp_path, text, message):
@@ -299,6 +311,7 @@ BOMB = '<!DOCTYPE x [<!ENTITY a "aaaaaaaaaa">' + "".join(
         (b"<a>&unknown;</a>", "not XML: undefined entity"),
         (b"\x00\xff", "not XML"),
         (b"", "not XML"),
+        (b'<?xml version="1.0" encoding="nothing"?><a/>', "not XML: unknown encoding"),
     ],
 )
 def test_hostile_xml_is_refused(data, message):
@@ -314,6 +327,9 @@ def test_voc_files_of_other_programs(tmp_path):
     annotation = read_voc(file)
     assert (annotation.size, annotation.objects[0][:2]) == ((0, 0), ("cat", (1.5, 1, 2, 3)))
     assert annotation.messages == [f"{file}: object 1 left out: bndbox needs xmin, ymin, xmax and ymax"]
+    file.write_text(voc_xml((40, 10**400), []))
+    with pytest.raises(ValueError, match="its size is more than 1000000000 pixels"):
+        read_voc(file)
     file.write_text(voc_xml((1, 1), [], "html"))
     with pytest.raises(ValueError, match="the outer element is html, not annotation"):
         read_voc(file)

@@ -65,6 +65,7 @@ def test_polygon_becomes_the_box_around_it_and_mixes_with_boxes():
         ("0 .5 nan .2 .2", r"not all within 0\.\.1"),
         ("0 .5 .5 inf .2", r"not all within 0\.\.1"),
         ("0 .5 .5 0 .2", "no area"),
+        ("0 .5 .5 1e-46 .2", "no area"),  # in float32
         ("0 .1 .1 .5 .1 .9 .1", "no area"),
     ],
 )

@@ -24,6 +24,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from utils.exporters.options import ExportOptions
+from utils.exporters.to_coreml import export_coreml
+from utils.exporters.to_litert import export_litert
 from utils.exporters.to_ncnn import export_ncnn
 from utils.exporters.to_onnx import export_onnx
 from utils.exporters.to_openvino import export_openvino
@@ -40,4 +42,6 @@ EXPORTERS: dict[str, Exporter] = {  # word of `--include` -> function
     "openvino": export_openvino,
     "engine": export_engine,
     "ncnn": export_ncnn,
+    "coreml": export_coreml,
+    "tflite": export_litert,
 }

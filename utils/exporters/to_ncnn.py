@@ -7,6 +7,7 @@ weights in float16.
 import subprocess
 import tempfile
 import warnings
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +45,8 @@ def convert(model: nn.Module, images: Tensor, folder: Path, half: bool) -> None:
 
     with tempfile.TemporaryDirectory() as scratch, warnings.catch_warnings(), torch.no_grad():
         warnings.filterwarnings("ignore")  # torch.jit is deprecated, and the sizes become constants: both known
-        torch.jit.trace(model.eval().cpu(), images.cpu(), strict=False, check_trace=False).save(f"{scratch}/model.pt")
+        copy = deepcopy(model).cpu().eval()
+        torch.jit.trace(copy, images.cpu(), strict=False, check_trace=False).save(f"{scratch}/model.pt")
         shape = ",".join(map(str, images.shape))
         command = [pnnx.EXEC_PATH, "model.pt", f"inputshape=[{shape}]", f"fp16={half:d}"]
         done = subprocess.run(command, cwd=scratch, capture_output=True, text=True, check=False)

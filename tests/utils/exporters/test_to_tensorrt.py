@@ -1,6 +1,7 @@
 """The TensorRT exporter against stand-ins for the modules of version 10 and 11 that record the calls."""
 
 import sys
+from copy import deepcopy
 from dataclasses import replace
 from types import SimpleNamespace
 from unittest.mock import MagicMock
@@ -111,7 +112,7 @@ def test_file_has_the_metadata_and_comes_from_the_checked_onnx_file(tmp_path, mo
 @pytest.mark.gpu
 def test_engine_equals_the_model(tmp_path, tiny_swin):
     pytest.importorskip("tensorrt")
-    model = tiny_swin.cuda()
+    model = deepcopy(tiny_swin).cuda()  # the fixture stays on the CPU for the tests that follow
     images = torch.zeros(2, 3, 96, 128, device="cuda")
     metadata = {"stride": 16, "names": {0: "a", 1: "b"}}
     options = ExportOptions(imgsz=(96, 128), batch=2, dynamic=True)
