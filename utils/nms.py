@@ -6,7 +6,6 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
-from torchvision.ops import batched_nms
 
 from utils.boxes import xywh2xyxy
 
@@ -63,6 +62,20 @@ def non_max_suppression(
         candidates = _candidates(rows, conf_thres, multi_label, wanted)
         results.append(_suppress(rows, candidates, iou_thres, agnostic, max_det).to(device))
     return results
+
+
+def batched_nms(boxes: Tensor, scores: Tensor, groups: Tensor, iou_thres: float) -> Tensor:
+    """Return the indices of the boxes that survive greedy suppression within each group, best first.
+
+    Args:
+        boxes: (N, 4) `xyxy`, x1 <= x2 and y1 <= y2.
+        scores: (N,).
+        groups: (N,) numbers; boxes of different groups do not suppress each other.
+        iou_thres: a box is dropped when its IoU with a better one of its group exceeds this.
+    """
+    from torchvision import ops  # loading torchvision takes as long as torch itself
+
+    return ops.batched_nms(boxes, scores, groups, iou_thres)
 
 
 def _check_arguments(
