@@ -7,6 +7,14 @@ python detect.py --weights best.pt --source aerial.tif --slice 640 --overlap 0.2
 """
 
 import argparse
+
+from utils.general import cli_errors
+from utils.options.detect import parse_opt
+
+if __name__ == "__main__":  # before torch is loaded: --help and mistyped options are answered at once
+    with cli_errors():
+        OPTIONS = parse_opt(description=__doc__)
+
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -18,13 +26,13 @@ from torch import Tensor
 
 from models.backends import DetectMultiBackend
 from models.checkpoint import strip_optimizer
-from utils.general import LOGGER, ROOT, cli_errors, increment_path, log_options
+from utils.general import LOGGER, ROOT, increment_path, log_options
 from utils.outputs import Outputs, Summary, Wanted
 from utils.pictures import Windows, open_windows
 from utils.pipeline import Prefetch, Worker
 from utils.predictor import Predictor, Settings, choose_size
 from utils.result_files import unique_stems
-from utils.sources import FORMS, Source, open_source
+from utils.sources import Source, open_source
 from utils.torch_utils import select_device
 from utils.visualize import FeatureMaps
 
@@ -78,7 +86,7 @@ def run(
 
     Args:
         weights: model file, or several .pt files as an ensemble.
-        source: see `utils.sources.FORMS`.
+        source: see `utils.options.detect.FORMS`.
         data: data set YAML with class names, for model files that hold none.
         imgsz: longest side of the network input in pixels, or (height, width).
         conf_thres: lowest confidence.
@@ -221,62 +229,6 @@ def _first_model(model: DetectMultiBackend) -> Any:
 # Command line ---------------------------------------------------------------------------------------------------------
 
 
-def parse_opt(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    """Read the options from `argv`, or from the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    add = parser.add_argument
-    add("--weights", nargs="+", help="model file; several .pt files work as an ensemble. Needed: none is downloaded")
-    add("--source", default=str(ROOT / "data/images"), help=FORMS)
-    add("--data", help="data set YAML with class names, for model files that hold none")
-    add(
-        "--imgsz",
-        "--img",
-        "--img-size",
-        nargs="+",
-        type=int,
-        default=[640],
-        help="network input: side, or height width",
-    )
-    add("--conf-thres", type=float, default=0.25, help="lowest confidence")
-    add("--iou-thres", type=float, default=0.45, help="IoU above which NMS drops the weaker box")
-    add("--max-det", type=int, default=1000, help="detections kept per image")
-    add("--device", default="", help="0, cpu, mps; empty: CUDA if there is one")
-    add("--view-img", action="store_true", help="show results in windows; q or Esc ends")
-    add(
-        "--save-txt",
-        action="store_true",
-        help="write labels/<image>.txt with rows `class x y w h`, divided by the size",
-    )
-    add("--save-format", type=int, default=0, choices=(0, 1), help="of --save-txt: 0 for x y w h, 1 for x1 y1 x2 y2")
-    add("--save-conf", action="store_true", help="end the rows of --save-txt with the confidence")
-    add("--save-csv", action="store_true", help="write predictions.csv")
-    add("--save-json", action="store_true", help="write predictions.json in the result format of COCO")
-    add("--save-crop", action="store_true", help="write each box as a picture into crops/<class>/")
-    add(
-        "--save-frames", action="store_true", help="write annotated frames of videos and streams as images into frames/"
-    )
-    add("--report", action="store_true", help="write report.html: all pictures on a page, to be filtered in a browser")
-    add("--nosave", action="store_true", help="write no annotated images and videos")
-    add("--classes", nargs="+", type=int, help="keep these class numbers only, such as --classes 0 2")
-    add("--agnostic-nms", action="store_true", help="let boxes of different classes suppress each other")
-    add("--augment", action="store_true", help="look at three views of each image: slower, finds a little more")
-    add("--visualize", action="store_true", help="save feature maps, of videos those of the first frame")
-    add("--update", action="store_true", help="at the end strip the .pt files in place of what only training needs")
-    add("--project", default=str(ROOT / "runs/detect"), help="parent of the run folder")
-    add("--name", default="exp", help="run folder")
-    add("--exist-ok", action="store_true", help="use the run folder even if it exists")
-    add("--line-thickness", type=int, help="of boxes in pixels; by default it follows the size of the image")
-    add("--hide-labels", action="store_true", help="draw boxes only")
-    add("--hide-conf", action="store_true", help="write class names without confidences")
-    add("--half", action="store_true", help="compute in float16 where the device can")
-    add("--dnn", action="store_true", help="use OpenCV for .onnx files")
-    add("--window", nargs="+", type=int, help="other windows for the Swin stages: one side for all, or one for each")
-    add("--vid-stride", type=int, default=1, help="look at every so many frames of videos and streams")
-    add("--slice", type=int, default=0, help="look at large images in tiles of this side in pixels too, such as 640")
-    add("--overlap", type=float, default=0.2, help="share of a tile that neighbours have in common")
-    return parser.parse_args(argv)
-
-
 def main(opt: argparse.Namespace) -> None:
     """Detect with the options of the command line."""
     log_options("detect", vars(opt))
@@ -288,4 +240,4 @@ def main(opt: argparse.Namespace) -> None:
 
 if __name__ == "__main__":
     with cli_errors():
-        main(parse_opt())
+        main(OPTIONS)

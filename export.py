@@ -11,6 +11,14 @@ deprecated since).
 """
 
 import argparse
+
+from utils.general import cli_errors
+from utils.options.export import parse_opt
+
+if __name__ == "__main__":  # before torch is loaded: --help and mistyped options are answered at once
+    with cli_errors():
+        OPTIONS = parse_opt(description=__doc__)
+
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -23,10 +31,10 @@ from models.checkpoint import attempt_load
 from models.yolo import DetectionModel
 from utils.exporters import EXPORTERS
 from utils.exporters.calibration import calibration_images
-from utils.exporters.options import DEFAULT_OPSET, OPSETS, ExportOptions
 from utils.exporters.tensorrt_ops import check_tensorrt
 from utils.formats import EXPORTS, NMS, Format, output_path, parse_include
-from utils.general import LOGGER, VERSION, check_img_size, cli_errors, colorstr, log_options
+from utils.general import LOGGER, VERSION, check_img_size, colorstr, log_options
+from utils.options.exporter import DEFAULT_OPSET, OPSETS, ExportOptions
 from utils.torch_utils import select_device
 
 LICENCE = "Apache-2.0"
@@ -275,43 +283,6 @@ def log_summary(outcomes: Sequence[Outcome]) -> None:
 # Command line ---------------------------------------------------------------------------------------------------------
 
 
-def parse_opt(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    """Read the options from `argv`, or from the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    add = parser.add_argument
-    d = DEFAULTS
-    add("--data", default="", help="data set YAML: images for --int8 and for the comparison; default: random images")
-    add("--weights", nargs="+", default=None, help="checkpoint, or several")
-    add("--imgsz", "--img", "--img-size", nargs="+", type=int, default=[640, 640], help="height and width, or one side")
-    add("--batch-size", type=int, default=1, help="images per batch; with --dynamic the largest of a TensorRT engine")
-    add("--device", default="cpu", help="where the model is traced: cpu, 0, ...")
-    add("--half", action="store_true", help="float16 inside; input and output stay float32")
-    add("--int8", action="store_true", help="8-bit, calibrated on --data")
-    add("--dynamic", action="store_true", help="any batch, height and width")
-    add("--simplify", action="store_true", help="simplify the ONNX graph with onnxslim")
-    add("--optimize", action="store_true", help="freeze and optimise TorchScript")
-    add("--opset", type=int, default=d.opset, help="ONNX operator set, 18 to 20")
-    add("--nms", action="store_true", help="suppress overlapping boxes inside the graph (ONNX, TensorRT)")
-    add("--agnostic-nms", action="store_true", help="boxes of different classes suppress each other")
-    add("--topk-all", type=int, default=d.topk_all, help="detections kept per image")
-    add("--iou-thres", type=float, default=d.iou_thres, help="IoU above which the weaker box is dropped")
-    add("--conf-thres", type=float, default=d.conf_thres, help="confidence that a detection must exceed")
-    add("--workspace", type=float, default=d.workspace, help="GiB for the TensorRT builder")
-    add("--cache", default="", help="file of TensorRT's timing cache")
-    add("--verbose", action="store_true", help="detailed log of the TensorRT builder")
-    add("--calibration", type=int, default=d.calibration_images, help="images used for --int8, at most")
-    add(
-        "--check-tensorrt",
-        nargs="?",
-        const=True,
-        default=False,
-        metavar="FILE",
-        help="check FILE.onnx, or the ONNX file that is written, against TensorRT's operator table",
-    )
-    add("--include", nargs="+", default=["onnx"], help=f"formats: {', '.join(EXPORTS)}")
-    return parser.parse_args(argv)
-
-
 def main(opt: argparse.Namespace) -> None:
     """Export, or check an ONNX file.
 
@@ -333,4 +304,4 @@ def main(opt: argparse.Namespace) -> None:
 
 if __name__ == "__main__":
     with cli_errors():
-        main(parse_opt())
+        main(OPTIONS)

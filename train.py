@@ -13,8 +13,15 @@ same weights as without the stop. After a harder end (kill -9, power) it goes on
 """
 
 import argparse
+
+from utils.general import cli_errors
+from utils.options.train import parse_opt
+
+if __name__ == "__main__":  # before torch is loaded: --help and mistyped options are answered at once
+    with cli_errors():
+        OPTIONS = parse_opt(description=__doc__)
+
 import math
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping
@@ -33,7 +40,7 @@ from tqdm import tqdm
 
 import val
 from models.checkpoint import strip_optimizer
-from models.options import MAY_CHANGE_ON_RESUME, check_options, choose_evolution, parse_opt, resume_options
+from models.options import MAY_CHANGE_ON_RESUME, check_options, choose_evolution, resume_options
 from models.recovery import check_epoch, check_step, out_of_memory, roll_back, save_start, slowed, start_file
 from models.training import Inputs, Plan, State, choose_amp, prepare, read_inputs, save, save_progress
 from utils.callbacks import Callbacks
@@ -53,7 +60,7 @@ from utils.distributed import (
 )
 from utils.evolve import RESULTS
 from utils.files import yaml_load, yaml_save
-from utils.general import LOGGER, TQDM_BAR_FORMAT, cli_errors, colorstr, increment_path, log_options
+from utils.general import LOGGER, TQDM_BAR_FORMAT, colorstr, increment_path, log_options
 from utils.health import Diverged, LossWatch
 from utils.hyp import Hyp
 from utils.interrupts import Interrupts
@@ -522,4 +529,4 @@ def run(**options: Any) -> tuple[float, ...]:
 
 if __name__ == "__main__":
     with cli_errors():
-        main(parse_opt(sys.argv[1:]))
+        main(OPTIONS)

@@ -20,9 +20,9 @@ from models.checkpoint import attempt_load
 from models.yolo import DetectionModel
 from utils.exporters.compare import TOLERANCE, Difference, measure
 from utils.exporters.onnx_check import make_session
-from utils.exporters.options import ExportOptions
 from utils.exporters.to_onnx import export_onnx
 from utils.general import LOGGER, cli_errors
+from utils.options.exporter import ExportOptions
 
 BATCHES = (1, 2, 5)
 SIZES = ((320, 320), (640, 640), (256, 416), (352, 512))  # the last is 330x500 rounded up to the stride

@@ -12,7 +12,6 @@ from urllib.error import URLError
 
 import torch
 from torch import Tensor, nn
-from torchvision.models import get_weight
 
 from models.common import LayerNorm2d, PatchEmbed, PatchMerging, SwinV2Stage
 from utils.archives import file_sha256
@@ -69,6 +68,8 @@ def published_file(name: str) -> Path:
         ValueError: the file is not the published one.
         OSError: it cannot be fetched.
     """
+    from torchvision.models import get_weight
+
     url = get_weight(PUBLISHED[name][0]).url
     path = Path(torch.hub.get_dir()) / "checkpoints" / url.rpartition("/")[2]
     digest = path.stem.rpartition("-")[2]

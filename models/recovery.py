@@ -5,7 +5,6 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from torch.distributed.optim import ZeroRedundancyOptimizer
 
 from models.checkpoint import load_checkpoint, save_checkpoint
 from models.training import Plan, State, restore, to_checkpoint
@@ -127,7 +126,7 @@ def slowed(hyp: Hyp, rollbacks: int) -> Hyp:
 
 def save_start(state: State, plan: Plan) -> None:
     """Write weights/start.pt, to which a run can go back before its first epoch is saved; call it in every process."""
-    if isinstance(state.optimizer, ZeroRedundancyOptimizer):
+    if plan.opt.shard_optimizer:
         state.optimizer.consolidate_state_dict(to=0)
     if is_main():
         save_checkpoint(start_file(plan), to_checkpoint(state, plan) | {"epoch": state.epoch - 1})

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
-from torch.distributed.optim import ZeroRedundancyOptimizer
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 
@@ -27,13 +26,12 @@ from utils.general import LOGGER, check_file, check_img_size, colorstr, git_desc
 from utils.hyp import Hyp
 from utils.labels import check_dataset
 from utils.optim import build_optimizer, scaled_decay, warmup_iterations
+from utils.options.train import AMP_NAMES, HYP_OF_CONV, HYP_OF_SWIN
 from utils.plots import plot_labels
 from utils.torch_utils import EarlyStopping, ModelEMA, rng_state, set_rng_state, set_torch_rng_state
 
-DEFAULT_CFG = "models/yolov5s-swinv2.yaml"
-HYP_OF_SWIN, HYP_OF_CONV = "data/hyps/hyp.swinv2.yaml", "data/hyps/hyp.scratch-low.yaml"
 SWIN_MODULES = {"C3SwinV2", "SwinV2Stage"}
-AMP_TYPES = {"off": None, "fp16": torch.float16, "bf16": torch.bfloat16}
+AMP_TYPES = dict(zip(AMP_NAMES[1:], (None, torch.float16, torch.bfloat16), strict=True))  # all but "auto"
 
 
 @dataclass(frozen=True)
@@ -399,7 +397,7 @@ def save(state: State, plan: Plan, improved: bool) -> None:
     last.pt comes at the end: a run that is killed between the files repeats the epoch and writes all of them.
     """
     folder = plan.save_dir / "weights"
-    if isinstance(state.optimizer, ZeroRedundancyOptimizer):
+    if plan.opt.shard_optimizer:
         state.optimizer.consolidate_state_dict(to=0)
     if not is_main():
         return

@@ -9,10 +9,10 @@ import torch
 
 import export
 from models.yolo import DetectionModel
-from utils.exporters.options import ExportOptions
 from utils.files import yaml_load
 from utils.formats import parse_include
 from utils.general import ROOT, cli_errors
+from utils.options.exporter import ExportOptions
 
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")

@@ -14,29 +14,30 @@ LEVELS = {
     -1: "models.windows models.attention models.layers",
     0: """
         models.runtimes utils.exporters.folder utils models utils.general utils.files utils.boxes utils.callbacks
-        utils.formats utils.demo utils.annotate utils.label_reader utils.loggers.to_csv models.cached_inference
-        models.lean_autograd models.convolutions utils.exporters.options utils.exporters.compare utils.engine_file
-        utils.inert_pickle utils.pipeline models.open_windows utils.extra_augmentations utils.interrupts
-        utils.model_archive
+        utils.options utils.options.exporter utils.formats utils.demo utils.annotate utils.label_reader
+        utils.loggers.to_csv models.cached_inference models.lean_autograd models.convolutions
+        utils.exporters.compare utils.engine_file utils.inert_pickle utils.pipeline models.open_windows
+        utils.extra_augmentations utils.interrupts utils.model_archive
     """,
     1: """
+        utils.options.train utils.options.val utils.options.detect utils.options.export
         models.runtimes.base utils.torch_utils utils.distributed utils.hyp utils.optim utils.nms
         utils.metrics utils.loss utils.augmentations utils.plots utils.autoanchor utils.downloads utils.result_files
         models.common models.flops models.ensemble models.tta utils.sampling utils.image_cache
         utils.exporters.onnx_nms utils.exporters.onnx_quantize utils.exporters.tensorrt_ops models.activations
         utils.report utils.web models.detections utils.label_cache utils.label_coco utils.label_voc
-        utils.health utils.image_lists utils.video utils.slicing utils.visualize utils.loggers.services utils.archives
+        utils.health utils.image_lists utils.video utils.visualize utils.loggers.services utils.archives
         utils.torch_archive utils.torchscript_file
     """,
     2: """
         models.legacy models.runtimes.onnx_files models.runtimes.openvino_files utils.pt2_file
         models.runtimes.tensorrt_files models.runtimes.mobile_files utils.labels utils.autobatch utils.evaluation
         utils.loggers.to_tensorboard models.yolo models.autoshape utils.exporters.onnx_check models.pretrained
-        utils.converters utils.streams utils.pictures utils.predictor utils.study models.transfer
+        utils.converters utils.streams utils.pictures utils.slicing utils.study models.transfer
     """,
     3: """
         utils.exporters.check utils.exporters.calibration utils.sources utils.dataloaders utils.exporters.to_onnx
-        utils.loggers models.checkpoint models.runtimes.torch_files
+        utils.loggers models.checkpoint models.runtimes.torch_files utils.predictor
     """,
     4: """
         utils.exporters.to_torchscript utils.exporters.to_pt2 utils.exporters.to_ncnn utils.exporters.to_openvino
@@ -52,7 +53,8 @@ OWN = {name.split(".")[0] for name in LEVEL}  # first parts of our module names
 # Optional or slow to load: imported inside the one function that needs them.
 HEAVY = (
     "onnx onnxruntime onnxscript onnxslim openvino nncf tensorrt tensorrt_rtx coremltools litert_torch "
-    "ai_edge_litert ncnn pnnx tensorboard torch.utils.tensorboard optuna wandb mlflow clearml"
+    "ai_edge_litert ncnn pnnx tensorboard torch.utils.tensorboard optuna wandb mlflow clearml "
+    "torch.distributed.optim torchvision matplotlib"
 ).split()
 
 SKIPPED_FOLDERS = {"tests", "benchmarks", "examples", "runs", "datasets", "venv"}
@@ -85,6 +87,7 @@ class Imports(ast.NodeVisitor):
     def __init__(self, module, is_package):
         self.package = module if is_package else module.rpartition(".")[0]
         self.depth = 0
+        self.typing = False
         self.found = []
         self.tricks = []  # (line, what)
 
@@ -95,15 +98,24 @@ class Imports(ast.NodeVisitor):
 
     visit_FunctionDef = visit_AsyncFunctionDef = visit_Lambda = visit_function
 
+    def visit_If(self, node):
+        outer = self.typing
+        self.typing |= ast.unparse(node.test) == "TYPE_CHECKING"
+        self.generic_visit(node)
+        self.typing = outer
+
+    def add(self, node, base, names):
+        self.found += [Import(node.lineno, base or name, name, self.depth > 0, self.typing) for name in names]
+
     def visit_Import(self, node):
-        self.found += [Import(node.lineno, alias.name, alias.name, self.depth > 0) for alias in node.names]
+        self.add(node, None, [alias.name for alias in node.names])
 
     def visit_ImportFrom(self, node):
         base = node.module or ""
         if node.level:  # from . import x
             parts = self.package.split(".")
             base = ".".join([*parts[: len(parts) - node.level + 1], *([base] if base else [])])
-        self.found += [Import(node.lineno, base, f"{base}.{alias.name}", self.depth > 0) for alias in node.names]
+        self.add(node, base, [f"{base}.{alias.name}" for alias in node.names])
 
     def visit_Call(self, node):
         text = ast.unparse(node.func)
@@ -123,6 +135,7 @@ class Import(NamedTuple):
     base: str
     name: str
     hidden: bool  # inside a function
+    typing: bool  # below `if TYPE_CHECKING`, so never run
 
 
 def check(sources):
@@ -142,8 +155,8 @@ def check(sources):
 def judge(module, found, sources):
     """What is wrong with one import of the file `module`."""
     if found.base.split(".")[0] not in OWN:
-        if not found.hidden and any(within(found.name, heavy) for heavy in HEAVY):
-            yield f"{found.name} is optional: import it inside the function that needs it"
+        if not (found.hidden or found.typing) and any(within(found.name, heavy) for heavy in HEAVY):
+            yield f"{found.name} is optional or slow to load: import it inside the function that needs it"
         return
     if found.hidden:
         yield f"own module {found.base} imported inside a function"
@@ -204,7 +217,8 @@ def test_clean_tree_has_no_violation():
 
 def test_libraries_are_free_everywhere():
     inside = "def f():\n    import onnx\n    from torch.utils.tensorboard import SummaryWriter\n"
-    assert planted("utils/boxes.py", "import numpy as np\nfrom torch import nn\n" + inside) == []
+    typing = "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from matplotlib.axes import Axes\n"
+    assert planted("utils/boxes.py", "import numpy as np\nfrom torch import nn\n" + inside + typing) == []
 
 
 @pytest.mark.parametrize(
@@ -227,10 +241,10 @@ def test_libraries_are_free_everywhere():
         ("utils/boxes.py", "class A:\n    f = lambda: __import__('val')", "2: __import__ hides an import"),
         ("utils/boxes.py", "import importlib\nimportlib.import_module(name)", "2: importlib.import_module hides"),
         ("utils/boxes.py", "import sys\nsys.path.insert(0, '.')", "2: edits sys.path"),
-        ("utils/boxes.py", "import onnx", "1: onnx is optional"),
-        ("val.py", "from openvino.runtime import Core", "1: openvino.runtime.Core is optional"),
-        ("val.py", "from torch.utils import tensorboard", "1: torch.utils.tensorboard is optional"),
-        ("val.py", "if True:\n    import tensorrt as trt", "2: tensorrt is optional"),
+        ("utils/boxes.py", "import onnx", "1: onnx is optional or slow"),
+        ("val.py", "from openvino.runtime import Core", "1: openvino.runtime.Core is optional or slow"),
+        ("val.py", "from torch.utils import tensorboard", "1: torch.utils.tensorboard is optional or slow"),
+        ("val.py", "if True:\n    import tensorrt as trt", "2: tensorrt is optional or slow"),
         ("val.py", "from utils.boxs import clip", "1: utils.boxs.clip is no file of ours"),
         ("utils/helpers.py", "", " not in the table"),
         ("utils/loggers/misc.py", "", " not in the table"),

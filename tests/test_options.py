@@ -12,8 +12,8 @@ import detect
 import export
 import train
 import val
-from models.options import REFUSED
 from utils.general import ROOT
+from utils.options.train import REFUSED
 
 IMG = ("--imgsz", "--img", "--img-size")
 

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, default_collate
 
 from utils.augmentations import (
     Tile,
@@ -196,8 +196,9 @@ class LoadImagesAndLabels(Dataset):
             im, labels = apply_flips(im, labels, draw_flips(rng, self.hyp.flipud, self.hyp.fliplr))
         targets = torch.zeros(len(labels), 6)
         targets[:, 1:] = torch.from_numpy(labels)
-        b, g, r = cv2.split(im)
-        return torch.from_numpy(np.stack((r, g, b))), targets, self.im_files[index], shapes
+        planes = np.empty((3, height, width), np.uint8)
+        cv2.split(im, [planes[2], planes[1], planes[0]])  # written in place: BGR to RGB
+        return torch.from_numpy(planes), targets, self.im_files[index], shapes
 
     # Parts of a sample ------------------------------------------------------------------------------------------------
     def load_image(self, index: int) -> np.ndarray:
@@ -327,7 +328,7 @@ def collate(samples: Sequence[Sample]) -> tuple[Tensor, Tensor, list[str], list[
     targets = torch.cat(targets, 0)
     counts = torch.tensor([len(s[1]) for s in samples])
     targets[:, 0] = torch.repeat_interleave(torch.arange(len(samples)), counts)
-    return torch.stack(images, 0), targets, list(paths), list(shapes)
+    return default_collate(list(images)), targets, list(paths), list(shapes)  # stacks in shared memory in a worker
 
 
 def collate_quad(samples: Sequence[Sample]) -> tuple[Tensor, Tensor, list[str], list[Shapes]]:

@@ -12,7 +12,6 @@ from utils.loggers.to_csv import RESULT_COLUMNS
 from utils.metrics import fitness
 from utils.plots import plot_evolve
 
-TUNERS = ("genetic", "optuna")  # who searches, see `utils.tuner`
 # name -> (gain of the mutation, lowest, highest); a gain of 0 never mutates
 GENES: dict[str, tuple[float, float, float]] = {
     "lr0": (1, 1e-5, 1e-1),

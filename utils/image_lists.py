@@ -99,12 +99,12 @@ def img2label_paths(img_paths: Iterable[str | Path]) -> list[str]:
     The last folder named `images` in the path counts. If the resulting folder does not exist (say, because `images` is
     an unrelated parent) or there is no folder `images`, the label is expected beside the image.
     """
-    folders: dict[Path, Path] = {}
+    starts: dict[str, str] = {}  # folder of images -> what stands before the name of a label file
     result = []
-    for img in map(Path, img_paths):
-        if img.parent not in folders:
-            folders[img.parent] = label_folder(img.parent)
-        result.append(str(folders[img.parent] / f"{img.stem}.txt"))
+    for folder, name in map(os.path.split, map(os.fspath, img_paths)):
+        if folder not in starts:
+            starts[folder] = str(label_folder(Path(folder)) / "_")[:-1]
+        result.append(f"{starts[folder]}{os.path.splitext(name)[0]}.txt")
     return result
 
 

@@ -83,12 +83,13 @@ def read_cache(cache: Path, key: str, im_files: list[str], label_files: list[str
         report = json.loads(str(z["report"]))
         kept = np.flatnonzero(z["kept"])
         segments = split_by(z["points"], z["points_per_segment"])
-        ends = np.cumsum(z["segments_per_image"])
+        counts = z["segments_per_image"].tolist()
+        ends = np.cumsum(z["segments_per_image"]).tolist()
         return LabelSet(
             [im_files[i] for i in kept],
             [label_files[i] for i in kept],
             split_by(z["labels"], z["labels_per_image"]),
-            [segments[end - n : end] for end, n in zip(ends, z["segments_per_image"], strict=True)],
+            [segments[end - n : end] for end, n in zip(ends, counts, strict=True)],
             z["sizes"],
             report["counts"],
             report["messages"],
@@ -98,5 +99,8 @@ def read_cache(cache: Path, key: str, im_files: list[str], label_files: list[str
 
 
 def split_by(rows: np.ndarray, lengths: np.ndarray) -> list[np.ndarray]:
-    """Cut rows laid end to end into one array per length."""
-    return np.split(rows, np.cumsum(lengths)[:-1]) if len(lengths) else []
+    """Cut rows laid end to end into one array per length; ValueError if they do not add up."""
+    ends = np.cumsum(lengths).tolist()
+    if ends and ends[-1] != len(rows):
+        raise ValueError(f"{len(rows)} rows for lengths that add up to {ends[-1]}")
+    return [rows[start:end] for start, end in zip([0, *ends], ends, strict=False)]

@@ -300,7 +300,10 @@ def without_repeats(
     """
     rows, polygons = [row for row, _ in found], [polygon for _, polygon in found]
     labels = np.array(rows, np.float32).reshape(-1, 5)
-    first = np.sort(np.unique(labels, axis=0, return_index=True)[1])
+    seen: dict[tuple[float, ...], int] = {}
+    for i, row in enumerate(map(tuple, labels.tolist())):
+        seen.setdefault(row, i)
+    first = list(seen.values())
     segments = [polygons[i] for i in first] if any(map(len, polygons)) else []
     return labels[first], segments, np.setdiff1d(np.arange(len(labels)), first, assume_unique=True)
 

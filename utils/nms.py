@@ -1,17 +1,22 @@
-"""Non-maximum suppression: decoded network output to a short list of boxes per image."""
+"""Non-maximum suppression: decoded network output to a short list of boxes per image.
+
+Letters: B images, R rows of an image, K of them that can pass, N pairs of row and class.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from importlib.util import find_spec
+from pathlib import Path
 
 import torch
 from torch import Tensor
-from torchvision.ops import batched_nms
 
 from utils.boxes import xywh2xyxy
 
-MAX_CANDIDATES = 30000  # rows per image that enter the suppression; weaker ones are dropped
-FIRST_ROUND = 512  # rows of the first round, multiplied until `max_det` of them survive
+MAX_CANDIDATES = 30000  # pairs per image that enter the suppression; weaker ones are dropped
+FIRST_ROUND = 512  # pairs of the first round; every further one takes four times as many
+MANY = 1000  # boxes from which on groups are suppressed one by one
 
 
 def non_max_suppression(
@@ -52,16 +57,12 @@ def non_max_suppression(
     device = prediction.device
     if device.type == "mps":  # torchvision has no NMS there, and float64 is missing
         prediction = prediction.cpu()
-    wanted = None if classes is None else torch.as_tensor(list(classes), device=prediction.device)
-
-    above = prediction[..., 4] > conf_thres  # (B, R)
     results = []
     for i, rows in enumerate(prediction):
-        rows = rows[above[i]].float()  # (K, 5 + classes)
         if len(labels) and len(labels[i]):
-            rows = torch.cat((rows, _labels_as_rows(labels[i].to(rows), rows.shape[1])))
-        candidates = _candidates(rows, conf_thres, multi_label, wanted)
-        results.append(_suppress(rows, candidates, iou_thres, agnostic, max_det).to(device))
+            rows = torch.cat((rows.float(), _labels_as_rows(labels[i].to(rows.device, torch.float32), rows.shape[1])))
+        candidates = Candidates(rows, conf_thres, classes, multi_label)
+        results.append(_suppress(candidates, iou_thres, agnostic, max_det).to(device))
     return results
 
 
@@ -98,53 +99,112 @@ def _labels_as_rows(labels: Tensor, no: int) -> Tensor:
     return rows
 
 
-def _candidates(rows: Tensor, conf_thres: float, multi_label: bool, wanted: Tensor | None) -> tuple[Tensor, ...]:
-    """List the pairs of row and class above the threshold.
+class Candidates:
+    """The pairs of row and class of one image above the threshold, best first, listed only as far as they are needed.
 
-    Returns:
-        Row number (N,) in `rows`, class (N,) and confidence (N,), in the order of the rows.
+    The best class of a row bounds its other ones: of the rows whose best class is among the best N of all rows come the
+    best N pairs. So a few hundred pairs of half a million cost one maximum for each row.
+
+    Args:
+        rows: (R, 5 + classes) `[xywh_net, objectness, class scores]`.
+        conf_thres: objectness and confidence must exceed it.
+        classes: see `non_max_suppression`, as `multi_label`.
+        multi_label: see `classes`.
     """
-    scores = rows[:, 5:] * rows[:, 4:5]  # (K, classes)
-    if multi_label and scores.shape[1] > 1:
-        index, cls = (scores > conf_thres).nonzero(as_tuple=True)  # (N,), (N,)
-        conf = scores[index, cls]  # (N,)
-    else:
-        conf, cls = scores.max(1)  # (K,), (K,)
-        index = (conf > conf_thres).nonzero(as_tuple=True)[0]  # (N,)
-        conf, cls = conf[index], cls[index]
-    if wanted is None:
-        return index, cls, conf
-    asked = torch.isin(cls, wanted)
-    return index[asked], cls[asked], conf[asked]
+
+    def __init__(self, rows: Tensor, conf_thres: float, classes: Sequence[int] | None, multi_label: bool) -> None:
+        rows = rows[rows[:, 4] > conf_thres]  # (K, 5 + classes)
+        wanted = None if classes is None else torch.tensor(sorted(set(classes)), dtype=torch.long, device=rows.device)
+        self.columns = None  # class of each column of scores; None for all in their order
+        self.conf_thres, self.multi_label = conf_thres, multi_label and rows.shape[1] > 6
+        if self.multi_label and wanted is not None:
+            rows, self.columns = torch.cat((rows[:, :5], rows[:, 5 + wanted]), 1), wanted
+        if rows.shape[1] == 5 or not len(rows):  # no class is wanted, or no row is left
+            self.rows, self.best, self.cls = rows[:0], rows.new_zeros(0).float(), rows.new_zeros(0).long()
+            return
+        best, cls = rows[:, 5:].max(1)  # (K,), (K,)
+        best = best.float() * rows[:, 4].float()
+        passed = best > conf_thres
+        if wanted is not None and not self.multi_label:
+            passed &= torch.isin(cls, wanted)
+        self.rows, self.best, self.cls = (x[passed] for x in (rows, best, cls))
+
+    def first(self, count: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the best `count` pairs, or all, best first, equal ones in the order of rows and classes.
+
+        Returns:
+            xyxy_net (N, 4), confidence (N,), both float32, and class (N,).
+        """
+        index = torch.arange(len(self.best), device=self.best.device)  # rows that the pairs come from
+        least = None
+        if len(self.best) > count:
+            least = self.best.topk(count, sorted=False).values.min()
+            index = index[self.best >= least]
+        if self.multi_label:
+            scores = self.rows[index, 5:].float() * self.rows[index, 4:5].float()  # (K, classes)
+            chosen = scores > self.conf_thres if least is None else scores >= least
+            row, cls = chosen.nonzero(as_tuple=True)  # (N,), (N,)
+            conf, index = scores[row, cls], index[row]
+            cls = cls if self.columns is None else self.columns[cls]
+        else:
+            conf, cls = self.best[index], self.cls[index]
+        order = conf.argsort(descending=True, stable=True)[:count]
+        return xywh2xyxy(self.rows[index[order], :4].float()), conf[order], cls[order]
 
 
-def _best_first(conf: Tensor, count: int) -> Tensor:
-    """Return the indices of the `count` largest of `conf`, largest first, equal ones in their order."""
-    if len(conf) <= count:
-        return conf.argsort(descending=True, stable=True)
-    smallest = conf.topk(count, sorted=False).values.min()  # far cheaper than to sort everything
-    best = (conf >= smallest).nonzero()[:, 0]  # (count or more,): all that tie with the smallest
-    return best[conf[best].argsort(descending=True, stable=True)[:count]]
+def _suppress(candidates: Candidates, iou_thres: float, agnostic: bool, max_det: int) -> Tensor:
+    """Choose among the candidates of one image; (D, 6) `[xyxy_net, confidence, class]`, best first.
 
-
-def _suppress(rows: Tensor, candidates: tuple[Tensor, ...], iou_thres: float, agnostic: bool, max_det: int) -> Tensor:
-    """Choose among the `candidates` of `_candidates`; (D, 6) `[xyxy_net, confidence, class]`, best first.
-
-    A candidate is decided by better ones alone, so the survivors among the first k are final: start with a short list
-    and lengthen it only while it yields fewer than `max_det`. Float64, because `batched_nms` may keep classes apart by
-    shifting them far along both axes; from the origin on, because it supposes that no coordinate is negative.
+    A candidate is decided by better survivors alone, so the survivors of a round are final, and what a round dropped is
+    out: each further round holds the survivors so far and the next candidates, until `max_det` survive.
     """
-    index, cls, conf = candidates
-    boxes = xywh2xyxy(rows[:, :4])  # (K, 4)
-    origin = boxes.min().double() if len(boxes) else 0.0
-    groups = torch.zeros_like(cls) if agnostic else cls  # (N,)
-    total = min(len(conf), MAX_CANDIDATES)
-    count = min(total, max(FIRST_ROUND, max_det))
+    kept, done, count = None, 0, min(MAX_CANDIDATES, max(FIRST_ROUND, max_det))
     while True:
-        best = _best_first(conf, count)  # (count,)
-        found = torch.cat((boxes[index[best]], conf[best, None], cls[best, None].to(boxes.dtype)), 1)  # (count, 6)
-        falling = torch.arange(count, 0, -1, dtype=torch.float64, device=found.device)  # scores without ties
-        keep = batched_nms(found[:, :4].double() - origin, falling, groups[best], iou_thres)[:max_det]
-        if len(keep) == max_det or count == total:
-            return found[keep]
-        count = min(total, 4 * count)
+        boxes, conf, cls = candidates.first(count)
+        found = torch.cat((boxes, conf[:, None], cls[:, None].to(boxes.dtype)), 1)  # (N, 6)
+        pool = found if kept is None else torch.cat((kept, found[done:]))
+        groups = torch.zeros_like(pool[:, 5]) if agnostic else pool[:, 5]
+        falling = torch.arange(len(pool), 0, -1, dtype=torch.float64, device=pool.device)  # scores without ties
+        kept = pool[batched_nms(pool[:, :4], falling, groups, iou_thres)]
+        if len(kept) >= max_det or len(found) < count or count == MAX_CANDIDATES:
+            return kept[:max_det]
+        done, count = count, min(MAX_CANDIDATES, 4 * count)
+
+
+def batched_nms(boxes: Tensor, scores: Tensor, groups: Tensor, iou_thres: float) -> Tensor:
+    """Return the indices of the boxes that survive greedy suppression within each group, best first.
+
+    Computed in float64: few boxes are kept apart by shifting each group along x, far enough that none meets another.
+
+    Args:
+        boxes: (N, 4) `xyxy`, x1 <= x2 and y1 <= y2.
+        scores: (N,); equal ones keep their order.
+        groups: (N,) whole numbers; boxes of different groups do not suppress each other.
+        iou_thres: a box is dropped when its IoU with a better one of its group exceeds this.
+    """
+    _load_operator()
+    nms = torch.ops.torchvision.nms
+    boxes, scores = boxes.double(), scores.double()
+    if not len(boxes):
+        return torch.zeros(0, dtype=torch.long, device=boxes.device)
+    if len(boxes) < MANY or boxes.device.type != "cpu":
+        x = boxes[:, 0::2]
+        shift = groups.double() * (x.max() - x.min() + 1)  # (N,)
+        return nms(torch.stack((x[:, 0] + shift, boxes[:, 1], x[:, 1] + shift, boxes[:, 3]), 1), scores, iou_thres)
+    order = groups.argsort(stable=True)  # (N,)
+    sizes = groups[order].unique_consecutive(return_counts=True)[1].tolist()
+    parts = zip(order.split(sizes), boxes[order].split(sizes), scores[order].split(sizes), strict=True)
+    keep = torch.cat([index[nms(b, s, iou_thres)] for index, b, s in parts]).sort().values
+    return keep[scores[keep].argsort(descending=True, stable=True)]
+
+
+def _load_operator() -> None:
+    """Load torchvision's compiled operators, without its models, which take as long to load as torch itself."""
+    if hasattr(torch.ops.torchvision, "nms"):
+        return
+    spec = find_spec("torchvision")
+    library = Path(spec.origin).with_name("_C.so") if spec and spec.origin else None
+    if library and library.is_file():
+        torch.ops.load_library(str(library))
+    else:  # other systems keep it elsewhere
+        import torchvision  # noqa: F401

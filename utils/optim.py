@@ -5,7 +5,6 @@ from typing import Protocol
 
 import numpy as np
 from torch import nn
-from torch.distributed.optim import ZeroRedundancyOptimizer
 from torch.optim import SGD, Adam, AdamW, Optimizer
 
 from utils.general import LOGGER
@@ -78,6 +77,8 @@ def build_optimizer(
         raise ValueError(f"unknown optimizer {name!r}: choose SGD, Adam or AdamW")
     settings = {"momentum": momentum, "nesterov": momentum > 0} if name == "SGD" else {"betas": (momentum, beta2)}
     if sharded:
+        from torch.distributed.optim import ZeroRedundancyOptimizer  # a second to load
+
         optimizer: Optimizer = ZeroRedundancyOptimizer(groups, OPTIMIZERS[name], lr=lr, **settings)
     else:
         optimizer = OPTIMIZERS[name](groups, lr=lr, **settings)

@@ -1,20 +1,23 @@
 """Every figure of a run: batches with their boxes, label statistics, curves, confusion matrix, training history."""
 
+from __future__ import annotations
+
 import csv
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.collections import LineCollection
-from matplotlib.colors import LogNorm
-from matplotlib.figure import Figure
-from matplotlib.font_manager import FontProperties
 from numpy.typing import ArrayLike, NDArray
 
 from utils.annotate import Annotator, Names, class_names, colors, find_font, output_to_target, plot_images, text_color
+
+if TYPE_CHECKING:  # matplotlib takes half a second to load: by the first figure
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from matplotlib.font_manager import FontProperties
 
 __all__ = [
     "Annotator",
@@ -41,11 +44,15 @@ RESULT_PANELS = (1, 2, 3, 4, 5, 8, 9, 10, 6, 7)  # columns of results.csv in the
 
 def _script_font(texts: Sequence[str], size: float) -> FontProperties:
     """Font that can show all the texts, so that class names in any script are legible."""
+    from matplotlib.font_manager import FontProperties
+
     return FontProperties(fname=find_font("".join(texts), 12).path, size=size)
 
 
 def _figure(width: float, height: float) -> Figure:
     """Empty figure of a size in inches whose texts keep clear of each other and of the edge."""
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(width, height), layout="constrained")
     figure.get_layout_engine().set(w_pad=0.12, h_pad=0.12)
     return figure
@@ -120,6 +127,8 @@ def _plot_first_boxes(ax: Axes, labels: NDArray) -> None:
 
 def _plot_counts_2d(ax: Axes, x: NDArray, y: NDArray) -> None:
     """Two-dimensional histogram of values 0 to 1 in 50 x 50 cells, logarithmic colours, empty cells white."""
+    from matplotlib.colors import LogNorm
+
     counts, _, _ = np.histogram2d(x, y, bins=50, range=[[0, 1], [0, 1]])
     norm = LogNorm(0.3, max(counts.max(), 2))
     ax.imshow(np.where(counts > 0, counts, np.nan).T, origin="lower", extent=(0, 1, 0, 1), cmap=COUNTS, norm=norm)
@@ -224,6 +233,8 @@ def _curves_figure(
 
     Of more than `CURVES` classes an even choice is drawn.
     """
+    from matplotlib.collections import LineCollection
+
     figure = _figure(10, 6.5)
     ax = figure.subplots()
     _style(ax, f"{axis_names[1]} over {axis_names[0]}", *axis_names)

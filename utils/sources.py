@@ -14,15 +14,12 @@ from PIL import Image
 from utils.downloads import download
 from utils.general import LOGGER
 from utils.label_reader import IMG_FORMATS, decode_image
+from utils.options.detect import FORMS
 from utils.pipeline import Frame
 from utils.streams import Screen, Streams
 from utils.video import VID_FORMATS, read_video
 
 SCHEMES = ("rtsp://", "rtsps://", "rtmp://", "http://", "https://", "udp://", "tcp://", "srt://")
-FORMS = (
-    "an image, a video, a folder, a pattern in quotes such as 'photos/**/*.jpg', a .txt list of those, a .streams "
-    "list, an address, the number of a camera, or screen [number] [left top width height]"
-)
 
 
 def read_image(path: str) -> NDArray:

@@ -8,9 +8,9 @@ import re
 import pytest
 import torch
 from torch import nn
+from torchvision import models as torchvision_models
 from torchvision.models import swin_transformer as torchvision_swin
 
-from models import pretrained
 from models.pretrained import PUBLISHED, backbone_keys, load_published, read_published, strip_prefixes, trained_window
 from models.yolo import DetectionModel
 
@@ -284,12 +284,12 @@ def hub(tmp_path, monkeypatch):
 
 def with_digest(monkeypatch, digest):
     entry = type("Weights", (), {"url": f"https://example.invalid/models/swin_v2_t-{digest}.pth"})
-    monkeypatch.setattr(pretrained, "get_weight", lambda name: {"Swin_V2_T_Weights.IMAGENET1K_V1": entry}[name])
+    monkeypatch.setattr(torchvision_models, "get_weight", lambda name: {"Swin_V2_T_Weights.IMAGENET1K_V1": entry}[name])
 
 
 def test_names_stand_for_torchvisions_files():
     for name, (weights, cfg) in PUBLISHED.items():
-        url = pretrained.get_weight(weights).url
+        url = torchvision_models.get_weight(weights).url
         assert re.fullmatch(rf"https://download.pytorch.org/models/swin_v2_{name[-1]}-[0-9a-f]{{8}}.pth", url)
         assert cfg == f"models/yolov5-swinv2{name[-1]}.yaml"
 
@@ -312,7 +312,7 @@ def test_damaged_file_in_the_folder_is_refused(hub, monkeypatch):
 def test_named_file_is_fetched_with_its_checksum(hub, vision_file, monkeypatch):
     digest = hashlib.sha256(vision_file.read_bytes()).hexdigest()[:8]
     entry = type("Weights", (), {"url": vision_file.rename(vision_file.with_name(f"swin_v2_t-{digest}.pth")).as_uri()})
-    monkeypatch.setattr(pretrained, "get_weight", lambda name: entry)
+    monkeypatch.setattr(torchvision_models, "get_weight", lambda name: entry)
     assert read_published("swinv2_t").layout == "torchvision"
     assert [file.name for file in hub.iterdir()] == [f"swin_v2_t-{digest}.pth"]
     entry.url = entry.url.replace(digest, "00000000")

@@ -11,7 +11,7 @@ from models.runtimes import tensorrt_files
 from models.yolo import DetectionModel
 from utils.engine_file import write_engine
 from utils.exporters import EXPORTERS
-from utils.exporters.options import ExportOptions
+from utils.options.exporter import ExportOptions
 
 METADATA = {"stride": 32, "names": {0: "a", 1: "b"}, "half": False}
 

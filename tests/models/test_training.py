@@ -79,7 +79,7 @@ def test_last_is_written_after_best(monkeypatch, tmp_path):
     monkeypatch.setattr(training, "to_checkpoint", lambda *_: {})
     monkeypatch.setattr(training, "save_checkpoint", lambda path, _: written.append(path.name))
     state = Namespace(best_saved=False, epoch=4, optimizer=None)
-    plan = Namespace(save_dir=tmp_path, opt=Namespace(save_period=2))
+    plan = Namespace(save_dir=tmp_path, opt=Namespace(save_period=2, shard_optimizer=False))
     training.save(state, plan, improved=False)
     assert written == ["best.pt", "epoch4.pt", "last.pt"]
     training.save(state, plan, improved=False)

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from utils.exporters.options import ExportOptions
 from utils.formats import EXPORTS, REFUSED, format_of, output_path, parse_include, require
+from utils.options.exporter import ExportOptions
 
 
 def test_options_of_the_table_are_fields_of_export_options():

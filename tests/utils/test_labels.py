@@ -270,7 +270,16 @@ def foreign_cache(dataset):
         np.save(f, {"version": 0.6})  # a pickle: never opened
 
 
-@pytest.mark.parametrize("change", [swap_digits, add_label, remove_image, damage_cache, foreign_cache])
+def lose_a_row(dataset):
+    file = dataset / "labels" / "train.cache"
+    with np.load(file) as arrays:
+        kept = dict(arrays)
+    kept["labels"] = kept["labels"][:-1]
+    with open(file, "wb") as f:
+        np.savez(f, **kept)
+
+
+@pytest.mark.parametrize("change", [swap_digits, add_label, remove_image, damage_cache, foreign_cache, lose_a_row])
 def test_cache_is_made_new_after_a_change(dataset, change):
     folder = dataset / "images" / "train"
     lb.load_labels(folder)

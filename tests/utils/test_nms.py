@@ -1,12 +1,17 @@
 """utils/nms.py against a plain loop over boxes, and the numbers of the behaviour specification (appendix B.5)."""
 
 import math
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from torchvision.ops import batched_nms
 
 from utils import nms as module
+from utils.boxes import xywh2xyxy
 from utils.nms import non_max_suppression
 
 
@@ -68,15 +73,54 @@ def test_length_of_the_first_round_does_not_matter(monkeypatch, first):
 
 def test_short_lists_are_tried_first(monkeypatch):
     lengths = []
-    batched_nms = module.batched_nms
-    monkeypatch.setattr(
-        module, "batched_nms", lambda boxes, *args: lengths.append(len(boxes)) or batched_nms(boxes, *args)
-    )
+    ours = module.batched_nms
+    monkeypatch.setattr(module, "batched_nms", lambda boxes, *args: lengths.append(len(boxes)) or ours(boxes, *args))
     spread = torch.rand(1, 6300, 85)
     spread[..., :2] *= 5000
     spread[..., 2:4] = 5
     assert len(non_max_suppression(spread, 0.001, 0.6, multi_label=True)[0]) == 300
     assert lengths == [module.FIRST_ROUND]  # of half a million candidates
+
+
+@pytest.mark.parametrize("many", [1, 10_000], ids=["group by group", "shifted apart"])
+@pytest.mark.parametrize("classes", [1, 7])
+def test_groups_are_suppressed_as_torchvision_does(monkeypatch, many, classes):
+    monkeypatch.setattr(module, "MANY", many)
+    rows = random_prediction(images=1, rows=600)[0]
+    boxes, scores = xywh2xyxy(rows[:, :4]) - 70, rows[:, 4]  # below zero, too
+    groups = torch.randint(classes, (600,), generator=torch.Generator().manual_seed(1))
+    for thr in (0.3, 0.6, 0.9):
+        assert torch.equal(module.batched_nms(boxes, scores, groups, thr), batched_nms(boxes, scores, groups, thr))
+    equal = torch.ones(600)
+    kept = module.batched_nms(boxes * 1000, equal, groups, 1.0)
+    assert torch.equal(kept, torch.arange(600))
+    assert len(module.batched_nms(boxes[:0], scores[:0], groups[:0], 0.5)) == 0
+
+
+def test_a_part_of_the_candidates_is_the_head_of_all():
+    rows = random_prediction(images=1, rows=400, nc=5)[0]
+    rows[:, 4:] = (rows[:, 4:] * 8).round() / 8  # many ties
+    for settings in ((None, True), (None, False), ([4, 1], True), ([4, 1], False)):
+        candidates = module.Candidates(rows, 0.05, *settings)
+        every = candidates.first(10_000)
+        assert len(every[1]) > 90
+        assert (every[1].diff() <= 0).all()
+        for count in (1, 10, 77, len(every[1])):
+            for part, whole in zip(candidates.first(count), every, strict=True):
+                assert torch.equal(part, whole[:count])
+
+
+def test_torchvision_itself_is_not_loaded_and_can_be_later():
+    code = """
+import sys, torch
+from utils.nms import non_max_suppression
+rows = torch.tensor([[[5, 5, 10, 10, 0.9, 1.0], [5, 5, 10, 9, 0.8, 1.0]]])
+assert len(non_max_suppression(rows)[0]) == 1
+assert "torchvision" not in sys.modules
+import torchvision
+assert torchvision.ops.nms(torch.tensor([[0.0, 0, 1, 1]]), torch.ones(1), 0.5).tolist() == [0]
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=100, cwd=Path(module.__file__).parents[1])
 
 
 def test_weak_candidates_beyond_the_limit_are_dropped(monkeypatch):

@@ -7,7 +7,7 @@ model: DetectionModel in float32 and evaluation mode on the CPU or a CUDA device
 images: example, float32 (B, 3, H, W) in 0..1, on the model's device.
 file: what to write, from `utils.formats.output_path`. It is written through `utils.files.atomic_path`; a folder is
     made beside the target and put in its place when complete.
-options: see `utils.exporters.options.ExportOptions`.
+options: see `utils.options.exporter.ExportOptions`.
 metadata: what the file must carry: stride (int), names (dict), task, imgsz, batch, dynamic, half, int8, nms,
     version, licence, date, description. Values are plain.
 
@@ -23,7 +23,6 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from utils.exporters.options import ExportOptions
 from utils.exporters.to_coreml import export_coreml
 from utils.exporters.to_litert import export_litert
 from utils.exporters.to_ncnn import export_ncnn
@@ -32,6 +31,7 @@ from utils.exporters.to_openvino import export_openvino
 from utils.exporters.to_pt2 import export_pt2
 from utils.exporters.to_tensorrt import export_engine
 from utils.exporters.to_torchscript import export_torchscript
+from utils.options.exporter import ExportOptions
 
 Exporter = Callable[[nn.Module, Tensor, Path, ExportOptions, dict[str, Any]], Path]
 

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from utils.exporters.compare import Difference, check_difference, measure
 from utils.exporters.onnx_check import check_inputs
-from utils.exporters.options import ExportOptions
 from utils.general import LOGGER
+from utils.options.exporter import ExportOptions
 
 CONFIDENT = 0.25  # objectness of a box that matters, as in detect.py
 INT8_SCORE = 0.1  # mean difference of its scores; trained detectors of BCCD have 0.01

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from utils.exporters.compare import Difference, check_difference, measure
 from utils.exporters.onnx_nms import OUTPUTS
-from utils.exporters.options import ExportOptions
 from utils.general import LOGGER
 from utils.nms import non_max_suppression
+from utils.options.exporter import ExportOptions
 
 REAL_IMAGES = 4  # of the data set, run through both
 

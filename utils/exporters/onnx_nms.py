@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from utils.exporters.options import ExportOptions
+from utils.options.exporter import ExportOptions
 
 BOXES = "output0"  # output of the exported model, (B, R, 5 + classes)
 OUTPUTS = ("detections", "num")

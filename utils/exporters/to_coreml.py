@@ -17,9 +17,9 @@ import torch
 from torch import Tensor, nn
 
 from utils.exporters.folder import atomic_folder
-from utils.exporters.options import ExportOptions
 from utils.formats import require
 from utils.general import LOGGER
+from utils.options.exporter import ExportOptions
 
 REWRITTEN = {  # operators that coremltools does not know, in those that it does; all are of booleans here
     torch.ops.aten.__and__.Tensor: torch.logical_and,

@@ -16,9 +16,9 @@ import torch
 from torch import Tensor, nn
 
 from utils.exporters.check import check_file
-from utils.exporters.options import ExportOptions
 from utils.files import atomic_path
 from utils.formats import require
+from utils.options.exporter import ExportOptions
 
 
 def export_litert(

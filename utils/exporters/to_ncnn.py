@@ -17,9 +17,9 @@ from torch import Tensor, nn
 
 from utils.exporters.check import check_file
 from utils.exporters.folder import atomic_folder
-from utils.exporters.options import ExportOptions
 from utils.files import yaml_save
 from utils.formats import require
+from utils.options.exporter import ExportOptions
 
 FILES = ("model.ncnn.param", "model.ncnn.bin")
 

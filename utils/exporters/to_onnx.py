@@ -16,10 +16,10 @@ from torch import Tensor, nn
 from utils.exporters.onnx_check import check_inputs, check_nms, compare_onnx, make_session
 from utils.exporters.onnx_nms import add_nms
 from utils.exporters.onnx_quantize import quantize
-from utils.exporters.options import OPSETS, ExportOptions
 from utils.files import atomic_path
 from utils.formats import ONNX_WRITERS, require
 from utils.general import LOGGER
+from utils.options.exporter import OPSETS, ExportOptions
 
 LARGEST_BATCH, LARGEST_SIDE = 4096, 16384  # bounds of the open axes; only the exporter's reasoning uses them
 

@@ -17,11 +17,11 @@ from torch import Tensor, nn
 
 from utils.exporters.check import check_file
 from utils.exporters.folder import atomic_folder
-from utils.exporters.options import ExportOptions
 from utils.exporters.to_onnx import trace
 from utils.files import yaml_save
 from utils.formats import require
 from utils.general import LOGGER
+from utils.options.exporter import ExportOptions
 
 
 def export_openvino(

@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from torch.export import Dim
 
 from utils.exporters.check import check_file
-from utils.exporters.options import ExportOptions
 from utils.exporters.to_onnx import LARGEST_BATCH, LARGEST_SIDE, HalfModel, example_size
 from utils.files import atomic_path
+from utils.options.exporter import ExportOptions
 
 
 def export_pt2(model: nn.Module, images: Tensor, file: Path, options: ExportOptions, metadata: dict[str, Any]) -> Path:

@@ -14,11 +14,11 @@ from torch import Tensor, nn
 from utils.engine_file import write_engine
 from utils.exporters.compare import Difference, check_difference, measure
 from utils.exporters.onnx_check import check_inputs
-from utils.exporters.options import ExportOptions
 from utils.exporters.tensorrt_ops import check_tensorrt
 from utils.exporters.to_onnx import ensure_onnx
 from utils.files import atomic_path
 from utils.general import LOGGER
+from utils.options.exporter import ExportOptions
 
 OLDEST = 10
 GIB = 1 << 30

@@ -13,10 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from utils.exporters.check import check_file
-from utils.exporters.options import ExportOptions
 from utils.exporters.to_onnx import HalfModel
 from utils.files import atomic_path
 from utils.general import LOGGER
+from utils.options.exporter import ExportOptions
 
 
 def export_torchscript(

@@ -13,8 +13,8 @@ from models.runtimes.mobile_files import read_appended
 from utils import formats
 from utils.exporters import EXPORTERS
 from utils.exporters.compare import measure
-from utils.exporters.options import ExportOptions
 from utils.exporters.to_coreml import check_interface
+from utils.options.exporter import ExportOptions
 
 METADATA = {"stride": 16, "names": {0: "a", 1: "b"}, "task": "detect", "imgsz": [64, 96], "nms": False}
 METADATA |= {"description": "tiny", "version": "1", "licence": "Apache-2.0"}

@@ -10,7 +10,7 @@ from torchvision.ops import nms
 from utils.boxes import xywh2xyxy
 from utils.exporters.onnx_check import make_session
 from utils.exporters.onnx_nms import add_nms
-from utils.exporters.options import ExportOptions
+from utils.options.exporter import ExportOptions
 
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")

@@ -12,9 +12,9 @@ from models.backends import DetectMultiBackend
 from utils.exporters import EXPORTERS, check
 from utils.exporters.compare import measure
 from utils.exporters.folder import atomic_folder
-from utils.exporters.options import ExportOptions
 from utils.files import yaml_load
 from utils.formats import output_path, require
+from utils.options.exporter import ExportOptions
 
 METADATA = {"stride": 16, "names": {0: "a", 1: "b"}, "task": "detect", "imgsz": [64, 96], "nms": False}
 OPTIONS = ExportOptions(imgsz=(64, 96))

@@ -10,10 +10,10 @@ import torch
 from utils.exporters import to_onnx
 from utils.exporters.compare import measure
 from utils.exporters.onnx_check import make_session
-from utils.exporters.options import ExportOptions
 from utils.exporters.tensorrt_ops import find_problems
 from utils.exporters.to_onnx import ensure_onnx, example_size, export_onnx
 from utils.nms import non_max_suppression
+from utils.options.exporter import ExportOptions
 
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")

@@ -11,8 +11,8 @@ import torch
 
 from utils.engine_file import read_engine
 from utils.exporters import to_tensorrt
-from utils.exporters.options import ExportOptions
 from utils.exporters.to_tensorrt import build_engine, export_engine, import_tensorrt, profile_shapes
+from utils.options.exporter import ExportOptions
 
 OPTIONS = ExportOptions(imgsz=(64, 96), batch=4, workspace=2.5)
 

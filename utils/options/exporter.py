@@ -2,8 +2,10 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from torch import Tensor
+if TYPE_CHECKING:  # the options of export.py are read before torch is loaded
+    from torch import Tensor
 
 OPSETS = (18, 20)  # TensorRT 10 reads up to 20, torch.onnx.export writes from 18 on
 DEFAULT_OPSET = 20  # the highest that TensorRT 10 reads; it has Gelu as one operator
@@ -53,4 +55,4 @@ class ExportOptions:
     cache: str = ""
     verbose: bool = False
     calibration_images: int = 128
-    calibration: Callable[[], Iterator[Tensor]] | None = None
+    calibration: Callable[[], Iterator["Tensor"]] | None = None

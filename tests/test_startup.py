@@ -1,0 +1,45 @@
+"""Nobody waits for torch to read --help, nor for packages that the work at hand does not need."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+SCRIPTS = ("train", "val", "detect", "export")
+# Runs a script as the command line does, and tells which of some packages were loaded when it ended.
+RUN = """
+import runpy, sys
+script, *sys.argv = sys.argv[1:]
+try:
+    runpy.run_path(sys.argv[0], run_name=script)
+finally:
+    print("loaded:", *{"torch", "cv2", "numpy", "torchvision", "matplotlib", "torch._dynamo"} & set(sys.modules))
+"""
+
+
+def loaded(script, *words, name="__main__"):
+    """(exit status, output, the slow packages that were loaded) of one run of a script."""
+    command = [sys.executable, "-c", RUN, name, f"{script}.py", *words]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=60, check=False)
+    text, _, packages = done.stdout.rpartition("loaded:")
+    return done.returncode, text + done.stderr, set(packages.split())
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_help_and_mistakes_do_not_wait_for_torch(script):
+    status, text, packages = loaded(script, "--help")
+    assert (status, packages) == (0, set())
+    assert f"python {script}.py --" in text  # the commands at the head of the script
+    assert "--batch-size" in text or "--source" in text
+    status, text, packages = loaded(script, "--no-such-option")
+    assert (status, packages) == (2, set())
+    assert "usage:" in text
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_a_script_loads_only_what_every_run_needs(script):
+    status, text, packages = loaded(script, name=script)
+    assert (status, text) == (0, "")
+    assert packages == {"torch", "numpy", "cv2"}

@@ -1,0 +1,1 @@
+"""What the scripts are told: their options, readable before torch is loaded."""

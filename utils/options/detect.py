@@ -1,0 +1,69 @@
+"""The options of detect.py."""
+
+import argparse
+from collections.abc import Sequence
+
+from utils.general import ROOT
+
+FORMS = (
+    "an image, a video, a folder, a pattern in quotes such as 'photos/**/*.jpg', a .txt list of those, a .streams "
+    "list, an address, the number of a camera, or screen [number] [left top width height]"
+)
+
+
+def parse_opt(
+    argv: Sequence[str] | None = None, description: str = "Find objects in images and videos."
+) -> argparse.Namespace:
+    """Read the options from `argv`, or from the command line."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add("--weights", nargs="+", help="model file; several .pt files work as an ensemble. Needed: none is downloaded")
+    add("--source", default=str(ROOT / "data/images"), help=FORMS)
+    add("--data", help="data set YAML with class names, for model files that hold none")
+    add(
+        "--imgsz",
+        "--img",
+        "--img-size",
+        nargs="+",
+        type=int,
+        default=[640],
+        help="network input: side, or height width",
+    )
+    add("--conf-thres", type=float, default=0.25, help="lowest confidence")
+    add("--iou-thres", type=float, default=0.45, help="IoU above which NMS drops the weaker box")
+    add("--max-det", type=int, default=1000, help="detections kept per image")
+    add("--device", default="", help="0, cpu, mps; empty: CUDA if there is one")
+    add("--view-img", action="store_true", help="show results in windows; q or Esc ends")
+    add(
+        "--save-txt",
+        action="store_true",
+        help="write labels/<image>.txt with rows `class x y w h`, divided by the size",
+    )
+    add("--save-format", type=int, default=0, choices=(0, 1), help="of --save-txt: 0 for x y w h, 1 for x1 y1 x2 y2")
+    add("--save-conf", action="store_true", help="end the rows of --save-txt with the confidence")
+    add("--save-csv", action="store_true", help="write predictions.csv")
+    add("--save-json", action="store_true", help="write predictions.json in the result format of COCO")
+    add("--save-crop", action="store_true", help="write each box as a picture into crops/<class>/")
+    add(
+        "--save-frames", action="store_true", help="write annotated frames of videos and streams as images into frames/"
+    )
+    add("--report", action="store_true", help="write report.html: all pictures on a page, to be filtered in a browser")
+    add("--nosave", action="store_true", help="write no annotated images and videos")
+    add("--classes", nargs="+", type=int, help="keep these class numbers only, such as --classes 0 2")
+    add("--agnostic-nms", action="store_true", help="let boxes of different classes suppress each other")
+    add("--augment", action="store_true", help="look at three views of each image: slower, finds a little more")
+    add("--visualize", action="store_true", help="save feature maps, of videos those of the first frame")
+    add("--update", action="store_true", help="at the end strip the .pt files in place of what only training needs")
+    add("--project", default=str(ROOT / "runs/detect"), help="parent of the run folder")
+    add("--name", default="exp", help="run folder")
+    add("--exist-ok", action="store_true", help="use the run folder even if it exists")
+    add("--line-thickness", type=int, help="of boxes in pixels; by default it follows the size of the image")
+    add("--hide-labels", action="store_true", help="draw boxes only")
+    add("--hide-conf", action="store_true", help="write class names without confidences")
+    add("--half", action="store_true", help="compute in float16 where the device can")
+    add("--dnn", action="store_true", help="use OpenCV for .onnx files")
+    add("--window", nargs="+", type=int, help="other windows for the Swin stages: one side for all, or one for each")
+    add("--vid-stride", type=int, default=1, help="look at every so many frames of videos and streams")
+    add("--slice", type=int, default=0, help="look at large images in tiles of this side in pixels too, such as 640")
+    add("--overlap", type=float, default=0.2, help="share of a tile that neighbours have in common")
+    return parser.parse_args(argv)

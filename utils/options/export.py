@@ -1,0 +1,46 @@
+"""The options of export.py."""
+
+import argparse
+from collections.abc import Sequence
+
+from utils.formats import EXPORTS
+from utils.options.exporter import ExportOptions
+
+
+def parse_opt(
+    argv: Sequence[str] | None = None, description: str = "Write a checkpoint in the formats of other run times."
+) -> argparse.Namespace:
+    """Read the options from `argv`, or from the command line."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    d = ExportOptions()
+    add("--data", default="", help="data set YAML: images for --int8 and for the comparison; default: random images")
+    add("--weights", nargs="+", default=None, help="checkpoint, or several")
+    add("--imgsz", "--img", "--img-size", nargs="+", type=int, default=[640, 640], help="height and width, or one side")
+    add("--batch-size", type=int, default=1, help="images per batch; with --dynamic the largest of a TensorRT engine")
+    add("--device", default="cpu", help="where the model is traced: cpu, 0, ...")
+    add("--half", action="store_true", help="float16 inside; input and output stay float32")
+    add("--int8", action="store_true", help="8-bit, calibrated on --data")
+    add("--dynamic", action="store_true", help="any batch, height and width")
+    add("--simplify", action="store_true", help="simplify the ONNX graph with onnxslim")
+    add("--optimize", action="store_true", help="freeze and optimise TorchScript")
+    add("--opset", type=int, default=d.opset, help="ONNX operator set, 18 to 20")
+    add("--nms", action="store_true", help="suppress overlapping boxes inside the graph (ONNX, TensorRT)")
+    add("--agnostic-nms", action="store_true", help="boxes of different classes suppress each other")
+    add("--topk-all", type=int, default=d.topk_all, help="detections kept per image")
+    add("--iou-thres", type=float, default=d.iou_thres, help="IoU above which the weaker box is dropped")
+    add("--conf-thres", type=float, default=d.conf_thres, help="confidence that a detection must exceed")
+    add("--workspace", type=float, default=d.workspace, help="GiB for the TensorRT builder")
+    add("--cache", default="", help="file of TensorRT's timing cache")
+    add("--verbose", action="store_true", help="detailed log of the TensorRT builder")
+    add("--calibration", type=int, default=d.calibration_images, help="images used for --int8, at most")
+    add(
+        "--check-tensorrt",
+        nargs="?",
+        const=True,
+        default=False,
+        metavar="FILE",
+        help="check FILE.onnx, or the ONNX file that is written, against TensorRT's operator table",
+    )
+    add("--include", nargs="+", default=["onnx"], help=f"formats: {', '.join(EXPORTS)}")
+    return parser.parse_args(argv)

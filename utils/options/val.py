@@ -1,0 +1,42 @@
+"""The options of val.py."""
+
+import argparse
+from collections.abc import Sequence
+
+from utils.general import ROOT
+
+SPLIT_TASKS = ("train", "val", "test", "speed")
+TASKS = (*SPLIT_TASKS, "study")
+
+
+def parse_opt(
+    argv: Sequence[str] | None = None, description: str = "Measure a detector on a labelled data set."
+) -> argparse.Namespace:
+    """Read the options from `argv`, or from the command line."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add("--data", default="data/demo.yaml", help="data set YAML")
+    add("--weights", nargs="+", required=True, help="checkpoint; several make an ensemble, or are timed one by one")
+    add("--batch-size", type=int, default=32, help="images per batch")
+    add("--imgsz", "--img", "--img-size", type=int, default=640, help="long side of the network input, pixels")
+    add("--conf-thres", type=float, default=0.001, help="lowest confidence that counts")
+    add("--iou-thres", type=float, default=0.6, help="IoU above which NMS drops the weaker box")
+    add("--max-det", type=int, default=300, help="detections kept per image")
+    add("--task", default="val", choices=TASKS, help="split to measure; time per image; or image sizes 256 to 1536")
+    add("--device", default="", help="0, cpu, mps; empty: CUDA if there is one")
+    add("--workers", type=int, default=8, help="most loader processes")
+    add("--single-cls", action="store_true", help="treat all classes as one")
+    add("--augment", action="store_true", help="look at each image in three views")
+    add("--verbose", action="store_true", help="print every class")
+    add("--save-txt", action="store_true", help="write a text file per image")
+    add("--save-hybrid", action="store_true", help="write labels and what was found besides into the text files")
+    add("--save-conf", action="store_true", help="add the confidence to the text files")
+    add("--save-json", action="store_true", help="write a COCO result file; always with coco.yaml")
+    add("--report", action="store_true", help="write report.html with the mistakes in pictures, the worst first")
+    add("--project", default=str(ROOT / "runs/val"), help="parent of the run folder")
+    add("--name", default="exp", help="run folder")
+    add("--exist-ok", action="store_true", help="use the run folder even if it exists")
+    add("--half", action="store_true", help="compute in float16, CUDA only")
+    add("--dnn", action="store_true", help="use OpenCV for .onnx files")
+    add("--window", nargs="+", type=int, help="other windows for the Swin stages: one side for all, or one for each")
+    return parser.parse_args(argv)
