@@ -412,7 +412,7 @@ def save(state: State, plan: Plan, improved: bool) -> None:
 
 def save_progress(state: State, plan: Plan) -> None:
     """Write last.pt in the middle of an epoch; call it in every process, the first one writes."""
-    if isinstance(state.optimizer, ZeroRedundancyOptimizer):
+    if plan.opt.shard_optimizer:
         state.optimizer.consolidate_state_dict(to=0)
     progress = progress_of(state, plan)
     if is_main():
