@@ -6,7 +6,9 @@ PYTEST_ARGS ?=
 
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-all parity lint format clean
+.PHONY: demo test test-all parity fuzz kill lint format clean
+
+FUZZ_SECONDS ?= 600  # of each reader
 
 demo: $(VENV)/.installed
 	$(BIN)/python train.py --data data/demo.yaml --cfg models/yolov5n-swinv2.yaml --weights '' --img 160 --batch-size 8 \
@@ -20,6 +22,14 @@ test-all: $(VENV)/.installed-dev
 
 parity: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -q tests/models/test_swinv2_parity.py tests/models/test_pretrained.py tests/models/test_paper_models.py
+
+fuzz: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest -q tests/properties --hypothesis-profile=long
+	$(BIN)/python -m pip install --disable-pip-version-check atheris
+	$(BIN)/python -m tests.fuzz --seconds $(FUZZ_SECONDS)
+
+kill: $(VENV)/.installed
+	$(BIN)/python -m benchmarks.kill_training
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

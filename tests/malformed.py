@@ -27,7 +27,7 @@ from typing import NamedTuple
 
 import yaml
 
-from models.options import check_options, parse_opt
+from models.options import check_options
 from models.training import build_model, read_inputs
 from tests.malformed_files import (
     GOOD_LINE,
@@ -45,6 +45,7 @@ from utils.general import LOGGER, cli_errors
 from utils.hyp import Hyp
 from utils.labels import check_dataset
 from utils.labels import main as check
+from utils.options.train import parse_opt
 
 
 class Result(NamedTuple):

@@ -16,6 +16,7 @@ def test_there_are_enough_and_each_has_a_name():
     assert len({(case.group, case.name) for case in CASES}) == len(CASES)
 
 
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF data")  # as utils/label_reader.py does; pytest forgets its filter
 @pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case.group}-{case.name}"[:60])
 def test_case(case, tmp_path):
     assert malformed.complaints(case, tmp_path / "set") == []

@@ -285,7 +285,7 @@ def plain_boxes(text: str, nc: int | None) -> np.ndarray | None:
         return None
     rows[:, 1:] = box.clip(0, 1)
     labels = rows.astype(np.float32)
-    if rows[:, 3:].min() <= 0 or len(set(map(bytes, labels + 0.0))) != len(labels):
+    if labels[:, 3:].min() <= 0 or len(set(map(bytes, labels + 0.0))) != len(labels):
         return None
     return labels
 

@@ -6,8 +6,6 @@ Letters: B images, R rows of an image, K of them that can pass, N pairs of row a
 from __future__ import annotations
 
 from collections.abc import Sequence
-from importlib.util import find_spec
-from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -182,8 +180,8 @@ def batched_nms(boxes: Tensor, scores: Tensor, groups: Tensor, iou_thres: float)
         groups: (N,) whole numbers; boxes of different groups do not suppress each other.
         iou_thres: a box is dropped when its IoU with a better one of its group exceeds this.
     """
-    _load_operator()
-    nms = torch.ops.torchvision.nms
+    from torchvision.ops import nms
+
     boxes, scores = boxes.double(), scores.double()
     if not len(boxes):
         return torch.zeros(0, dtype=torch.long, device=boxes.device)
@@ -196,15 +194,3 @@ def batched_nms(boxes: Tensor, scores: Tensor, groups: Tensor, iou_thres: float)
     parts = zip(order.split(sizes), boxes[order].split(sizes), scores[order].split(sizes), strict=True)
     keep = torch.cat([index[nms(b, s, iou_thres)] for index, b, s in parts]).sort().values
     return keep[scores[keep].argsort(descending=True, stable=True)]
-
-
-def _load_operator() -> None:
-    """Load torchvision's compiled operators, without its models, which take as long to load as torch itself."""
-    if hasattr(torch.ops.torchvision, "nms"):
-        return
-    spec = find_spec("torchvision")
-    library = Path(spec.origin).with_name("_C.so") if spec and spec.origin else None
-    if library and library.is_file():
-        torch.ops.load_library(str(library))
-    else:  # other systems keep it elsewhere
-        import torchvision  # noqa: F401

@@ -535,7 +535,7 @@ WRONG_KEYS = [
     ({"head": [[[0], 1, "Detect", [9, "anchors"]]]}, "the first argument of Detect must be nc, 2 classes, not 9"),
     ({"head": [[0, 1, "Conv", [8]]]}, "model: the last row, and no other, must be Detect; the last one is Conv"),
     ({"backbone": [[0, 1, "Conv", [16]]]}, "model: backbone row 0: 'from' is 0, but row 0 can only read the image, -1"),
-    ({"drop_path": 1}, "drop_path is the probability of dropping a branch, 0 to below 1, not 1"),
+    ({"drop_path": 1}, "'drop_path' must be at least 0 and below 1, not 1"),
     ({"ch": 5, "backbone": [[-1, 1, "Conv", [16, 3, 2, None, 2]]]}, "backbone row 0: in_channels must be divisible"),
 ]
 

