@@ -21,7 +21,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from utils.general import LOGGER, cli_errors
+from utils.files import yaml_load
+from utils.general import LOGGER, ROOT, cli_errors
 from utils.label_coco import read_coco
 from utils.label_reader import image_size
 from utils.label_voc import read_voc
@@ -242,6 +243,35 @@ def convert_argoverse(src: Path, dst: Path, names: list[str]) -> int:
     return write_samples(dst, samples())
 
 
+def convert_objects365(src: Path, dst: Path, names: list[str]) -> int:
+    """Convert Objects365: COCO JSON, class = number of the category - 1, images in any folders below the source.
+
+    Crowd regions are left out. Warns of names that differ from data/Objects365.yaml.
+    """
+    known = yaml_load(ROOT / "data/Objects365.yaml")["names"]
+
+    def samples() -> Iterator[Sample]:
+        files = {file.name: file for file in src.rglob("*.jpg")}
+        for split in ("train", "val"):
+            table = existing(src / f"zhiyuan_objv2_{split}.json", "the folder with zhiyuan_objv2_*.json and the images")
+            content = json.loads(table.read_bytes())
+            for category in content["categories"]:
+                ours = known.get(category["id"] - 1)
+                if ours is None or ours.lower() != str(category["name"]).strip().lower():
+                    LOGGER.warning(f"{table}: category {category['id']} is {category['name']!r}, here {ours!r}")
+            rows = defaultdict(list)
+            for entry in content["annotations"]:
+                x, y, w, h = entry["bbox"]
+                if not entry.get("iscrowd") and entry["category_id"] - 1 in known:
+                    rows[entry["image_id"]].append([entry["category_id"] - 1, x, y, x + w, y + h])
+            for image in content["images"]:
+                name = Path(image["file_name"]).name
+                path = files.get(name, src / name)  # the second is missing, and named by the error
+                yield Sample(path, f"{split}/{path.stem}", (image["width"], image["height"]), rows[image["id"]])
+
+    return write_samples(dst, samples())
+
+
 def convert_xview(src: Path, dst: Path, names: list[str]) -> int:
     """Convert xView: a GeoJSON file with `bounds_imcoords`, `image_id`, `type_id`; every tenth image goes to val.
 
@@ -267,6 +297,7 @@ CONVERTERS: dict[str, Callable[[Path, Path, list[str]], int]] = {
     "argoverse": convert_argoverse,
     "coco": convert_coco,
     "globalwheat": convert_globalwheat,
+    "objects365": convert_objects365,
     "sku110k": convert_sku110k,
     "visdrone": convert_visdrone,
     "voc": convert_voc,

@@ -69,6 +69,21 @@ def argoverse(src):
     return {f"{split}/0a1b/x_1": ["5 0.500000 0.500000 0.500000 0.500000"] for split in ("train", "val")}
 
 
+def objects365(src):
+    for split in ("train", "val"):
+        content = {
+            "categories": [{"id": 1, "name": "person"}, {"id": 365, "name": "Table Tennis "}],
+            "images": [{"id": 7, "file_name": f"images/v1/patch8/{split}_7.jpg", "width": 40, "height": 20}],
+            "annotations": [
+                {"image_id": 7, "category_id": 365, "bbox": [10, 5, 20, 10], "iscrowd": 0},
+                {"image_id": 7, "category_id": 1, "bbox": [0, 0, 20, 10], "iscrowd": 1},
+            ],
+        }
+        write(src / f"zhiyuan_objv2_{split}.json", content)
+        draw(src / "images" / split / "patch8" / f"{split}_7.jpg")
+    return {f"{split}/{split}_7": ["364 0.500000 0.500000 0.500000 0.500000"] for split in ("train", "val")}
+
+
 def xview(src):
     values = [("0.tif", 18, "10,5,30,15"), ("0.tif", 75, "0,0,9,9"), ("9.tif", 94, "-10,0,20,20")]
     features = [
@@ -84,7 +99,7 @@ def xview(src):
     }
 
 
-MAKERS = {f.__name__: f for f in (argoverse, globalwheat, sku110k, visdrone, xview)}
+MAKERS = {f.__name__: f for f in (argoverse, globalwheat, objects365, sku110k, visdrone, xview)}
 
 
 @pytest.mark.parametrize("name", MAKERS)
@@ -191,6 +206,7 @@ def test_images_are_copied_where_links_are_not_possible(tmp_path, monkeypatch):
 CLASSES = {
     "Argoverse.yaml": (8, "person", "stop_sign"),
     "BCCD.yaml": (3, "RBC", "Platelets"),
+    "Objects365.yaml": (365, "Person", "Table Tennis"),
     "GlobalWheat2020.yaml": (1, "wheat_head", "wheat_head"),
     "SKU-110K.yaml": (1, "object", "object"),
     "VOC.yaml": (20, "aeroplane", "tvmonitor"),
@@ -227,3 +243,11 @@ def test_xview_numbers_are_in_order():
     by_type = {kind: names[i] for i, kind in enumerate(XVIEW_TYPES)}
     known = {18: "Small Car", 73: "Building", 33: "Railway Vehicle", 40: "Maritime Vessel", 86: "Storage Tank"}
     assert {kind: by_type[kind] for kind in known} == known
+
+
+def test_other_names_of_objects365_are_told(tmp_path, caplog):
+    objects365(tmp_path / "src")
+    file = tmp_path / "src/zhiyuan_objv2_val.json"
+    write(file, json.loads(file.read_text()) | {"categories": [{"id": 2, "name": "Boots"}]})
+    main(["objects365", str(tmp_path / "src"), str(tmp_path / "dst")])
+    assert "zhiyuan_objv2_val.json: category 2 is 'Boots', here 'Sneakers'" in caplog.text
