@@ -154,13 +154,8 @@ def yaml_load(file: str | Path) -> dict[str, Any]:
     except yaml.MarkedYAMLError as e:
         mark = e.problem_mark or e.context_mark
         raise ValueError(f"{file}:{mark.line + 1 if mark else 1}: {e.problem or e.context}") from None
-    except (
-        yaml.YAMLError,
-        ValueError,
-        RecursionError,
-        OverflowError,
-        TypeError,
-    ) as e:  # the others: `!!int x` and such
+    except (yaml.YAMLError, ValueError, RecursionError, OverflowError, TypeError, LookupError, AttributeError) as e:
+        # those that are not of yaml: `!!int x`, `!!float` of nothing and such
         raise ValueError(f"{file}:1: not YAML: {' '.join(str(e).split())}") from None
     if data is None:
         return {}

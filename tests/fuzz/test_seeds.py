@@ -13,7 +13,7 @@ FOUND = {  # target -> inputs
 }
 
 
-@pytest.mark.parametrize("name", ["labels", "coco", "voc", "image", "tflite"])
+@pytest.mark.parametrize("name", readers.TARGETS)
 def test_seeds(name, tmp_path):
     target = readers.Target(tmp_path, name)
     rng = random.Random(0)

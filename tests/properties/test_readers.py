@@ -234,3 +234,26 @@ def test_yaml_that_was_written_is_read(tmp_path_factory, data):
     file = tmp_path_factory.getbasetemp() / "data.yaml"
     yaml_save(file, data)
     assert repr(yaml_load(file)) == repr(data)  # True is not 1, and the order stays
+
+
+WORDS = "a : - [ ] { } &a *a !!int !!timestamp !!set !!bool !!float !!python/object:os.system | > ' x ? 1e3 0x %"
+YAML_PIECES = [*WORDS.split(), " ", "\n", "- ", "<<: ", "? ", "---", "\t", '"', "#", ",", "~"]
+
+
+@given(
+    st.one_of(
+        st.text(max_size=40),
+        st.lists(
+            st.sampled_from(YAML_PIECES),
+            max_size=14,
+        ).map("".join),
+        st.sampled_from(["{:s}" * 40 + "x", "a: !!binary {:s}", "a: !!float {:s}"]).flatmap(
+            lambda form: st.text(max_size=5).map(lambda text: form.replace("{:s}", text))
+        ),
+    )
+)
+def test_any_yaml_is_a_mapping_or_an_error_that_names_the_file(tmp_path_factory, text):
+    file = tmp_path_factory.getbasetemp() / "any.yaml"
+    file.write_text(text, encoding="utf-8", errors="surrogatepass")
+    found = named_error(yaml_load, file)
+    assert found is None or isinstance(found, dict)
