@@ -9,7 +9,10 @@ from pathlib import Path, PurePosixPath
 from typing import IO
 
 MAX_INFLATED = 64 << 20  # bytes of all compressed entries of a model file together; those of YOLOv5x have about 2 MB
-BROKEN = (zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError, NotImplementedError, RuntimeError, struct.error)
+BROKEN = (
+    zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError, NotImplementedError, RuntimeError, struct.error,
+    UnicodeDecodeError,  # a name in the archive
+)  # fmt: skip
 
 
 class NoArchiveError(ValueError):

@@ -456,3 +456,12 @@ def test_stripping_something_else_is_an_error_and_changes_nothing(tmp_path):
     with pytest.raises(ValueError, match="not a checkpoint"):
         strip_optimizer(tmp_path / "a.pt")
     assert (tmp_path / "a.pt").read_bytes() == b"hello"
+
+
+def test_a_name_that_is_no_text_in_the_archive_is_damage(tmp_path):
+    file = tmp_path / "a.pt"
+    with zipfile.ZipFile(file, "w") as archive:
+        archive.writestr("\u00e9/data.pkl", pickle.dumps({"model": 1}, protocol=2))
+    file.write_bytes(file.read_bytes().replace("\u00e9/".encode(), b"\x80\x80/", 1))  # in the head of the entry alone
+    with pytest.raises(ValueError, match=r"a\.pt: damaged: "):
+        load_checkpoint(file)
