@@ -1,7 +1,6 @@
 """Files for phones and small boards: ncnn and LiteRT."""
 
 import zipfile
-import zlib
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +10,7 @@ from torch import Tensor
 from models.runtimes.base import Runtime, parse_value
 from utils.files import yaml_load
 from utils.formats import require
+from utils.model_archive import BROKEN
 
 LARGEST_NOTES = 1_000_000  # bytes of metadata
 
@@ -79,7 +79,7 @@ def read_appended(file: Path) -> dict:
             if entry.file_size > LARGEST_NOTES:
                 raise ValueError(f"{file}: its entry {entry.filename!r} has {entry.file_size} bytes, too many of them")
             found = parse_value(archive.read(entry).decode("utf-8", "replace"))
-    except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError) as e:  # the last: encrypted, or packed strangely
+    except (*BROKEN, OSError) as e:  # the last: an entry before the beginning of the file
         raise ValueError(f"{file}: the archive at its end is damaged: {e}") from e
     if not isinstance(found, dict):
         raise ValueError(f"{file}: its entry {entry.filename!r} is no mapping, found {str(found)[:80]!r}")

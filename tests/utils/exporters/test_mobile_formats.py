@@ -61,6 +61,12 @@ def test_notes_at_the_end_of_a_file(tmp_path):
     file.write_bytes(file.read_bytes()[:start] + b"\xff" * 4 + file.read_bytes()[start + 4 :])
     with pytest.raises(ValueError, match=r"a\.tflite: the archive at its end is damaged"):
         read_appended(file)
+    file.write_bytes(b"network")
+    with zipfile.ZipFile(file, "a") as archive:
+        archive.writestr("metadata.txt", "{}")
+    file.write_bytes(file.read_bytes()[:-6] + b"\x54\xf9\xff\x00\x00\x00")  # its table begins beyond the file
+    with pytest.raises(ValueError, match=r"a\.tflite: the archive at its end is damaged"):
+        read_appended(file)
     file.unlink()
     with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("metadata.txt", " " * 2_000_000)
