@@ -27,6 +27,18 @@ MAX_VALUES = 500_000  # containers and values that `content` copies; a checkpoin
 MAX_DEPTH = 64  # of containers in containers
 
 
+class Bounded:
+    """A binary file of `size` bytes that never makes room for more than it has, whatever length is asked for."""
+
+    def __init__(self, file: BinaryIO, size: int) -> None:
+        self.file, self.size = file, size
+        self.readline, self.tell = file.readline, file.tell
+
+    def read(self, length: int) -> bytes:
+        """Read at most `length` bytes."""
+        return self.file.read(min(length, max(self.size - self.file.tell(), 0)))
+
+
 class InertFile:
     """The content of a PyTorch file: `root` is its object, `size` its bytes, `tensor` reads numbers.
 
@@ -116,7 +128,7 @@ class InertFile:
     def _next(self, file: BinaryIO) -> tuple[Any, dict[str, Storage], set[str]]:
         """Interpret the next pickle of a stream."""
         start = file.tell()
-        found = interpret(file, self.data_only)
+        found = interpret(Bounded(file, self.size), self.data_only)
         if file.tell() - start > MAX_PICKLE:
             raise DamagedError(f"damaged: a pickle larger than {MAX_PICKLE} bytes")
         return found

@@ -465,3 +465,11 @@ def test_a_name_that_is_no_text_in_the_archive_is_damage(tmp_path):
     file.write_bytes(file.read_bytes().replace("\u00e9/".encode(), b"\x80\x80/", 1))  # in the head of the entry alone
     with pytest.raises(ValueError, match=r"a\.pt: damaged: "):
         load_checkpoint(file)
+
+
+def test_a_length_beyond_the_file_makes_no_room_for_it(tmp_path):
+    file = tmp_path / "a.pt"
+    stream = b"".join(pickle.dumps(value, protocol=2) for value in (0x1950A86A20F9469CFC6C, 1001))
+    file.write_bytes(stream + b"\x80\x04\x8e" + (1 << 50).to_bytes(8, "little") + b"x.")  # BINBYTES8
+    with pytest.raises(ValueError, match=r"a\.pt: "):
+        load_checkpoint(file)
