@@ -14,7 +14,7 @@ from utils.boxes import xywh2xyxy
 
 MAX_CANDIDATES = 30000  # pairs per image that enter the suppression; weaker ones are dropped
 FIRST_ROUND = 512  # pairs of the first round; every further one takes four times as many
-MANY = 1000  # boxes from which on groups are suppressed one by one
+MANY = 3000  # boxes from which on groups are suppressed one by one
 
 
 def non_max_suppression(
