@@ -130,7 +130,7 @@ def parse_opt(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 def main(opt: argparse.Namespace) -> None:
     """Train the cases and write the table."""
-    data = copy_slice(opt.data, opt.images, opt.project / "data")
+    data = copy_slice(opt.data, opt.images, opt.project / f"data{opt.images}")
     record = opt.project / "options.json"
     rows = json.loads(record.read_text()) if record.is_file() else {}
     for name in opt.only:

@@ -39,6 +39,7 @@ from models.backends import DetectMultiBackend
 from models.checkpoint import attempt_load, load_checkpoint, save_checkpoint, strip_optimizer
 from models.pretrained import read_published
 from models.yolo import DetectionModel
+from tests.torch_archives import in_archive
 from utils.pt2_file import check_pt2
 from utils.torch_archive import STREAM_MAGIC
 
@@ -145,16 +146,6 @@ def hostile(sentinel):
 
 
 HOSTILE = list(hostile(Path("x")))
-
-
-def in_archive(path, code, **entries):
-    """Write the archive of torch.save around a pickle."""
-    with zipfile.ZipFile(path, "w") as file:
-        file.writestr("x/data.pkl", code)
-        file.writestr("x/version", "3\n")
-        for key, data in entries.items():
-            file.writestr(f"x/data/{key}", data)
-    return path
 
 
 def in_stream(path, code):

@@ -16,6 +16,7 @@ import pytest
 import torch
 
 from models.checkpoint import load_checkpoint
+from tests.torch_archives import in_archive
 from utils.inert_pickle import LazyTensor, Record
 from utils.torch_archive import STREAM_MAGIC, InertFile
 
@@ -30,16 +31,6 @@ class Call:
 
     def __reduce__(self):
         return self.function, self.args
-
-
-def archive(path, code, **entries):
-    """Write a PyTorch archive around a pickle."""
-    with zipfile.ZipFile(path, "w") as file:
-        file.writestr("x/data.pkl", code)
-        file.writestr("x/version", "3\n")
-        for key, data in entries.items():
-            file.writestr(f"x/data/{key}", data)
-    return path
 
 
 def program(obj, protocol=2):
@@ -78,7 +69,7 @@ def hostile(sentinel):
 @pytest.mark.parametrize("name", hostile(Path("x")))
 def test_calls_are_refused_by_name_and_not_run(tmp_path, name, protocol):
     sentinel = tmp_path / "ran"
-    file = archive(tmp_path / "a.pt", program({"model": 1, "ema": hostile(sentinel)[name]}, protocol))
+    file = in_archive(tmp_path / "a.pt", program({"model": 1, "ema": hostile(sentinel)[name]}, protocol))
     with pytest.raises(ValueError, match=r"a\.pt: refused, the file names ") as error:
         load_checkpoint(file)
     first = "builtins.__import__" if name == "builtins.getattr" else name  # the argument comes before the call
@@ -134,7 +125,7 @@ def test_the_hostile_files_would_run_elsewhere(tmp_path):
 )
 def test_crafted_instructions(tmp_path, code, match, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    file = archive(tmp_path / "a.pt", b"\x80\x02" + code)
+    file = in_archive(tmp_path / "a.pt", b"\x80\x02" + code)
     before = set(dir(builtins)), dict(vars(Record))
     with pytest.raises(ValueError, match=match):
         InertFile(file)
@@ -144,7 +135,7 @@ def test_crafted_instructions(tmp_path, code, match, monkeypatch):
 
 def test_known_classes_become_records(tmp_path):
     code = MODEL + b"(K\x07t\x81}(Va\nK\x01Vb\nNub."
-    root = InertFile(archive(tmp_path / "a.pt", b"\x80\x02" + code)).root
+    root = InertFile(in_archive(tmp_path / "a.pt", b"\x80\x02" + code)).root
     assert (root.name, root.kind, root.args, root.state) == ("models.yolo.Model", "Model", (7,), {"a": 1, "b": None})
 
 
@@ -203,12 +194,12 @@ def test_plain_values_equal_those_that_pickle_reads(tmp_path, protocol):
     if protocol >= 5:  # before, these two are calls, which YOLOv5 never makes
         values["more"] = [frozenset({3}), bytearray(b"x")]
     code = pickle.dumps(values, protocol)
-    assert InertFile(archive(tmp_path / "a.pt", code)).root == values == pickle.loads(code)
+    assert InertFile(in_archive(tmp_path / "a.pt", code)).root == values == pickle.loads(code)
 
 
 def test_arrays_and_paths(tmp_path):
     code = pickle.dumps({"array": np.array([0.25]), "path": Path("runs/train/exp")}, 2)
-    root = InertFile(archive(tmp_path / "a.pt", code)).root
+    root = InertFile(in_archive(tmp_path / "a.pt", code)).root
     assert isinstance(root["array"], Record)
     assert root["path"] == "runs/train/exp"
 
@@ -233,18 +224,18 @@ def tensor_code(offset="0", size="2", stride="1", count="4", kind="Float"):
     ],
 )
 def test_tensors_outside_their_numbers(tmp_path, wrong):
-    good = InertFile(archive(tmp_path / "a.pt", b"\x80\x02" + tensor_code(), **{"0": bytes(16)}))
+    good = InertFile(in_archive(tmp_path / "a.pt", b"\x80\x02" + tensor_code(), **{"0": bytes(16)}))
     assert good.tensor(good.root).tolist() == [0, 0]
     with pytest.raises(ValueError, match="damaged|refused"):
-        InertFile(archive(tmp_path / "b.pt", b"\x80\x02" + tensor_code(**wrong), **{"0": bytes(16)}))
+        InertFile(in_archive(tmp_path / "b.pt", b"\x80\x02" + tensor_code(**wrong), **{"0": bytes(16)}))
 
 
 def test_numbers_that_are_missing_or_too_few(tmp_path):
-    file = InertFile(archive(tmp_path / "a.pt", b"\x80\x02" + tensor_code()))
+    file = InertFile(in_archive(tmp_path / "a.pt", b"\x80\x02" + tensor_code()))
     assert isinstance(file.root, LazyTensor)
     with pytest.raises(ValueError, match="the numbers x/data/0 are missing"):
         file.tensor(file.root)
-    file = InertFile(archive(tmp_path / "b.pt", b"\x80\x02" + tensor_code(), **{"0": bytes(15)}))
+    file = InertFile(in_archive(tmp_path / "b.pt", b"\x80\x02" + tensor_code(), **{"0": bytes(15)}))
     with pytest.raises(ValueError, match="storage 0 has 15 bytes for 4 numbers"):
         file.tensor(file.root)
 
@@ -261,5 +252,5 @@ def test_compressed_archives_are_refused(tmp_path):
 def test_nested_values_take_no_time_to_refuse(tmp_path, end):
     """A tuple of two tuples of two tuples ...: to hash or to print it would take 2^60 steps."""
     with pytest.raises(ValueError, match="damaged|refused") as error:
-        InertFile(archive(tmp_path / "a.pt", b"\x80\x02)" + b"2\x86" * 60 + end))
+        InertFile(in_archive(tmp_path / "a.pt", b"\x80\x02)" + b"2\x86" * 60 + end))
     assert len(str(error.value)) < 200
