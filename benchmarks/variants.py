@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import train
+from models.checkpoint import load_checkpoint
 from utils.files import yaml_load, yaml_save
 from utils.general import check_file
 
@@ -35,9 +36,12 @@ def vary(cfg: str, window: int, options: dict[str, Any], drop: tuple[str, ...] =
 
 
 def train_variant(name: str, table: dict[str, Any], folder: Path, **options: Any) -> Path:
-    """Train a table from scratch unless `folder` has its result already; returns the best checkpoint."""
-    best = folder / name / "weights/best.pt"
-    if not best.is_file():
+    """Train a table from scratch, or go on with its training, unless `folder` has the result; returns the best one."""
+    best, last = (folder / name / f"weights/{which}.pt" for which in ("best", "last"))
+    if last.is_file():
+        if load_checkpoint(last)["optimizer"] is not None:  # the run was ended before its end
+            train.run(resume=str(last))
+    else:
         file = folder / f"{name}.yaml"
         folder.mkdir(parents=True, exist_ok=True)
         yaml_save(file, table)
