@@ -21,7 +21,8 @@ test-all: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
 
 parity: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest -q tests/models/test_swinv2_parity.py tests/models/test_pretrained.py tests/models/test_paper_models.py
+	$(BIN)/python -m pytest -q --measured tests/models/test_swinv2_parity.py tests/models/test_pretrained.py \
+	  tests/models/test_paper_models.py tests/models/test_half_precision.py
 
 fuzz: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -q tests/properties --hypothesis-profile=long

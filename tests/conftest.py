@@ -37,6 +37,18 @@ def pytest_collection_modifyitems(items):
             item.add_marker(pytest.mark.skip(reason="needs CUDA"))
 
 
+def pytest_addoption(parser):
+    parser.addoption("--measured", action="store_true", help="list the errors that tests measured")
+
+
+def pytest_terminal_summary(terminalreporter, config):
+    if config.getoption("measured"):
+        reports = terminalreporter.stats.get("passed", []) + terminalreporter.stats.get("failed", [])
+        for report in (r for r in reports if r.when == "call" and r.user_properties):
+            values = ", ".join(f"{name} {value}" for name, value in report.user_properties)
+            terminalreporter.write_line(f"{report.nodeid.partition('::')[2]}: {values}")
+
+
 @pytest.fixture(autouse=True)
 def _seeds():
     random.seed(0)

@@ -13,7 +13,7 @@ from utils.torch_utils import ModelEMA
 
 DTYPES = [torch.float16, torch.bfloat16]
 CONTENTS = {"random": 1.0, "constant": 1.0, "zero": 0.0, "huge": 1e4, "tiny": 1e-4}
-STATES = ["initialised", "trained", "clamped"]
+STATES = ["initialised", "unit norms", "trained", "clamped"]
 BLOCKS = 4
 LAYERS = 6 * BLOCKS  # roundings one behind the other: qkv, product, projection, fc1, fc2, sum of every block
 
@@ -26,9 +26,10 @@ def make_input(content):
 
 @pytest.fixture(scope="module")
 def stages():
-    """A fresh stage, the same after steps of AdamW, and one whose temperatures are all at their bound of 0.01."""
+    """Fresh stages (of the paper, which is the identity, and with norms of weight 1), trained, temperatures at 0.01."""
     torch.manual_seed(0)
     fresh = SwinV2Stage(32, 32, BLOCKS, 4, 2)
+    unit = SwinV2Stage(32, 32, BLOCKS, 4, 2, norm_gain=1.0)
     trained = deepcopy(fresh)
     optimizer = torch.optim.AdamW(trained.parameters(), 1e-2)
     x, target = make_input("random"), torch.randn(2, 32, 10, 9)
@@ -41,7 +42,7 @@ def stages():
     with torch.no_grad():
         for block in clamped.blocks:
             block.attn.logit_scale.fill_(9.0)
-    return dict(zip(STATES, (fresh, trained, clamped), strict=True))
+    return dict(zip(STATES, (fresh, unit, trained, clamped), strict=True))
 
 
 def run(stage, x, dtype, autocast):
@@ -61,7 +62,7 @@ def run(stage, x, dtype, autocast):
 @pytest.mark.parametrize("autocast", [True, False], ids=["autocast", "converted"])
 @pytest.mark.parametrize("dtype", DTYPES, ids=["float16", "bfloat16"])
 @pytest.mark.parametrize("state", STATES)
-def test_finite_and_close_to_float32(stages, state, dtype, autocast, content):
+def test_finite_and_close_to_float32(stages, state, dtype, autocast, content, record_property):
     stage, x = stages[state], make_input(content)
     if not autocast:  # what rounding the weights and the input does is not the error of the computation
         stage, x = deepcopy(stage).to(dtype).float(), x.to(dtype).float()
@@ -70,6 +71,7 @@ def test_finite_and_close_to_float32(stages, state, dtype, autocast, content):
     assert out.isfinite().all()
     assert all(g.isfinite().all() for g in gradients)
     error = (out.float() - exact).square().mean().sqrt() / exact.square().mean().sqrt().clamp(min=1e-30)
+    record_property("relative error", f"{error.item():.1e}")
     assert error.item() <= torch.finfo(dtype).eps * LAYERS
 
 
