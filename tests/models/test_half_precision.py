@@ -60,7 +60,7 @@ def run(stage, x, dtype, autocast, scale=1.0):
 
 @torch.no_grad()
 def resolution(dtype, block, x):
-    """Relative step of a dtype at the numbers that enter the first norm: below `tiny` the steps of float16 are equal."""
+    """Relative step of a dtype at the numbers that enter the first norm; below `tiny` all steps are equal."""
     number = torch.finfo(dtype)
     entering = block.attend(x.permute(0, 2, 3, 1)).square().mean().sqrt().item()
     return number.eps * max(1.0, number.tiny / max(entering, number.tiny * number.eps))
