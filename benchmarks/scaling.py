@@ -59,7 +59,7 @@ def measure(axis: str, functions: dict[float, Callable[[], Any]], repeats: int, 
 
 
 def over_sizes(opt: argparse.Namespace, cfg: str) -> list[dict[str, Any]]:
-    """Inference of one image against its pixels, and the second call of a shape against the first."""
+    """Inference of one image against its pixels."""
     model = build(cfg, opt.imgsz).eval().fuse()
     rows = measure(
         "pixels", {size * size: partial(model, images_of(1, size)) for size in opt.sizes}, opt.repeats, f"{cfg} forward"
@@ -74,7 +74,7 @@ def over_windows(opt: argparse.Namespace, cfg: str) -> list[dict[str, Any]]:
     functions = {}
     for window in opt.windows:
         model = build(cfg, opt.imgsz)
-        if not model.swin_stages():
+        if not model.swin_stages:
             return []
         model.set_window(window)
         functions[window**2] = partial(model.eval().fuse(), images_of(1, opt.imgsz))
