@@ -234,11 +234,14 @@ def _falling(count: int, device: torch.device) -> Tensor:
 
 
 def _worst_iou(better: Tensor, boxes: Tensor) -> Tensor:
-    """Return the largest IoU of each of boxes (5, N) `[xyxy, area]` with any of better (5, K), (N,)."""
+    """Return the largest IoU of each of boxes (5, N) `[xyxy, area]` with any of better (5, K), (N,).
+
+    0 may come out below 0: of a pair that is apart along y the height stays negative.
+    """
     a, b = better[:, :, None], boxes[:, None]  # (5, K, 1), (5, 1, N)
-    sides = torch.minimum(a[2:4], b[2:4]).sub_(torch.maximum(a[:2], b[:2])).clamp_(min=0)  # (2, K, N)
-    common, height = sides.unbind(0)  # (K, N), (K, N)
-    common.mul_(height)
+    sides = torch.minimum(a[2:4], b[2:4]).sub_(torch.maximum(a[:2], b[:2]))  # (2, K, N)
+    width, height = sides.unbind(0)  # (K, N), (K, N)
+    common = width.clamp_(min=0).mul_(height)
     return common.div_((a[4] + b[4]).sub_(common)).amax(0)
 
 
