@@ -112,7 +112,7 @@ class Runner:
             yield Batch(images, targets, found, results)
 
     def _unit_range(self, images: Tensor) -> Tensor:
-        """Convert 0..255 to float32 0..1, in the same memory for all batches: new memory costs more than the numbers."""
+        """Convert 0..255 to float32 0..1, in the same memory for all batches: new memory costs more than the rest."""
         if self._memory.numel() < images.numel():
             self._memory = torch.empty(images.numel(), device=self.device)
         return self._memory[: images.numel()].view(images.shape).copy_(images).div_(255)
