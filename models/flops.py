@@ -4,11 +4,21 @@ import math
 from collections.abc import Callable
 from copy import deepcopy
 
-import thop
 import torch
 from torch import Tensor, nn
 
 Counter = Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]
+
+
+def count_nothing(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+    """Leave the count of a module at zero."""
+
+
+def count_normalization(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+    """Count a normalisation as thop counts the one of torch."""
+    from thop.vision import basic_hooks
+
+    basic_hooks.count_normalization(module, inputs, output)
 
 
 def count_window_attention(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
@@ -53,6 +63,8 @@ def count_gflops(model: nn.Module, imgsz: tuple[int, int], channels: int, counte
         channels: channels of the image.
         counters: operation counters of module types that thop does not know.
     """
+    import thop
+
     copy = meta_copy(model).eval()
     image = torch.zeros(1, channels, *imgsz, device="meta")
     with torch.device("cpu"):  # for the counts themselves, also while a model is built on the meta device

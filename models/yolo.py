@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from thop.vision.basic_hooks import count_normalization, zero_ops
 from torch import Tensor, nn
 
 from models import common
@@ -23,6 +22,8 @@ from models.attention import choose_core
 from models.flops import (
     count_gflops,
     count_multihead_attention,
+    count_normalization,
+    count_nothing,
     count_transposed_convolution,
     count_window_attention,
     meta_copy,
@@ -35,8 +36,8 @@ from utils.torch_utils import fuse_conv_and_bn, initialize_weights
 COUNTERS = {
     common.WindowAttention: count_window_attention,
     nn.MultiheadAttention: count_multihead_attention,
-    nn.AvgPool2d: zero_ops,
-    nn.Upsample: zero_ops,
+    nn.AvgPool2d: count_nothing,
+    nn.Upsample: count_nothing,
     common.LayerNorm2d: count_normalization,
     nn.ConvTranspose2d: count_transposed_convolution,
     common.DWConvTranspose2d: count_transposed_convolution,

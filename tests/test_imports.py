@@ -54,7 +54,7 @@ OWN = {name.split(".")[0] for name in LEVEL}  # first parts of our module names
 HEAVY = (
     "onnx onnxruntime onnxscript onnxslim openvino nncf tensorrt tensorrt_rtx coremltools litert_torch "
     "ai_edge_litert ncnn pnnx tensorboard torch.utils.tensorboard optuna wandb mlflow clearml "
-    "torch.distributed.optim torchvision matplotlib"
+    "torch.distributed.optim torchvision matplotlib thop"
 ).split()
 
 SKIPPED_FOLDERS = {"tests", "benchmarks", "examples", "runs", "datasets", "venv"}

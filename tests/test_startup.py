@@ -15,7 +15,8 @@ script, *sys.argv = sys.argv[1:]
 try:
     runpy.run_path(sys.argv[0], run_name=script)
 finally:
-    print("loaded:", *{"torch", "cv2", "numpy", "torchvision", "matplotlib", "torch._dynamo"} & set(sys.modules))
+    slow = {"torch", "cv2", "numpy", "torchvision", "matplotlib", "thop", "torch._dynamo"}
+    print("loaded:", *slow & set(sys.modules))
 """
 
 

@@ -94,8 +94,8 @@ def xyxy2xywhn(x: Array, w: float = 640, h: float = 640, clip: bool = False, eps
         Same shape, first four columns `xywhn`.
     """
     y = xyxy2xywh(clip_boxes(x, (h - eps, w - eps)) if clip else x)
-    y[..., [0, 2]] = y[..., [0, 2]] / w
-    y[..., [1, 3]] = y[..., [1, 3]] / h
+    y[..., :4:2] = y[..., :4:2] / w
+    y[..., 1:4:2] = y[..., 1:4:2] / h
     return y
 
 
@@ -111,8 +111,8 @@ def clip_boxes(boxes: Array, shape_hw: tuple[float, float]) -> Array:
     """
     height, width = shape_hw[0], shape_hw[1]
     y = _float_copy(boxes)
-    y[..., [0, 2]] = y[..., [0, 2]].clip(0, width)
-    y[..., [1, 3]] = y[..., [1, 3]].clip(0, height)
+    y[..., :4:2] = y[..., :4:2].clip(0, width)
+    y[..., 1:4:2] = y[..., 1:4:2].clip(0, height)
     return y
 
 
@@ -143,8 +143,8 @@ def scale_boxes(
     else:
         (ratio_h, ratio_w), (pad_w, pad_h) = ratio_pad
     y = _float_copy(boxes)
-    y[..., [0, 2]] = (y[..., [0, 2]] - pad_w) / ratio_w
-    y[..., [1, 3]] = (y[..., [1, 3]] - pad_h) / ratio_h
+    y[..., :4:2] = (y[..., :4:2] - pad_w) / ratio_w
+    y[..., 1:4:2] = (y[..., 1:4:2] - pad_h) / ratio_h
     return clip_boxes(y, img0_shape)
 
 
@@ -160,10 +160,9 @@ def box_iou(a: Array, b: Array, eps: float = 1e-7) -> Array:
         (N, M), values in [0, 1].
     """
     xp = torch if isinstance(a, Tensor) else np
-    top_left = xp.maximum(a[:, None, :2], b[None, :, :2])  # (N, M, 2)
-    bottom_right = xp.minimum(a[:, None, 2:4], b[None, :, 2:4])  # (N, M, 2)
-    side = (bottom_right - top_left).clip(0, None)  # (N, M, 2)
-    inter = side[..., 0] * side[..., 1]  # (N, M)
+    width = (xp.minimum(a[:, None, 2], b[None, :, 2]) - xp.maximum(a[:, None, 0], b[None, :, 0])).clip(0, None)
+    height = (xp.minimum(a[:, None, 3], b[None, :, 3]) - xp.maximum(a[:, None, 1], b[None, :, 1])).clip(0, None)
+    inter = width * height  # (N, M)
     return inter / (_area(a)[:, None] + _area(b)[None] - inter + eps)
 
 

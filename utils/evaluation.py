@@ -38,7 +38,10 @@ class ImageResult:
 
 @dataclass(frozen=True)
 class Batch:
-    """One batch: images (B, 3, H, W) 0..1, targets (T, 6), B detections (D, 6) `[xyxy_net, ...]`, and B results."""
+    """One batch: images (B, 3, H, W) 0..1, targets (T, 6), B detections (D, 6) `[xyxy_net, ...]`, and B results.
+
+    The memory of the images is used again by the next batch.
+    """
 
     images: Tensor
     targets: Tensor
@@ -85,6 +88,7 @@ class Runner:
         self.dtype = torch.float16 if half and self.device.type == "cuda" else None
         self.times = Profile(), Profile(), Profile()
         self.loss = torch.zeros(3, device=self.device)
+        self._memory = torch.zeros(0, device=self.device)
 
     @torch.no_grad()  # not inference_mode: what a module caches here must stay usable when training goes on
     def batches(self, loader: Iterable, callbacks: Callbacks) -> Iterator[Batch]:
@@ -92,7 +96,7 @@ class Runner:
         for images, targets, paths, shapes in loader:
             callbacks.run("on_val_batch_start")
             with self.times[0]:
-                images = images.to(self.device, non_blocking=True).float() / 255  # (B, 3, H, W)
+                images = self._unit_range(images.to(self.device, non_blocking=True))  # (B, 3, H, W)
                 targets = targets.to(self.device, non_blocking=True)  # (T, 6)
             with self.times[1], amp_context(self.device, self.dtype):
                 output = self.model(images, **self.keywords)
@@ -106,6 +110,12 @@ class Runner:
             labels = [targets[targets[:, 0] == i, 1:].cpu() for i in range(len(images))]  # B of (M, 5)
             results = [_to_original(*item, frame) for item in zip(found, labels, shapes, paths, strict=True)]
             yield Batch(images, targets, found, results)
+
+    def _unit_range(self, images: Tensor) -> Tensor:
+        """Convert 0..255 to float32 0..1, in the same memory for all batches: new memory costs more than the rest."""
+        if self._memory.numel() < images.numel():
+            self._memory = torch.empty(images.numel(), device=self.device)
+        return self._memory[: images.numel()].view(images.shape).copy_(images).div_(255)
 
     def _suppress(self, decoded: Tensor, known: Sequence[Tensor]) -> list[Tensor]:
         """Apply NMS to predictions and known boxes `[class, xywh_net]`; (D, 6) `[xyxy_net, confidence, class]` each."""

@@ -58,18 +58,19 @@ def match_predictions(detections: Tensor, labels: Tensor, iouv: Tensor = IOU_THR
     Returns:
         (D, T) bool on the device of the detections.
     """
-    iouv = iouv.to(detections.device)
-    if not len(labels) or not len(detections):
-        return torch.zeros(len(detections), len(iouv), dtype=torch.bool, device=detections.device)
-    iou = box_iou(detections[:, :4], labels[:, 1:5])  # (D, M)
-    iou = iou.masked_fill(detections[:, 5:6] != labels[None, :, 0], 0)
-    best_iou, best_label = iou.max(1)  # (D,), (D,)
-    reached = best_iou[:, None] >= iouv  # (D, T)
-    number = torch.arange(len(detections), device=iou.device)[:, None].expand_as(reached)  # (D, T)
-    claims = number.masked_fill(~reached, len(detections))  # (D, T)
-    first = torch.full((len(labels), len(iouv)), len(detections), device=iou.device)  # (M, T)
-    first.scatter_reduce_(0, best_label[:, None].expand_as(claims), claims, "amin")
-    return reached & (first[best_label] == number)
+    found, true, levels = (x.cpu().numpy() for x in (detections, labels, iouv))  # small arrays: NumPy's calls cost less
+    correct = np.zeros((len(found), len(levels)), dtype=bool)  # (D, T)
+    if len(true) and len(found):
+        iou = box_iou(found[:, :4], true[:, 1:5])  # (D, M)
+        iou[found[:, 5:6] != true[:, 0]] = 0
+        best_label = iou.argmax(1)  # (D,)
+        best_iou = np.take_along_axis(iou, best_label[:, None], 1)  # (D, 1)
+        number, level = (best_iou >= levels).nonzero()  # pairs of detection and threshold, the first detection first
+        first = np.full((len(true), len(levels)), -1)  # (M, T)
+        first[best_label[number[::-1]], level[::-1]] = number[::-1]  # of repeated indices NumPy keeps the last
+        label, level = (first >= 0).nonzero()
+        correct[first[label, level], level] = True
+    return torch.from_numpy(correct).to(detections.device)
 
 
 def compute_ap(recall: np.ndarray, precision: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -246,10 +247,11 @@ class ConfusionMatrix:
             detections: (D, 6) `[xyxy, confidence, class]`, best first; None for none.
             labels: (M, 5) `[class, xyxy]`, in the same unit.
         """
-        detections = labels.new_zeros(0, 6) if detections is None else detections[detections[:, 4] > self.conf]
-        true = labels[:, 0].long().cpu().numpy()  # (M,)
-        predicted = detections[:, 5].long().cpu().numpy()  # (D,)
-        owner = self._pair(box_iou(detections[:, :4], labels[:, 1:5]).cpu().numpy())  # (M,)
+        detections = labels.new_zeros(0, 6) if detections is None else detections
+        detections, labels = detections.cpu().numpy(), labels.cpu().numpy()
+        detections = detections[detections[:, 4] > self.conf]
+        true, predicted = labels[:, 0].astype(np.int64), detections[:, 5].astype(np.int64)  # (M,), (D,)
+        owner = self._pair(box_iou(detections[:, :4], labels[:, 1:5]))  # (M,)
         found = owner >= 0
         lone = np.ones(len(predicted), dtype=bool)
         lone[owner[found]] = False

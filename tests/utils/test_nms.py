@@ -59,30 +59,48 @@ def test_agrees_with_the_slow_rule(multi_label, agnostic, conf, iou_thres, max_d
         np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("first", [1, 7, 10_000])
-def test_length_of_the_first_round_does_not_matter(monkeypatch, first):
+@pytest.mark.parametrize("multi_label", [False, True])
+@pytest.mark.parametrize(
+    "sizes", [{"ROUND": 1}, {"ROUND": 10, "SLICE": 3}, {"LISTED": 8, "SCORES": 8}, {"LISTED": 40, "ROUND": 7}], ids=str
+)
+def test_lengths_of_lists_and_rounds_do_not_matter(monkeypatch, sizes, multi_label):
     prediction = random_prediction(rows=500)
-    expected = non_max_suppression(prediction, 0.001, 0.6, multi_label=True, max_det=60)
-    monkeypatch.setattr(module, "FIRST_ROUND", first)
-    for a, b in zip(non_max_suppression(prediction, 0.001, 0.6, multi_label=True, max_det=60), expected, strict=True):
+    prediction[:, ::5, 2:4] = 0  # boxes without area
+    settings = {"multi_label": multi_label, "max_det": 60}
+    expected = non_max_suppression(prediction, 0.001, 0.6, **settings)
+    for name, value in sizes.items():
+        monkeypatch.setattr(module, name, value)
+    for a, b in zip(non_max_suppression(prediction, 0.001, 0.6, **settings), expected, strict=True):
+        assert len(a) == 60
         assert torch.equal(a, b)
 
 
 def test_short_lists_are_tried_first(monkeypatch):
     lengths = []
-    ours = module.batched_nms
-    monkeypatch.setattr(module, "batched_nms", lambda boxes, *args: lengths.append(len(boxes)) or ours(boxes, *args))
+    first = module.Candidates.first
+    monkeypatch.setattr(module.Candidates, "first", lambda self, count: lengths.append(count) or first(self, count))
     spread = torch.rand(1, 6300, 85)
     spread[..., :2] *= 5000
     spread[..., 2:4] = 5
     assert len(non_max_suppression(spread, 0.001, 0.6, multi_label=True)[0]) == 300
-    assert lengths == [module.FIRST_ROUND]  # of half a million candidates
+    assert lengths == [module.LISTED // 4]  # of half a million candidates
 
 
-@pytest.mark.parametrize("many", [1, 10_000], ids=["group by group", "shifted apart"])
+@pytest.mark.parametrize("multi_label", [False, True])
+def test_gradients_reach_the_chosen_rows(multi_label):
+    prediction = random_prediction(images=1, rows=60).requires_grad_()
+    found = non_max_suppression(prediction, 0.1, 0.5, multi_label=multi_label)[0]
+    found[0, 4].backward()
+    row, column = (prediction.grad[0, :, 5:] != 0).nonzero()[0]
+    assert column == found[0, 5]
+    assert (prediction.grad != 0).sum() == 2  # objectness and class score
+    assert prediction.grad[0, row, 4] == prediction[0, row, 5 + column]
+
+
+@pytest.mark.parametrize("part", [1, 100, 10_000], ids=["group by group", "a few groups", "at once"])
 @pytest.mark.parametrize("classes", [1, 7])
-def test_groups_are_suppressed_as_torchvision_does(monkeypatch, many, classes):
-    monkeypatch.setattr(module, "MANY", many)
+def test_groups_are_suppressed_as_torchvision_does(monkeypatch, part, classes):
+    monkeypatch.setattr(module, "PART", part)
     rows = random_prediction(images=1, rows=600)[0]
     boxes, scores = xywh2xyxy(rows[:, :4]) - 70, rows[:, 4]  # below zero, too
     groups = torch.randint(classes, (600,), generator=torch.Generator().manual_seed(1))
@@ -90,6 +108,8 @@ def test_groups_are_suppressed_as_torchvision_does(monkeypatch, many, classes):
         positive = boxes.double() - boxes.min()  # torchvision's groups meet below zero, and its shift rounds float32
         expected = batched_nms(positive, scores.double(), groups, thr)
         assert torch.equal(module.batched_nms(boxes, scores, groups, thr), expected)
+        single = module.batched_nms(boxes, scores, None, thr)
+        assert torch.equal(single, module.batched_nms(boxes, scores, torch.zeros(600), thr))
     equal = torch.ones(600)
     kept = module.batched_nms(boxes * 1000, equal, groups, 1.0)
     assert torch.equal(kept, torch.arange(600))
