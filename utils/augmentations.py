@@ -1,7 +1,8 @@
 """Letterbox and training augmentations: draw_x(rng) finds the random numbers, a second function applies them.
 
 Conventions of this file:
-    im: uint8, (H, W, 3), BGR. No function changes the image or the labels it is given.
+    im: uint8, (H, W, 3), BGR. No function changes the image or the labels it is given. Mosaics have a fourth channel
+        that means nothing: OpenCV warps four channels three times as fast as three, to the same pixels.
     labels: float32, (M, 5) `[class, x1, y1, x2, y2]` in pixels of `im`; (0, 5) without objects. Flips alone take xywhn.
     segments: one polygon (P, 2) in pixels per label, (0, 2) for a label that was given as a box; or an empty list
         when no label of the image has a polygon.
@@ -20,6 +21,7 @@ from utils.boxes import box_ioa
 
 FILL = 114  # grey of everything that no image covers
 SEGMENT_POINTS = 1000  # points to which a polygon is resampled before it is warped
+HALF = np.array([[1, 0, 0.5], [0, 1, 0.5], [0, 0, 1]])
 
 
 class Tile(NamedTuple):
@@ -168,7 +170,7 @@ def apply_perspective(
     """Warp an image and its labels, and drop the labels of which too little is left (`box_candidates`).
 
     Args:
-        im: image.
+        im: image, also one of four channels.
         labels: boxes; a label with a polygon gets the box around the part of the polygon inside the output, any other
             one the box around its four warped corners, clipped.
         segments: polygons.
@@ -177,18 +179,19 @@ def apply_perspective(
         scale: zoom contained in `matrix`; boxes are compared with their old size times this zoom.
 
     Returns:
-        The image (`im` itself if `matrix` is the identity and the shape stays) and the labels that remain, (K, 5).
+        The image, (H, W, 3) (`im` itself if `matrix` is the identity and the shape stays), and the labels that remain,
+        (K, 5).
     """
     height, width = shape_out
-    if im.shape[:2] != (height, width) or not np.array_equal(matrix, np.eye(3)):
+    if im.shape != (height, width, 3) or not np.array_equal(matrix, np.eye(3)):
+        im = im if im.shape[2] == 4 else cv2.cvtColor(im, cv2.COLOR_BGR2BGRA)
         # OpenCV counts from the centre of the first pixel, boxes from its corner: half a pixel apart.
-        half = np.array([[1, 0, 0.5], [0, 1, 0.5], [0, 0, 1]])
-        m = np.linalg.inv(half) @ matrix @ half
-        grey = (FILL, FILL, FILL)
+        m = np.linalg.inv(HALF) @ matrix @ HALF
         if matrix[2, :2].any():
-            im = cv2.warpPerspective(im, m, (width, height), flags=cv2.INTER_LINEAR, borderValue=grey)
+            im = cv2.warpPerspective(im, m, (width, height), flags=cv2.INTER_LINEAR, borderValue=(FILL,) * 4)
         else:
-            im = cv2.warpAffine(im, m[:2], (width, height), flags=cv2.INTER_LINEAR, borderValue=grey)
+            im = cv2.warpAffine(im, m[:2], (width, height), flags=cv2.INTER_LINEAR, borderValue=(FILL,) * 4)
+        im = cv2.cvtColor(im, cv2.COLOR_BGRA2BGR)
     if not len(labels):
         return im, labels.copy()
 
@@ -203,6 +206,16 @@ def apply_perspective(
             area_thr[i] = 0.01
     keep = box_candidates(old * scale, new, area_thr=area_thr)
     return im, np.concatenate((labels[keep, :1], new[keep].astype(np.float32)), 1)
+
+
+def visible_part(matrix: np.ndarray, shape_out: tuple[int, int], side: int) -> tuple[int, int, int, int]:
+    """Find the part x1, y1, x2, y2 of a square input, whole pixels, that a warp looks at; all of it if it turns."""
+    (sx, b, tx), (d, sy, ty), (g, h, _) = matrix.tolist()
+    if b or d or g or h or min(sx, sy) <= 0:
+        return 0, 0, side, side
+    ends = (-tx / sx, -ty / sy, (shape_out[1] - tx) / sx, (shape_out[0] - ty) / sy)
+    x1, y1, x2, y2 = (min(max(round(v) + (2, -2)[k < 2], 0), side) for k, v in enumerate(ends))  # and neighbours
+    return x1, y1, x2, y2
 
 
 def warp_points(points: np.ndarray, matrix: np.ndarray) -> np.ndarray:
@@ -279,25 +292,23 @@ def draw_mosaic(rng: np.random.Generator, index: int, n: int, size: int) -> tupl
     return [indices[k] for k in rng.permutation(4)], (xc, yc)
 
 
-def mosaic4(tiles: Sequence[Tile], centre: tuple[int, int], size: int) -> Tile:
-    """Lay four images around a point of a canvas of twice the tile size.
+def mosaic4(sizes: Sequence[tuple[int, int]], centre: tuple[int, int], size: int) -> list[tuple[int, int]]:
+    """Arrange four images around a point of a canvas of twice the tile size.
 
         0 | 1      Tile 0 has its lower right corner at the centre, tile 1 its lower left one, and so on.
         --+--      What reaches over the canvas is cut off, what no tile covers is grey.
         2 | 3
 
     Args:
-        tiles: four images with long side `size` or less.
+        sizes: (height, width) of four images, `size` or less.
         centre: (xc, yc) in canvas pixels.
         size: half the side of the canvas.
 
     Returns:
-        Canvas (2 * size, 2 * size, 3), all labels clipped to it (some may have no area left), all polygons clipped.
+        Left upper corners (x, y) of the images on the canvas, for `lay_tiles`.
     """
     xc, yc = centre
-    sizes = [tile.im.shape[:2] for tile in tiles]
-    corners = [(xc if k % 2 else xc - w, yc if k > 1 else yc - h) for k, (h, w) in enumerate(sizes)]
-    return lay_tiles(tiles, corners, 2 * size)
+    return [(xc if k % 2 else xc - w, yc if k > 1 else yc - h) for k, (h, w) in enumerate(sizes)]
 
 
 def draw_mosaic9(rng: np.random.Generator, index: int, n: int, size: int) -> tuple[list[int], tuple[int, int]]:
@@ -317,41 +328,65 @@ def draw_mosaic9(rng: np.random.Generator, index: int, n: int, size: int) -> tup
     return [indices[k] for k in rng.permutation(9)], (x, y)
 
 
-def mosaic9(tiles: Sequence[Tile], window: tuple[int, int], size: int) -> Tile:
-    """Lay eight images around one, clockwise, and cut out a window of twice the tile size.
+def mosaic9(sizes: Sequence[tuple[int, int]], window: tuple[int, int], size: int) -> list[tuple[int, int]]:
+    """Arrange eight images around one, clockwise, behind a window of twice the tile size.
 
         8 1 2      Tile 0 has its left upper corner at (size, size) of a field of 3 x 3 tiles. Tile 1 stands on its top,
         7 0 3      2 follows to the right, 3 stands at its right side, and so on; smaller tiles leave grey gaps, and a
         6 5 4      later tile covers an earlier one.
 
     Args:
-        tiles: nine images with long side `size` or less.
+        sizes: (height, width) of nine images, `size` or less.
         window: left upper corner (x, y) of the window in the field, each in 0 .. size.
         size: a third of the side of the field, half of that of the window.
 
     Returns:
-        Window (2 * size, 2 * size, 3), labels and polygons clipped to it as those of `mosaic4`.
+        Left upper corners (x, y) of the images in the window, for `lay_tiles`.
     """
-    (h0, w0), *_ = sizes = [tile.im.shape[:2] for tile in tiles]
-    s, corners = size, []
+    (h0, w0), s, corners = sizes[0], size, []
     for k, (h, w) in enumerate(sizes):
         hp, wp = sizes[k - 1]
         x = (s, s, s + wp, s + w0, s + w0, s + w0 - w, s + w0 - wp - w, s - w, s - w)[k]
         y = (s, s - h, s - h, s, s + hp, s + h0, s + h0, s + h0 - h, s + h0 - hp - h)[k]
         corners.append((x - window[0], y - window[1]))
-    return lay_tiles(tiles, corners, 2 * size)
+    return corners
 
 
-def lay_tiles(tiles: Sequence[Tile], corners: Sequence[tuple[int, int]], side: int) -> Tile:
-    """Lay images with their left upper corners (x, y) onto a grey square; labels and polygons are moved and clipped."""
-    canvas = np.full((side, side, 3), FILL, np.uint8)
+def overlap(
+    corner: tuple[int, int], size: tuple[int, int], part: tuple[int, int, int, int]
+) -> tuple[int, int, int, int] | None:
+    """Return x1, y1, x2, y2 of what an image of size (height, width) at a corner (x, y) covers of a part; or None."""
+    (x, y), (h, w) = corner, size
+    x1, y1, x2, y2 = max(x, part[0]), max(y, part[1]), min(x + w, part[2]), min(y + h, part[3])
+    return (x1, y1, x2, y2) if x2 > x1 and y2 > y1 else None
+
+
+def lay_tiles(
+    tiles: Sequence[Tile],
+    corners: Sequence[tuple[int, int]],
+    side: int,
+    part: tuple[int, int, int, int] | None = None,
+) -> Tile:
+    """Lay images onto a grey square; a later one covers earlier ones.
+
+    Args:
+        tiles: the images.
+        corners: (x, y) of the left upper corner of each.
+        side: of the square.
+        part: x1, y1, x2, y2 of all that is needed: pixels outside are left to chance. None: the whole square.
+
+    Returns:
+        Canvas (side, side, 4), all labels clipped to it (some may have no area left), all polygons clipped.
+    """
+    part = part or (0, 0, side, side)
+    canvas = np.empty((side, side, 4), np.uint8)
+    canvas[part[1] : part[3], part[0] : part[2]] = FILL
     all_labels, all_segments = [], []
     has_segments = any(tile.segments for tile in tiles)
     for (im, labels, segments), (x0, y0) in zip(tiles, corners, strict=True):
-        h, w = im.shape[:2]
-        x1, y1, x2, y2 = max(x0, 0), max(y0, 0), min(x0 + w, side), min(y0 + h, side)
-        if x2 > x1 and y2 > y1:
-            canvas[y1:y2, x1:x2] = im[y1 - y0 : y2 - y0, x1 - x0 : x2 - x0]
+        if covered := overlap((x0, y0), im.shape[:2], part):
+            x1, y1, x2, y2 = covered
+            cv2.cvtColor(im[y1 - y0 : y2 - y0, x1 - x0 : x2 - x0], cv2.COLOR_BGR2BGRA, dst=canvas[y1:y2, x1:x2])
         labels = labels + np.array([0, x0, y0, x0, y0], np.float32)
         all_labels.append(labels)
         if has_segments:
@@ -430,7 +465,10 @@ def apply_hsv(im: np.ndarray, gains: np.ndarray) -> np.ndarray:
     if np.all(gains == 1.0):
         return im
     hsv = cv2.cvtColor(im, cv2.COLOR_BGR2HSV)
-    return cv2.cvtColor(cv2.LUT(hsv, hsv_table(gains).reshape(256, 1, 3)), cv2.COLOR_HSV2BGR)
+    planes = cv2.split(hsv)  # three tables for a plane each are faster than one for three channels
+    for plane, table in zip(planes, hsv_table(gains).T, strict=True):
+        cv2.LUT(plane, table, dst=plane)
+    return cv2.cvtColor(cv2.merge(planes, hsv), cv2.COLOR_HSV2BGR)
 
 
 def draw_flips(rng: np.random.Generator, flipud: float, fliplr: float) -> tuple[bool, bool]:

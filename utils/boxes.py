@@ -75,8 +75,8 @@ def xywhn2xyxy(x: Array, w: float = 640, h: float = 640, padw: float = 0, padh: 
         Same shape, first four columns `xyxy` in pixels of the padded image.
     """
     y = xywh2xyxy(x)
-    y[..., [0, 2]] = y[..., [0, 2]] * w + padw
-    y[..., [1, 3]] = y[..., [1, 3]] * h + padh
+    y[..., 0:3:2] = y[..., 0:3:2] * w + padw
+    y[..., 1:4:2] = y[..., 1:4:2] * h + padh
     return y
 
 
@@ -94,8 +94,8 @@ def xyxy2xywhn(x: Array, w: float = 640, h: float = 640, clip: bool = False, eps
         Same shape, first four columns `xywhn`.
     """
     y = xyxy2xywh(clip_boxes(x, (h - eps, w - eps)) if clip else x)
-    y[..., [0, 2]] = y[..., [0, 2]] / w
-    y[..., [1, 3]] = y[..., [1, 3]] / h
+    y[..., 0:3:2] = y[..., 0:3:2] / w
+    y[..., 1:4:2] = y[..., 1:4:2] / h
     return y
 
 
@@ -111,8 +111,8 @@ def clip_boxes(boxes: Array, shape_hw: tuple[float, float]) -> Array:
     """
     height, width = shape_hw[0], shape_hw[1]
     y = _float_copy(boxes)
-    y[..., [0, 2]] = y[..., [0, 2]].clip(0, width)
-    y[..., [1, 3]] = y[..., [1, 3]].clip(0, height)
+    y[..., 0:3:2] = y[..., 0:3:2].clip(0, width)
+    y[..., 1:4:2] = y[..., 1:4:2].clip(0, height)
     return y
 
 
@@ -143,8 +143,8 @@ def scale_boxes(
     else:
         (ratio_h, ratio_w), (pad_w, pad_h) = ratio_pad
     y = _float_copy(boxes)
-    y[..., [0, 2]] = (y[..., [0, 2]] - pad_w) / ratio_w
-    y[..., [1, 3]] = (y[..., [1, 3]] - pad_h) / ratio_h
+    y[..., 0:3:2] = (y[..., 0:3:2] - pad_w) / ratio_w
+    y[..., 1:4:2] = (y[..., 1:4:2] - pad_h) / ratio_h
     return clip_boxes(y, img0_shape)
 
 

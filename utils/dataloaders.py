@@ -32,11 +32,14 @@ from utils.augmentations import (
     draw_mosaic,
     draw_mosaic9,
     draw_perspective,
+    lay_tiles,
     letterbox,
     mixup,
     mosaic4,
     mosaic9,
+    overlap,
     perspective_matrix,
+    visible_part,
 )
 from utils.boxes import xywhn2xyxy, xyxy2xywhn
 from utils.extra_augmentations import ExtraAugmentations
@@ -210,11 +213,16 @@ class LoadImagesAndLabels(Dataset):
             return self.disk.get(self.im_files[index], lambda: self._read_resized(index))
         return self._read_resized(index) if self.images is None else self.images[index]
 
+    def _resized(self, index: int) -> tuple[int, int]:
+        """Return (height, width) of `load_image(index)`."""
+        width, height = self.shapes[index].tolist()
+        r = self.imgsz / max(width, height)
+        return max(1, round(height * r)), max(1, round(width * r))
+
     def _read_resized(self, index: int) -> np.ndarray:
         """Decode an image and resize it. JPEG for training is decoded at 1/2, 1/4 or 1/8 if that is large enough."""
         width, height = self.shapes[index].tolist()
-        r = self.imgsz / max(width, height)
-        size = max(1, round(width * r)), max(1, round(height * r))
+        size = self._resized(index)[::-1]
         k, flags = 1, cv2.IMREAD_COLOR
         if self.augment and self.im_files[index].lower().endswith((".jpg", ".jpeg")):
             k, flags = next((pair for pair in REDUCED if max(width, height) // pair[0] >= self.imgsz), (k, flags))
@@ -223,7 +231,7 @@ class LoadImagesAndLabels(Dataset):
             return np.full((size[1], size[0], 3), GREY, np.uint8)
         if im.shape[1::-1] == size:
             return im
-        return cv2.resize(im, size, interpolation=cv2.INTER_LINEAR if self.augment or r > 1 else cv2.INTER_AREA)
+        return cv2.resize(im, size, interpolation=cv2.INTER_LINEAR if self.augment or self.imgsz > max(width, height) else cv2.INTER_AREA)
 
     def _decode(self, index: int, flags: int, k: int) -> np.ndarray | None:
         """Decode an image at 1/k of its size; mark and report it, and return None, if that fails."""
@@ -239,10 +247,13 @@ class LoadImagesAndLabels(Dataset):
         LOGGER.warning(f"{self.im_files[index]}: {problem}. It is now a grey background; mend or remove it")
         return None
 
-    def _tile(self, index: int) -> Tile:
-        """Return an image of long side `imgsz` with labels and polygons in its pixels; none for a damaged image."""
-        im = self.load_image(index)
-        height, width = im.shape[:2]
+    def _tile(self, index: int, pixels: bool = True) -> Tile:
+        """Return an image of long side `imgsz` with labels and polygons in its pixels; none for a damaged image.
+
+        Without `pixels` it is black and is not loaded.
+        """
+        height, width = self._resized(index)
+        im = self.load_image(index) if pixels else np.broadcast_to(np.uint8(0), (height, width, 3))
         if self._damaged[index]:
             return Tile(im, np.zeros((0, 5), np.float32), [])
         labels = self.labels[index]
@@ -253,12 +264,19 @@ class LoadImagesAndLabels(Dataset):
     def _mosaic(self, index: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
         """Make a mosaic of four or nine images, (imgsz, imgsz, 3), with labels (M, 5) in pixels."""
         nine = self.hyp.mosaic9 and rng.random() < self.hyp.mosaic9
-        draw, lay = (draw_mosaic9, mosaic9) if nine else (draw_mosaic, mosaic4)
+        draw, arrange = (draw_mosaic9, mosaic9) if nine else (draw_mosaic, mosaic4)
         indices, place = draw(rng, index, self.n, self.imgsz)
-        tile = lay([self._tile(i) for i in indices], place, self.imgsz)
+        sizes = [self._resized(i) for i in indices]
+        corners, side, shape = arrange(sizes, place, self.imgsz), 2 * self.imgsz, (self.imgsz, self.imgsz)
         if self.hyp.copy_paste:
+            tile = lay_tiles([self._tile(i) for i in indices], corners, side)
             tile = copy_paste(tile, draw_copy_paste(rng, tile.segments, self.hyp.copy_paste))
-        return self._warp(tile, (self.imgsz, self.imgsz), rng)
+            return apply_perspective(*tile, *self._draw_warp((side, side), shape, rng))
+        warp = self._draw_warp((side, side), shape, rng)
+        part = visible_part(warp[0], shape, side)
+        seen = [overlap(corner, size, part) is not None for corner, size in zip(corners, sizes, strict=True)]
+        tiles = [self._tile(i, pixels) for i, pixels in zip(indices, seen, strict=True)]
+        return apply_perspective(*lay_tiles(tiles, corners, side, part), *warp)
 
     def _single(self, index: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, Shapes]:
         """Letterbox one image into its frame and, with `augment`, warp it; labels (M, 5) in pixels."""
@@ -277,18 +295,19 @@ class LoadImagesAndLabels(Dataset):
         shapes = ((h0, w0), ((inner_h / h0, inner_w / w0), (left, top)))
         if self.augment:
             segments = [s * zoom + np.array([left, top], np.float32) for s in tile.segments]
-            im, labels = self._warp(Tile(im, labels, segments), frame, rng)
+            im, labels = apply_perspective(im, labels, segments, *self._draw_warp(im.shape[:2], frame, rng))
             shapes = None
         return im, labels, shapes
 
-    def _warp(self, tile: Tile, shape: tuple[int, int], rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-        """Draw and apply the random perspective; the output has `shape` (height, width)."""
+    def _draw_warp(
+        self, shape_in: tuple[int, int], shape_out: tuple[int, int], rng: np.random.Generator
+    ) -> tuple[np.ndarray, tuple[int, int], float]:
+        """Draw the random perspective of an image (height, width); the last arguments of `apply_perspective`."""
         h = self.hyp
         draw = draw_perspective(
             rng, degrees=h.degrees, translate=h.translate, scale=h.scale, shear=h.shear, perspective=h.perspective
         )
-        matrix = perspective_matrix(draw, tile.im.shape[:2], shape)
-        return apply_perspective(tile.im, tile.labels, tile.segments, matrix, shape, draw.scale)
+        return perspective_matrix(draw, shape_in, shape_out), shape_out, draw.scale
 
 
 def rect_batches(
