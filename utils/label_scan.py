@@ -19,7 +19,7 @@ from utils.general import TQDM_BAR_FORMAT
 from utils.label_reader import Verified
 
 SPAN = 128  # images that are reported together
-FEW = 1024  # images that are read before more processes have started
+FEW = 2000  # images are checked before more processes could have started and ended
 
 
 class Source(Protocol):
@@ -72,13 +72,16 @@ def check_span(source: Source, span: Sequence[int]) -> Part:
 def check_all(source: Source, title: str) -> list[Part]:
     """Check all images with a progress bar on a terminal; the parts are in order.
 
-    Processes are forked where that is safe and usual (Linux); elsewhere and for few images threads do the work.
+    Few images are checked one after the other. Of many, each CPU has its share: processes are forked where that is safe
+    and usual (Linux), elsewhere there are threads.
     """
     n = len(source.im_files)
     spans = [range(i, min(i + SPAN, n)) for i in range(0, n, SPAN)]
-    forks = sys.platform == "linux" and not multiprocessing.current_process().daemon and n >= FEW
-    processes = min(8, len(os.sched_getaffinity(0))) if forks else 1
-    parts = in_processes(source, spans, processes) if processes > 1 else in_threads(source, spans)
+    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if n < FEW or cpus == 1 or multiprocessing.current_process().daemon:  # which cannot have children
+        parts = (check_span(source, span) for span in spans)
+    else:
+        parts = (in_processes if sys.platform == "linux" else in_threads)(source, spans, min(cpus, 8))
     with tqdm(total=n, desc=title, bar_format=TQDM_BAR_FORMAT, disable=None) as bar:
         found = []
         for part in parts:
@@ -87,9 +90,9 @@ def check_all(source: Source, title: str) -> list[Part]:
     return found
 
 
-def in_threads(source: Source, spans: Sequence[Sequence[int]]) -> Iterator[Part]:
-    """Yield the parts, checked by a few threads, which wait for the disk at the same time."""
-    with ThreadPool(min(8, os.cpu_count() or 1)) as pool:
+def in_threads(source: Source, spans: Sequence[Sequence[int]], threads: int) -> Iterator[Part]:
+    """Yield the parts, checked by threads, which at least wait for the disk at the same time."""
+    with ThreadPool(threads) as pool:
         yield from pool.imap(lambda span: check_span(source, span), spans)
 
 

@@ -71,7 +71,7 @@ def test_a_span_by_hand():
 @pytest.mark.parametrize(("n", "processes"), [(0, 2), (1, 2), (128, 3), (1000, 1), (1000, 3)])
 def test_processes_find_what_threads_find(n, processes):
     source = Made(n)
-    assert plain(ls.in_processes(source, spans(n), processes)) == plain(ls.in_threads(source, spans(n)))
+    assert plain(ls.in_processes(source, spans(n), processes)) == plain(ls.in_threads(source, spans(n), 2))
     assert children() == []
 
 
