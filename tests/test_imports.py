@@ -27,7 +27,7 @@ LEVELS = {
         utils.exporters.onnx_nms utils.exporters.onnx_quantize utils.exporters.tensorrt_ops models.activations
         utils.report utils.web models.detections utils.label_cache utils.label_coco utils.label_voc
         utils.health utils.image_lists utils.video utils.visualize utils.loggers.services utils.archives
-        utils.torch_archive utils.torchscript_file
+        utils.torch_archive utils.torchscript_file utils.label_scan
     """,
     2: """
         models.legacy models.runtimes.onnx_files models.runtimes.openvino_files utils.pt2_file

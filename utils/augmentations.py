@@ -1,7 +1,8 @@
 """Letterbox and training augmentations: draw_x(rng) finds the random numbers, a second function applies them.
 
 Conventions of this file:
-    im: uint8, (H, W, 3), BGR. No function changes the image or the labels it is given.
+    im: uint8, (H, W, 3), BGR. Mosaics and warped images have a fourth channel that means nothing: OpenCV warps four
+        channels three times as fast as three, to the same pixels. Only `lay_images` changes what it is given.
     labels: float32, (M, 5) `[class, x1, y1, x2, y2]` in pixels of `im`; (0, 5) without objects. Flips alone take xywhn.
     segments: one polygon (P, 2) in pixels per label, (0, 2) for a label that was given as a box; or an empty list
         when no label of the image has a polygon.
@@ -16,10 +17,12 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-from utils.boxes import box_ioa
+from utils.boxes import box_ioa, xywhn2xyxy
 
 FILL = 114  # grey of everything that no image covers
 SEGMENT_POINTS = 1000  # points to which a polygon is resampled before it is warped
+HALF = np.array([[1, 0, 0.5], [0, 1, 0.5], [0, 0, 1]])
+MINUS_HALF = np.array([[1, 0, -0.5], [0, 1, -0.5], [0, 0, 1]])
 
 
 class Tile(NamedTuple):
@@ -144,16 +147,13 @@ def perspective_matrix(p: Perspective, shape_in: tuple[int, int], shape_out: tup
     Returns:
         (3, 3) float64 that maps column vectors (x, y, 1) of input pixels to output pixels.
     """
-    centre = np.eye(3)
-    centre[:2, 2] = -shape_in[1] / 2, -shape_in[0] / 2
-    depth = np.eye(3)
-    depth[2, :2] = p.px, p.py
+    centre = np.array([[1, 0, -shape_in[1] / 2], [0, 1, -shape_in[0] / 2], [0, 0, 1]])
+    depth = np.array([[1, 0, 0], [0, 1, 0], [p.px, p.py, 1]])
     rotation = np.eye(3)
     rotation[:2] = cv2.getRotationMatrix2D((0.0, 0.0), p.angle, p.scale)
-    shear = np.eye(3)
-    shear[0, 1], shear[1, 0] = math.tan(math.radians(p.shear_x)), math.tan(math.radians(p.shear_y))
-    shift = np.eye(3)
-    shift[:2, 2] = p.tx * shape_out[1], p.ty * shape_out[0]
+    tan_x, tan_y = math.tan(math.radians(p.shear_x)), math.tan(math.radians(p.shear_y))
+    shear = np.array([[1, tan_x, 0], [tan_y, 1, 0], [0, 0, 1]])
+    shift = np.array([[1, 0, p.tx * shape_out[1]], [0, 1, p.ty * shape_out[0]], [0, 0, 1]])
     return shift @ shear @ rotation @ depth @ centre
 
 
@@ -168,7 +168,7 @@ def apply_perspective(
     """Warp an image and its labels, and drop the labels of which too little is left (`box_candidates`).
 
     Args:
-        im: image.
+        im: image, also one of four channels.
         labels: boxes; a label with a polygon gets the box around the part of the polygon inside the output, any other
             one the box around its four warped corners, clipped.
         segments: polygons.
@@ -177,25 +177,23 @@ def apply_perspective(
         scale: zoom contained in `matrix`; boxes are compared with their old size times this zoom.
 
     Returns:
-        The image (`im` itself if `matrix` is the identity and the shape stays) and the labels that remain, (K, 5).
+        The image (`im` itself if `matrix` is the identity and the shape stays, else one of four channels) and the
+        labels that remain, (K, 5).
     """
     height, width = shape_out
     if im.shape[:2] != (height, width) or not np.array_equal(matrix, np.eye(3)):
+        im = im if im.shape[2] == 4 else cv2.cvtColor(im, cv2.COLOR_BGR2BGRA)
         # OpenCV counts from the centre of the first pixel, boxes from its corner: half a pixel apart.
-        half = np.array([[1, 0, 0.5], [0, 1, 0.5], [0, 0, 1]])
-        m = np.linalg.inv(half) @ matrix @ half
-        grey = (FILL, FILL, FILL)
+        m = MINUS_HALF @ matrix @ HALF
         if matrix[2, :2].any():
-            im = cv2.warpPerspective(im, m, (width, height), flags=cv2.INTER_LINEAR, borderValue=grey)
+            im = cv2.warpPerspective(im, m, (width, height), flags=cv2.INTER_LINEAR, borderValue=(FILL,) * 4)
         else:
-            im = cv2.warpAffine(im, m[:2], (width, height), flags=cv2.INTER_LINEAR, borderValue=grey)
+            im = cv2.warpAffine(im, m[:2], (width, height), flags=cv2.INTER_LINEAR, borderValue=(FILL,) * 4)
     if not len(labels):
         return im, labels.copy()
 
     old = labels[:, 1:5].astype(np.float64)
-    new = warp_boxes(old, matrix)
-    new[:, 0::2] = new[:, 0::2].clip(0, width)
-    new[:, 1::2] = new[:, 1::2].clip(0, height)
+    new = warp_boxes(old, matrix).clip(0, (width, height, width, height))
     area_thr = np.full(len(labels), 0.10)
     for i, segment in enumerate(segments):
         if len(segment):
@@ -205,9 +203,23 @@ def apply_perspective(
     return im, np.concatenate((labels[keep, :1], new[keep].astype(np.float32)), 1)
 
 
+def visible_part(matrix: np.ndarray, shape_out: tuple[int, int], side: int) -> tuple[int, int, int, int]:
+    """Find the part x1, y1, x2, y2 of a square input, whole pixels, that a warp looks at; all of it if it turns."""
+    (sx, b, tx), (d, sy, ty), (g, h, _) = matrix.tolist()
+    if b or d or g or h or min(sx, sy) <= 0:
+        return 0, 0, side, side
+    ends = (-tx / sx, -ty / sy, (shape_out[1] - tx) / sx, (shape_out[0] - ty) / sy)
+    x1, y1, x2, y2 = (min(max(round(v) + (2, -2)[k < 2], 0), side) for k, v in enumerate(ends))  # and neighbours
+    return x1, y1, x2, y2
+
+
 def warp_points(points: np.ndarray, matrix: np.ndarray) -> np.ndarray:
     """Map points (P, 2) by a homography (3, 3); points on or behind the horizon become NaN."""
-    mapped = np.c_[points, np.ones(len(points))] @ matrix.T  # (P, 3)
+    homogeneous = np.ones((len(points), 3))
+    homogeneous[:, :2] = points
+    mapped = homogeneous @ matrix.T  # (P, 3)
+    if matrix[2].tolist() == [0, 0, 1]:
+        return mapped[:, :2]
     depth = mapped[:, 2:]
     return mapped[:, :2] / np.where(depth > 1e-6, depth, np.nan)
 
@@ -216,7 +228,9 @@ def warp_boxes(boxes: np.ndarray, matrix: np.ndarray) -> np.ndarray:
     """Return the boxes around the warped corners of boxes (M, 4) xyxy; zeros if a corner is behind the horizon."""
     corners = boxes[:, [0, 1, 2, 1, 2, 3, 0, 3]].reshape(-1, 2)  # (M * 4, 2)
     corners = warp_points(corners, matrix).reshape(-1, 4, 2)
-    return np.nan_to_num(np.concatenate((corners.min(1), corners.max(1)), 1), nan=0.0)
+    warped = np.concatenate((corners.min(1), corners.max(1)), 1)
+    warped[np.isnan(warped)] = 0
+    return warped
 
 
 def resample_polygon(points: np.ndarray, n: int = SEGMENT_POINTS) -> np.ndarray:
@@ -279,25 +293,23 @@ def draw_mosaic(rng: np.random.Generator, index: int, n: int, size: int) -> tupl
     return [indices[k] for k in rng.permutation(4)], (xc, yc)
 
 
-def mosaic4(tiles: Sequence[Tile], centre: tuple[int, int], size: int) -> Tile:
-    """Lay four images around a point of a canvas of twice the tile size.
+def mosaic4(sizes: Sequence[tuple[int, int]], centre: tuple[int, int], size: int) -> list[tuple[int, int]]:
+    """Arrange four images around a point of a canvas of twice the tile size.
 
         0 | 1      Tile 0 has its lower right corner at the centre, tile 1 its lower left one, and so on.
         --+--      What reaches over the canvas is cut off, what no tile covers is grey.
         2 | 3
 
     Args:
-        tiles: four images with long side `size` or less.
+        sizes: (height, width) of four images, `size` or less.
         centre: (xc, yc) in canvas pixels.
         size: half the side of the canvas.
 
     Returns:
-        Canvas (2 * size, 2 * size, 3), all labels clipped to it (some may have no area left), all polygons clipped.
+        Left upper corners (x, y) of the images on the canvas, for `lay_images`.
     """
     xc, yc = centre
-    sizes = [tile.im.shape[:2] for tile in tiles]
-    corners = [(xc if k % 2 else xc - w, yc if k > 1 else yc - h) for k, (h, w) in enumerate(sizes)]
-    return lay_tiles(tiles, corners, 2 * size)
+    return [(xc if k % 2 else xc - w, yc if k > 1 else yc - h) for k, (h, w) in enumerate(sizes)]
 
 
 def draw_mosaic9(rng: np.random.Generator, index: int, n: int, size: int) -> tuple[list[int], tuple[int, int]]:
@@ -317,50 +329,90 @@ def draw_mosaic9(rng: np.random.Generator, index: int, n: int, size: int) -> tup
     return [indices[k] for k in rng.permutation(9)], (x, y)
 
 
-def mosaic9(tiles: Sequence[Tile], window: tuple[int, int], size: int) -> Tile:
-    """Lay eight images around one, clockwise, and cut out a window of twice the tile size.
+def mosaic9(sizes: Sequence[tuple[int, int]], window: tuple[int, int], size: int) -> list[tuple[int, int]]:
+    """Arrange eight images around one, clockwise, behind a window of twice the tile size.
 
         8 1 2      Tile 0 has its left upper corner at (size, size) of a field of 3 x 3 tiles. Tile 1 stands on its top,
         7 0 3      2 follows to the right, 3 stands at its right side, and so on; smaller tiles leave grey gaps, and a
         6 5 4      later tile covers an earlier one.
 
     Args:
-        tiles: nine images with long side `size` or less.
+        sizes: (height, width) of nine images, `size` or less.
         window: left upper corner (x, y) of the window in the field, each in 0 .. size.
         size: a third of the side of the field, half of that of the window.
 
     Returns:
-        Window (2 * size, 2 * size, 3), labels and polygons clipped to it as those of `mosaic4`.
+        Left upper corners (x, y) of the images in the window, for `lay_images`.
     """
-    (h0, w0), *_ = sizes = [tile.im.shape[:2] for tile in tiles]
-    s, corners = size, []
+    (h0, w0), s, corners = sizes[0], size, []
     for k, (h, w) in enumerate(sizes):
         hp, wp = sizes[k - 1]
         x = (s, s, s + wp, s + w0, s + w0, s + w0 - w, s + w0 - wp - w, s - w, s - w)[k]
         y = (s, s - h, s - h, s, s + hp, s + h0, s + h0, s + h0 - h, s + h0 - hp - h)[k]
         corners.append((x - window[0], y - window[1]))
-    return lay_tiles(tiles, corners, 2 * size)
+    return corners
 
 
-def lay_tiles(tiles: Sequence[Tile], corners: Sequence[tuple[int, int]], side: int) -> Tile:
-    """Lay images with their left upper corners (x, y) onto a grey square; labels and polygons are moved and clipped."""
-    canvas = np.full((side, side, 3), FILL, np.uint8)
-    all_labels, all_segments = [], []
-    has_segments = any(tile.segments for tile in tiles)
-    for (im, labels, segments), (x0, y0) in zip(tiles, corners, strict=True):
-        h, w = im.shape[:2]
-        x1, y1, x2, y2 = max(x0, 0), max(y0, 0), min(x0 + w, side), min(y0 + h, side)
-        if x2 > x1 and y2 > y1:
-            canvas[y1:y2, x1:x2] = im[y1 - y0 : y2 - y0, x1 - x0 : x2 - x0]
-        labels = labels + np.array([0, x0, y0, x0, y0], np.float32)
-        all_labels.append(labels)
-        if has_segments:
-            offset = np.array([x0, y0], np.float32)
-            segments = segments or [np.zeros((0, 2), np.float32)] * len(labels)
-            all_segments += [(segment + offset).clip(0, side) for segment in segments]
-    labels = np.concatenate(all_labels, 0)
-    labels[:, 1:5] = labels[:, 1:5].clip(0, side)
-    return Tile(canvas, labels, all_segments)
+def overlap(
+    corner: tuple[int, int], size: tuple[int, int], part: tuple[int, int, int, int]
+) -> tuple[int, int, int, int] | None:
+    """Return x1, y1, x2, y2 of what an image of size (height, width) at a corner (x, y) covers of a part; or None."""
+    (x, y), (h, w) = corner, size
+    x1, y1, x2, y2 = max(x, part[0]), max(y, part[1]), min(x + w, part[2]), min(y + h, part[3])
+    return (x1, y1, x2, y2) if x2 > x1 and y2 > y1 else None
+
+
+def lay_images(
+    images: Sequence[np.ndarray | None],
+    corners: Sequence[tuple[int, int]],
+    part: tuple[int, int, int, int],
+    canvas: np.ndarray,
+) -> None:
+    """Lay images onto a canvas that this paints grey first; a later one covers earlier ones.
+
+    Args:
+        images: what is laid; None is left out.
+        corners: (x, y) of the left upper corner of each.
+        part: x1, y1, x2, y2 of the canvas that is painted, the rest stays as it is.
+        canvas: uint8, (H, W, 4); it is changed.
+    """
+    canvas[part[1] : part[3], part[0] : part[2]] = FILL
+    for im, (x, y) in zip(images, corners, strict=True):
+        if im is not None and (covered := overlap((x, y), im.shape[:2], part)):
+            x1, y1, x2, y2 = covered
+            cv2.cvtColor(im[y1 - y : y2 - y, x1 - x : x2 - x], cv2.COLOR_BGR2BGRA, dst=canvas[y1:y2, x1:x2])
+
+
+def lay_labels(
+    labels: Sequence[np.ndarray],
+    segments: Sequence[list[np.ndarray]],
+    sizes: Sequence[tuple[int, int]],
+    corners: Sequence[tuple[int, int]],
+    side: int,
+) -> tuple[np.ndarray, list[np.ndarray]]:
+    """Move the labels of images to where `lay_images` lays these on a square.
+
+    Args:
+        labels: `[class, xywhn]` of each image, (M, 5).
+        segments: polygons of each, xyn.
+        sizes: (height, width) of the images.
+        corners: (x, y) of the left upper corner of each.
+        side: of the square.
+
+    Returns:
+        All labels in pixels, clipped to the square (some may have no area left), and all polygons, clipped.
+    """
+    frames = np.array([(w, h, x, y) for (h, w), (x, y) in zip(sizes, corners, strict=True)], np.float32)
+    frame = frames.repeat([len(x) for x in labels], 0)  # (M, 4)
+    laid = np.concatenate(labels, 0)
+    laid[:, 1:5] = xywhn2xyxy(laid[:, 1:5], *(frame[:, k : k + 1] for k in range(4))).clip(0, side)
+    if not any(segments):
+        return laid, []
+    moved = []
+    for frame, own, polygons in zip(frames, labels, segments, strict=True):
+        polygons = polygons or [np.zeros((0, 2), np.float32)] * len(own)
+        moved += [(polygon * frame[:2] + frame[2:]).clip(0, side) for polygon in polygons]
+    return laid, moved
 
 
 # Copy-paste and mixup -------------------------------------------------------------------------------------------------
@@ -426,11 +478,14 @@ def hsv_table(gains: np.ndarray) -> np.ndarray:
 
 
 def apply_hsv(im: np.ndarray, gains: np.ndarray) -> np.ndarray:
-    """Multiply hue, saturation and value of an image by `gains` (3,); gains of 1 return `im` itself."""
+    """Multiply hue, saturation and value of an image by `gains` (3,); gains of 1 return `im` itself, else (H, W, 3)."""
     if np.all(gains == 1.0):
         return im
     hsv = cv2.cvtColor(im, cv2.COLOR_BGR2HSV)
-    return cv2.cvtColor(cv2.LUT(hsv, hsv_table(gains).reshape(256, 1, 3)), cv2.COLOR_HSV2BGR)
+    planes = cv2.split(hsv)  # three tables for a plane each are faster than one for three channels
+    for plane, table in zip(planes, hsv_table(gains).T, strict=True):
+        cv2.LUT(plane, table, dst=plane)
+    return cv2.cvtColor(cv2.merge(planes, hsv), cv2.COLOR_HSV2BGR)
 
 
 def draw_flips(rng: np.random.Generator, flipud: float, fliplr: float) -> tuple[bool, bool]:

@@ -5,8 +5,10 @@ neither on the number of workers nor on what was loaded before, and a run resume
 would have seen. The sampler carries the epoch to the workers: it yields (epoch, index) pairs.
 """
 
+import ctypes
 import os
 import sys
+import threading
 import zlib
 from collections.abc import Mapping, Sequence
 from multiprocessing.pool import ThreadPool
@@ -32,11 +34,15 @@ from utils.augmentations import (
     draw_mosaic,
     draw_mosaic9,
     draw_perspective,
+    lay_images,
+    lay_labels,
     letterbox,
     mixup,
     mosaic4,
     mosaic9,
+    overlap,
     perspective_matrix,
+    visible_part,
 )
 from utils.boxes import xywhn2xyxy, xyxy2xywhn
 from utils.extra_augmentations import ExtraAugmentations
@@ -52,6 +58,8 @@ Shapes = tuple[tuple[int, int], tuple[tuple[float, float], tuple[int, int]]] | N
 Sample = tuple[Tensor, Tensor, str, Shapes]
 GREY = 114  # of images that cannot be decoded; the colour of the padding
 CLIP_EPS = 1e-3  # boxes end this many pixels inside the image, so that no centre falls on its far edge
+_kept = threading.local()
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, KEPT_BYTES = -1, -3, 1 << 28  # of mallopt(3)
 REDUCED = ((8, cv2.IMREAD_REDUCED_COLOR_8), (4, cv2.IMREAD_REDUCED_COLOR_4), (2, cv2.IMREAD_REDUCED_COLOR_2))
 
 
@@ -196,6 +204,7 @@ class LoadImagesAndLabels(Dataset):
             im, labels = apply_flips(im, labels, draw_flips(rng, self.hyp.flipud, self.hyp.fliplr))
         targets = torch.zeros(len(labels), 6)
         targets[:, 1:] = torch.from_numpy(labels)
+        im = cv2.cvtColor(im, cv2.COLOR_BGRA2BGR) if im.shape[2] == 4 else im
         planes = np.empty((3, height, width), np.uint8)
         cv2.split(im, [planes[2], planes[1], planes[0]])  # written in place: BGR to RGB
         return torch.from_numpy(planes), targets, self.im_files[index], shapes
@@ -210,11 +219,16 @@ class LoadImagesAndLabels(Dataset):
             return self.disk.get(self.im_files[index], lambda: self._read_resized(index))
         return self._read_resized(index) if self.images is None else self.images[index]
 
+    def _resized(self, index: int) -> tuple[int, int]:
+        """Return (height, width) of `load_image(index)`."""
+        width, height = self.shapes[index].tolist()
+        r = self.imgsz / max(width, height)
+        return max(1, round(height * r)), max(1, round(width * r))
+
     def _read_resized(self, index: int) -> np.ndarray:
         """Decode an image and resize it. JPEG for training is decoded at 1/2, 1/4 or 1/8 if that is large enough."""
         width, height = self.shapes[index].tolist()
-        r = self.imgsz / max(width, height)
-        size = max(1, round(width * r)), max(1, round(height * r))
+        size = self._resized(index)[::-1]
         k, flags = 1, cv2.IMREAD_COLOR
         if self.augment and self.im_files[index].lower().endswith((".jpg", ".jpeg")):
             k, flags = next((pair for pair in REDUCED if max(width, height) // pair[0] >= self.imgsz), (k, flags))
@@ -223,7 +237,8 @@ class LoadImagesAndLabels(Dataset):
             return np.full((size[1], size[0], 3), GREY, np.uint8)
         if im.shape[1::-1] == size:
             return im
-        return cv2.resize(im, size, interpolation=cv2.INTER_LINEAR if self.augment or r > 1 else cv2.INTER_AREA)
+        smooth = self.augment or self.imgsz > max(width, height)
+        return cv2.resize(im, size, interpolation=cv2.INTER_LINEAR if smooth else cv2.INTER_AREA)
 
     def _decode(self, index: int, flags: int, k: int) -> np.ndarray | None:
         """Decode an image at 1/k of its size; mark and report it, and return None, if that fails."""
@@ -239,56 +254,80 @@ class LoadImagesAndLabels(Dataset):
         LOGGER.warning(f"{self.im_files[index]}: {problem}. It is now a grey background; mend or remove it")
         return None
 
-    def _tile(self, index: int) -> Tile:
-        """Return an image of long side `imgsz` with labels and polygons in its pixels; none for a damaged image."""
-        im = self.load_image(index)
-        height, width = im.shape[:2]
+    def _labels(self, index: int) -> tuple[np.ndarray, list[np.ndarray]]:
+        """Return labels (M, 5) xywhn and polygons xyn of an image; none for one that turned out to be damaged."""
         if self._damaged[index]:
-            return Tile(im, np.zeros((0, 5), np.float32), [])
-        labels = self.labels[index]
-        boxes = xywhn2xyxy(labels[:, 1:5], width, height)
-        size = np.array([width, height], np.float32)
-        return Tile(im, np.concatenate((labels[:, :1], boxes), 1), [s * size for s in self.segments[index]])
+            return np.zeros((0, 5), np.float32), []
+        return self.labels[index], self.segments[index]
 
     def _mosaic(self, index: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
         """Make a mosaic of four or nine images, (imgsz, imgsz, 3), with labels (M, 5) in pixels."""
         nine = self.hyp.mosaic9 and rng.random() < self.hyp.mosaic9
-        draw, lay = (draw_mosaic9, mosaic9) if nine else (draw_mosaic, mosaic4)
+        draw, arrange = (draw_mosaic9, mosaic9) if nine else (draw_mosaic, mosaic4)
         indices, place = draw(rng, index, self.n, self.imgsz)
-        tile = lay([self._tile(i) for i in indices], place, self.imgsz)
-        if self.hyp.copy_paste:
-            tile = copy_paste(tile, draw_copy_paste(rng, tile.segments, self.hyp.copy_paste))
-        return self._warp(tile, (self.imgsz, self.imgsz), rng)
+        sizes = [self._resized(i) for i in indices]
+        corners, side, shape = arrange(sizes, place, self.imgsz), 2 * self.imgsz, (self.imgsz, self.imgsz)
+        warp, part = None, (0, 0, side, side)
+        if not self.hyp.copy_paste:  # that draws its numbers before the warp does, and mirrors what is out of sight
+            warp = self._draw_warp((side, side), shape, rng)
+            part = visible_part(warp[0], shape, side)
+        images = [
+            self.load_image(i) if overlap(corner, size, part) else None
+            for i, corner, size in zip(indices, corners, sizes, strict=True)
+        ]
+        canvas = scratch(side)
+        lay_images(images, corners, part, canvas)
+        own_labels, own_segments = zip(*map(self._labels, indices), strict=True)
+        labels, segments = lay_labels(own_labels, own_segments, sizes, corners, side)
+        if warp is None:
+            tile = Tile(canvas, labels, segments)
+            canvas, labels, segments = copy_paste(tile, draw_copy_paste(rng, segments, self.hyp.copy_paste))
+            warp = self._draw_warp((side, side), shape, rng)
+        return apply_perspective(canvas, labels, segments, *warp)
 
     def _single(self, index: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, Shapes]:
         """Letterbox one image into its frame and, with `augment`, warp it; labels (M, 5) in pixels."""
-        tile = self._tile(index)
-        height, width = tile.im.shape[:2]
+        im = self.load_image(index)
+        height, width = im.shape[:2]
         frame = (self.imgsz, self.imgsz)
         if self.batch_shapes is not None:
             frame = tuple(self.batch_shapes[index // self.batch_size].tolist())
-        im, (gain, _), (dw, dh) = letterbox(tile.im, frame, auto=False, scaleup=self.augment)
+        im, (gain, _), (dw, dh) = letterbox(im, frame, auto=False, scaleup=self.augment)
         inner_w, inner_h = max(round(width * gain), 1), max(round(height * gain), 1)
         left, top = round(dw - 0.1), round(dh - 0.1)
         zoom = np.array([inner_w / width, inner_h / height], np.float32)
-        labels = tile.labels.copy()
-        labels[:, 1:5] = labels[:, 1:5] * np.tile(zoom, 2) + np.array([left, top, left, top], np.float32)
+        offset = np.array([left, top], np.float32)
+        labels, segments = self._labels(index)
+        boxes = xywhn2xyxy(labels[:, 1:5], width, height) * np.tile(zoom, 2) + np.tile(offset, 2)
+        labels = np.concatenate((labels[:, :1], boxes), 1)
         w0, h0 = self.shapes[index].tolist()
         shapes = ((h0, w0), ((inner_h / h0, inner_w / w0), (left, top)))
         if self.augment:
-            segments = [s * zoom + np.array([left, top], np.float32) for s in tile.segments]
-            im, labels = self._warp(Tile(im, labels, segments), frame, rng)
+            size = np.array([width, height], np.float32)
+            segments = [s * size * zoom + offset for s in segments]
+            im, labels = apply_perspective(im, labels, segments, *self._draw_warp(im.shape[:2], frame, rng))
             shapes = None
         return im, labels, shapes
 
-    def _warp(self, tile: Tile, shape: tuple[int, int], rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-        """Draw and apply the random perspective; the output has `shape` (height, width)."""
+    def _draw_warp(
+        self, shape_in: tuple[int, int], shape_out: tuple[int, int], rng: np.random.Generator
+    ) -> tuple[np.ndarray, tuple[int, int], float]:
+        """Draw the random perspective of an image (height, width); the last arguments of `apply_perspective`."""
         h = self.hyp
         draw = draw_perspective(
             rng, degrees=h.degrees, translate=h.translate, scale=h.scale, shear=h.shear, perspective=h.perspective
         )
-        matrix = perspective_matrix(draw, tile.im.shape[:2], shape)
-        return apply_perspective(tile.im, tile.labels, tile.segments, matrix, shape, draw.scale)
+        return perspective_matrix(draw, shape_in, shape_out), shape_out, draw.scale
+
+
+def scratch(side: int) -> np.ndarray:
+    """Return a canvas (side, side, 4) with any content, for this thread alone, until it asks for the next one.
+
+    It is kept, because the system takes longer to hand out so much fresh memory than it takes to warp a mosaic.
+    """
+    if getattr(_kept, "canvas", None) is None or len(_kept.canvas) != side:
+        _kept.canvas = np.empty((side, side, 4), np.uint8)
+    return _kept.canvas
 
 
 def rect_batches(
@@ -356,7 +395,20 @@ def _quad(four: Sequence[Sample]) -> Sample:
 def start_worker(worker: int) -> None:
     """Keep OpenCV to one thread in a worker, the workers are the parallelism; let only the parent end it."""
     cv2.setNumThreads(0)
+    keep_freed_memory()
     shield_worker()
+
+
+def keep_freed_memory() -> None:
+    """Let the C library of Linux keep what this process frees for its next images, up to what it once needed.
+
+    It would give megabytes back after each image and ask for them again, at a page fault per 4 KiB: a third of the time
+    of a mosaic at 640 pixels.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+    if mallopt is not None:  # musl has none
+        for option in M_TRIM_THRESHOLD, M_MMAP_THRESHOLD:
+            mallopt(option, KEPT_BYTES)
 
 
 def create_dataloader(

@@ -12,20 +12,19 @@ import os
 import sys
 import time
 from collections.abc import Sequence
-from multiprocessing.pool import ThreadPool
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from utils.demo import draw_demo
 from utils.files import key_place, yaml_load
-from utils.general import LOGGER, ROOT, TQDM_BAR_FORMAT, check_file, cli_errors
+from utils.general import LOGGER, ROOT, check_file, cli_errors
 from utils.image_lists import img2label_paths, list_images
-from utils.label_cache import LabelSet, content_key, read_cache, write_cache
+from utils.label_cache import LabelSet, content_key, read_cache, split_by, write_cache
 from utils.label_coco import CocoReader
 from utils.label_reader import Split, Verified, verify_image_label
+from utils.label_scan import check_all
 from utils.label_voc import VocReader
 
 SPLITS = ("train", "val", "test")
@@ -205,7 +204,7 @@ class YoloReader:
 
     Every reader has these members: `label_files` of the images; `sources`, all files the labels depend on; `cache`,
     the cache file, or None for the rule of `cache_path`; `start()`, called once before `verify(i)` of any image (from
-    several threads), returns messages.
+    several threads, or in forked processes), returns messages.
     """
 
     def __init__(self, split: Split, im_files: list[str], nc: int | None) -> None:
@@ -275,23 +274,18 @@ def cache_path(images: str | Path | Sequence[str | Path], label_files: list[str]
 
 
 def scan(reader: Reader, prefix: str) -> LabelSet:
-    """Verify all images with a few threads, with a progress bar on a terminal."""
-    im_files, label_files = reader.im_files, reader.label_files
+    """Verify all images of a split and read their labels (`label_scan.check_all`)."""
     messages = reader.start()
-    with ThreadPool(min(8, os.cpu_count() or 1)) as pool:
-        results = pool.imap(reader.verify, range(len(im_files)), chunksize=16)
-        bar = tqdm(results, f"{prefix}reading labels", len(im_files), bar_format=TQDM_BAR_FORMAT, disable=None)
-        found = list(bar)
-    good = [i for i, v in enumerate(found) if v.ok]
-    states = [v.state for v in found]
+    parts = check_all(reader, f"{prefix}reading labels")
+    kept = [i for part in parts for i in part.kept]
     return LabelSet(
-        [im_files[i] for i in good],
-        [label_files[i] for i in good],
-        [found[i].labels for i in good],
-        [found[i].segments for i in good],
-        np.array([found[i].size for i in good], np.int64).reshape(-1, 2),
-        {state: states.count(state) for state in ("found", "missing", "empty", "corrupt")},
-        [*messages, *(message for v in found for message in v.messages)],
+        [reader.im_files[i] for i in kept],
+        [reader.label_files[i] for i in kept],
+        [labels for part in parts for labels in split_by(part.labels, np.array(part.lengths, np.int64))],
+        [segments for part in parts for segments in part.segments],
+        np.array([size for part in parts for size in part.sizes], np.int64).reshape(-1, 2),
+        {state: sum(part.states[state] for part in parts) for state in ("found", "missing", "empty", "corrupt")},
+        [*messages, *(message for part in parts for message in part.messages)],
     )
 
 
@@ -366,9 +360,12 @@ def repeated_images(im_files: list[str], key: str, places: dict[str, str]) -> li
         key: name of the split.
         places: real path of each image seen before -> its split; this split is added.
     """
-    messages = []
+    messages, folders = [], {}
     for file in im_files:
-        real = os.path.realpath(file)
+        folder, name = os.path.split(file)
+        if folder not in folders:
+            folders[folder] = os.path.realpath(folder)
+        real = os.path.realpath(file) if os.path.islink(file) else os.path.join(folders[folder], name)
         if real in places:
             where = "twice in this split" if places[real] == key else f"in {places[real]} too, which spoils the scores"
             messages.append(f"{file}: the same image is {where}")

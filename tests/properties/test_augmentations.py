@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from utils import augmentations as aug
 from utils.augmentations import Perspective, Tile
+from utils.boxes import xyxy2xywhn
 
 SEEDS = st.integers(0, 2**32 - 1)
 
@@ -80,7 +81,7 @@ def test_warped_labels_are_inside_and_of_those_that_were_there(seed, count, poly
     shape = tuple(int(side) for side in rng.integers(10, 200, 2))
     matrix = aug.perspective_matrix(draw, (height, width), shape)
     im, found = aug.apply_perspective(tile.im, tile.labels, tile.segments, matrix, shape, draw.scale)
-    assert (im.shape, im.dtype) == ((*shape, 3), np.uint8)
+    assert (im.shape, im.dtype) == ((*shape, 4), np.uint8)
     assert found.dtype == np.float32
     assert found.shape == (len(found), 5)
     assert np.isfinite(found).all()
@@ -118,20 +119,25 @@ def test_mosaic_moves_pixels_with_labels(seed, polygons, number):
     rng = np.random.default_rng(seed)
     size = int(rng.integers(20, 100))
     tiles = [random_tile(rng, *rng.integers(10, size + 1, 2), int(rng.integers(0, 4)), polygons) for _ in range(number)]
-    draw, lay = (aug.draw_mosaic, aug.mosaic4) if number == 4 else (aug.draw_mosaic9, aug.mosaic9)
+    draw, arrange = (aug.draw_mosaic, aug.mosaic4) if number == 4 else (aug.draw_mosaic9, aug.mosaic9)
     indices, place = draw(rng, 3, 50, size)
     assert len(indices) == number
     assert 3 in indices
     assert all(0 <= i < 50 for i in indices)
-    before = [tile.labels.copy() for tile in tiles]
-    whole = lay(tiles, place, size)
-    assert whole.im.shape == (2 * size, 2 * size, 3)
+    sizes = [tile.im.shape[:2] for tile in tiles]
+    corners = arrange(sizes, place, size)
+    canvas = np.empty((2 * size, 2 * size, 4), np.uint8)
+    aug.lay_images([tile.im for tile in tiles], corners, (0, 0, 2 * size, 2 * size), canvas)
+    rows = [np.c_[x.labels[:, :1], xyxy2xywhn(x.labels[:, 1:], w, h)] for x, (h, w) in zip(tiles, sizes, strict=True)]
+    polygons = [[polygon / s[::-1] for polygon in x.segments] for x, s in zip(tiles, sizes, strict=True)]
+    before = [row.copy() for row in rows]
+    whole = aug.Tile(canvas, *aug.lay_labels(rows, polygons, sizes, corners, 2 * size))
     assert len(whole.labels) == sum(len(tile.labels) for tile in tiles)
     assert ((whole.labels[:, 1:] >= 0) & (whole.labels[:, 1:] <= 2 * size)).all()
     assert len(whole.segments) in (0, len(whole.labels))
     for label, segment in zip(whole.labels, whole.segments, strict=False):
         assert not len(segment) or ((segment >= label[1:3] - 1e-3) & (segment <= label[3:5] + 1e-3)).all()
-    assert all(np.array_equal(tile.labels, old) for tile, old in zip(tiles, before, strict=True))
+    assert all(np.array_equal(row, old) for row, old in zip(rows, before, strict=True))
 
 
 @given(SEEDS, st.integers(0, 6), st.floats(0, 1))

@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 
 from utils import augmentations as aug
+from utils.boxes import xyxy2xywhn
 
 
-def noise(height, width, seed=0):
-    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
+def noise(height, width, channels=3):
+    return np.random.default_rng(0).integers(0, 256, (height, width, channels), np.uint8)
 
 
 def scene(height, width, box, fill=255):
@@ -137,7 +138,7 @@ def test_rectangle_and_box_stay_together(seed, perspective):
     matrix = aug.perspective_matrix(draw, (200, 240), (180, 220))
     before = im.copy(), labels.copy()
     warped, kept = aug.apply_perspective(im, labels, [], matrix, (180, 220), draw.scale)
-    assert warped.shape == (180, 220, 3)
+    assert warped.shape == (180, 220, 4)
     assert kept.dtype == np.float32
     assert kept[0, 1:] == pytest.approx(bright_box(warped), abs=1.5)
     assert np.array_equal(im, before[0])
@@ -155,7 +156,7 @@ def test_zoom_keeps_rectangle_and_box_together_to_the_pixel():
 
 def test_warp_without_labels():
     warped, kept = aug.apply_perspective(noise(20, 20), np.zeros((0, 5), np.float32), [], np.eye(3), (10, 10))
-    assert warped.shape == (10, 10, 3)
+    assert warped.shape == (10, 10, 4)
     assert kept.shape == (0, 5)
 
 
@@ -219,6 +220,24 @@ def flat_tile(height, width, value, box, segments=()):
     return aug.Tile(np.full((height, width, 3), value, np.uint8), labels, list(segments))
 
 
+def lay(tiles, corners, side):
+    """Lay tiles with labels in pixels onto a canvas of chance."""
+    sizes = [tile.im.shape[:2] for tile in tiles]
+    rows = [np.c_[x.labels[:, :1], xyxy2xywhn(x.labels[:, 1:], w, h)] for x, (h, w) in zip(tiles, sizes, strict=True)]
+    polygons = [[polygon / size[::-1] for polygon in x.segments] for x, size in zip(tiles, sizes, strict=True)]
+    canvas = noise(side, side, 4)
+    aug.lay_images([tile.im for tile in tiles], corners, (0, 0, side, side), canvas)
+    return aug.Tile(canvas[..., :3], *aug.lay_labels(rows, polygons, sizes, corners, side))
+
+
+def mosaic4(tiles, centre, size):
+    return lay(tiles, aug.mosaic4([tile.im.shape[:2] for tile in tiles], centre, size), 2 * size)
+
+
+def mosaic9(tiles, window, size):
+    return lay(tiles, aug.mosaic9([tile.im.shape[:2] for tile in tiles], window, size), 2 * size)
+
+
 def test_mosaic_by_hand():
     tiles = [
         flat_tile(20, 20, 1, (0, 0, 10, 10)),
@@ -227,7 +246,7 @@ def test_mosaic_by_hand():
         flat_tile(20, 20, 4, (10, 10, 20, 20)),
     ]
     before = [(t.im.copy(), t.labels.copy()) for t in tiles]
-    canvas, labels, segments = aug.mosaic4(tiles, (15, 24), 20)
+    canvas, labels, segments = mosaic4(tiles, (15, 24), 20)
     expected = np.full((40, 40), aug.FILL)
     expected[4:24, 0:15] = 1  # its five left columns are cut off
     expected[14:24, 15:35] = 2
@@ -244,7 +263,7 @@ def test_mosaic_by_hand():
 def test_mosaic_moves_polygons_and_keeps_them_beside_their_labels():
     triangle = np.array([[0, 0], [10, 0], [0, 10]], np.float32)
     tiles = [flat_tile(20, 20, i, (0, 0, 10, 10), [triangle] if i == 3 else []) for i in range(4)]
-    _, labels, segments = aug.mosaic4(tiles, (20, 25), 20)
+    _, labels, segments = mosaic4(tiles, (20, 25), 20)
     assert [len(s) for s in segments] == [0, 0, 0, 3]
     assert segments[3].tolist() == [[20, 25], [30, 25], [20, 35]]
     assert len(labels) == len(segments)
@@ -252,7 +271,47 @@ def test_mosaic_moves_polygons_and_keeps_them_beside_their_labels():
 
 def test_mosaic_of_backgrounds():
     empty = aug.Tile(noise(20, 20), np.zeros((0, 5), np.float32), [])
-    assert aug.mosaic4([empty] * 4, (20, 20), 20).labels.shape == (0, 5)
+    assert mosaic4([empty] * 4, (20, 20), 20).labels.shape == (0, 5)
+
+
+def test_only_a_part_of_the_canvas_is_painted():
+    canvas = np.zeros((40, 40, 4), np.uint8)
+    before = noise(20, 20)
+    aug.lay_images([before, None, noise(20, 20)], [(5, 5), (25, 5), (0, 30)], (10, 8, 30, 28), canvas)
+    assert np.array_equal(canvas[8:25, 10:25, :3], before[3:20, 5:20])
+    assert (canvas[8:28, 25:30, :3] == aug.FILL).all()  # the image that was left out
+    canvas[8:28, 10:30] = 0
+    assert not canvas.any()
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_the_warp_looks_at_the_visible_part_only(seed):
+    rng = np.random.default_rng(seed)
+    draw = aug.draw_perspective(rng, translate=0.9, scale=0.9)
+    matrix = aug.perspective_matrix(draw, (80, 80), (40, 40))
+    x1, y1, x2, y2 = aug.visible_part(matrix, (40, 40), 80)
+    one, other = noise(80, 80, 4), np.full((80, 80, 4), 7, np.uint8)
+    other[y1:y2, x1:x2] = one[y1:y2, x1:x2]
+    warped = [aug.apply_perspective(im, np.zeros((0, 5)), [], matrix, (40, 40))[0] for im in (one, other)]
+    assert np.array_equal(*warped)
+    if draw.scale > 1.1:  # and it is not the whole canvas
+        assert (x2 - x1) * (y2 - y1) < 80 * 80
+
+
+@pytest.mark.parametrize("draw", [aug.Perspective(angle=1), aug.Perspective(px=1e-4), aug.Perspective(scale=0)])
+def test_all_is_visible_to_a_warp_that_turns_or_ends_in_a_point(draw):
+    matrix = aug.perspective_matrix(draw, (80, 80), (40, 40))
+    assert aug.visible_part(matrix, (40, 40), 80) == (0, 0, 80, 80)
+
+
+def test_four_channels_are_warped_to_the_pixels_of_three():
+    im, draw = noise(90, 120), aug.Perspective(angle=20, scale=1.3, shear_x=5, tx=0.4)
+    matrix = aug.perspective_matrix(draw, (90, 120), (64, 64))
+    half = np.array([[1, 0, 0.5], [0, 1, 0.5], [0, 0, 1]])
+    m = np.linalg.inv(half) @ matrix @ half
+    expected = cv2.warpAffine(im, m[:2], (64, 64), flags=cv2.INTER_LINEAR, borderValue=(aug.FILL,) * 3)
+    warped = aug.apply_perspective(im, np.zeros((0, 5)), [], matrix, (64, 64))[0]
+    assert np.array_equal(warped[..., :3], expected)
 
 
 def test_drawn_mosaics():
@@ -282,12 +341,12 @@ def test_mosaic_of_nine_by_hand():
     field[6:16, 0:10] = 8  # at the left side of tile 0, lower sides in line
     field[0:6, 0:10] = 9  # its upper four rows are outside
     for x, y in ((0, 0), (10, 10), (3, 7)):
-        window, labels, segments = aug.mosaic9(tiles, (x, y), 10)
+        window, labels, segments = mosaic9(tiles, (x, y), 10)
         assert np.array_equal(window[..., 0], field[y : y + 20, x : x + 20])
         assert segments == []
         assert labels[:, 0].tolist() == list(range(1, 10))
     corner = [0, 0, 10, 6]  # of tile 8 in the whole field
-    assert aug.mosaic9(tiles, (0, 0), 10).labels[8].tolist() == [9, *corner]
+    assert mosaic9(tiles, (0, 0), 10).labels[8].tolist() == [9, *corner]
     assert labels[1].tolist() == [2, 10 - 3, 0, 20 - 3, 10 - 7]
     assert labels[8].tolist() == [9, 0, 0, 10 - 3, 0]  # above the window: no area left, dropped by the warp
 
@@ -295,7 +354,7 @@ def test_mosaic_of_nine_by_hand():
 def test_mosaic_of_nine_moves_polygons():
     triangle = np.array([[0, 0], [10, 0], [0, 10]], np.float32)
     tiles = [flat_tile(20, 20, i, (0, 0, 10, 10), [triangle] if i == 4 else []) for i in range(9)]
-    _, labels, segments = aug.mosaic9(tiles, (5, 8), 20)
+    _, labels, segments = mosaic9(tiles, (5, 8), 20)
     assert [len(s) for s in segments] == [0, 0, 0, 0, 3, 0, 0, 0, 0]
     assert segments[4].tolist() == [[35, 32], [40, 32], [35, 40]]  # clipped to the window of 40
     assert len(labels) == 9

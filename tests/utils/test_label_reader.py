@@ -1,5 +1,7 @@
 """Reading one image and one label file: every rule with a line that keeps it and one that breaks it."""
 
+import io
+
 import cv2
 import numpy as np
 import pytest
@@ -99,10 +101,10 @@ def test_repeated_labels_are_left_out_and_order_stays():
 @pytest.mark.parametrize("nc", [None, 5])
 def test_files_of_plain_boxes_are_read_at_one_go_with_the_same_result(nc, monkeypatch):
     rng = np.random.default_rng(0)
-    rows = np.concatenate((rng.integers(0, 5, (40, 1)), rng.uniform(0.001, 1.0005, (40, 4))), 1)
-    text = "\n".join(" ".join(f"{v:.7g}" for v in row) for row in rows) + "\n\n"
+    rows = np.concatenate((rng.integers(0, 5, (40, 1)), rng.uniform(0.001, 1, (40, 4))), 1)
+    text = "\n".join(" ".join(f"{v:.17g}" for v in row) for row in rows) + "\n4 1 1.0 .5 0.50\n4 0 1. 1 1 \n\n"
     fast = label_reader.plain_boxes(text, nc)
-    assert len(fast) == 40
+    assert len(fast) == 42
     monkeypatch.setattr(label_reader, "plain_boxes", lambda *_: None)
     slow, _, messages = read(text, nc)
     assert messages == []
@@ -116,9 +118,19 @@ def test_files_of_plain_boxes_are_read_at_one_go_with_the_same_result(nc, monkey
         "0 .5 .5 .2 .2 .9",
         "0 .5 .5 .2 .2_0",
         "5 .5 .5 .2 .2",
+        "99999999 .5 .5 .2 .2",
         "0 nan .5 .2 .2",
         "",
+        "\n",
         "0 .5 .5 0 1",
+        "0 .5 .5 1e-1 1",
+        "0 .5 .5 1.0005 1",
+        "0 .5 .5 -.5 1",
+        "0 .5 .5 . 1",
+        "\N{ARABIC-INDIC DIGIT ONE} .5 .5 .5 .5",
+        "0 .5 .5\n.2 .2",
+        "0 .5 .5 .2 .2 1 .5 .5 .2 .2",
+        "0 .5 .5 .2 ." + "0" * 60 + "1",
     ],
 )
 def test_everything_else_is_not_plain(text):
@@ -142,6 +154,64 @@ def test_size_is_the_one_opencv_decodes(tmp_path, suffix, orientation, size):
 @pytest.mark.parametrize("suffix", ["bmp", "png"])
 def test_size_without_exif(tmp_path, suffix):
     assert image_size(str(save(tmp_path / f"a.{suffix}"))) == (40, 20)
+
+
+def jpeg(mode="RGB", size=(40, 24), **options):
+    pixels = np.random.default_rng(0).integers(0, 256, (size[1], size[0], 3), np.uint8)
+    file = io.BytesIO()
+    Image.fromarray(pixels).convert(mode).save(file, "jpeg", **options)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("content", "plain"),
+    [
+        (jpeg(), True),
+        (jpeg("L"), True),
+        (jpeg(progressive=True), True),
+        (jpeg(comment=b"hello"), True),
+        (jpeg(restart_marker_blocks=2), True),
+        (jpeg(size=(900, 700), quality=95), True),  # longer than what is read of it
+        (jpeg("CMYK"), False),
+        (jpeg(exif=b"Exif\0\0MM\0*\0\0\0\x08\0\0"), False),
+        (jpeg(icc_profile=b"x" * 300), False),
+        (jpeg(size=(9, 40)), False),
+        (jpeg()[:-2], False),
+        (jpeg() + b"\0", False),
+        (jpeg(comment=b"x" * 5000), False),  # the head is not all in what is read
+        (b"\xff\xd8\xff\xd9", False),
+        (b"", False),
+    ],
+)
+def test_plain_jpegs_are_measured_without_pil(tmp_path, content, plain):
+    file = tmp_path / "a.jpg"
+    file.write_bytes(content)
+    assert (label_reader.plain_jpeg_size(str(file)) is not None) == plain
+    if plain:
+        assert label_reader.plain_jpeg_size(str(file)) == label_reader.any_image_size(str(file))
+
+
+def test_what_is_measured_without_pil_is_what_pil_measures(tmp_path):
+    """Damage JPEGs in a thousand ways: PIL finds the same size wherever it is not asked."""
+    rng, file, plain = np.random.default_rng(0), tmp_path / "a.jpg", 0
+    sound = [jpeg(), jpeg("L"), jpeg(progressive=True), jpeg(comment=b"hello"), jpeg(exif=b"Exif\0\0x")]
+    values = [0, 1, 2, 8, 16, 0xC0, 0xC2, 0xD8, 0xD9, 0xDA, 0xDB, 0xE0, 0xE1, 0xFF]
+    for i in range(1000):
+        content = bytearray(sound[i % len(sound)])
+        for at in rng.integers(2, 640, 1 + i % 3).tolist():
+            kind, part = rng.integers(4), content[at : at + int(rng.choice([1, 2, 19, 69]))]
+            if kind < 2:
+                content[at] = rng.choice(values)
+            elif kind == 2:
+                del content[at : at + len(part)]
+            else:
+                content[at:at] = part
+        file.write_bytes(content)
+        size = label_reader.plain_jpeg_size(str(file))
+        if size is not None:
+            plain += 1
+            assert size == label_reader.any_image_size(str(file))
+    assert 100 < plain < 900
 
 
 def test_verified_pair_and_untouched_files(tmp_path):
