@@ -75,8 +75,8 @@ def xywhn2xyxy(x: Array, w: float = 640, h: float = 640, padw: float = 0, padh: 
         Same shape, first four columns `xyxy` in pixels of the padded image.
     """
     y = xywh2xyxy(x)
-    y[..., [0, 2]] = y[..., [0, 2]] * w + padw
-    y[..., [1, 3]] = y[..., [1, 3]] * h + padh
+    y[..., :4:2] = y[..., :4:2] * w + padw
+    y[..., 1:4:2] = y[..., 1:4:2] * h + padh
     return y
 
 
