@@ -1,8 +1,12 @@
 """The data set and its loader: scenes with known pixels, spec vectors, equality over workers, epochs and resumes."""
 
+import multiprocessing
+import os
+import platform
 import shutil
 import sys
 from collections import namedtuple
+from multiprocessing.pool import ThreadPool
 from pathlib import Path
 
 import cv2
@@ -498,3 +502,52 @@ def test_images_cached_on_disk_are_the_same_images(tiny_dataset, tmp_path):
         for i in range(len(plain)):
             torch.testing.assert_close(cached[3, i][0], plain[3, i][0], rtol=0, atol=0)
     assert len(list((tmp_path / "copy/images/train.images.cache").iterdir())) == len(plain)
+
+
+def count_faults(sender, keep):
+    import resource  # noqa: PLC0415 - Unix only
+
+    if keep:
+        dl.keep_freed_memory()
+    before = None
+    for k in range(4):
+        assert len(b"x" * (40 << 20)) == 40 << 20  # freed at once
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt if k == 0 else before
+    sender.send(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only the C library of GNU can be told")
+@pytest.mark.parametrize("keep", [False, True])
+def test_workers_use_freed_memory_again(keep):
+    context = multiprocessing.get_context("fork")
+    receiver, sender = context.Pipe(duplex=False)
+    process = context.Process(target=count_faults, args=(sender, keep))
+    process.start()
+    faults = receiver.recv()
+    process.join()
+    pages = 3 * (40 << 20) // os.sysconf("SC_PAGE_SIZE")
+    assert (faults < 0.1 * pages) == keep
+
+
+def test_canvas_is_of_its_thread_and_size():
+    first = dl.scratch(32)
+    assert first.shape == (32, 32, 4)
+    assert dl.scratch(32) is first
+    with ThreadPool(1) as pool:
+        assert pool.apply(dl.scratch, (32,)) is not first
+    assert dl.scratch(16).shape == (16, 16, 4)
+
+
+def test_images_out_of_sight_are_not_loaded(folder, monkeypatch):
+    """Zoomed out nothing is out of sight; zoomed in some images are, and the samples are as if all had been loaded."""
+    dataset = dl.LoadImagesAndLabels(folder, 64, augment=True, hyp=Hyp(scale=0.9, translate=0.4, mixup=0.3))
+    load, loaded = dataset.load_image, []
+    monkeypatch.setattr(dataset, "load_image", lambda i: loaded.append(i) or load(i))
+    keys = [(epoch, i) for epoch in range(8) for i in range(dataset.n)]
+    lean, few = [dataset[key] for key in keys], len(loaded)
+    loaded.clear()
+    monkeypatch.setattr(dl, "visible_part", lambda matrix, shape, side: (0, 0, side, side))
+    for sample, whole in zip(lean, [dataset[key] for key in keys], strict=True):
+        assert torch.equal(sample[0], whole[0])
+        assert torch.equal(sample[1], whole[1])
+    assert few < 0.9 * len(loaded)
