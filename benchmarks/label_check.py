@@ -2,8 +2,9 @@
 
     python -m benchmarks.label_check --data my.yaml
 
-Both go over every image and label file, reading with a thread for each CPU, checking as the command does. Before each run from the disk the kernel is
-told to forget the files (posix_fadvise), which it does on most file systems. The figures are the best of `--repeats`.
+Both go over every image and label file, reading with a thread for each CPU, checking as the command does. Before each
+run from the disk the kernel is told to forget the files (posix_fadvise), which it does on most file systems. The
+figures are the best of `--repeats`.
 """
 
 import argparse
