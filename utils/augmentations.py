@@ -200,6 +200,7 @@ def apply_perspective(
             new[i] = box_inside(warp_points(resample_polygon(segment), matrix), width, height)
             area_thr[i] = 0.01
     keep = box_candidates(old * scale, new, area_thr=area_thr)
+    keep &= (old[:, 2:] > old[:, :2]).all(1)  # what a mosaic cut off: turned, a line at its edge would get an area
     return im, np.concatenate((labels[keep, :1], new[keep].astype(np.float32)), 1)
 
 

@@ -205,6 +205,12 @@ def test_boxes_behind_the_horizon_are_dropped():
     assert kept[:, 0].tolist() == [0]
 
 
+def test_labels_that_a_mosaic_cut_off_do_not_come_back_when_it_is_turned():
+    labels = np.array([[0, 0, 60, 0, 140], [1, 20, 60, 60, 140]], np.float32)  # the first lies left of the canvas
+    matrix = aug.perspective_matrix(aug.Perspective(angle=10.0, tx=1.0), (200, 200), (100, 100))
+    assert aug.apply_perspective(noise(200, 200), labels, [], matrix, (100, 100))[1][:, 0].tolist() == [1]
+
+
 def test_box_candidates_vectors():
     old = np.array([[0, 0, 10, 10]] * 3 + [[0, 0, 300, 300]], float)
     new = np.array([[0, 0, 3, 3.4], [0, 0, 2, 10], [0, 0, 3, 3.2], [0, 0, 300, 3]])
