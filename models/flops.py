@@ -1,6 +1,7 @@
 """Count the operations of a detector with thop, with what thop misses: attention and functional linear layers."""
 
 import math
+import warnings
 from collections.abc import Callable
 from copy import deepcopy
 
@@ -63,7 +64,9 @@ def count_gflops(model: nn.Module, imgsz: tuple[int, int], channels: int, counte
         channels: channels of the image.
         counters: operation counters of module types that thop does not know.
     """
-    import thop
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of distutils, which it uses
+        import thop
 
     copy = meta_copy(model).eval()
     image = torch.zeros(1, channels, *imgsz, device="meta")

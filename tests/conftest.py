@@ -6,6 +6,7 @@ os.environ["OMP_NUM_THREADS"] = "1"  # read when torch is imported
 os.environ["MPLBACKEND"] = "Agg"
 
 import random
+import signal
 from pathlib import Path
 
 import cv2
@@ -25,6 +26,7 @@ ROOT = Path(__file__).resolve().parents[1]
 NARROW_NAMES = {0: "cat", 1: "a/b", 2: "白细胞"}
 
 torch.set_num_threads(1)
+signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in the background of a shell, and by children there
 cv2.setNumThreads(0)
 
 

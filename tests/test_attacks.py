@@ -43,7 +43,7 @@ from tests.torch_archives import in_archive
 from utils.pt2_file import check_pt2
 from utils.torch_archive import STREAM_MAGIC
 
-SECONDS = 20  # no refusal may take longer
+SECONDS = 40  # no refusal may take longer
 
 
 class Call:

@@ -34,7 +34,7 @@ from utils.model_archive import open_model_archive
 from utils.pt2_file import check_pt2
 from utils.torchscript_file import check_code, check_torchscript
 
-SECONDS, MEGABYTES = 20, 400  # no refusal may take more
+SECONDS, MEGABYTES = 40, 400  # no refusal may take more
 
 
 @pytest.fixture
