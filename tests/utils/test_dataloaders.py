@@ -1,5 +1,6 @@
 """The data set and its loader: scenes with known pixels, spec vectors, equality over workers, epochs and resumes."""
 
+import ctypes
 import multiprocessing
 import os
 import platform
@@ -507,6 +508,8 @@ def test_images_cached_on_disk_are_the_same_images(tiny_dataset, tmp_path):
 def count_faults(sender, keep):
     import resource  # noqa: PLC0415 - Unix only
 
+    for option in dl.M_TRIM_THRESHOLD, dl.M_MMAP_THRESHOLD:
+        ctypes.CDLL(None).mallopt(option, 128 << 10)  # the default: another test may have been a worker
     if keep:
         dl.keep_freed_memory()
     before = None
