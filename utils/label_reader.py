@@ -241,7 +241,10 @@ def any_image_size(file: str) -> tuple[int, int]:
         # Of a PNG without EXIF in its head PIL would decode all pixels to look for some behind them.
         if (image_format != "png" or "exif" in im.info) and orientation(im) in (5, 6, 7, 8):  # on their side
             width, height = height, width
-        im.verify()  # closes the image, not the file
+        try:
+            im.verify()  # closes the image, not the file
+        except (TypeError, KeyError, IndexError, struct.error) as error:  # of a PNG without pixels, for example
+            raise ValueError(f"PIL finds no sound image in it ({error})") from None
         f.seek(0, os.SEEK_END)
         f.seek(max(f.tell() - 2, 0))
         end = f.read()

@@ -267,6 +267,15 @@ def test_jpeg_with_bytes_behind_its_end_is_fine(tmp_path):
     assert verify_image_label(str(image), str(tmp_path / "a.txt")).ok
 
 
+def test_png_without_pixels_is_left_out(tmp_path):
+    """Found by fuzzing: PIL fails with an IndexError in its own list of tiles."""
+    whole = save(tmp_path / "a.png").read_bytes()
+    (tmp_path / "a.png").write_bytes(whole[: whole.index(b"IDAT") - 4] + whole[-12:])
+    found = verify_image_label(str(tmp_path / "a.png"), str(tmp_path / "a.txt"))
+    assert not found.ok
+    assert "a.png" in found.messages[0]
+
+
 @pytest.mark.parametrize(
     ("suffix", "options"),
     [("bmp", {}), ("tif", {}), ("tif", {"compression": "tiff_lzw"}), ("webp", {}), ("webp", {"lossless": True})],
