@@ -5,7 +5,8 @@
 
 A shape is channels x side of the map; the default ones are the pyramid of a 640-pixel image and two maps that need
 padding. Forward runs without gradients in evaluation, forward + backward in training. The blocks take turns; figures
-are medians, ratios are time of the faster of the other two over ours. `limit` is the share of our forward time that the
+are medians, ratios are time of the faster of the other two over ours; with --compile also of the faster of them as they
+are, not compiled, over ours compiled (`gain`). `limit` is the share of our forward time that the
 block's matrix products alone take, measured in the same run. `kept` is what is held for the backward pass, in units of
 tokens x channels; `peak` the most memory that is in use during a training step beyond weights and input, MiB.
 Needs `pip install timm`.
@@ -184,11 +185,15 @@ def measure(case: tuple[str, int, bool, int, str], opt: argparse.Namespace) -> d
         for block in blocks.values():
             block.train(phase == "training")
         calls = {name: make(block, x) for name, block in live.items()}
+        if opt.compile:
+            calls |= {f"eager {name}": make(blocks[name], x) for name in NAMES[1:]}
         if phase == "forward":
             calls["products"] = products_call(dim, side, window, x)
         times = medians(calls, opt.seconds, opt.repeats)
         row |= {f"{phase} {name} ms": times[name] * 1e3 for name in NAMES}
         row[f"{phase} ratio"] = min(times["torchvision"], times["timm"]) / times["ours"]
+        if opt.compile:
+            row[f"{phase} gain"] = min(times["eager torchvision"], times["eager timm"]) / times["ours"]
         if phase == "forward":
             row["limit"] = times["products"] / times["ours"]
     return row
@@ -228,8 +233,11 @@ def main(argv: list[str]) -> None:
         LOGGER.info(" | ".join(f"{v:.3g}" if isinstance(v, float) else str(v) for v in rows[-1].values()))
     for dtype in opt.dtypes:
         for phase in opt.phases:
-            ratios = [row[f"{phase} ratio"] for row in rows if row["dtype"] == dtype]
-            LOGGER.info(f"{dtype} {phase}: geometric mean {geometric_mean(ratios):.3f}, least {min(ratios):.3f}")
+            for what in ("ratio", "gain") if opt.compile else ("ratio",):
+                values = [row[f"{phase} {what}"] for row in rows if row["dtype"] == dtype]
+                LOGGER.info(
+                    f"{dtype} {phase} {what}: geometric mean {geometric_mean(values):.3f}, least {min(values):.3f}"
+                )
     if opt.memory:
         least = [row["kept ours"] / min(row["kept torchvision"], row["kept timm"]) for row in rows]
         LOGGER.info(f"kept for backward: {max(least):.3f} of the smaller other at most")

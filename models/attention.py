@@ -85,8 +85,8 @@ def attend_explicit(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, blocked: Tens
     if blocked is None:
         logits = logits + bias
     elif torch.compiler.is_compiling():
-        masked = torch.where(blocked[:, None], BLOCKED, bias)  # (K, h, N, N)
-        logits = (logits.view(-1, *masked.shape) + masked).view(logits.shape)
+        mask = torch.where(blocked, BLOCKED, 0.0)[:, None]  # (K, 1, N, N); added, it has no part in the gradient
+        logits = ((logits + bias).unflatten(0, (-1, len(mask))) + mask).flatten(0, 1)
     else:
         logits = logits + bias
         # out of the graph's sight: the softmax gives these pairs a weight of 0, and with it a gradient of 0

@@ -266,7 +266,8 @@ class WindowAttention(nn.Module):
         in_sequence = self.sequential and windows > self.sequential
         with autocast_off(x.device.type):
             factor, bias = self.constants()
-            if qkv.requires_grad and self.attention_kind == "cosine" and not in_sequence:
+            lean = qkv.requires_grad and not in_sequence and not torch.compiler.is_compiling()
+            if lean and self.attention_kind == "cosine":
                 q, k, v = SplitHeads.apply(qkv, factor, NORM_FLOOR**0.5)
                 core = self.choose_core(x)
                 if core is attend_explicit and in_parts_pays(q, v, bias):

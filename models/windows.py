@@ -142,9 +142,10 @@ def build_window_mask(
     region = (3 * region_y[:, None] + region_x[None, :])[None, :, :, None]  # (1, Hp, Wp, 1)
     region = window_partition(region, window)[..., 0]  # (K, N)
     blocked = region[:, :, None] != region[:, None, :]  # (K, N, N)
-    if mask_padding:
-        padding = (pad_y[:, None] | pad_x[None, :])[None, :, :, None]
-        blocked = blocked | window_partition(padding, window)[:, None, :, 0]
+    if not mask_padding or (hp, wp) == (height, width):
+        return blocked
+    padding = (pad_y[:, None] | pad_x[None, :])[None, :, :, None]
+    blocked = blocked | window_partition(padding, window)[:, None, :, 0]
     itself = torch.arange(window[0] * window[1], device=device)
     return blocked & (itself[:, None] != itself[None, :])
 
