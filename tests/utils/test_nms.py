@@ -209,6 +209,22 @@ def test_overlap_equal_to_the_threshold_stays():
     assert len(non_max_suppression(rows, 0.1, 0.49)[0]) == 1
 
 
+def test_overlaps_at_the_threshold_are_judged_exactly_between_rounds_too(monkeypatch):
+    monkeypatch.setattr(module, "ROUND", 1)
+    classes = 300
+    heights = torch.tensor([6.0, 6.0000005, 5.9999995]).repeat(classes // 3)  # IoU 0.6, just above and below it
+    rows = torch.zeros(2, classes, 5 + classes)  # the large box of every class, then the small one in it
+    rows[:, :, :4] = torch.tensor([5.0, 5.0, 10.0, 10.0])
+    rows[1, :, 1], rows[1, :, 3] = heights / 2, heights
+    rows[:, :, 4] = 1
+    rows[0, :, 5:], rows[1, :, 5:] = torch.eye(classes), torch.eye(classes) / 2
+    kept = non_max_suppression(rows.view(1, -1, 5 + classes), 0.25, 0.6, max_det=1000)[0]
+    small = kept[kept[:, 4] == 0.5, 5].int()
+    exact = heights.double() / 10 > 0.6  # the smaller box lies in the larger one
+    assert exact.sum() == classes // 3
+    assert small.sort().values.tolist() == (~exact).nonzero().view(-1).tolist()
+
+
 def test_equal_scores_keep_the_order_of_the_rows():
     rows = torch.zeros(1, 2000, 6)
     rows[0, :, 0] = torch.arange(2000) * 20
