@@ -3,6 +3,7 @@
 import ast
 from collections.abc import Iterator
 from contextlib import contextmanager
+from copy import copy
 
 from torch import nn
 
@@ -47,3 +48,12 @@ def default_activation(text: str | None, source: str = "model") -> Iterator[None
         yield
     finally:
         Conv.default_act = before
+
+
+def in_place(act: nn.Module) -> nn.Module:
+    """Return a copy of an activation that overwrites its input, or the activation itself where it cannot."""
+    if getattr(act, "inplace", True):
+        return act
+    act = copy(act)
+    act.inplace = True
+    return act

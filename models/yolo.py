@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from models import common
-from models.activations import ACTIVATIONS, default_activation
+from models.activations import ACTIVATIONS, default_activation, in_place
 from models.activations import parse_activation as parse_activation
 from models.attention import choose_core
 from models.flops import (
@@ -472,7 +472,7 @@ class DetectionModel(nn.Module):
         """Fold batch normalisation into convolutions and position bias networks into constants, in place."""
         for module in self.modules():
             if isinstance(module, common.Conv) and hasattr(module, "bn"):
-                module.conv = fuse_conv_and_bn(module.conv, module.bn)
+                module.conv, module.act = fuse_conv_and_bn(module.conv, module.bn), in_place(module.act)
                 del module.bn
                 module.forward = module.forward_fuse
             elif isinstance(module, common.WindowAttention):

@@ -5,7 +5,6 @@ neither on the number of workers nor on what was loaded before, and a run resume
 would have seen. The sampler carries the epoch to the workers: it yields (epoch, index) pairs.
 """
 
-import ctypes
 import os
 import sys
 import threading
@@ -53,13 +52,13 @@ from utils.interrupts import shield_worker
 from utils.label_reader import decode_image
 from utils.labels import load_labels
 from utils.sampling import EpochSampler
+from utils.torch_utils import keep_freed_memory
 
 Shapes = tuple[tuple[int, int], tuple[tuple[float, float], tuple[int, int]]] | None
 Sample = tuple[Tensor, Tensor, str, Shapes]
 GREY = 114  # of images that cannot be decoded; the colour of the padding
 CLIP_EPS = 1e-3  # boxes end this many pixels inside the image, so that no centre falls on its far edge
 _kept = threading.local()
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, KEPT_BYTES = -1, -3, 1 << 28  # of mallopt(3)
 REDUCED = ((8, cv2.IMREAD_REDUCED_COLOR_8), (4, cv2.IMREAD_REDUCED_COLOR_4), (2, cv2.IMREAD_REDUCED_COLOR_2))
 
 
@@ -397,18 +396,6 @@ def start_worker(worker: int) -> None:
     cv2.setNumThreads(0)
     keep_freed_memory()
     shield_worker()
-
-
-def keep_freed_memory() -> None:
-    """Let the C library of Linux keep what this process frees for its next images, up to what it once needed.
-
-    It would give megabytes back after each image and ask for them again, at a page fault per 4 KiB: a third of the time
-    of a mosaic at 640 pixels.
-    """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
-    if mallopt is not None:  # musl has none
-        for option in M_TRIM_THRESHOLD, M_MMAP_THRESHOLD:
-            mallopt(option, KEPT_BYTES)
 
 
 def create_dataloader(

@@ -226,7 +226,7 @@ def _survivors(columns: Tensor, kept: Tensor, start: int, iou_thres: float, most
     if start >= columns.shape[1]:
         return kept
     overlaps = Overlaps(columns, iou_thres)
-    index = torch.arange(columns.shape[1])
+    index = torch.arange(columns.shape[1], device=columns.device)
     while start < len(index) and len(kept) < most:
         new = index[start : start + ROUND]
         if len(kept):

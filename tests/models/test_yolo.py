@@ -152,6 +152,9 @@ def test_fused_model_equals_the_unfused_one(which, request):
         torch.testing.assert_close(a, b, atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(found, expected, atol=1e-3, rtol=1e-4)
     assert not any(".bn." in key or "cpb_mlp" in key or "logit_scale" in key for key in model.state_dict())
+    acts = [module.act for module in model.modules() if isinstance(module, common.Conv)]
+    assert all(act.inplace for act in acts)  # no map of its own
+    assert not common.Conv.default_act.inplace
     model.fuse()  # a second time does nothing
     assert torch.equal(model(x)[0], found)
     assert found.requires_grad is False

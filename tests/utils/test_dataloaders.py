@@ -1,9 +1,5 @@
 """The data set and its loader: scenes with known pixels, spec vectors, equality over workers, epochs and resumes."""
 
-import ctypes
-import multiprocessing
-import os
-import platform
 import shutil
 import sys
 from collections import namedtuple
@@ -503,31 +499,6 @@ def test_images_cached_on_disk_are_the_same_images(tiny_dataset, tmp_path):
         for i in range(len(plain)):
             torch.testing.assert_close(cached[3, i][0], plain[3, i][0], rtol=0, atol=0)
     assert len(list((tmp_path / "copy/images/train.images.cache").iterdir())) == len(plain)
-
-
-def count_faults(sender):
-    import resource  # noqa: PLC0415 - Unix only
-
-    for option in dl.M_TRIM_THRESHOLD, dl.M_MMAP_THRESHOLD:
-        ctypes.CDLL(None).mallopt(option, 128 << 10)  # the default: another test may have been a worker
-    dl.keep_freed_memory()
-    before = None
-    for k in range(4):
-        assert len(b"x" * (40 << 20)) == 40 << 20  # freed at once
-        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt if k == 0 else before
-    sender.send(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
-
-
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only the C library of GNU can be told")
-def test_workers_use_freed_memory_again():
-    context = multiprocessing.get_context("fork")
-    receiver, sender = context.Pipe(duplex=False)
-    process = context.Process(target=count_faults, args=(sender,))
-    process.start()
-    faults = receiver.recv()
-    process.join()
-    pages = 3 * (40 << 20) // os.sysconf("SC_PAGE_SIZE")
-    assert faults < 0.1 * pages
 
 
 def test_canvas_is_of_its_thread_and_size():

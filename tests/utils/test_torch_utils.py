@@ -1,6 +1,9 @@
 """Device, seeds, timing, fusing, averaged weights, early stopping."""
 
+import ctypes
+import multiprocessing
 import os
+import platform
 import random
 import time
 from copy import deepcopy
@@ -410,3 +413,28 @@ def test_one_processor_is_left_to_the_loader(monkeypatch, processors, threads):
     monkeypatch.delenv("OMP_NUM_THREADS")
     select_device("cpu")
     assert seen == [threads]
+
+
+def count_faults(sender):
+    import resource  # noqa: PLC0415 - Unix only
+
+    for option in torch_utils.M_TRIM_THRESHOLD, torch_utils.M_MMAP_THRESHOLD:
+        ctypes.CDLL(None).mallopt(option, 128 << 10)  # the default: another test may have chosen a device
+    torch_utils.select_device("cpu")
+    before = None
+    for k in range(4):
+        assert len(b"x" * (40 << 20)) == 40 << 20  # freed at once
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt if k == 0 else before
+    sender.send(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only the C library of GNU can be told")
+def test_a_process_on_the_cpu_uses_freed_memory_again():
+    context = multiprocessing.get_context("fork")
+    receiver, sender = context.Pipe(duplex=False)
+    process = context.Process(target=count_faults, args=(sender,))
+    process.start()
+    faults = receiver.recv()
+    process.join()
+    pages = 3 * (40 << 20) // os.sysconf("SC_PAGE_SIZE")
+    assert faults < 0.1 * pages
