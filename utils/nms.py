@@ -179,7 +179,7 @@ def _largest(values: Tensor, count: int) -> Tensor:
     array = values.detach().numpy()  # NumPy sorts a list of these lengths several times as fast
     if count < len(array):
         array = np.partition(array, len(array) - count)[len(array) - count :]
-    return torch.from_numpy(np.sort(array)[::-1].copy())
+    return torch.as_tensor(np.sort(array)[::-1].copy(), device=values.device)
 
 
 def _suppress(candidates: Candidates, iou_thres: float, agnostic: bool, max_det: int) -> Tensor:
