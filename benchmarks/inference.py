@@ -33,6 +33,7 @@ from utils.dataloaders import create_dataloader
 from utils.general import LOGGER, cli_errors
 from utils.labels import check_dataset
 from utils.nms import Candidates, batched_nms, non_max_suppression
+from utils.torch_utils import select_device
 
 PARTS = ("latency", "nms", "val")
 FILES = ("torchscript", "onnx", "openvino")
@@ -193,6 +194,7 @@ def main(argv: list[str]) -> None:
     add("--repeats", type=int, default=7, help="runs of each way")
     add("--json", default="", help="write the tables to this file too")
     opt = parser.parse_args(argv)
+    select_device("cpu")  # threads and memory as in the scripts
     tables = {}
     if "latency" in opt.parts:
         tables["latency"] = measure_latency(opt)

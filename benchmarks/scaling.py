@@ -28,7 +28,7 @@ from utils.hyp import Hyp
 from utils.loss import ComputeLoss
 from utils.nms import non_max_suppression
 from utils.optim import build_optimizer
-from utils.torch_utils import init_seeds
+from utils.torch_utils import init_seeds, select_device
 
 PARTS = ("size", "window", "batch", "classes", "boxes", "processes")
 
@@ -207,6 +207,7 @@ def main(argv: Sequence[str]) -> None:
     add("--repeats", type=int, default=5, help="measurements of each point")
     add("--json", default="", help="write the tables to this file too")
     opt = parser.parse_args(argv)
+    select_device("cpu")  # threads and memory as in the scripts
     tables = {}
     for part in opt.parts:
         alike = part == "boxes"  # loss and NMS do not depend on what made the maps

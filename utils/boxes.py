@@ -53,11 +53,9 @@ def xywh2xyxy(x: Array) -> Array:
         Same shape, first four columns `xyxy`, in the unit of the input.
     """
     y = _float_copy(x)
-    half_w, half_h = x[..., 2] / 2, x[..., 3] / 2
-    y[..., 0] = x[..., 0] - half_w
-    y[..., 1] = x[..., 1] - half_h
-    y[..., 2] = x[..., 0] + half_w
-    y[..., 3] = x[..., 1] + half_h
+    half = x[..., 2:4] / 2
+    y[..., :2] = x[..., :2] - half
+    y[..., 2:4] = x[..., :2] + half
     return y
 
 

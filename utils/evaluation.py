@@ -89,7 +89,7 @@ class Runner:
         self.times = Profile(), Profile(), Profile()
         self.loss = torch.zeros(3, device=self.device)
         self._memory = torch.zeros(0, device=self.device)
-        non_max_suppression(torch.zeros(1, 0, 6), conf_thres, iou_thres, max_det=max_det)  # torchvision is loaded now
+        non_max_suppression(torch.zeros(1, 0, 6), conf_thres, iou_thres, max_det=max_det)  # loads torchvision untimed
 
     @torch.no_grad()  # not inference_mode: what a module caches here must stay usable when training goes on
     def batches(self, loader: Iterable, callbacks: Callbacks) -> Iterator[Batch]:
