@@ -19,7 +19,6 @@ import math
 import re
 import statistics
 import sys
-import time
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -30,6 +29,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from torchvision.models.swin_transformer import SwinTransformerBlockV2
 
+from benchmarks.tables import take_turns
 from models.common import SwinV2Block
 from utils.general import LOGGER, cli_errors
 
@@ -69,21 +69,6 @@ def difference(blocks: dict[str, nn.Module], x: Tensor) -> float:
         result = ((ours(x) - expected).abs().max() / expected.abs().max()).item()
     ours.mask_padding = True
     return result
-
-
-def medians(calls: dict[str, Callable[[], object]], seconds: float, repeats: int) -> dict[str, float]:
-    """Call the functions in turn until `seconds` have passed and `repeats` rounds are done; medians in seconds."""
-    times: dict[str, list[float]] = {name: [] for name in calls}
-    for _ in range(2):
-        for call in calls.values():
-            call()
-    end = time.perf_counter() + seconds
-    while time.perf_counter() < end or len(times[next(iter(calls))]) < repeats:
-        for name, call in calls.items():
-            start = time.perf_counter()
-            call()
-            times[name].append(time.perf_counter() - start)
-    return {name: statistics.median(series) for name, series in times.items()}
 
 
 def forward_call(block: nn.Module, x: Tensor) -> Callable[[], object]:
@@ -189,7 +174,7 @@ def measure(case: tuple[str, int, bool, int, str], opt: argparse.Namespace) -> d
             calls |= {f"eager {name}": make(blocks[name], x) for name in NAMES[1:]}
         if phase == "forward":
             calls["products"] = products_call(dim, side, window, x)
-        times = medians(calls, opt.seconds, opt.repeats)
+        times = take_turns(calls, opt.repeats, 2, opt.seconds)
         row |= {f"{phase} {name} ms": times[name] * 1e3 for name in NAMES}
         row[f"{phase} ratio"] = min(times["torchvision"], times["timm"]) / times["ours"]
         if opt.compile:

@@ -4,8 +4,9 @@
     python -m benchmarks.data --parts scan cache
 
 The limit of mosaics is a loader with as many workers that decodes and resizes the same four images for each sample and
-does nothing else. Label files are made in a temporary folder: 100,000 images with ten boxes each, small JPEG files that
-are links to a few real ones.
+does nothing else: as the data set does it (`limit`), which reads a cache and decodes large JPEG files at a fraction of
+their size, and as `cv2.imread` and `cv2.resize` do it (`plain`). Label files are made in a temporary folder: 100,000
+images with ten boxes each, small JPEG files that are links to a few real ones.
 """
 
 import argparse
@@ -38,10 +39,20 @@ LINKED = 20_000  # names for one file: file systems allow some 60,000
 
 
 class Decoding(Dataset):
-    """The images of each mosaic of a data set, decoded and resized; gives their number of pixels."""
+    """The images of each mosaic of a data set, decoded and resized; gives their number of pixels.
 
-    def __init__(self, dataset: LoadImagesAndLabels) -> None:
+    With `plain`, every file is decoded at its full size.
+    """
+
+    def __init__(self, dataset: LoadImagesAndLabels, plain: bool = False) -> None:
         self.dataset = dataset
+        self.load = self.read if plain else dataset.load_image
+
+    def read(self, index: int) -> np.ndarray:
+        """Return image `index`, BGR uint8, long side `imgsz`."""
+        im = cv2.imread(self.dataset.im_files[index])
+        r = self.dataset.imgsz / max(im.shape)
+        return cv2.resize(im, None, fx=r, fy=r)
 
     def __len__(self) -> int:
         return self.dataset.n
@@ -51,7 +62,7 @@ class Decoding(Dataset):
         rng = np.random.default_rng((self.dataset.seed, epoch, index))
         rng.random()  # whether the sample is a mosaic
         indices, _ = draw_mosaic(rng, index, self.dataset.n, self.dataset.imgsz)
-        return torch.tensor(sum(self.dataset.load_image(i).size for i in indices))
+        return torch.tensor(sum(self.load(i).size for i in indices))
 
 
 def one_pass(loader: DataLoader) -> None:
@@ -70,19 +81,23 @@ def measure_mosaics(opt: argparse.Namespace, data: dict[str, Any]) -> list[dict[
                 data["train"], opt.imgsz, opt.batch_size, 32, hyp=hyp, augment=True, nc=data["nc"], shuffle=True,
                 workers=workers, cache=CACHES[name],
             )  # fmt: skip
-            limit = DataLoader(
-                Decoding(dataset), batch_size=loader.batch_size, sampler=loader.sampler, num_workers=loader.num_workers,
-                worker_init_fn=start_worker, multiprocessing_context=loader.multiprocessing_context,
-                persistent_workers=loader.num_workers > 0,
-            )  # fmt: skip
-            seconds = take_turns({"mosaic": partial(one_pass, loader), "limit": partial(one_pass, limit)}, opt.repeats)
+            loaders = {"mosaic": loader}
+            for what in ("limit", "plain"):
+                loaders[what] = DataLoader(
+                    Decoding(dataset, what == "plain"), batch_size=loader.batch_size, sampler=loader.sampler,
+                    num_workers=loader.num_workers, worker_init_fn=start_worker,
+                    multiprocessing_context=loader.multiprocessing_context, persistent_workers=loader.num_workers > 0,
+                )  # fmt: skip
+            seconds = take_turns({what: partial(one_pass, loaders[what]) for what in loaders}, opt.repeats)
             rows.append(
                 {
                     "workers": loader.num_workers,
                     "cache": name,
                     "mosaics/s": dataset.n / seconds["mosaic"],
                     "limit/s": dataset.n / seconds["limit"],
+                    "plain/s": dataset.n / seconds["plain"],
                     "share": seconds["limit"] / seconds["mosaic"],
+                    "share of plain": seconds["plain"] / seconds["mosaic"],
                     "ms more": (seconds["mosaic"] - seconds["limit"]) / dataset.n * 1e3,
                 }
             )

@@ -9,8 +9,7 @@ and drawn as formats.png into the folder of the weights.
 
 import argparse
 import csv
-import statistics
-import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ from matplotlib.figure import Figure
 
 import export
 import val
+from benchmarks.tables import take_turns
 from models.backends import DetectMultiBackend
 from utils.dataloaders import create_dataloader
 from utils.exporters.compare import Difference, measure
@@ -43,19 +43,6 @@ def write(opt: argparse.Namespace, word: str, int8: bool) -> Path | None:
         LOGGER.warning(f"{word}{' int8' * int8} left out: {error}")
         found = output_path(opt.weights, word, int8)
         return found if found.exists() and opt.reuse else None
-
-
-def interleaved(models: list[DetectMultiBackend], image: torch.Tensor, repeats: int) -> list[float]:
-    """Return the median milliseconds of each model on one image."""
-    times: list[list[float]] = [[] for _ in models]
-    with torch.inference_mode():
-        for i in range(repeats + 2):
-            for model, series in zip(models, times, strict=True):
-                start = time.perf_counter()
-                model(image)
-                if i > 1:
-                    series.append((time.perf_counter() - start) * 1e3)
-    return [statistics.median(series) for series in times]
 
 
 def score(model: DetectMultiBackend, data: dict[str, Any], imgsz: int) -> tuple[float, float]:
@@ -108,15 +95,16 @@ def main() -> None:
             files[EXPORTS[word].name + " int8" * int8] = written
     models = {name: DetectMultiBackend(file) for name, file in files.items()}
     image = torch.rand(1, 3, opt.imgsz, opt.imgsz)
-    times = interleaved(list(models.values()), image, opt.repeats)
+    with torch.inference_mode():
+        times = take_turns({name: partial(model, image) for name, model in models.items()}, opt.repeats, warmup=2)
     rows = []
-    for (name, model), ms in zip(models.items(), times, strict=True):
+    for name, model in models.items():
         gap = differ(model, models["PyTorch"], data, opt.imgsz)
         numbers = (
             export.size_mb(files[name]),
             *score(model, data, opt.imgsz),
-            ms,
-            ms / times[0],
+            times[name] * 1e3,
+            times[name] / times["PyTorch"],
             gap.relative,
             gap.scores,
         )

@@ -8,7 +8,6 @@ found, 9 of 10 of those in their class, and one lone detection for every ten box
 """
 
 import argparse
-import resource
 import subprocess
 import sys
 import tempfile
@@ -19,6 +18,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from benchmarks.tables import peak_resident
 from utils.evaluation import ImageResult, Tally, plot_metrics
 from utils.general import LOGGER, cli_errors
 from utils.metrics import ConfusionMatrix
@@ -89,15 +89,15 @@ def prepare(step: str, n: int, classes: int, folder: Path) -> Callable[[], objec
 
 
 def measure(step: str, n: int, classes: int) -> None:
-    """Print seconds and megabytes of a step of this process."""
+    """Print seconds and MiB of a step of this process."""
     with tempfile.TemporaryDirectory() as folder:
         run = prepare(step, n, classes, Path(folder))
-        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        before = peak_resident()
         start = time.perf_counter()
         run()
         seconds = time.perf_counter() - start
-    after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    sys.stdout.write(f"{seconds} {(after - before) / 1024}\n")
+    after = peak_resident()
+    sys.stdout.write(f"{seconds} {after - before}\n")
 
 
 def main() -> None:
@@ -111,13 +111,13 @@ def main() -> None:
     if opt.child:
         measure(opt.child, opt.boxes, opt.classes)
         return
-    LOGGER.info(f"{opt.classes} classes, {opt.boxes} boxes\n{'step':<10}{'seconds':>10}{'MB more':>10}")
+    LOGGER.info(f"{opt.classes} classes, {opt.boxes} boxes\n{'step':<10}{'seconds':>10}{'MiB more':>10}")
     for step in opt.steps:
         command = [sys.executable, "-m", "benchmarks.many_classes", "--child", step]
         command += ["--classes", str(opt.classes), "--boxes", str(opt.boxes)]
         done = subprocess.run(command, capture_output=True, text=True, check=True)
-        seconds, megabytes = map(float, done.stdout.split())
-        LOGGER.info(f"{step:<10}{seconds:>10.1f}{megabytes:>10.0f}")
+        seconds, mebibytes = map(float, done.stdout.split())
+        LOGGER.info(f"{step:<10}{seconds:>10.1f}{mebibytes:>10.0f}")
 
 
 if __name__ == "__main__":

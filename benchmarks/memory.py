@@ -13,7 +13,6 @@ that share it by `ZeroRedundancyOptimizer` (gloo, CPU).
 import argparse
 import json
 import os
-import resource
 import socket
 import subprocess
 import sys
@@ -24,6 +23,7 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
+from benchmarks.tables import peak_resident
 from models.yolo import DetectionModel
 from utils.general import LOGGER, check_file, cli_errors
 from utils.hyp import Hyp
@@ -64,7 +64,7 @@ def train_step(opt: argparse.Namespace, imgsz: int, words: set[str]) -> dict[str
     seconds = time.perf_counter() - start
     if device.type == "cuda":
         return {"MiB": torch.cuda.max_memory_allocated(device) / 2**20, "seconds": seconds}
-    return {"MiB": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, "seconds": seconds}
+    return {"MiB": peak_resident(), "seconds": seconds}
 
 
 def in_own_process(opt: argparse.Namespace, imgsz: int, measure: str) -> dict[str, float]:

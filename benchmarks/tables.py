@@ -1,40 +1,75 @@
-"""What the benchmarks share: functions that take turns, medians, a table in the log, a JSON file."""
+"""What the benchmarks share: functions that take turns, medians, peak memory, a table in the log, a JSON file."""
 
 import json
 import math
 import os
 import platform
+import random
 import statistics
+import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
 from utils.general import LOGGER, git_describe
 
+T = TypeVar("T")
 
-def take_turns(functions: Mapping[str, Callable[[], Any]], repeats: int = 5, warmup: int = 1) -> dict[str, float]:
+
+def draw_orders(names: Sequence[T]) -> Iterator[list[T]]:
+    """Yield the names in one order after another, without end, drawn with seed 0.
+
+    What runs first in every round finds the caches as the last one leaves them, and always the same one would.
+    """
+    rng = random.Random(0)
+    while True:
+        yield rng.sample(names, len(names))
+
+
+def take_turns(
+    functions: Mapping[str, Callable[[], Any]], repeats: int = 5, warmup: int = 1, seconds: float = 0.0
+) -> dict[str, float]:
     """Return the median seconds of each function.
 
     They take turns, call by call, so that what else the machine does hits all of them and their ratios hold.
 
     Args:
         functions: by name.
-        repeats: timed calls of each, at least 5 for a median worth printing.
+        repeats: least timed calls of each, at least 5 for a median worth printing.
         warmup: calls before that, not timed.
+        seconds: go on until so much time has passed.
     """
     for _ in range(warmup):
         for function in functions.values():
             function()
     times: dict[str, list[float]] = {name: [] for name in functions}
-    for _ in range(repeats):
-        for name, function in functions.items():
+    orders = draw_orders(list(functions))
+    end = time.perf_counter() + seconds
+    rounds = 0
+    while rounds < repeats or time.perf_counter() < end:
+        for name in next(orders):
             start = time.perf_counter()
-            function()
+            functions[name]()
             times[name].append(time.perf_counter() - start)
+        rounds += 1
     return {name: statistics.median(series) for name, series in times.items()}
+
+
+def peak_resident() -> float:
+    """Return the largest resident memory that this program has had, MiB.
+
+    `getrusage` would do, but Linux hands the figure of the parent process on to the program that it starts.
+    """
+    if sys.platform == "linux":
+        status = Path("/proc/self/status").read_text(encoding="utf-8")
+        return int(status.split("VmHWM:")[1].split()[0]) / 1024
+    import resource  # noqa: PLC0415, Windows has none
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / 2**20 if sys.platform == "darwin" else peak / 1024
 
 
 def exponent(sizes: Sequence[float], seconds: Sequence[float]) -> float:

@@ -10,16 +10,17 @@ own for each model. `--json FILE` keeps the table.
 
 import argparse
 import json
-import resource
 import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from itertools import islice
 from typing import Any
 
 import torch
 
+from benchmarks.tables import draw_orders, peak_resident
 from models.training import HYP_OF_CONV, HYP_OF_SWIN, SWIN_MODULES
 from models.yolo import DetectionModel
 from utils.dataloaders import create_dataloader
@@ -94,11 +95,11 @@ def forever(loader: Any) -> Iterator[Any]:
 
 def interleave(steps: list[Callable[[], list[float]]], repeats: int, warmup: int = 2) -> list[list[float]]:
     """Call the functions in turn; returns for each the median of every entry of its result."""
-    for _ in range(warmup):
-        for step in steps:
-            step()
-    runs = [[step() for step in steps] for _ in range(repeats)]  # (repeats, functions, entries)
-    return [[statistics.median(column) for column in zip(*series, strict=True)] for series in zip(*runs, strict=True)]
+    runs: list[list[list[float]]] = [[] for _ in steps]  # (functions, repeats, entries)
+    for order in islice(draw_orders(range(len(steps))), warmup + repeats):
+        for i in order:
+            runs[i].append(steps[i]())
+    return [[statistics.median(column) for column in zip(*series[warmup:], strict=True)] for series in runs]
 
 
 def peak_memory(cfg: str, argv: list[str]) -> float:
@@ -138,7 +139,7 @@ def main(argv: list[str]) -> None:
     if opt.only_memory:
         for _ in range(3):
             trainers[0].step()
-        sys.stdout.write(f"{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:.0f}\n")
+        sys.stdout.write(f"{peak_resident():.0f}\n")
         return
     medians = interleave([trainer.step for trainer in trainers], opt.repeats)
     shared = [word for word in argv if word not in ("--json", opt.json)]
