@@ -40,6 +40,11 @@ def logit_factor(logit_scale: Tensor) -> Tensor:
     return at_least_float32(logit_scale).clamp(max=MAX_LOGIT_SCALE).exp()
 
 
+def inverse_length(x: Tensor) -> Tensor:
+    """Return 1 / max(|x|, 1e-3) of each vector of the last axis, (..., d) to (..., 1)."""
+    return (x * x).sum(-1, keepdim=True).clamp(min=NORM_FLOOR).rsqrt()
+
+
 def normalize_queries_keys(qk: Tensor, factor: Tensor) -> Tensor:
     """Scale queries and keys to unit length, in one pass, and multiply the queries by their head's factor.
 
@@ -55,17 +60,7 @@ def normalize_queries_keys(qk: Tensor, factor: Tensor) -> Tensor:
     """
     qk = at_least_float32(qk)
     scale = torch.stack((factor, torch.ones_like(factor)))[:, None]  # (2, 1, h, 1, 1)
-    inverse_length = (qk * qk).sum(-1, keepdim=True).clamp(min=NORM_FLOOR).rsqrt()  # (2, B * K, h, N, 1)
-    return qk * (inverse_length * scale)
-
-
-def scale_queries(qk: Tensor, factor: Tensor) -> Tensor:
-    """Multiply the queries by their head's factor and leave the keys: the dot product of Swin V1.
-
-    Arguments and result as in `normalize_queries_keys`; the factor of V1 is d^-0.5 for every head.
-    """
-    q, k = at_least_float32(qk).unbind(0)
-    return torch.stack((q * factor, k))
+    return qk * (inverse_length(qk) * scale)
 
 
 def attend_explicit(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, blocked: Tensor | None) -> Tensor:

@@ -24,9 +24,9 @@ from models.attention import (
     attend_in_sequence,
     autocast_off,
     choose_core,
+    inverse_length,
     logit_factor,
     normalize_queries_keys,
-    scale_queries,
 )
 from models.convolutions import (
     C3,
@@ -242,9 +242,15 @@ class WindowAttention(nn.Module):
 
     def attend(self, qkv: Tensor, blocked: Tensor | None, factor: Tensor, bias: Tensor) -> Tensor:
         """Attend in windows that are cut and split over the heads already, (3, B * K, h, N, d) to (B * K, h, N, d)."""
-        prepare = normalize_queries_keys if self.attention_kind == "cosine" else scale_queries
-        q, k = prepare(qkv[:2], factor)
-        return self.choose_core(qkv)(q, k, qkv[2], bias, blocked)
+        q, k, v = qkv.unbind(0)
+        if self.attention_kind == "dot":
+            q, k = at_least_float32(q) * factor, at_least_float32(k)
+        elif torch.compiler.is_compiling() and not torch.compiler.is_exporting():
+            q, k = at_least_float32(q), at_least_float32(k)  # compiled, the gradient of a slice costs more than passes
+            q, k = q * (inverse_length(q) * factor), k * inverse_length(k)
+        else:
+            q, k = normalize_queries_keys(qkv[:2], factor)
+        return self.choose_core(qkv)(q, k, v, bias, blocked)
 
     def choose_core(self, x: Tensor) -> Callable[..., Tensor]:
         """Return the attention core for a tensor."""
