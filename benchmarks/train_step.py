@@ -1,30 +1,31 @@
 """Time a full training step of several models, phase by phase, side by side in one process.
 
     python -m benchmarks.train_step --data data/demo.yaml --img 320 --batch-size 16
-    python -m benchmarks.train_step --cfg yolov5n.yaml yolov5n-swinv2.yaml --channels-last off --checkpointing
+    python -m benchmarks.train_step --cfg yolov5s-swinv2.yaml --ways default nchw checkpointing bf16+checkpointing
 
-A step is: load and augment one batch, forward, loss, backward, optimizer, average. The models take turns, step by step,
-so that what else the machine does hits all of them; the figures are medians. Peak memory is that of a process of its
-own for each model. `--json FILE` keeps the table.
+A step is: load and augment one batch, forward, loss, backward, optimizer, average. A way is `default`, which is
+channels_last in float32, or some of these words joined by `+`: `nchw` for the other memory format, `compile` for
+torch.compile, `bf16` for bfloat16 autocast, `checkpointing` to compute the Swin blocks again in the backward pass. All
+models in all ways take turns, step by step, so that what else the machine does hits all of them; the figures are
+medians, `ratio` is the time over that of the first row. Peak memory is that of a process of its own for each row.
 """
 
 import argparse
-import json
 import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from itertools import islice
+from itertools import islice, product
 from typing import Any
 
 import torch
 
-from benchmarks.tables import draw_orders, peak_resident
+from benchmarks.tables import draw_orders, log_table, peak_resident, save_json
 from models.training import HYP_OF_CONV, HYP_OF_SWIN, SWIN_MODULES
 from models.yolo import DetectionModel
 from utils.dataloaders import create_dataloader
-from utils.general import LOGGER, check_file, cli_errors
+from utils.general import check_file, cli_errors
 from utils.hyp import Hyp
 from utils.labels import check_dataset
 from utils.loss import ComputeLoss
@@ -33,29 +34,31 @@ from utils.torch_utils import ModelEMA, amp_context, init_seeds, select_device
 
 PHASES = ("load", "forward", "loss", "backward", "optimizer", "average")
 DEFAULT_MODELS = ("yolov5n.yaml", "yolov5n-swinv2.yaml")
+WORDS = ("default", "nchw", "compile", "bf16", "checkpointing")
 
 
 class Trainer:
-    """One model with all that a step needs; `step` returns seconds of each of `PHASES`."""
+    """One model in one way with all that a step needs; `step` returns seconds of each of `PHASES`."""
 
-    def __init__(self, cfg: str, opt: argparse.Namespace, data: dict[str, Any], device: torch.device) -> None:
+    def __init__(self, cfg: str, way: str, opt: argparse.Namespace, data: dict[str, Any], device: torch.device) -> None:
         init_seeds(0)
+        words = way.split("+")
         model = DetectionModel(cfg, nc=data["nc"], verbose=False).to(device)
         self.parameters = sum(p.numel() for p in model.parameters())
         self.gflops = model.gflops(opt.imgsz)
         swin = any(row[2] in SWIN_MODULES for row in model.yaml["backbone"])
         hyp = Hyp.load(check_file(HYP_OF_SWIN if swin else HYP_OF_CONV))
         model.hyp = hyp.scaled(model.detect.nl, model.nc, opt.imgsz, 0.0).to_dict()
-        self.format = torch.channels_last if opt.channels_last == "on" else torch.contiguous_format
+        self.format = torch.contiguous_format if "nchw" in words else torch.channels_last
         model = model.to(memory_format=self.format).train()
-        if opt.checkpointing:
+        if "checkpointing" in words:
             model.set_activation_checkpointing(True)
-        self.device, self.amp = device, torch.bfloat16 if opt.bf16 else None
+        self.device, self.amp = device, torch.bfloat16 if "bf16" in words else None
         self.ema = ModelEMA(model)
         self.optimizer = build_optimizer(model, hyp.optimizer or "SGD", hyp.lr0, hyp.momentum, hyp.weight_decay)
         self.compute_loss = ComputeLoss(model)
         self.live = model
-        self.model = torch.compile(model) if opt.compile else model
+        self.model = torch.compile(model) if "compile" in words else model
         loader, _ = create_dataloader(
             data["train"], opt.imgsz, opt.batch_size, 32, hyp=hyp, augment=True, nc=data["nc"], workers=0, shuffle=True
         )
@@ -102,13 +105,21 @@ def interleave(steps: list[Callable[[], list[float]]], repeats: int, warmup: int
     return [[statistics.median(column) for column in zip(*series[warmup:], strict=True)] for series in runs]
 
 
-def peak_memory(cfg: str, argv: list[str]) -> float:
+def peak_memory(cfg: str, way: str, argv: list[str]) -> float:
     """Return the largest resident memory of three steps of one model, MiB, in a process of its own."""
-    command = [sys.executable, "-m", "benchmarks.train_step", *argv, "--cfg", cfg, "--only-memory"]
+    command = [sys.executable, "-m", "benchmarks.train_step", *argv, "--cfg", cfg, "--ways", way, "--only-memory"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
-        raise ValueError(f"{cfg}: {done.stderr.strip().splitlines()[-1]}")
+        raise ValueError(f"{cfg}, {way}: {done.stderr.strip().splitlines()[-1]}")
     return float(done.stdout.split()[-1])
+
+
+def as_way(text: str) -> str:
+    """Return a way as it is, if all of its words are known."""
+    unknown = set(text.split("+")) - set(WORDS)
+    if unknown:
+        raise argparse.ArgumentTypeError(f"{', '.join(sorted(unknown))}: the words are {', '.join(WORDS)}")
+    return text
 
 
 def parse_opt(argv: list[str]) -> argparse.Namespace:
@@ -121,12 +132,9 @@ def parse_opt(argv: list[str]) -> argparse.Namespace:
     add("--batch-size", type=int, default=16, help="images per batch")
     add("--repeats", type=int, default=7, help="steps of each model")
     add("--device", default="", help="as in train.py")
-    add("--channels-last", choices=("on", "off"), default="on", help="memory format")
-    add("--compile", action="store_true", help="torch.compile")
-    add("--bf16", action="store_true", help="bfloat16 autocast")
-    add("--checkpointing", action="store_true", help="recompute the Swin blocks")
+    add("--ways", nargs="+", type=as_way, default=["default"], help="how each model is trained, see above")
     add("--json", default="", help="write the table to this file too")
-    add("--only-memory", action="store_true", help="print the peak memory of one model, MiB, and nothing else")
+    add("--only-memory", action="store_true", help="print the peak memory of the first row, MiB, and nothing else")
     return parser.parse_args(argv)
 
 
@@ -135,33 +143,30 @@ def main(argv: list[str]) -> None:
     opt = parse_opt(argv)
     device = select_device(opt.device)
     data = check_dataset(opt.data)
-    trainers = [Trainer(cfg, opt, data, device) for cfg in opt.cfg]
+    kinds = list(product(opt.cfg, opt.ways))
+    trainers = [Trainer(cfg, way, opt, data, device) for cfg, way in kinds]
     if opt.only_memory:
         for _ in range(3):
             trainers[0].step()
         sys.stdout.write(f"{peak_resident():.0f}\n")
         return
     medians = interleave([trainer.step for trainer in trainers], opt.repeats)
-    shared = [word for word in argv if word not in ("--json", opt.json)]
     rows = []
-    for cfg, trainer, times in zip(opt.cfg, trainers, medians, strict=True):
+    for (cfg, way), trainer, times in zip(kinds, trainers, medians, strict=True):
         rows.append(
             {
                 "model": cfg,
+                "way": way,
                 "parameters": trainer.parameters,
-                "gflops": round(trainer.gflops, 2),
-                "images_per_second": opt.batch_size / sum(times),
-                "peak_MiB": peak_memory(cfg, shared),
+                "gflops": trainer.gflops,
+                "images/s": opt.batch_size / sum(times),
+                "peak MiB": peak_memory(cfg, way, argv),
                 "ratio": sum(times) / sum(medians[0]),
             }
-            | {f"{phase}_ms": seconds * 1e3 for phase, seconds in zip(PHASES, times, strict=True)}
+            | {f"{phase} ms": seconds * 1e3 for phase, seconds in zip(PHASES, times, strict=True)}
         )
-    LOGGER.info(" | ".join(rows[0]))
-    for row in rows:
-        LOGGER.info(" | ".join(f"{value:.3g}" if isinstance(value, float) else str(value) for value in row.values()))
-    if opt.json:
-        with open(opt.json, "w", encoding="utf-8") as file:
-            json.dump({"options": vars(opt), "rows": rows}, file, indent=1, default=str)
+    log_table(rows)
+    save_json(opt.json, vars(opt), {"rows": rows})
 
 
 if __name__ == "__main__":
