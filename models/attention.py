@@ -45,22 +45,22 @@ def inverse_length(x: Tensor) -> Tensor:
     return (x * x).sum(-1, keepdim=True).clamp(min=NORM_FLOOR).rsqrt()
 
 
-def normalize_queries_keys(qk: Tensor, factor: Tensor) -> Tensor:
-    """Scale queries and keys to unit length, in one pass, and multiply the queries by their head's factor.
+def normalize_queries_keys(q: Tensor, k: Tensor, factor: Tensor) -> tuple[Tensor, Tensor]:
+    """Scale queries and keys to unit length, and multiply the queries by their head's factor.
 
     Vectors shorter than 1e-3 are divided by 1e-3 instead of their length (the published form divides by as little as
     1e-12, which overflows the gradient in float16).
 
     Args:
-        qk: (2, B * K, h, N, d), any float type; queries at index 0.
+        q: (B * K, h, N, d), any float type.
+        k: as `q`.
         factor: (h, 1, 1), see `logit_factor`.
 
     Returns:
-        (2, B * K, h, N, d) in at least float32.
+        Queries and keys in at least float32.
     """
-    qk = at_least_float32(qk)
-    scale = torch.stack((factor, torch.ones_like(factor)))[:, None]  # (2, 1, h, 1, 1)
-    return qk * (inverse_length(qk) * scale)
+    q, k = at_least_float32(q), at_least_float32(k)
+    return q * (inverse_length(q) * factor), k * inverse_length(k)
 
 
 def attend_explicit(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, blocked: Tensor | None) -> Tensor:

@@ -24,7 +24,6 @@ from models.attention import (
     attend_in_sequence,
     autocast_off,
     choose_core,
-    inverse_length,
     logit_factor,
     normalize_queries_keys,
 )
@@ -245,11 +244,8 @@ class WindowAttention(nn.Module):
         q, k, v = qkv.unbind(0)
         if self.attention_kind == "dot":
             q, k = at_least_float32(q) * factor, at_least_float32(k)
-        elif torch.compiler.is_compiling() and not torch.compiler.is_exporting():
-            q, k = at_least_float32(q), at_least_float32(k)  # compiled, the gradient of a slice costs more than passes
-            q, k = q * (inverse_length(q) * factor), k * inverse_length(k)
         else:
-            q, k = normalize_queries_keys(qkv[:2], factor)
+            q, k = normalize_queries_keys(q, k, factor)
         return self.choose_core(qkv)(q, k, v, bias, blocked)
 
     def choose_core(self, x: Tensor) -> Callable[..., Tensor]:

@@ -10,7 +10,7 @@ from models.lean_autograd import AttendInParts, SplitHeads
 
 def plain(qkv, factor):
     qkv = qkv.permute(2, 0, 3, 1, 4)
-    return *normalize_queries_keys(qkv[:2], factor), qkv[2]
+    return *normalize_queries_keys(*qkv[:2], factor), qkv[2]
 
 
 def inputs(dtype, short=False):

@@ -233,7 +233,7 @@ def test_factor_is_never_computed_in_half_precision(dtype):
 def test_normaliser_equals_the_published_form_on_vectors_longer_than_its_floor():
     qk = torch.randn(2, 3, 2, 5, 8)
     factor = torch.tensor([7.0, 90.0]).view(2, 1, 1)
-    q, k = normalize_queries_keys(qk, factor)
+    q, k = normalize_queries_keys(*qk, factor)
     torch.testing.assert_close(q, F.normalize(qk[0], dim=-1) * factor)
     torch.testing.assert_close(k, F.normalize(qk[1], dim=-1))
 
@@ -241,14 +241,14 @@ def test_normaliser_equals_the_published_form_on_vectors_longer_than_its_floor()
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_normaliser_works_in_float32_on_half_inputs(dtype):
     qk = torch.full((2, 1, 1, 1, 32), 3000.0, dtype=dtype)  # the sum of squares would overflow in float16
-    q, k = normalize_queries_keys(qk, torch.ones(1, 1, 1))
+    q, k = normalize_queries_keys(*qk, torch.ones(1, 1, 1))
     assert q.dtype == torch.float32
     torch.testing.assert_close(k, torch.full_like(k, 32**-0.5))
 
 
 def test_normaliser_of_zero_is_zero_with_a_bounded_gradient():
     qk = torch.zeros(2, 1, 1, 1, 4, requires_grad=True)
-    out = normalize_queries_keys(qk, torch.ones(1, 1, 1))
+    out = torch.stack(normalize_queries_keys(*qk, torch.ones(1, 1, 1)))
     assert not out.any()
     (gradient,) = torch.autograd.grad(out.sum(), qk)
     torch.testing.assert_close(gradient, torch.full_like(gradient, 1e3))
@@ -264,7 +264,7 @@ def test_at_least_float32_widens_but_never_narrows():
 
 def attention_case(windows_per_image=4, batch=2, h=2, n=9, d=8, factor=10.0, dtype=torch.float32):
     qk = torch.randn(2, batch * windows_per_image, h, n, d).to(dtype)
-    q, k = normalize_queries_keys(qk, torch.full((h, 1, 1), factor))
+    q, k = normalize_queries_keys(*qk, torch.full((h, 1, 1), factor))
     v = torch.randn(batch * windows_per_image, h, n, d).to(dtype)
     bias = 16 * torch.rand(h, n, n)
     blocked = (torch.rand(windows_per_image, n, n) > 0.5) & ~torch.eye(n, dtype=torch.bool)
@@ -336,9 +336,9 @@ def test_core_is_as_accurate_as_stated(core, dtype, factor, stated):
     qk = torch.randn(2, 8, 4, 64, 32).to(dtype)
     v = torch.randn(8, 4, 64, 32).to(dtype)
     bias = 16 * (0.02 * torch.randn(4, 64, 64)).sigmoid()  # as in a fresh network
-    wide = normalize_queries_keys(qk.double(), torch.full((4, 1, 1), factor, dtype=torch.float64))
+    wide = normalize_queries_keys(*qk.double(), torch.full((4, 1, 1), factor, dtype=torch.float64))
     exact = attend_explicit(*wide, v.double(), bias.double(), None)
-    out = core(*normalize_queries_keys(qk, torch.full((4, 1, 1), factor)), v, bias, None)
+    out = core(*normalize_queries_keys(*qk, torch.full((4, 1, 1), factor)), v, bias, None)
     assert (out.double() - exact).square().mean().sqrt().item() <= 1.1 * stated
 
 
