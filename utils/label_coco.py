@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from utils.label_reader import NO_POLYGON, Annotation, LabelledObject, Split, Verified, printable, verify_objects
+from utils.label_reader import NO_POLYGON, Annotation, LabelledObject, Split, Verified, verify_objects
+from utils.text import name_list
 
 LARGEST = 10**9  # no image is wider, and no coordinate of it larger
 
@@ -144,7 +145,7 @@ class CocoReader:
         found = {item.name for annotation in entries.values() for item in annotation.objects}
         if found and not found & self.classes.keys():
             raise ValueError(
-                f"{source}: none of its categories is a class of the data set; the file has {printable(found)},"
+                f"{source}: none of its categories is a class of the data set; the file has {name_list(found)},"
                 f" names has {', '.join(self.classes)}"
             )
         unlisted = len(self.im_files) - self._match(entries)
@@ -154,7 +155,7 @@ class CocoReader:
         if unlisted:
             messages.append(f"{source}: {unlisted} images in {self.split} are not in this file: left out")
         if foreign := found - self.classes.keys():
-            messages.append(f"{source}: categories not in names, their objects are left out: {printable(foreign)}")
+            messages.append(f"{source}: categories not in names, their objects are left out: {name_list(foreign)}")
         for annotation in self.annotations.values():
             annotation.objects[:] = [item for item in annotation.objects if item.name in self.classes]
         return messages

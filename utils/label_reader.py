@@ -17,6 +17,8 @@ import cv2
 import numpy as np
 from PIL import Image
 
+from utils.text import name_list
+
 IMG_FORMATS = ("bmp", "dng", "jpeg", "jpg", "mpo", "png", "tif", "tiff", "webp", "pfm")
 TOLERANCE = 1e-3  # coordinates this far outside 0..1 are rounding errors and are clipped
 MAX_LABEL_BYTES = 64 << 20  # of a label file
@@ -441,17 +443,12 @@ def verify_objects(
         messages[-1] += "; none is left, so the image is left out"
         return Verified(False, messages=messages)
     if unknown:
-        messages.append(f"{label_file}: classes not in names, objects left out: {printable(unknown)}")
+        messages.append(f"{label_file}: classes not in names, objects left out: {name_list(unknown)}")
     labels, segments, repeats = without_repeats(found)
     if len(repeats):
         messages.append(f"{label_file}: {len(repeats)} repeated labels of {os.path.basename(im_file)} left out")
     state = "found" if annotation.objects or annotation.messages else "empty"
     return Verified(True, size, labels, segments, state, messages)
-
-
-def printable(names: Iterable[str]) -> str:
-    """Return names of a foreign file for a message: sorted, in one line, with ? for what cannot be printed."""
-    return "".join(letter if letter.isprintable() else "?" for letter in ", ".join(sorted(names)))
 
 
 def _normalise(item: LabelledObject, frame: tuple[int, int], cls: int) -> tuple[list[float], np.ndarray]:

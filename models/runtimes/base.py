@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from utils.text import printable
+
 MAX_TEXT = 4 << 20  # characters of one value; the names of 10,000 classes have about 0.2 million
 MAX_CLASSES = 100_000
 MAX_NAME = 200  # characters
@@ -80,11 +82,6 @@ def parse_shape(value: Any, source: str | Path) -> tuple[int | None, ...]:
 def _is_side(value: Any) -> bool:
     """Whether a value is a number of pixels, or of images."""
     return type(value) is int and 0 < value <= MAX_SIDE
-
-
-def printable(text: str) -> str:
-    """Return a text without control characters."""
-    return "".join(letter if letter.isprintable() else "?" for letter in text)
 
 
 def expand_detections(found: Tensor, counts: Tensor, nc: int) -> Tensor:
