@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 
 import cv2
 import numpy as np
@@ -15,6 +14,7 @@ import torch
 
 import detect
 from models.checkpoint import load_checkpoint, save_checkpoint
+from tests.waiting import HANG, wait_for
 from utils.boxes import xyxy2xywhn
 from utils.general import ROOT, cli_errors
 
@@ -356,11 +356,9 @@ def test_ctrl_c_leaves_a_video_that_plays(tmp_path, weights):
     log = tmp_path / "log"
     with log.open("w") as stderr:
         process = subprocess.Popen([*command, "--project", str(tmp_path / "out")], cwd=ROOT, stderr=stderr)
-    deadline = time.monotonic() + 60
-    while "(" not in log.read_text().partition("video 1/1 ")[2] and time.monotonic() < deadline:
-        time.sleep(0.05)
+    wait_for(lambda: "(" in log.read_text().partition("video 1/1 ")[2] or process.poll() is not None)
     process.send_signal(signal.SIGINT)
-    assert process.wait(30) == 130, log.read_text()
+    assert process.wait(HANG) == 130, log.read_text()
     count = frames_of(tmp_path / "out/exp/long.mp4")[0]
     assert 1 <= count < 3000
     assert "Found in" in log.read_text()

@@ -10,6 +10,7 @@ from torch import nn
 import hubconf
 from models.autoshape import AutoShape
 from models.yolo import DetectionModel
+from tests.waiting import HANG
 from utils.general import LOGGER, ROOT
 
 
@@ -29,7 +30,7 @@ def test_torch_hub_finds_in_another_folder_what_the_import_finds(weights, tmp_pa
         "print(found.xyxy[0][:, 4].tolist())\n"
     )
     command = [sys.executable, "-c", code, str(ROOT), str(weights)]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=HANG, check=False)
     assert done.returncode == 0, done.stderr
     model = hubconf.custom(weights, device="cpu")
     found = model(torch.full((64, 96, 3), 90, dtype=torch.uint8).numpy(), size=96)

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.waiting import HANG
+
 ROOT = Path(__file__).resolve().parents[1]
 SCRIPTS = ("train", "val", "detect", "export")
 # Runs a script as the command line does, and tells which of some packages were loaded when it ended.
@@ -23,7 +25,7 @@ finally:
 def loaded(script, *words, name="__main__"):
     """(exit status, output, the slow packages that were loaded) of one run of a script."""
     command = [sys.executable, "-c", RUN, name, f"{script}.py", *words]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=60, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=HANG, check=False)
     text, _, packages = done.stdout.rpartition("loaded:")
     return done.returncode, text + done.stderr, set(packages.split())
 

@@ -2,16 +2,15 @@
 
 import csv
 import os
-import signal
 import subprocess
 import sys
-import time
 
 import pytest
 import torch
 import yaml
 
 from models.checkpoint import load_checkpoint
+from tests.waiting import HANG
 from utils.demo import CLASSES, draw_demo
 from utils.general import ROOT
 
@@ -44,20 +43,19 @@ def command(tmp_path_factory, tiny_dataset):
     ]
 
 
-def launch(processes, command, **popen):
+def launch(processes, command):
     head = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    return subprocess.Popen(
+    return subprocess.run(
         [*head, *command] if processes > 1 else [sys.executable, *command],
-        cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True, **popen,
+        cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True, timeout=HANG, check=False,
     )  # fmt: skip
 
 
 def run(processes, command):
-    process = launch(processes, command)
-    error = process.communicate(timeout=240)[1]
-    assert process.returncode == 0, error
-    return error
+    done = launch(processes, command)
+    assert done.returncode == 0, done.stderr
+    return done.stderr
 
 
 def columns(folder):
@@ -97,26 +95,41 @@ def test_two_times_eight_images_follow_sixteen(command, tmp_path):
         assert two[1:4] == pytest.approx(one[1:4], rel=1e-3)  # sums of the same numbers in another order
 
 
-KILLER = """
+SIGNALLER = """
 import os, signal, sys
 import train
 from utils.callbacks import Callbacks
 
+def send(ni, **_):
+    if ni == {batch} and os.environ["RANK"] in {ranks!r}:
+        os.kill(os.{receiver}(), signal.{name})
+
 callbacks = Callbacks()
-callbacks.register("on_train_batch_end", lambda ni, **_: os.kill(os.getpid(), signal.SIGKILL) if ni == 3 else None)
+callbacks.register("on_train_batch_end", send)
 train.main(train.parse_opt(sys.argv[1:]), callbacks)
 """
 
 
+@pytest.fixture
+def signaller(tmp_path, monkeypatch):
+    """Function that writes a script: train.py whose processes of some ranks send a signal at the end of a batch."""
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+
+    def write(name, batch, ranks="01", receiver="getpid"):
+        file = tmp_path / "signaller.py"
+        file.write_text(SIGNALLER.format(name=name, batch=batch, ranks=ranks, receiver=receiver))
+        return str(file)
+
+    return write
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("processes", [1, 2])
-def test_sharded_run_is_resumed_by_any_number_of_processes(command, alone, tmp_path, monkeypatch, processes):
+def test_sharded_run_is_resumed_by_any_number_of_processes(command, alone, tmp_path, signaller, processes):
     """Two processes are killed at the end of the second epoch; the rest follows the run that was never disturbed."""
-    (tmp_path / "killer.py").write_text(KILLER)
-    monkeypatch.setenv("PYTHONPATH", str(ROOT))
     settings = ["--project", str(tmp_path), "--shard-optimizer"]
-    killed = launch(2, [str(tmp_path / "killer.py"), *command[1:], *settings])
-    assert "Signal 9 (SIGKILL)" in killed.communicate(timeout=120)[1]
+    killed = launch(2, [signaller("SIGKILL", 3), *command[1:], *settings])
+    assert "Signal 9 (SIGKILL)" in killed.stderr
     last = tmp_path / "run/weights/last.pt"
     assert load_checkpoint(last)["epoch"] == 0
     log = run(processes, ["train.py", "--resume", str(last)])
@@ -129,28 +142,12 @@ def test_sharded_run_is_resumed_by_any_number_of_processes(command, alone, tmp_p
 
 
 @pytest.mark.slow
-def test_killed_process_ends_the_other_and_the_run_goes_on(command, tmp_path):
-    process = launch(2, [*command, "--epochs", "60", "--project", str(tmp_path)], start_new_session=True)
+def test_killed_process_ends_the_other_and_the_run_goes_on(command, tmp_path, signaller):
+    argv = [*command[1:], "--epochs", "60", "--project", str(tmp_path)]
+    killed = launch(2, [signaller("SIGKILL", 5, ranks="1"), *argv])  # returns when the other one has ended
     last = tmp_path / "run/weights/last.pt"
-    killed = 0.0
-    try:
-        deadline = time.monotonic() + 120
-        while not last.is_file() and time.monotonic() < deadline:
-            time.sleep(0.2)
-        assert last.is_file()
-        victims = subprocess.run(
-            ["pgrep", "-f", "-P", str(process.pid), "train.py"], capture_output=True, text=True, check=True
-        ).stdout.split()
-        assert len(victims) == 2
-        os.kill(int(victims[1]), signal.SIGKILL)
-        killed = time.monotonic()
-        error = process.communicate(timeout=60)[1]
-    finally:
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)
-    assert process.returncode != 0
-    assert time.monotonic() - killed < 30  # seconds until the other one and the launcher have ended
-    assert "Signal 9 (SIGKILL)" in error
+    assert killed.returncode != 0
+    assert "Signal 9 (SIGKILL)" in killed.stderr
     epoch = load_checkpoint(last)["epoch"]
     log = run(2, ["train.py", "--resume", str(last), "--epochs", str(epoch + 3)])
     assert f"at epoch {epoch + 1} of {epoch + 3} epochs" in log
@@ -158,23 +155,15 @@ def test_killed_process_ends_the_other_and_the_run_goes_on(command, tmp_path):
 
 
 @pytest.mark.slow
-def test_sigterm_to_the_launcher_saves_and_resume_ends_with_the_same_weights(command, tmp_path):
+def test_sigterm_to_the_launcher_saves_and_resume_ends_with_the_same_weights(command, tmp_path, signaller):
     argv = [*command, "--hyp", str(tmp_path / "hyp.yaml"), "--epochs", "40", "--noval", "--project", str(tmp_path)]
     values = yaml.safe_load((ROOT / "data/hyps/hyp.swinv2.yaml").read_text())
     (tmp_path / "hyp.yaml").write_text(yaml.safe_dump(values | {"nominal_batch": 12, "drop_path": 0.3}))
     run(2, [*argv, "--name", "whole"])
-    process = launch(2, [*argv, "--name", "broken"], start_new_session=True)
+    script = signaller("SIGTERM", 4, ranks="0", receiver="getppid")
+    stopped = launch(2, [script, *argv[1:], "--name", "broken"])
     folder = tmp_path / "broken"
-    try:
-        deadline = time.monotonic() + 120
-        while not (folder / "weights/last.pt").is_file() and time.monotonic() < deadline:
-            time.sleep(0.05)
-        process.send_signal(signal.SIGTERM)
-        error = process.communicate(timeout=60)[1]
-    finally:
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)
-    assert "SIGTERM stopped the training. The last good checkpoint is complete. Go on with" in error
+    assert "SIGTERM stopped the training. The last good checkpoint is complete. Go on with" in stopped.stderr
     assert load_checkpoint(folder / "weights/last.pt")["progress"]["batch"] in (1, 2)
     run(2, ["train.py", "--resume", str(folder / "weights/last.pt")])
     ours, whole = (load_checkpoint(tmp_path / name / "weights/last.pt")["model"] for name in ("broken", "whole"))

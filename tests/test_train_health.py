@@ -13,6 +13,7 @@ import yaml
 import train
 from models import recovery, training
 from models.checkpoint import load_checkpoint
+from tests.waiting import HANG
 from utils.callbacks import Callbacks
 from utils.general import ROOT
 from utils.health import Diverged
@@ -221,7 +222,7 @@ def test_two_processes_roll_back_together(flags, settings, tmp_path):
         [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(script), *argv,
          "--noplots", "--nan-policy", "rollback", *flags],
         cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
-        capture_output=True, text=True, timeout=170, check=False,
+        capture_output=True, text=True, timeout=HANG, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert done.stderr.count("epoch 1 starts again with 0.5 of the learning rate") == 1

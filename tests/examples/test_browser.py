@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.waiting import HANG
+
 FOLDER = Path(__file__).parents[2] / "examples" / "browser"
 FLAGS = (
     "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
@@ -60,10 +62,10 @@ def test_finds_what_the_project_finds(onnx_file, picture, expected, assert_same,
     call = [browser, *FLAGS, f"--user-data-dir={tmp_path / 'profile'}", address]
     process = subprocess.Popen(call, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
-        assert server.done.wait(60), "the page showed nothing within a minute"
+        assert server.done.wait(HANG), "the page showed nothing"
     finally:
         process.terminate()
-        process.wait(20)
+        process.wait(HANG)
         server.shutdown()
         server.server_close()
     assert "objects in" in server.posted["status"], server.posted

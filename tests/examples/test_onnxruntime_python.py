@@ -5,12 +5,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.waiting import HANG
+
 PROGRAM = Path(__file__).parents[2] / "examples" / "onnxruntime_python" / "detect.py"
 
 
 def test_finds_what_the_project_finds(onnx_file, picture, expected, assert_same, tmp_path):
     call = [sys.executable, str(PROGRAM), str(onnx_file), str(picture), "--out", str(tmp_path)]
-    result = subprocess.run(call, capture_output=True, encoding="utf-8", env={"PYTHONUTF8": "1"}, timeout=60)
+    result = subprocess.run(call, capture_output=True, encoding="utf-8", env={"PYTHONUTF8": "1"}, timeout=HANG)
     assert result.returncode == 0, result.stderr
     rows = []
     for line in result.stdout.splitlines():
@@ -27,7 +29,7 @@ def test_needs_neither_torch_nor_this_project(onnx_file):
         "own = [m for m in sys.modules if m.split('.')[0] in ('torch', 'torchvision', 'models', 'utils')]\n"
         "sys.exit(own or None)"
     )
-    result = subprocess.run([sys.executable, "-I", "-c", code], capture_output=True, encoding="utf-8", timeout=60)
+    result = subprocess.run([sys.executable, "-I", "-c", code], capture_output=True, encoding="utf-8", timeout=HANG)
     assert result.returncode == 0, result.stderr
 
 
@@ -52,7 +54,7 @@ def test_reads_a_file_with_suppression_inside(picture, tmp_path):
     make.set_model_props(model, {"names": "{0: 'cat', 1: 'dog'}"})
     onnx.save(model, tmp_path / "nms.onnx")
     call = [sys.executable, str(PROGRAM), str(tmp_path / "nms.onnx"), str(picture), "--out", str(tmp_path)]
-    result = subprocess.run(call, capture_output=True, encoding="utf-8", timeout=60)
+    result = subprocess.run(call, capture_output=True, encoding="utf-8", timeout=HANG)
     assert result.returncode == 0, result.stderr
     # the picture is 112 high in a frame of 160: 24 rows of padding above
     found = [line.removeprefix(f"{picture} ") for line in result.stdout.splitlines()]

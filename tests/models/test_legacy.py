@@ -19,6 +19,7 @@ from models.checkpoint import (
 )
 from models.transfer import transfer_weights
 from models.yolo import DetectionModel
+from tests.waiting import HANG
 from utils.files import yaml_load
 from utils.inert_pickle import Record
 
@@ -31,7 +32,7 @@ FILES = ("v3", "v5", "v7", "v7-protocol4", "running", "fused", "activation")
 def foreign(tmp_path_factory):
     """Folder with the files of foreign_writer.py."""
     folder = tmp_path_factory.mktemp("foreign")
-    subprocess.run([sys.executable, "-W", "ignore", str(WRITER), str(folder)], check=True, timeout=120)
+    subprocess.run([sys.executable, "-W", "ignore", str(WRITER), str(folder)], check=True, timeout=HANG)
     return folder
 
 

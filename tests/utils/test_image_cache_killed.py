@@ -7,6 +7,7 @@ import time
 import numpy as np
 import torch
 
+from tests.waiting import HANG
 from utils.dataloaders import LoadImagesAndLabels, create_dataloader
 from utils.demo import draw_demo
 from utils.hyp import Hyp
@@ -52,7 +53,7 @@ def test_cache_of_a_killed_process_gives_the_batches_of_none(tmp_path):
         ready = fork.Event()
         process = fork.Process(target=read_for_ever, args=(images, ready), daemon=True)
         process.start()
-        assert ready.wait(60)
+        assert ready.wait(HANG)
         time.sleep(rng.uniform(0, 0.1))
         process.kill()
         process.join()

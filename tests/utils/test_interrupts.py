@@ -7,6 +7,7 @@ import time
 
 import pytest
 
+from tests.waiting import HANG
 from utils.interrupts import Interrupts, shield_worker
 
 
@@ -60,5 +61,5 @@ def test_a_shielded_worker_obeys_its_parent_only():
     ours.send("alive")
     assert ours.recv() == "alive"
     worker.terminate()
-    worker.join(5)
+    worker.join(HANG)
     assert worker.exitcode == 0

@@ -10,6 +10,7 @@ import time
 import numpy as np
 import pytest
 
+from tests.waiting import HANG, wait_for
 from utils import label_scan as ls
 from utils.label_reader import Verified
 
@@ -101,8 +102,8 @@ def test_ctrl_c_ends_the_processes():
         os.kill(os.getpid(), signal.SIGINT)
 
     thread = threading.Thread(target=interrupt)
-    thread.start()
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(KeyboardInterrupt):  # noqa: PT012, it may come before the first process
+        thread.start()
         list(ls.in_processes(Slow(1000), spans(1000), 2))
     thread.join()
     assert children() == []
@@ -116,7 +117,7 @@ def test_processes_end_with_their_parent():
         parts = ls.in_processes(Made(60_000), spans(60_000, 4000), 2)
         next(parts)
         sender.send(children())
-        time.sleep(60)
+        time.sleep(HANG)
 
     receiver, sender = multiprocessing.get_context("fork").Pipe(duplex=False)
     process = multiprocessing.get_context("fork").Process(target=parent, args=(sender,))
@@ -125,10 +126,7 @@ def test_processes_end_with_their_parent():
     assert len(pids) == 2
     process.kill()
     process.join()
-    end = time.monotonic() + 10
-    while any(alive(pid) for pid in pids) and time.monotonic() < end:
-        time.sleep(0.05)
-    assert not any(alive(pid) for pid in pids)
+    wait_for(lambda: not any(alive(pid) for pid in pids))
 
 
 def alive(pid):

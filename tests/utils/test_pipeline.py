@@ -5,6 +5,7 @@ import time
 
 import pytest
 
+from tests.waiting import HANG, wait_for
 from utils.pipeline import Prefetch, Worker
 
 
@@ -61,15 +62,16 @@ def test_worker_calls_in_order_and_finishes(ahead):
 
 def test_worker_waits_for_room():
     go, waiting = threading.Event(), []
-    with Worker(lambda: go.wait(10), 2) as work:
+    with Worker(lambda: go.wait(HANG), 2) as work:
         work()
         work()
         thread = threading.Thread(target=lambda: (waiting.append(True), work(), waiting.append(False)))
         thread.start()
+        wait_for(lambda: waiting)
         time.sleep(0.05)
         assert waiting == [True]
         go.set()
-        thread.join(10)
+        thread.join(HANG)
     assert waiting == [True, False]
 
 

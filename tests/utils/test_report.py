@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 
+from tests.waiting import HANG
 from utils.metrics import ConfusionMatrix
 from utils.report import DetectReport, ValReport
 
@@ -53,7 +54,7 @@ def dump(tmp_path):
 
     def run(page, fragment=""):
         command = [BROWSER, *FLAGS, f"--user-data-dir={tmp_path / 'profile'}", f"file://{page}#{fragment}"]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=90, check=True)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=HANG, check=True)
         return Dom(done.stdout)
 
     return run

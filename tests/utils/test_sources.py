@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.waiting import wait_for
 from utils import streams
 from utils.downloads import download
 from utils.pictures import display_problem
@@ -206,19 +207,12 @@ def drain(source):
         source._streams[0].take()
 
 
-def wait_for(condition, seconds=30):
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.02)
-
-
 def test_slow_reader_gets_the_newest_frame():
     with serve({"/cam": endless}) as address:
         source = Streams([f"{address}/cam"])
         frames = iter(source)
         (first,) = next(frames)
-        time.sleep(1)
+        wait_for(lambda: source._streams[0]._number > first.number + 10)
         (second,) = next(frames)
         source.stop()
     assert second.number > first.number + 10

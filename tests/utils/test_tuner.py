@@ -8,6 +8,7 @@ import textwrap
 import numpy as np
 import pytest
 
+from tests.waiting import HANG
 from utils import evolve
 from utils.evolve import GENES, RESULTS, bounds
 from utils.general import ROOT
@@ -83,11 +84,12 @@ WORKER = """
     from utils.hyp import Hyp
 
     evolve.plot_evolve = lambda *_: None
-    tuner.HEARTBEAT, tuner.GRACE, tuner.POLL = 1, 3, 0.2
+    tuner.HEARTBEAT, tuner.GRACE, tuner.POLL = 1, 15, 0.2
 
     def measure(generation, genes):
         print(generation, flush=True)
-        time.sleep({seconds})
+        while not Path({go!r}).exists():
+            time.sleep(0.05)
         return (0.5, 0.5, 1 - genes["lr0"], 0.5, 1.0, 1.0, 1.0)
 
     folder = Path({folder!r})
@@ -97,8 +99,8 @@ WORKER = """
 """
 
 
-def worker(folder, storage, seconds):
-    code = textwrap.dedent(WORKER.format(folder=str(folder), storage=storage, seconds=seconds))
+def worker(folder, storage, go):
+    code = textwrap.dedent(WORKER.format(folder=str(folder), storage=storage, go=str(go)))
     return subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, text=True)
 
 
@@ -106,14 +108,16 @@ def worker(folder, storage, seconds):
 def test_processes_share_a_study_and_do_the_work_of_a_killed_one(tmp_path):
     pytest.importorskip("optuna")
     storage = f"sqlite:///{tmp_path / 'shared.db'}"
-    killed = worker(tmp_path / "killed", storage, 60)
+    go = tmp_path / "go"
+    killed = worker(tmp_path / "killed", storage, go)
     assert killed.stdout.readline() == "0\n"
     killed.kill()
     killed.wait()
-    workers = [worker(tmp_path / name, storage, 0.3) for name in ("one", "two")]
-    lines = [process.communicate(timeout=120)[0].split("\n") for process in workers]
-    done = [[int(line) for line in part if line.isdecimal()] for part in lines]
-    assert all(done)  # both worked
+    workers = [worker(tmp_path / name, storage, go) for name in ("one", "two")]
+    first = [process.stdout.readline() for process in workers]  # both work
+    go.touch()
+    rest = [process.communicate(timeout=HANG)[0] for process in workers]
+    done = [[int(line) for line in (a + b).split("\n") if line.isdecimal()] for a, b in zip(first, rest, strict=True)]
     numbers = sorted(done[0] + done[1])
     assert numbers[0] == 1  # 0 was the killed one
     assert numbers == list(range(1, len(numbers) + 1))  # nothing twice

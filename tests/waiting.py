@@ -1,0 +1,18 @@
+"""How tests wait: for a condition, or for the end of a process, and never for less than what only a hang takes.
+
+No test may depend on how busy the machine is, so clocks are read here only. What may not be slow is measured in CPU
+time (`time.process_time`), which other programs do not take from this one.
+"""
+
+import time
+from collections.abc import Callable
+
+HANG = 600  # seconds; nothing in the suite takes so long, on however busy a machine
+
+
+def wait_for(condition: Callable[[], object], pause: float = 0.02) -> None:
+    """Return once the condition holds; AssertionError after `HANG` seconds."""
+    deadline = time.monotonic() + HANG
+    while not condition():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(pause)
