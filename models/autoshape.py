@@ -20,6 +20,7 @@ from utils.boxes import scale_boxes
 from utils.general import LOGGER, make_divisible
 from utils.label_reader import decode_image
 from utils.nms import non_max_suppression
+from utils.text import file_name
 from utils.torch_utils import Profile, amp_context
 from utils.web import fetch, is_url
 
@@ -242,7 +243,8 @@ def load_picture(source: Picture) -> tuple[NDArray, str]:
     if isinstance(source, str) and is_url(source):
         try:
             image = Image.open(BytesIO(fetch(source)))
-            return _from_pil(image), Path(urlsplit(source).path).stem
+            stem = Path(urlsplit(source).path).stem
+            return _from_pil(image), stem and file_name(stem)
         except Image.UnidentifiedImageError:
             raise ValueError(f"{source}: what is there is not an image") from None
     if isinstance(source, str | Path):

@@ -1,7 +1,6 @@
 """What was found in some pictures: boxes in four formats, and ways to print, draw, save and cut them."""
 
 import os
-import re
 import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,6 +17,7 @@ from torch import Tensor
 from utils.annotate import Annotator, colors
 from utils.boxes import clip_boxes, xywh2xyxy, xyxy2xywh
 from utils.general import LOGGER, increment_path
+from utils.text import file_names, printable
 
 CORNERS = ["xmin", "ymin", "xmax", "ymax", "confidence", "class", "name"]
 CENTRES = ["xcenter", "ycenter", "width", "height", "confidence", "class", "name"]
@@ -107,7 +107,7 @@ class Detections:
         lines = []
         for i, (im, pred) in enumerate(zip(self.ims, self.pred, strict=True), 1):
             counts = sorted(Counter(pred[:, 5].int().tolist()).items())
-            found = ", ".join(f"{n} {self._name(c)}{'s' if n > 1 else ''}" for c, n in counts)
+            found = ", ".join(f"{n} {printable(self._name(c))}{'s' if n > 1 else ''}" for c, n in counts)
             lines.append(f"image {i}/{self.n}: {im.shape[0]}x{im.shape[1]} {found or '(no detections)'}")
         speed = "Speed: {:.1f}ms pre-process, {:.1f}ms inference, {:.1f}ms NMS per image".format(*self.t)
         return "\n".join([*lines, f"{speed} at shape {self.s}"])
@@ -117,7 +117,7 @@ class Detections:
 
     def print(self) -> None:
         """Log what was found in each picture, and the times."""
-        LOGGER.info(str(self))
+        LOGGER.info(str(self), extra={"lines": True})
 
     def pandas(self) -> "Detections":
         """Return a copy whose `xyxy`, `xyxyn`, `xywh` and `xywhn` are one data frame per picture."""
@@ -202,6 +202,7 @@ class Detections:
             "dog 0.87", im (h, w, 3) uint8 RGB: the box, 2 % larger and 10 pixels wider and higher.
         """
         folder = increment_path(save_dir, exist_ok, mkdir=True) if save else None
+        groups = file_names(self.names)
         crops = []
         for im, pred, file in zip(self._clean, self.pred, self.files, strict=True):
             for row in pred:
@@ -210,7 +211,7 @@ class Detections:
                 label = f"{self._name(cls)} {conf:.2f}"
                 crops.append({"box": row[:4], "conf": row[4], "cls": row[5], "label": label, "im": piece})
                 if folder is not None:
-                    into = folder / "crops" / (re.sub(r"[^\w .-]", "_", self._name(cls)).strip(" .") or "_")
+                    into = folder / "crops" / groups.get(int(cls), str(int(cls)))
                     into.mkdir(parents=True, exist_ok=True)
                     _write_jpeg(increment_path(into / file, sep="-"), piece)
         if folder is not None:

@@ -17,6 +17,8 @@ from typing import Any
 
 from tqdm import tqdm
 
+from utils.text import one_line
+
 ROOT = Path(__file__).resolve().parents[1]  # the repository
 VERSION = "0.1.0"
 TQDM_BAR_FORMAT = "{desc}{percentage:4.0f}%|{bar:10}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}, {rate_fmt}]"
@@ -45,12 +47,36 @@ class ConsoleHandler(logging.Handler):
         tqdm.write(prefix.get(record.levelname, "") + self.format(record), file=sys.stderr)
 
 
+class OneLine(logging.Filter):
+    """Make the message of every record harmless for a terminal, whatever names and paths are in it.
+
+    A filter of the logger and not of its handler, so that the handlers of an application get harmless text too.
+    """
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Reduce the message to one line without control characters but our own colour codes.
+
+        A record with `extra={"lines": True}` keeps its line breaks: its caller vouches that all of them are its own.
+        """
+        kept = (*ANSI.values(), ANSI_END) if _colored() else ()
+        text = record.getMessage()
+        lines = text.split("\n") if getattr(record, "lines", False) else [text]
+        record.msg, record.args = "\n".join(one_line(line, kept) for line in lines), None
+        return True
+
+
 def _make_logger() -> logging.Logger:
     logger = logging.getLogger("yolov5")
     logger.setLevel(logging.INFO)
     if not any(type(handler).__name__ == "ConsoleHandler" for handler in logger.handlers):
         logger.addHandler(ConsoleHandler())
+        logger.addFilter(OneLine())
     return logger
+
+
+def _colored() -> bool:
+    """Whether texts get colours: on a terminal without NO_COLOR."""
+    return sys.stderr.isatty() and not os.environ.get("NO_COLOR")
 
 
 LOGGER = _make_logger()
@@ -67,7 +93,7 @@ def colorstr(*parts: str) -> str:
         The text; without any codes when standard error is not a terminal or the variable NO_COLOR is set.
     """
     *styles, text = parts
-    if not sys.stderr.isatty() or os.environ.get("NO_COLOR"):
+    if not _colored():
         return text
     return "".join(ANSI[style] for style in styles or ("blue", "bold")) + text + ANSI_END
 
@@ -108,7 +134,7 @@ def _log_traceback() -> bool:
     """Log the current exception in full if the user asked for it; return whether that was done."""
     verbose = os.environ.get("YOLOv5_VERBOSE", "").strip().lower() in ("1", "true", "yes", "on")
     if verbose:
-        LOGGER.error(traceback.format_exc())
+        LOGGER.error(traceback.format_exc(), extra={"lines": True})
     return verbose
 
 

@@ -17,6 +17,7 @@ from utils.annotate import Annotator, colors
 from utils.general import LOGGER
 from utils.pipeline import Frame
 from utils.result_files import unique_stems
+from utils.text import file_names, printable
 from utils.video import VID_FORMATS, VideoFile
 
 WRITABLE = ("bmp", "jpeg", "jpg", "png", "tif", "tiff", "webp")
@@ -152,7 +153,7 @@ class Crops:
     """
 
     def __init__(self, folder: Path, sources: Sequence[str], names: Mapping[int, str]) -> None:
-        self.folder, self.names = folder, names
+        self.folder, self._groups = folder, file_names(names)
         stems = {source: re.sub(r"[\\/]", "_", stem) for source, stem in unique_stems(sources).items()}
         bases = set(stems.values())
         for source, stem in stems.items():  # the second crop of `a` is a-2, so the first one of `a-2` is not
@@ -175,16 +176,11 @@ class Crops:
 
     def _file(self, frame: Frame, cls: int) -> Path:
         """Return the next path for a class and source."""
-        group, stem = folder_name(self.names[cls]), self._stems[frame.source]
+        group, stem = self._groups[cls], self._stems[frame.source]
         self._count[group, stem] += 1
         n = self._count[group, stem]
         name = stem if n == 1 else f"{stem}-{n}"
         return self.folder / group / f"{name}.jpg"
-
-
-def folder_name(text: str) -> str:
-    """Turn a class name into the name of a folder."""
-    return re.sub(r'[\\/:*?"<>|\x00-\x1f]', "_", text).strip(" .") or "_"
 
 
 # Windows --------------------------------------------------------------------------------------------------------------
@@ -222,11 +218,12 @@ class Windows:
 
     def show(self, frame: Frame, picture: NDArray) -> bool:
         """Show a frame; False if the user pressed q or Esc."""
-        if frame.source not in self._open:
-            self._open.append(frame.source)
-            cv2.namedWindow(frame.source, cv2.WINDOW_NORMAL | cv2.WINDOW_KEEPRATIO)
-            cv2.resizeWindow(frame.source, picture.shape[1], picture.shape[0])
-        cv2.imshow(frame.source, picture)
+        title = printable(frame.source)
+        if title not in self._open:
+            self._open.append(title)
+            cv2.namedWindow(title, cv2.WINDOW_NORMAL | cv2.WINDOW_KEEPRATIO)
+            cv2.resizeWindow(title, picture.shape[1], picture.shape[0])
+        cv2.imshow(title, picture)
         return cv2.waitKey(1) & 0xFF not in (ord("q"), 27)
 
     def close(self) -> None:
