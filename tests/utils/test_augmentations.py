@@ -217,6 +217,10 @@ def test_box_candidates_vectors():
     assert aug.box_candidates(old, new).tolist() == [True, False, False, False]
     assert aug.box_candidates(old[3:], new[3:], area_thr=0.009).tolist() == [False]  # aspect 100 is not below 100
     assert aug.box_candidates(old[2:3], new[2:3], area_thr=np.array([0.01])).tolist() == [True]
+    thin = np.array([[0, 0, 297, 3], [0, 0, 3, 297], [0, 0, 2.98, 299]])  # the last aspect is above 100
+    assert aug.box_candidates(thin, thin).tolist() == [True, True, False]
+    small = np.array([[0, 0, 2.1, 2.1], [0, 0, 2, 3], [0, 0, 3, 2]])  # both sides are above 2 pixels
+    assert aug.box_candidates(small, small).tolist() == [True, False, False]
     assert aug.box_candidates(old[:0], new[:0]).shape == (0,)
 
 

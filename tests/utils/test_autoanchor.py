@@ -159,6 +159,18 @@ def test_check_replaces_anchors_that_do_not_fit():
         np.testing.assert_array_equal(label, copy)
 
 
+@pytest.mark.parametrize(
+    ("side", "low", "high"), [(36.3, 1, 1), (37, 0.86, 0.95), (40, 0.4, 0.6), (43.5, 0.05, 0.14), (44.5, 0, 0)]
+)
+def test_check_scales_each_image_by_a_factor_of_its_own(side, low, high):
+    """An anchor of 10 pixels fits below 40, so of 0.9 to 1.1 those factors fit that are below 40 / side."""
+    labels = [boxes([(side, side)] * 4)] * 500
+    message = check_anchors([(640, 640)] * 500, labels, np.full((1, 3, 2), 10.0), [8])[1]
+    recall = float(message.partition("best possible recall ")[2][:5])
+    assert low <= recall <= high
+    assert recall * 500 == pytest.approx(round(recall * 500))  # the boxes of an image fit together or not at all
+
+
 def test_check_gives_large_anchors_to_the_large_stride():
     rng = np.random.default_rng(7)
     labels = [boxes(np.stack([rng.uniform(4, 9, 20), rng.uniform(300, 600, 20)], axis=1))]

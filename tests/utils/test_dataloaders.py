@@ -402,6 +402,27 @@ def test_rect_training_has_no_mosaic_and_no_shuffle(folder):
         assert paths == dataset.im_files[2 * number : 2 * number + 2]
 
 
+@pytest.mark.parametrize("polygon", [False, True])
+@pytest.mark.parametrize("upright", [False, True])
+def test_rect_training_enlarges_width_and_height_each_by_its_own_factor(tmp_path, upright, polygon):
+    """An image of 64 x 3 pixels is enlarged to 96 x 4, by 3/2 and by 4/3; half of it is white."""
+    im = np.full((30, 640, 3), 114, np.uint8)
+    im[:, :320] = 255
+    cv2.imwrite(str(tmp_path / "a.png"), im.transpose(1, 0, 2) if upright else im)
+    corners = [(0, 0), (0.5, 0), (0.5, 1), (0, 1)]
+    line = " ".join(f"{x} {y}" for x, y in (corner[::-1] if upright else corner for corner in corners))
+    box = ".5 .25 1 .5" if upright else ".25 .5 .5 1"
+    (tmp_path / "a.txt").write_text(f"0 {line if polygon else box}")
+    dataset = dl.LoadImagesAndLabels(tmp_path, 64, augment=True, rect=True, pad=0.6, hyp=STILL)
+    image, targets, _, _ = dataset[(0, 0)]
+    assert image.shape[1:] == ((96, 32) if upright else (32, 96))
+    expected = [0, 14, 48, 18]
+    assert pixel_boxes(image, targets)[0] == pytest.approx(
+        [expected[i] for i in (1, 0, 3, 2)] if upright else expected, abs=0.6
+    )
+    assert pixel_boxes(image, targets)[0] == pytest.approx(bright_box(image), abs=1)
+
+
 # Options --------------------------------------------------------------------------------------------------------------
 def test_single_class_and_nc(folder):
     every = dl.LoadImagesAndLabels(folder, 64)

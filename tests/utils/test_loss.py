@@ -141,6 +141,15 @@ def test_third_target_fits_one_anchor_of_the_first_level():
     assert [len(entries(level, TARGETS[2:3]).label) for level in (1, 2)] == [0, 0]
 
 
+@pytest.mark.parametrize(("factor", "fits"), [(4, False), (3.99, True), (1 / 4, False), (1 / 3.99, True)])
+@pytest.mark.parametrize("side", [0, 1])
+def test_an_anchor_fits_below_the_limit_only(factor, fits, side):
+    target = torch.tensor([[0, 0, 0.45, 0.45, 2 / 64, 2 / 64]])
+    target[0, 4 + side] *= factor
+    found = assign_targets(target, torch.tensor([[2.0, 2.0]]), (64, 64), 4.0)
+    assert (len(found.label) > 0) == fits
+
+
 def test_last_level_serves_the_fourth_target():
     t = entries(2)
     assert list(zip(t.row.tolist(), t.column.tolist(), strict=True)) == [(1, 0), (0, 0), (1, 1)]
