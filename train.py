@@ -186,7 +186,7 @@ def train_one_epoch(
     line = ""
     for i, (images, targets, paths, _) in bar:
         callbacks.run("on_train_batch_start")
-        ni = i + plan.batches * state.epoch
+        ni = state.iteration
         images = images.to(device, memory_format=torch.channels_last, non_blocking=True).float() / 255
 
         # rate and momentum of this iteration
@@ -208,7 +208,7 @@ def train_one_epoch(
             state.last_step = ni
 
         state.losses = (state.losses * i + items) / (i + 1)
-        state.batch = i + 1
+        state.batch, state.iteration = i + 1, ni + 1
         memory = f"{torch.cuda.memory_reserved() / 1e9 if device.type == 'cuda' else 0:.3g}G"
         line = ("%11s" * 2 + "%11.4g" * 5) % (
             f"{state.epoch}/{opt.epochs - 1}", memory, *state.losses.tolist(), len(targets), images.shape[-1]

@@ -32,9 +32,12 @@ FIELDS = {  # name -> what it holds
     "optimizer": "state dict, or None",
     "scaler": "state dict of the gradient scaler, or None",
     "stopper": "dict of EarlyStopping.state_dict, or None",
+    "iteration": "int, batches that the run has done, or None; not in older files",
+    "warmup": "int, iterations of the warmup, or None; not in older files",
     "last_step": "int, iteration of the last optimizer step, or None",
     "maps": "list of float, mAP50-95 of each class at the last validation, or None; missing in older files",
     "rng": "dict of rng_state, or None",
+    "data": "dict of `LoadImagesAndLabels.fingerprint` of train and val, or None; not in older files",
     "progress": "dict of `models.training.progress_of` if a signal broke an epoch off, else None; not in older files",
     "yaml": "dict, the model table with ch and nc",
     "names": "dict, class number -> class name",
@@ -58,12 +61,16 @@ TRAINING_FIELDS = (
     "optimizer",
     "scaler",
     "stopper",
+    "iteration",
+    "warmup",
     "last_step",
     "maps",
     "rng",
+    "data",
     "progress",
     "best_fitness",
 )  # None when stripped
+YOUNGER_FIELDS = ("iteration", "warmup", "maps", "data", "progress")  # None where an older program left them out
 
 
 def save_checkpoint(path: str | Path, ckpt: Mapping[str, Any]) -> None:
@@ -71,8 +78,8 @@ def save_checkpoint(path: str | Path, ckpt: Mapping[str, Any]) -> None:
 
     Args:
         path: target; its folder must exist.
-        ckpt: the entries of `FIELDS`; format, version, last_step, maps, progress, git and date are filled in if absent.
-            Paths become texts, NumPy scalars numbers; tensors are written as they are.
+        ckpt: the entries of `FIELDS`; format, version, last_step, git, date and `YOUNGER_FIELDS` are filled in if
+            absent. Paths become texts, NumPy scalars numbers; tensors are written as they are.
 
     Raises:
         ValueError: an entry is missing or unknown.
@@ -80,7 +87,7 @@ def save_checkpoint(path: str | Path, ckpt: Mapping[str, Any]) -> None:
         OSError: the file cannot be written; names it.
     """
     now = datetime.now().astimezone().isoformat()
-    filled = {"format": FORMAT, "version": VERSION, "last_step": None, "maps": None, "progress": None}
+    filled = {"format": FORMAT, "version": VERSION, "last_step": None} | dict.fromkeys(YOUNGER_FIELDS)
     filled |= {"date": now, **ckpt}
     if "git" not in filled:
         filled["git"] = git_describe()
@@ -154,7 +161,7 @@ def load_checkpoint(path: str | Path, device: str | torch.device = "cpu") -> dic
             f"{path}: written in format {ckpt['format']} by version {str(ckpt.get('version'))[:20]}; this is version "
             f"{VERSION}, which reads up to format {FORMAT}. Update the program"
         )
-    for key in ("maps", "progress"):  # not in older files
+    for key in YOUNGER_FIELDS:
         ckpt.setdefault(key, None)
     missing = [key for key in FIELDS if key not in ckpt]
     if missing:

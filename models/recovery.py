@@ -158,7 +158,7 @@ def roll_back(state: State, plan: Plan, error: Diverged) -> None:
             setattr(state, spec.name, spec.default_factory())
     mean_over_processes(torch.zeros(1, device=plan.device))  # all have read the file before the first one changes it
     state.optimizer.zero_grad()
-    restore(state, ckpt)
+    restore(state, plan, ckpt)
     state.rollbacks = rollbacks
     if is_main():
         save_checkpoint(file, ckpt | {"opt": ckpt["opt"] | {"rollbacks": rollbacks}})

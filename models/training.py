@@ -1,7 +1,7 @@
 """The state of a training: built from the options, brought back from a checkpoint, and saved."""
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,11 +25,15 @@ from utils.files import yaml_load
 from utils.general import LOGGER, check_file, check_img_size, colorstr, git_describe
 from utils.hyp import Hyp
 from utils.labels import check_dataset
-from utils.optim import build_optimizer, scaled_decay, warmup_iterations
+from utils.optim import build_optimizer, same_warmup, scaled_decay, warmup_iterations
 from utils.options.train import AMP_NAMES, HYP_OF_CONV, HYP_OF_SWIN
 from utils.plots import plot_labels
+from utils.text import printable
 from utils.torch_utils import EarlyStopping, ModelEMA, rng_state, set_rng_state, set_torch_rng_state
 
+KEPT_OPTIONS = (  # on which the optimizer, the order of the images or the network depend
+    "batch_size", "freeze", "image_weights", "imgsz", "optimizer", "quad", "rect", "seed", "single_cls", "window",
+)  # fmt: skip
 SWIN_MODULES = {"C3SwinV2", "SwinV2Stage"}
 AMP_TYPES = dict(zip(AMP_NAMES[1:], (None, torch.float16, torch.bfloat16), strict=True))  # all but "auto"
 
@@ -59,7 +63,9 @@ class State:
 
     Attributes:
         net: what the batches go through, the model or its wrapper for several processes.
-        epoch: the one that runs, or the next one. last_step: iteration of the last optimizer step.
+        epoch: the one that runs, or the next one.
+        iteration: number of the next batch, counted from the start of the run. last_step: that of the last optimizer
+            step.
         best_fitness: highest so far. best_saved: whether best.pt was written by this run.
         maps: mAP50-95 of each class (nc,) at the last validation, None before.
         rollbacks: how often the run went back to an earlier epoch; each one halves the learning rate.
@@ -73,6 +79,7 @@ class State:
     scaler: torch.amp.GradScaler
     stopper: EarlyStopping
     epoch: int = 0
+    iteration: int = 0
     last_step: int = -1
     best_fitness: float = 0.0
     best_saved: bool = False
@@ -89,7 +96,8 @@ class Plan:
     Attributes:
         opt: options in effect. hyp: hyperparameters, loss gains fitted to this run. device, amp: where, in which type.
         imgsz, stride: image size and largest stride, pixels. batches: per epoch. warmup: iterations.
-        frozen: rows of the model that do not learn. save_dir: run folder. git: state of the repository.
+        data: fingerprints of the datasets `train` and `val`. frozen: rows of the model that do not learn.
+        save_dir: run folder. git: state of the repository.
     """
 
     opt: argparse.Namespace
@@ -100,6 +108,7 @@ class Plan:
     stride: int
     batches: int
     warmup: int
+    data: dict[str, dict[str, int | str]]
     frozen: list[nn.Module]
     save_dir: Path
     git: str | None
@@ -126,7 +135,7 @@ def read_inputs(opt: argparse.Namespace) -> Inputs:
 
 
 def check_resumable(ckpt: dict[str, Any], opt: argparse.Namespace, data: dict[str, Any]) -> None:
-    """Refuse to resume a finished run, or one with another number of classes.
+    """Refuse to resume a finished run, and one whose classes, epochs or options do not fit what was trained so far.
 
     Raises:
         ValueError: saying which.
@@ -139,6 +148,47 @@ def check_resumable(ckpt: dict[str, Any], opt: argparse.Namespace, data: dict[st
     nc = 1 if opt.single_cls else data["nc"]
     if ckpt["yaml"]["nc"] != nc:
         raise ValueError(f"{opt.data}: {nc} classes, but the run that is resumed has {ckpt['yaml']['nc']}")
+    if not opt.single_cls:
+        refuse_moved_names(data["names"], ckpt["names"], opt.data)
+    done, begun = ckpt["epoch"] + 1, ckpt["progress"] is not None
+    if opt.epochs < done + begun:
+        raise ValueError(
+            f"--epochs {opt.epochs}: the run that is resumed has finished {done} epochs"
+            f"{' and begun the next' * begun}; give at least {done + begun}"
+        )
+    for key in KEPT_OPTIONS:
+        now, before = getattr(opt, key), ckpt["opt"].get(key, getattr(opt, key))
+        if now != before:
+            raise ValueError(
+                f"{Path(opt.save_dir) / 'opt.yaml'}: {key} is {now}, but the run was trained with {before} so far. Put "
+                f"that back, or start a new run with --weights {opt.weights}"
+            )
+
+
+def refuse_moved_names(names: Mapping[int, str], before: Mapping[int, str], file: str) -> None:
+    """Raise ValueError if a class has another number than before; a class may get another name, with a warning."""
+    numbers = {name: number for number, name in before.items()}
+    for number, name in names.items():
+        if name in numbers and before.get(number) != name:
+            raise ValueError(
+                f"{file}: the class {printable(name)} has number {number}, but {numbers[name]} in the run that is "
+                "resumed: give the names in the order of that run"
+            )
+    renamed = [n for n, name in names.items() if n in before and before[n] != name]
+    if renamed:
+        pairs = ", ".join(f"{n}: {printable(before[n])} is now {printable(names[n])}" for n in renamed[:10])
+        LOGGER.warning(f"{file}: {len(renamed)} classes have other names than before: {pairs}")
+
+
+def refuse_other_hyp(fitted: Hyp, ckpt: dict[str, Any], file: str) -> None:
+    """Raise ValueError if the hyperparameters of a resumed run are not those that it was trained with so far."""
+    now, before = fitted.to_dict(), ckpt["hyp"] or {}
+    keys = [key for key in {**before, **now} if now.get(key) != before.get(key)]
+    if keys:
+        raise ValueError(
+            f"{file}: changed since the run was stopped: {', '.join(keys)}. Put the values back, or start a new run "
+            "with --weights and --hyp"
+        )
 
 
 def choose_hyp(opt: argparse.Namespace, table: dict[str, Any]) -> Hyp:
@@ -306,13 +356,11 @@ def prepare(
     model.hyp = fitted.to_dict()
     state = State(model, model, ModelEMA(model), optimizer, scaler, EarlyStopping(opt.patience))
     warmup = warmup_iterations(hyp.warmup_epochs, batches, opt.epochs)
-    plan = Plan(opt, fitted, device, amp, imgsz, stride, batches, warmup, frozen, save_dir, git_describe())
+    prints = {"train": dataset.fingerprint(), "val": val_loader.dataset.fingerprint()}
+    plan = Plan(opt, fitted, device, amp, imgsz, stride, batches, warmup, prints, frozen, save_dir, git_describe())
     if opt.resume:
-        restore(state, inputs.ckpt)
-        begun = inputs.ckpt["progress"]
-        if begun and begun["batches"] != batches:
-            LOGGER.warning(f"{opt.data}: {batches} batches, not {begun['batches']}: epoch {state.epoch} begins again")
-            state.batch = 0
+        refuse_other_hyp(fitted, inputs.ckpt, opt.hyp)
+        restore(state, plan, inputs.ckpt)
     if opt.sync_bn:
         state.model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
     if world_size() > 1:
@@ -320,7 +368,26 @@ def prepare(
     return state, plan, train_loader, val_loader
 
 
-def restore(state: State, ckpt: dict[str, Any]) -> None:
+def restore(state: State, plan: Plan, ckpt: dict[str, Any]) -> None:
+    """Bring a state back to what it was when the checkpoint was written, then fit it to data that have changed since.
+
+    Raises:
+        ValueError: the checkpoint does not fit the model and the optimizer.
+    """
+    try:
+        _restore(state, ckpt)
+    except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as e:
+        reason = str(e).strip().splitlines()[0] if str(e).strip() else type(e).__name__
+        raise ValueError(
+            f"{plan.save_dir / 'weights'}: the training state in this checkpoint is damaged or belongs to another "
+            f"model: {reason}"
+        ) from e
+    state.best_saved &= ckpt["epoch"] >= 0 or bool(ckpt["progress"])
+    state.best_saved &= (plan.save_dir / "weights/best.pt").is_file()
+    fit_to_data(state, plan, ckpt)
+
+
+def _restore(state: State, ckpt: dict[str, Any]) -> None:
     """Bring a state, and all random numbers, back to what they were when the checkpoint was written."""
     state.model.load_state_dict(ckpt["model"])
     state.ema.ema.load_state_dict(ckpt["ema"])
@@ -337,7 +404,37 @@ def restore(state: State, ckpt: dict[str, Any]) -> None:
     state.rollbacks = ckpt["opt"].get("rollbacks", 0)
     set_rng_state(ckpt["rng"])
     if ckpt["progress"]:
-        restore_progress(state, ckpt["progress"])
+        scale = ckpt["scaler"]["scale"] if ckpt["scaler"] else 1.0
+        restore_progress(state, ckpt["progress"], state.scaler.get_scale() / scale)
+
+
+def fit_to_data(state: State, plan: Plan, ckpt: dict[str, Any]) -> None:
+    """Fit a state to what a resumed run may have changed: its images and labels, its batches per epoch, its epochs.
+
+    Nothing changes where these did not. An epoch in the middle begins again with other training images, and so does the
+    search for the best epoch with other validation images. Iterations keep their distance to the last optimizer step
+    and their place in the warmup, which may be shorter or longer now.
+    """
+    begun, before = ckpt["progress"], ckpt["data"] or {}
+    changed = {split: before[split] for split in before if before[split] != plan.data[split]}
+    for split, old in changed.items():
+        LOGGER.warning(
+            f"{plan.opt.data}: the images or labels of {split!r} are not those that the run had until epoch "
+            f"{ckpt['epoch']}: {plan.data[split]['images']} images instead of {old['images']}, or other files or labels"
+        )
+    if begun and ("train" in changed or begun["batches"] != plan.batches):
+        LOGGER.warning(f"epoch {state.epoch} was broken off after {state.batch} batches of other data: it begins again")
+        state.batch = 0
+    if "val" in changed:
+        LOGGER.warning("the fitness before cannot be compared: best.pt is chosen among the epochs from now on")
+        state.best_fitness, state.stopper = 0.0, EarlyStopping(plan.opt.patience)
+
+    if ckpt["iteration"] is None:  # of an older program, which counted in batches of its own
+        done = (ckpt["epoch"] + 1) * (begun["batches"] if begun else plan.batches) + (begun["batch"] if begun else 0)
+        state.iteration = max(done, ckpt["last_step"] + 1)
+    else:
+        state.iteration = same_warmup(ckpt["iteration"], ckpt["warmup"], plan.warmup)
+        state.last_step = ckpt["last_step"] + state.iteration - ckpt["iteration"]
 
 
 def progress_of(state: State, plan: Plan) -> dict[str, Any]:
@@ -352,13 +449,20 @@ def progress_of(state: State, plan: Plan) -> dict[str, Any]:
     }
 
 
-def restore_progress(state: State, progress: dict[str, Any]) -> None:
-    """Bring a state back into the middle of an epoch: batches done, gradients not stepped yet, random numbers."""
+def restore_progress(state: State, progress: dict[str, Any], scale: float) -> None:
+    """Bring a state back into the middle of an epoch: batches done, gradients not stepped yet, random numbers.
+
+    Args:
+        state: changed in place.
+        progress: from `progress_of`.
+        scale: that of the gradients now, divided by that at the time; other than 1 if --amp or the device has changed.
+    """
     state.batch, state.best_saved = progress["batch"], progress["best_saved"]
     parameters = dict(state.model.named_parameters())
     state.losses = progress["losses"].to(next(iter(parameters.values())).device)
     for name, grad in progress["grads"].items():
-        parameters[name].grad = grad.to(parameters[name].device)  # keeps its strides, on which sums depend
+        grad = grad.to(parameters[name].device)  # keeps its strides, on which sums depend
+        parameters[name].grad = grad if scale == 1 else grad * scale
     rngs = progress["rng"]
     if world_size() == len(rngs):
         set_torch_rng_state(rngs[rank()])
@@ -379,9 +483,12 @@ def to_checkpoint(state: State, plan: Plan, progress: dict[str, Any] | None = No
         "optimizer": state.optimizer.state_dict(),
         "scaler": state.scaler.state_dict(),
         "stopper": state.stopper.state_dict(),
+        "iteration": state.iteration,
+        "warmup": plan.warmup,
         "last_step": state.last_step,
         "maps": None if state.maps is None else state.maps.tolist(),
         "rng": rng_state(),
+        "data": plan.data,
         "yaml": model.yaml,
         "names": dict(model.names),
         "stride": model.stride.tolist(),

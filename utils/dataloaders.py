@@ -5,6 +5,7 @@ neither on the number of workers nor on what was loaded before, and a run resume
 would have seen. The sampler carries the epoch to the workers: it yields (epoch, index) pairs.
 """
 
+import hashlib
 import os
 import sys
 import threading
@@ -207,6 +208,18 @@ class LoadImagesAndLabels(Dataset):
         planes = np.empty((3, height, width), np.uint8)
         cv2.split(im, [planes[2], planes[1], planes[0]])  # written in place: BGR to RGB
         return torch.from_numpy(planes), targets, self.im_files[index], shapes
+
+    def fingerprint(self) -> dict[str, int | str]:
+        """Return the number of images, and a digest of their names, file sizes and labels in the order of the samples.
+
+        The folder does not count, so a dataset that was moved stays the same.
+        """
+        digest = hashlib.sha256(self.shapes.tobytes())
+        for file, labels in zip(self.im_files, self.labels, strict=True):
+            size = os.path.getsize(file) if os.path.exists(file) else 0
+            digest.update(f"{os.path.basename(file)}\0{size}\0{len(labels)}\0".encode(errors="surrogateescape"))
+            digest.update(labels.tobytes())
+        return {"images": self.n, "digest": digest.hexdigest()}
 
     # Parts of a sample ------------------------------------------------------------------------------------------------
     def load_image(self, index: int) -> np.ndarray:

@@ -114,6 +114,11 @@ def warmup_iterations(warmup_epochs: float, batches: int, epochs: int) -> int:
     return min(max(round(warmup_epochs * batches), 100), batches * epochs // 2)
 
 
+def same_warmup(ni: int, nw: int, new: int) -> int:
+    """Return the iteration that is as far in a warmup of `new` iterations as `ni` is in one of `nw`, or behind both."""
+    return ni * new // nw if ni < nw else max(ni, new)
+
+
 def accumulate_at(ni: int, nw: int, batch_size: int, nominal: int = 64) -> int:
     """Return over how many batches gradients add up before a step: 1 at the start, nominal / batch_size after warmup.
 
