@@ -3,7 +3,7 @@
 import ast
 from collections.abc import Iterator
 from contextlib import contextmanager
-from copy import copy
+from copy import deepcopy
 
 from torch import nn
 
@@ -37,14 +37,16 @@ def parse_activation(text: str) -> nn.Module:
 
 @contextmanager
 def default_activation(text: str | None, source: str = "model") -> Iterator[None]:
-    """Let `Conv` use the named activation while a model is built, and its own default again afterwards."""
+    """Give `Conv` a default activation for one model: the named one, else a copy of the present default.
+
+    Afterwards the default is the previous one again. Parameters of an activation are thus shared inside a model only.
+    """
     before = Conv.default_act
     try:
-        if text:
-            try:
-                Conv.default_act = parse_activation(text)
-            except ValueError as error:
-                raise ValueError(f"{source}: {error}") from error
+        try:
+            Conv.default_act = parse_activation(text) if text else deepcopy(before)
+        except ValueError as error:
+            raise ValueError(f"{source}: {error}") from error
         yield
     finally:
         Conv.default_act = before
@@ -54,6 +56,6 @@ def in_place(act: nn.Module) -> nn.Module:
     """Return a copy of an activation that overwrites its input, or the activation itself where it cannot."""
     if getattr(act, "inplace", True):
         return act
-    act = copy(act)
+    act = deepcopy(act)
     act.inplace = True
     return act

@@ -17,6 +17,7 @@ from utils.files import atomic_path
 from utils.general import LOGGER, VERSION, git_describe
 from utils.inert_pickle import DamagedError, RefusedError
 from utils.torch_archive import InertFile
+from utils.torch_utils import load_state, without_counters
 
 FORMAT = 1  # of the dict below; a file with a higher number is refused
 SPARE_WEIGHTS = 4_000_000  # that a model may have beyond those of the file: norms that were folded, buffers
@@ -79,7 +80,8 @@ def save_checkpoint(path: str | Path, ckpt: Mapping[str, Any]) -> None:
     Args:
         path: target; its folder must exist.
         ckpt: the entries of `FIELDS`; format, version, last_step, git, date and `YOUNGER_FIELDS` are filled in if
-            absent. Paths become texts, NumPy scalars numbers; tensors are written as they are.
+            absent. Paths become texts, NumPy scalars numbers; tensors are written as they are. Counters that
+            `thop.profile` left on the model are not written.
 
     Raises:
         ValueError: an entry is missing or unknown.
@@ -94,6 +96,7 @@ def save_checkpoint(path: str | Path, ckpt: Mapping[str, Any]) -> None:
     if filled.keys() != FIELDS.keys():
         missing, unknown = sorted(FIELDS.keys() - filled.keys()), sorted(filled.keys() - FIELDS.keys())
         raise ValueError(f"{path}: a checkpoint lacks {missing} and does not know {unknown}")
+    filled |= {key: without_counters(filled[key]) for key in ("model", "ema") if filled[key] is not None}
     plain = {key: _plain(filled[key], key) for key in FIELDS}
     try:
         with atomic_path(path) as tmp, tmp.open("wb") as file:
@@ -134,7 +137,7 @@ def load_checkpoint(path: str | Path, device: str | torch.device = "cpu") -> dic
         device: where the tensors go.
 
     Returns:
-        The entries of `FIELDS`.
+        The entries of `FIELDS`; weights without counters that `thop.profile` left on a model (`is_counter`).
 
     Raises:
         FileNotFoundError: no such file.
@@ -168,7 +171,7 @@ def load_checkpoint(path: str | Path, device: str | torch.device = "cpu") -> dic
         raise ValueError(f"{path}: this checkpoint lacks {', '.join(missing)}")
     for key in FIELDS:
         _check_kind(path, key, ckpt[key])
-    return ckpt
+    return ckpt | {key: without_counters(ckpt[key]) for key in ("model", "ema") if ckpt[key] is not None}
 
 
 def _check_kind(path: Path, key: str, value: Any) -> None:
@@ -284,8 +287,8 @@ def build_model(ckpt: Mapping[str, Any], fuse: bool = False) -> DetectionModel:
     _check_size(table, _weights(ckpt))
     model = DetectionModel(cfg=table, ch=table["ch"], nc=table["nc"], verbose=False)
     try:
-        model.load_state_dict(_weights(ckpt), strict=True)
-    except RuntimeError as e:
+        load_state(model, _weights(ckpt))
+    except ValueError as e:
         raise ValueError(f"the weights of this checkpoint do not fit its own model table: {e}") from None
     model.names = dict(ckpt["names"])
     model.hyp = None if ckpt["hyp"] is None else dict(ckpt["hyp"])

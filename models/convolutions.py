@@ -6,6 +6,7 @@ fraction of c2. Every block takes and gives (B, C, H, W).
 
 import math
 from collections.abc import Sequence
+from copy import deepcopy
 
 import torch
 from torch import Tensor, nn
@@ -20,11 +21,19 @@ def autopad(k: int | Sequence[int], p: int | Sequence[int] | None = None, d: int
     return [(d * (side - 1) + 1) // 2 for side in k]
 
 
+def own_activation(act: nn.Module) -> nn.Module:
+    """Copy an activation for one block, so that buffers and hooks set on it stay in that block's model.
+
+    Parameters are shared with `act`: a PReLU has one slope for all blocks of a model.
+    """
+    return deepcopy(act, {id(parameter): parameter for parameter in act.parameters()})
+
+
 class Conv(nn.Module):
     """Convolution without bias, batch normalisation, activation.
 
-    `act` is True for the default activation, a module, or anything else for none. The padding keeps the size at stride
-    1.
+    `act` is True for a copy of `default_act`, a module, or anything else for none. The padding keeps the size at stride
+    1. A script may set `Conv.default_act` to another module; it is a template and part of no model.
     """
 
     default_act: nn.Module = nn.SiLU()
@@ -35,7 +44,9 @@ class Conv(nn.Module):
         super().__init__()
         self.conv = nn.Conv2d(c1, c2, k, s, autopad(k, p, d), groups=g, dilation=d, bias=False)
         self.bn = nn.BatchNorm2d(c2)
-        self.act = self.default_act if act is True else act if isinstance(act, nn.Module) else nn.Identity()
+        if act is True:
+            act = own_activation(self.default_act)
+        self.act = act if isinstance(act, nn.Module) else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
         return self.act(self.bn(self.conv(x)))

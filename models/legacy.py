@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from utils.general import LOGGER
 from utils.inert_pickle import LazyTensor, Record
 from utils.torch_archive import InertFile
+from utils.torch_utils import is_counter
 
 MODELS = ("models.yolo.Model", "models.yolo.DetectionModel")
 MAX_MODULES = 100_000
@@ -172,8 +173,8 @@ def _tensors(prefix: str, record: Record) -> Iterator[tuple[str, LazyTensor]]:
     """Go through what the state dict of this one module would hold."""
     skipped = record.state.get("_non_persistent_buffers_set") or set()
     for key, value in (*_part(record, "_parameters").items(), *_part(record, "_buffers").items()):
-        if record.kind == "Detect" and key == "anchor_grid":
-            continue  # the anchors once more, in pixels (up to v5.0)
+        if is_counter(key) or (record.kind == "Detect" and key == "anchor_grid"):
+            continue  # the second are the anchors once more, in pixels (up to v5.0)
         if isinstance(value, LazyTensor) and key not in skipped:
             yield f"{prefix}.{key}" if prefix else str(key), value
 

@@ -29,7 +29,7 @@ from utils.optim import build_optimizer, same_warmup, scaled_decay, warmup_itera
 from utils.options.train import AMP_NAMES, HYP_OF_CONV, HYP_OF_SWIN
 from utils.plots import plot_labels
 from utils.text import printable
-from utils.torch_utils import EarlyStopping, ModelEMA, rng_state, set_rng_state, set_torch_rng_state
+from utils.torch_utils import EarlyStopping, ModelEMA, load_state, rng_state, set_rng_state, set_torch_rng_state
 
 KEPT_OPTIONS = (  # on which the optimizer, the order of the images or the network depend
     "batch_size", "freeze", "image_weights", "imgsz", "optimizer", "quad", "rect", "seed", "single_cls", "window",
@@ -389,8 +389,8 @@ def restore(state: State, plan: Plan, ckpt: dict[str, Any]) -> None:
 
 def _restore(state: State, ckpt: dict[str, Any]) -> None:
     """Bring a state, and all random numbers, back to what they were when the checkpoint was written."""
-    state.model.load_state_dict(ckpt["model"])
-    state.ema.ema.load_state_dict(ckpt["ema"])
+    load_state(state.model, ckpt["model"])
+    load_state(state.ema.ema, ckpt["ema"])
     state.ema.updates = ckpt["updates"]
     state.optimizer.load_state_dict(ckpt["optimizer"])
     if ckpt["scaler"] and state.scaler.is_enabled():  # empty when the run had no scaler

@@ -10,7 +10,7 @@ from torch import nn
 
 from utils.files import atomic_path
 from utils.general import LOGGER
-from utils.torch_utils import intersect_dicts
+from utils.torch_utils import intersect_dicts, without_counters
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ def transfer_weights(model: nn.Module, ckpt: Mapping[str, Any], exclude: Iterabl
     Returns:
         What was copied and what was not.
     """
-    own, theirs, exclude = model.state_dict(), ckpt["model"], tuple(exclude)
+    own, theirs, exclude = without_counters(model.state_dict()), ckpt["model"], tuple(exclude)
     taken = intersect_dicts(theirs, own, exclude)
     model.load_state_dict(taken, strict=False)
     left = [name for name in own if name not in taken]

@@ -233,6 +233,32 @@ def de_parallel(model: nn.Module) -> nn.Module:
     return model.module if isinstance(model, wrappers) else model
 
 
+def is_counter(key: str) -> bool:
+    """Whether an entry of a state dict is a counter that `thop.profile` left on a module, not part of the model."""
+    return key.rpartition(".")[2] in ("total_ops", "total_params")
+
+
+def without_counters(state: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the entries of a state dict that are no counters of a profiler."""
+    return {key: value for key, value in state.items() if not is_counter(key)}
+
+
+def load_state(model: nn.Module, state: Mapping[str, Tensor]) -> None:
+    """Load a complete state dict; only counters of a profiler may be missing or left over, on either side.
+
+    Raises:
+        ValueError: other entries are missing or unknown, or a shape differs.
+    """
+    try:
+        missing, unknown = model.load_state_dict(state, strict=False)
+    except RuntimeError as e:
+        raise ValueError(f"{e!s:.500}") from None
+    for keys, what in ((missing, "missing"), (unknown, "not in the model")):
+        keys = [key for key in keys if not is_counter(key)]
+        if keys:
+            raise ValueError(f"weights {what}: {keys[0]!r:.100}{f' and {len(keys) - 1} more' if keys[1:] else ''}")
+
+
 def copy_attr(a: object, b: object, include: Iterable[str] = (), exclude: Iterable[str] = ()) -> None:
     """Set on `a` the public attributes of `b`.
 
@@ -338,7 +364,7 @@ class ModelEMA:
         step = 1 - self.decay(self.updates)
         live = de_parallel(model).state_dict()
         for key, average in self.ema.state_dict().items():
-            if average.dtype.is_floating_point:
+            if average.dtype.is_floating_point and not is_counter(key):
                 average.lerp_(live[key].to(average.dtype), step)
 
     def update_attr(self, model: nn.Module, include: Iterable[str]) -> None:
