@@ -155,6 +155,7 @@ def _detect(
     names, save_dir = outputs.names, outputs.folder
     summary = Summary(source, names)
     folders = unique_stems(source.names)
+    saved = save_dir if outputs.wanted.files or maps else None
     try:
         with ExitStack() as stack:  # left in the order reader, writer, files
             stack.enter_context(outputs)
@@ -184,9 +185,11 @@ def _detect(
                     )
                     if view and not view.show(frame, picture):
                         return
+    except Exception:
+        saved = None  # a failed run does not say that its results are there
+        raise
     finally:
         times = (predictor.preparing, *(t.t for t in predictor.times))
-        saved = save_dir if outputs.wanted.files or maps else None
         summary.log(times, predictor.shape, saved)
     if not summary.frames and not source.live:
         raise ValueError(f"none of the {len(source.names)} files could be read: {', '.join(source.names[:10])}")

@@ -8,20 +8,17 @@ from copy import copy
 from pathlib import Path
 from typing import Any
 
-import cv2
-import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from utils.annotate import Annotator, colors
-from utils.boxes import clip_boxes, xywh2xyxy, xyxy2xywh
+from utils.annotate import FULL_COLOUR, Annotator, colors, crop_box, write_image
+from utils.boxes import xyxy2xywh
 from utils.general import LOGGER, increment_path
 from utils.text import file_names, printable
 
 CORNERS = ["xmin", "ymin", "xmax", "ymax", "confidence", "class", "name"]
 CENTRES = ["xcenter", "ycenter", "width", "height", "confidence", "class", "name"]
-CROP_GAIN, CROP_PAD = 1.02, 10  # a crop is this much larger than its box, then this many pixels
 
 
 class Detections:
@@ -183,7 +180,7 @@ class Detections:
         """
         folder = increment_path(save_dir, exist_ok, mkdir=True)
         for im, file in zip(self.render(labels), self.files, strict=True):
-            _write_jpeg(folder / file, im)
+            write_image(folder / file, im[..., ::-1], FULL_COLOUR)
         LOGGER.info(f"Saved {self.n} image{'s' * (self.n != 1)} to {folder}")
         return folder
 
@@ -207,28 +204,12 @@ class Detections:
         for im, pred, file in zip(self._clean, self.pred, self.files, strict=True):
             for row in pred:
                 conf, cls = float(row[4]), float(row[5])
-                piece = _cut(im, row[:4])
+                piece = crop_box(im, row[:4])
                 label = f"{self._name(cls)} {conf:.2f}"
                 crops.append({"box": row[:4], "conf": row[4], "cls": row[5], "label": label, "im": piece})
                 if folder is not None:
                     into = folder / "crops" / groups.get(int(cls), str(int(cls)))
-                    into.mkdir(parents=True, exist_ok=True)
-                    _write_jpeg(increment_path(into / file, sep="-"), piece)
+                    write_image(increment_path(into / file, sep="-"), piece[..., ::-1], FULL_COLOUR)
         if folder is not None:
             LOGGER.info(f"Saved {len(crops)} crop{'s' * (len(crops) != 1)} to {folder}")
         return crops
-
-
-def _cut(im: NDArray, box: Tensor) -> NDArray:
-    """Copy the surroundings of a box (4,) `xyxy_img`, at least one pixel."""
-    xywh = xyxy2xywh(box.float().cpu().numpy())
-    xywh[2:] = xywh[2:] * CROP_GAIN + CROP_PAD
-    x1, y1, x2, y2 = clip_boxes(xywh2xyxy(xywh), im.shape).astype(int).tolist()
-    x1, y1 = min(x1, im.shape[1] - 1), min(y1, im.shape[0] - 1)
-    return im[y1 : max(y2, y1 + 1), x1 : max(x2, x1 + 1)].copy()
-
-
-def _write_jpeg(file: Path, im: NDArray) -> None:
-    """Write a picture (H, W, 3) uint8 RGB in high quality; file names in any script."""
-    settings = [cv2.IMWRITE_JPEG_QUALITY, 95, cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444]
-    file.write_bytes(cv2.imencode(".jpg", np.ascontiguousarray(im[..., ::-1]), settings)[1].tobytes())

@@ -7,6 +7,7 @@ os.environ["MPLBACKEND"] = "Agg"
 
 import random
 import signal
+from contextlib import contextmanager
 from pathlib import Path
 
 import cv2
@@ -56,6 +57,23 @@ def _seeds():
     random.seed(0)
     np.random.seed(0)  # noqa: NPY002 - the global state on purpose: a library may draw from it
     torch.manual_seed(0)
+
+
+@pytest.fixture
+def full_disk(capsys):  # noqa: ARG001 - what is printed goes into memory: pytest's own files must not be full
+    """Function (bytes) -> context in which no file can grow beyond that, as on a full disk."""
+    resource = pytest.importorskip("resource", reason="limits of file sizes are of POSIX")
+
+    @contextmanager
+    def limit(size):
+        soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+        try:
+            yield
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+    return limit
 
 
 @pytest.fixture(scope="session")

@@ -14,6 +14,7 @@ import torch
 
 import detect
 from models.checkpoint import load_checkpoint, save_checkpoint
+from models.detections import Detections
 from tests.waiting import HANG, wait_for
 from utils.boxes import xyxy2xywhn
 from utils.general import ROOT, cli_errors
@@ -362,3 +363,38 @@ def test_ctrl_c_leaves_a_video_that_plays(tmp_path, weights):
     count = frames_of(tmp_path / "out/exp/long.mp4")[0]
     assert 1 <= count < 3000
     assert "Found in" in log.read_text()
+
+
+def test_a_full_disk_ends_the_run_and_not_in_success(run, tmp_path, full_disk, lines):
+    source = video(tmp_path / "long.mp4", 60)
+    with full_disk(15_000), pytest.raises(OSError, match=r"long\.mp4: the video could not be written: 0 of 60 frames"):
+        run(source, save_csv=True, max_det=1)
+    assert "Results saved" not in lines()
+    rows = (tmp_path / "out/exp/predictions.csv").read_text().splitlines()
+    assert len(rows) > 1  # the other files are finished
+    run(source, exist_ok=True)
+    assert "Results saved" in lines()
+    assert frames_of(tmp_path / "out/exp/long.mp4")[0] == 60
+
+
+@pytest.mark.parametrize("what", ["csv", "json", "txt", "crop", "img", "report"])
+def test_every_writer_names_the_file_that_does_not_fit(what, run, tmp_path, full_disk, lines):
+    for i in range(9):
+        write(tmp_path / f"in/{i}.png", picture(i, 120, 180))
+    only = {f"save_{what}": True} if what not in ("img", "report") else {"report": what == "report"}
+    with full_disk(60), pytest.raises(OSError, match=f"{tmp_path}/out/exp/.*") as caught:
+        run(tmp_path / "in", nosave=what != "img", conf_thres=0.05, **only)
+    assert str(tmp_path / "out/exp") in str(caught.value.filename)
+    assert ".tmp" not in str(caught.value.filename)
+    assert "Results saved" not in lines()
+
+
+def test_a_crop_is_that_of_the_hub(run, weights, tmp_path):
+    clean = picture(3, 200, 300)
+    file = write(tmp_path / "in/x.png", clean)
+    (result,) = run(file, save_crop=True, nosave=True)
+    names = {int(c): str(int(c)) for c in result.detections[:, 5]}
+    crops = Detections([clean[..., ::-1]], [result.detections], ["x.jpg"], names=names).crop(save=False)
+    saved = {cv2.imread(str(f)).shape for f in (tmp_path / "out/exp/crops").rglob("*.jpg")}
+    assert {crop["im"].shape for crop in crops} == saved
+    assert len(crops) > 3

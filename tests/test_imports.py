@@ -11,9 +11,9 @@ ROOT = Path(__file__).resolve().parents[1]
 # A file imports its own project's files only from lower levels; the same level is not lower. Libraries are free.
 # Files that are not written yet stand here too: their place in the house is decided.
 LEVELS = {
-    -1: "models.windows models.attention models.layers utils.text",
+    -1: "models.windows models.attention models.layers utils.text utils.files",
     0: """
-        models.runtimes utils.exporters.folder utils models utils.general utils.files utils.boxes utils.callbacks
+        models.runtimes utils.exporters.folder utils models utils.general utils.boxes utils.callbacks
         utils.options utils.options.exporter utils.formats utils.demo utils.annotate utils.label_reader
         utils.loggers.to_csv models.cached_inference models.lean_autograd models.convolutions
         utils.exporters.compare utils.engine_file utils.inert_pickle utils.pipeline models.open_windows

@@ -1,4 +1,4 @@
-"""Boxes and labels on pictures and batches: one colour per class, text in any script, nothing cut off."""
+"""Boxes and labels on pictures and batches, crops of boxes, and image files: what is seen of detections."""
 
 import importlib.util
 import math
@@ -11,6 +11,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
+
+from utils.files import write_whole
 
 Color = tuple[int, int, int]
 Names = Mapping[int, str] | Sequence[str] | None  # class names by index
@@ -38,6 +40,8 @@ _FONTS = (
     "NotoSansDevanagari-Regular.ttf",
     "NotoSansThai-Regular.ttf",
 )
+CROP_GAIN, CROP_PAD = 1.02, 10  # a crop is this much larger than its box, then this many pixels
+FULL_COLOUR = (cv2.IMWRITE_JPEG_QUALITY, 95, cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444)
 _NO_SUCH_CHARACTER = "\U000fffff"
 
 
@@ -113,6 +117,50 @@ def _tag(text: str, size: int) -> NDArray:
     tag = Image.new("L", (round(font.getlength(text)) + 2 * margin, ascent + descent))
     ImageDraw.Draw(tag).text((margin, 0), text, fill=255, font=font)
     return np.asarray(tag, np.float32) / 255
+
+
+def write_image(file: str | Path, image: NDArray, options: Sequence[int] = ()) -> None:
+    """Write an image; its path may have any letters, and the suffix chooses the format. The folder is made.
+
+    Args:
+        file: target.
+        image: (H, W, 3) BGR uint8.
+        options: of `cv2.imencode`, such as `FULL_COLOUR` for JPEG.
+
+    Raises:
+        ValueError: the format does not take an image of this size, or OpenCV does not write it.
+        OSError: the file cannot be written; names it.
+    """
+    file = Path(file)
+    try:
+        encoded, data = cv2.imencode(file.suffix, image, list(options))
+    except cv2.error:
+        encoded = False
+    if not encoded:
+        height, width = image.shape[:2]
+        raise ValueError(f"{file}: an image of {width} x {height} pixels cannot be written as {file.suffix}")
+    file.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(file, data.tobytes())
+
+
+def crop_box(image: NDArray, box: ArrayLike | Tensor) -> NDArray:
+    """Copy what a box shows and a margin: 1.02 times its sides and 10 pixels more, in whole pixels, within the image.
+
+    Args:
+        image: (H, W, 3), any channel order.
+        box: (4,) `xyxy_img`, x1 <= x2 and y1 <= y2.
+
+    Returns:
+        (h, w, 3), at least one pixel.
+    """
+    height, width = image.shape[:2]
+    x1, y1, x2, y2 = (float(v) for v in box)
+    half_w, half_h = ((x2 - x1) * CROP_GAIN + CROP_PAD) / 2, ((y2 - y1) * CROP_GAIN + CROP_PAD) / 2
+    x, y = (x1 + x2) / 2, (y1 + y2) / 2
+    left, right = (min(max(int(edge), 0), width) for edge in (x - half_w, x + half_w))
+    top, bottom = (min(max(int(edge), 0), height) for edge in (y - half_h, y + half_h))
+    left, top = min(left, width - 1), min(top, height - 1)
+    return image[top : max(bottom, top + 1), left : max(right, left + 1)].copy()
 
 
 class Annotator:
@@ -269,5 +317,4 @@ def plot_images(
             tile.text((0, h), Path(paths[i]).name[:40])
         y, x = i // columns * h, i % columns * w
         mosaic[y : y + h - gap, x : x + w - gap] = tile.result()
-    fname = Path(fname)
-    fname.write_bytes(cv2.imencode(fname.suffix, mosaic)[1])
+    write_image(fname, mosaic)

@@ -196,6 +196,45 @@ def _plain(value: Any, where: str = "") -> Any:
 
 
 @contextmanager
+def naming(path: str | Path, temporary: Path | None = None) -> Iterator[None]:
+    """Give an OSError of the block the path: the system names a file it cannot open, not one it cannot write to.
+
+    Args:
+        path: what the user knows.
+        temporary: another name of it, which stands for `path` in messages.
+
+    Raises:
+        OSError: as in the block, of the same kind, with `filename` set.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.filename is not None and str(error.filename) != str(temporary):
+            raise
+        if error.errno is None:
+            raise OSError(f"{path}: {error}") from error
+        raise OSError(error.errno, error.strerror, str(path)) from error
+
+
+def write_whole(path: str | Path, data: bytes | memoryview) -> None:
+    """Write a file that can be made again, such as an image: no half of it stays, an older one is replaced.
+
+    Raises:
+        OSError: it cannot be written; names it.
+    """
+    path = Path(path)
+    with path.open("wb", buffering=0) as file:
+        try:
+            with naming(path):
+                written = 0
+                while written < len(data):  # the system may take a part of it, and refuses the rest of a full disk
+                    written += file.write(memoryview(data)[written:])
+        except OSError:
+            path.unlink(missing_ok=True)
+            raise
+
+
+@contextmanager
 def atomic_path(path: str | Path) -> Iterator[Path]:
     """Let the block write a new file beside `path`, then put it in the place of `path` in one step.
 
@@ -207,7 +246,7 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
 
     Raises:
         FileNotFoundError: the folder does not exist, or the block wrote nothing.
-        OSError: the file cannot be written or renamed; the old file is as before and the new one removed.
+        OSError: the file cannot be written or renamed, and is named; the old file is as before, the new one removed.
     """
     path = Path(os.path.realpath(path))
     if not path.parent.is_dir():
@@ -215,9 +254,10 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     _remove_stale(path)
     tmp = path.with_name(f".{path.stem}.{secrets.token_hex(6)}.tmp{path.suffix}")
     try:
-        yield tmp
-        with tmp.open("rb+") as written:
-            os.fsync(written.fileno())
+        with naming(path, tmp):
+            yield tmp
+            with tmp.open("rb+") as written:
+                os.fsync(written.fileno())
         if path.exists():
             shutil.copymode(path, tmp)
         os.replace(tmp, path)

@@ -3,6 +3,7 @@
 import time
 from collections import Counter
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -96,12 +97,10 @@ class Outputs:
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self.pictures:
-            self.pictures.close()
-        for table in self.tables:
-            table.close()
-        if self.report:
-            self.report.close()
+        with ExitStack() as stack:  # one that fails does not keep the others from being finished
+            for part in (self.report, *reversed(self.tables), self.pictures):
+                if part:
+                    stack.callback(part.close)
 
     def draw(self, frame: Frame, detections: Tensor) -> NDArray:
         """Return a frame with its detections (D, 6) `[xyxy_img, confidence, class]` drawn on a copy."""

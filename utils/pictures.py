@@ -6,14 +6,14 @@ import socket
 import sys
 from collections import Counter, deque
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 import cv2
-import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from utils.annotate import Annotator, colors
+from utils.annotate import FULL_COLOUR, Annotator, colors, crop_box, write_image
 from utils.general import LOGGER
 from utils.pipeline import Frame
 from utils.result_files import unique_stems
@@ -21,8 +21,6 @@ from utils.text import file_names, printable
 from utils.video import VID_FORMATS, VideoFile
 
 WRITABLE = ("bmp", "jpeg", "jpg", "png", "tif", "tiff", "webp")
-CROP_GAIN, CROP_PAD = 1.02, 10  # a crop is the box, this many times as large, and this many pixels more
-FULL_COLOUR = [cv2.IMWRITE_JPEG_QUALITY, 95, cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444]
 
 
 def draw(
@@ -48,12 +46,6 @@ def draw(
         label = "" if hide_labels else names[int(cls)] if hide_conf else f"{names[int(cls)]} {conf:.2f}"
         picture.box_label(box, label, colors(int(cls), bgr=True))
     return picture.result()
-
-
-def write_image(file: Path, image: NDArray, options: Sequence[int] = ()) -> None:
-    """Write a picture whatever letters its path has; the suffix chooses the format. The folder is made."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_bytes(cv2.imencode(file.suffix, image, list(options))[1].tobytes())
 
 
 def picture_names(sources: Sequence[str], live: bool) -> dict[str, str]:
@@ -136,15 +128,16 @@ class Pictures:
 
     def close(self) -> None:
         """Finish all videos."""
-        for video in self._videos.values():
-            video.close()
-        self._videos.clear()
+        with ExitStack() as stack:
+            for video in self._videos.values():
+                stack.callback(video.close)
+            self._videos.clear()
 
 
 class Crops:
     """Write each box as a picture of its own: `<class>/<stem>.jpg`, then `<stem>-2.jpg`, ...
 
-    A crop is the box times 1.02 and 10 pixels more, within the image, from the image without drawings.
+    They are cut by `crop_box` from the image without drawings.
 
     Args:
         folder: where to.
@@ -165,14 +158,8 @@ class Crops:
 
     def add(self, frame: Frame, detections: Tensor) -> None:
         """Write the crops of a frame, best first; (D, 6) `[xyxy_img, confidence, class]`."""
-        height, width = frame.shape
-        for x1, y1, x2, y2, _, cls in detections.tolist():
-            half_w, half_h = ((x2 - x1) * CROP_GAIN + CROP_PAD) / 2, ((y2 - y1) * CROP_GAIN + CROP_PAD) / 2
-            x, y = (x1 + x2) / 2, (y1 + y2) / 2
-            left, right = max(int(x - half_w), 0), min(int(np.ceil(x + half_w)), width)
-            top, bottom = max(int(y - half_h), 0), min(int(np.ceil(y + half_h)), height)
-            if left < right and top < bottom:
-                write_image(self._file(frame, int(cls)), frame.image[top:bottom, left:right], FULL_COLOUR)
+        for *box, _, cls in detections.tolist():
+            write_image(self._file(frame, int(cls)), crop_box(frame.image, box), FULL_COLOUR)
 
     def _file(self, frame: Frame, cls: int) -> Path:
         """Return the next path for a class and source."""

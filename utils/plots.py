@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import math
 from collections.abc import Mapping, Sequence
+from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,6 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from utils.annotate import Annotator, Names, class_names, colors, find_font, output_to_target, plot_images, text_color
+from utils.files import write_whole
 
 if TYPE_CHECKING:  # matplotlib takes half a second to load: by the first figure
     from matplotlib.axes import Axes
@@ -56,6 +58,13 @@ def _figure(width: float, height: float) -> Figure:
     figure = Figure(figsize=(width, height), layout="constrained")
     figure.get_layout_engine().set(w_pad=0.12, h_pad=0.12)
     return figure
+
+
+def _save(figure: Figure, file: str | Path, dpi: int) -> None:
+    """Write a figure; the suffix chooses the format. OSError names the file."""
+    data = BytesIO()
+    figure.savefig(data, dpi=dpi, format=Path(file).suffix[1:])
+    write_whole(file, data.getvalue())
 
 
 def _style(ax: Axes, title: str = "", xlabel: str = "", ylabel: str = "", grid: bool = True) -> None:
@@ -152,7 +161,7 @@ def plot_labels(labels: ArrayLike, names: Names, save_dir: str | Path) -> None:
     _style(low_left, "centres", "x / image width", "y / image height", grid=False)
     _plot_counts_2d(low_right, labels[:, 3], labels[:, 4])
     _style(low_right, "sizes", "width / image width", "height / image height", grid=False)
-    figure.savefig(Path(save_dir) / "labels.jpg", dpi=150)
+    _save(figure, Path(save_dir) / "labels.jpg", 150)
 
     figure = _figure(10, 10)
     variables = ("x", "y", "width", "height")
@@ -165,7 +174,7 @@ def plot_labels(labels: ArrayLike, names: Names, save_dir: str | Path) -> None:
             ax.set_yticks((0, 0.5, 1))
         below, beside = row == 3, column == 0 and row > 0  # only the outer panels carry names
         _style(ax, "", variables[column] * below, variables[row] * beside, grid=row == column)
-    figure.savefig(Path(save_dir) / "labels_correlogram.jpg", dpi=120)
+    _save(figure, Path(save_dir) / "labels_correlogram.jpg", 120)
 
 
 def _read_results(file: Path) -> tuple[list[str], NDArray]:
@@ -215,7 +224,7 @@ def plot_results(file: str | Path) -> None:
             if len(y) > 2:
                 ax.plot(epoch, _smooth(y, gaussian), ":", color=ORANGE, linewidth=2, label="smoothed")
     panels[0].legend(fontsize=9, frameon=False)
-    figure.savefig(file.with_name("results.png"), dpi=150)
+    _save(figure, file.with_name("results.png"), 150)
 
 
 def _row_classes(py: NDArray, classes: ArrayLike | None) -> NDArray:
@@ -282,7 +291,7 @@ def plot_pr_curve(
     classes = _row_classes(py, classes)
     texts = [f"{text} {value:.3f}" for text, value in zip(class_names(names, classes), ap[:, 0], strict=True)]
     mean_text = f"mean, mAP@0.5 {ap[:, 0].sum() / max(len(ap), 1):.3f}"
-    _curves_figure(px, py, classes, texts, mean_text, ("recall", "precision")).savefig(save_path, dpi=150)
+    _save(_curves_figure(px, py, classes, texts, mean_text, ("recall", "precision")), save_path, 150)
 
 
 def plot_mc_curve(
@@ -318,7 +327,7 @@ def plot_mc_curve(
     figure = _curves_figure(px, py, classes, class_names(names, classes), mean_text, (xlabel, ylabel))
     if len(py):
         figure.axes[0].plot(px[best], mean[best], "o", color=BLACK, markersize=10, clip_on=False, zorder=4)
-    figure.savefig(save_path, dpi=150)
+    _save(figure, save_path, 150)
 
 
 def plot_confusion_matrix(
@@ -365,7 +374,7 @@ def plot_confusion_matrix(
             ink = np.array(text_color(255 * np.array(image.cmap(value / top)[:3]))) / 255
             text = f"{value:.2f}" if normalize else f"{value:.0f}"
             ax.text(column, row, text, ha="center", va="center", fontsize=size, color=ink)
-    figure.savefig(save_path, dpi=150)
+    _save(figure, save_path, 150)
 
 
 def plot_evolve(genes: Mapping[str, Sequence[float]], score: ArrayLike, fname: str | Path) -> None:
@@ -386,7 +395,7 @@ def plot_evolve(genes: Mapping[str, Sequence[float]], score: ArrayLike, fname: s
         _style(ax, f"{name} = {values[best]:.3g}", ylabel="fitness" if i % columns == 0 else "")
         ax.scatter(values, score, c=np.arange(len(score)), cmap=COUNTS, edgecolors=GREY, linewidths=0.4, s=22)
         ax.plot(values[best], score[best], "+", color=ORANGE, markersize=15, markeredgewidth=2.5)
-    figure.savefig(fname, dpi=120)
+    _save(figure, fname, 120)
 
 
 def plot_val_study(files: Sequence[str | Path], sizes: Sequence[int], save_path: str | Path = "study.png") -> None:
@@ -415,4 +424,4 @@ def plot_val_study(files: Sequence[str | Path], sizes: Sequence[int], save_path:
         _style(last, "mAP50-95 over time", "ms per image", "mAP50-95")
         last.plot(table[:, 7:].sum(1), table[:, 3], **look)
     panels[0].legend(fontsize=9, frameon=False)
-    figure.savefig(save_path, dpi=150)
+    _save(figure, save_path, 150)

@@ -87,15 +87,15 @@ class Predictor:
             yield self.prepare(frames)
 
     def prepare(self, frames: list[Frame]) -> Prepared:
-        """Make the network input of frames: as small as they allow if that is the same for all, and PyTorch runs."""
+        """Make the network input of frames: as small as all of them allow alike, if the model takes any size."""
         start = time.perf_counter()
         inputs = self._fit([frame.image for frame in frames])
         return Prepared(frames, inputs, time.perf_counter() - start)
 
     def _fit(self, images: Sequence[NDArray]) -> list[NDArray]:
         """Letterbox images, (H, W, 3) BGR, to (3, H, W) RGB of one shape."""
-        size, stride = self.settings.imgsz, self.model.stride
-        fitted = [letterbox(image, size, auto=self.model.pt, stride=stride)[0] for image in images]
+        size, stride, free = self.settings.imgsz, self.model.stride, self.model.imgsz is None
+        fitted = [letterbox(image, size, auto=free, stride=stride)[0] for image in images]
         if len({image.shape for image in fitted}) > 1:
             fitted = [letterbox(image, size, auto=False)[0] for image in images]
         return [cv2.cvtColor(image, cv2.COLOR_BGR2RGB).transpose(2, 0, 1) for image in fitted]

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from utils.annotate import PALETTE, Color, Names, text_color
 from utils.boxes import box_iou
-from utils.files import atomic_path
+from utils.files import atomic_path, naming
 from utils.label_reader import decode_image
 
 THUMBNAIL = 480  # longest side in pixels
@@ -55,7 +55,7 @@ class _Page:
         self._open = ExitStack()
         written = self._open.enter_context(atomic_path(self.path))
         self._file = self._open.enter_context(written.open("w", encoding="utf-8", newline="\n"))
-        self._file.write(head)
+        self._write(head)
 
     def add(self, image: NDArray, item: Mapping[str, Any]) -> None:
         """Write a picture, (H, W, 3) uint8 BGR, and what belongs to it; ValueError after `close`."""
@@ -68,8 +68,13 @@ class _Page:
         height, width = image.shape[:2]
         record = _json({**item, "size": [width, height]})
         jpeg = base64.b64encode(_thumbnail(image)).decode()
-        self._file.write(f'<script type="application/json" class="item">{record}</script>\n')
-        self._file.write(f'<script type="text/plain" class="jpeg">{jpeg}</script>\n')
+        self._write(f'<script type="application/json" class="item">{record}</script>\n')
+        self._write(f'<script type="text/plain" class="jpeg">{jpeg}</script>\n')
+
+    def _write(self, text: str) -> None:
+        """Append to the page; OSError names it."""
+        with naming(self.path):
+            self._file.write(text)
 
     @property
     def closed(self) -> bool:
@@ -80,7 +85,7 @@ class _Page:
         """Complete the page and put it in its place; a second call changes nothing."""
         if not self.closed:
             with self._open:
-                self._file.write(self._tail.replace("@@SCRIPT@@", self._script).replace("@@SUMMARY@@", _json(summary)))
+                self._write(self._tail.replace("@@SCRIPT@@", self._script).replace("@@SUMMARY@@", _json(summary)))
         return self.path
 
 

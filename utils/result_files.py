@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from utils.boxes import xyxy2xywh, xyxy2xywhn
-from utils.files import atomic_path
+from utils.files import atomic_path, naming, write_whole
 from utils.general import LOGGER
 
 COCO_CATEGORIES = [i for i in range(1, 91) if i not in (12, 26, 29, 30, 45, 66, 68, 69, 71, 83)]  # id of each class
@@ -93,7 +93,7 @@ class TextFiles:
             columns.append(detections[:, 4:5])
         lines = [" ".join(f"{value:g}" for value in row) + "\n" for row in torch.cat(columns, 1).tolist()]
         file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text("".join(lines), encoding="utf-8")
+        write_whole(file, "".join(lines).encode())
 
     def close(self) -> None:
         """Do nothing: every file is complete."""
@@ -111,7 +111,7 @@ class JsonFile:
     def __init__(self, file: Path, coco: bool = False, names: Mapping[str, str] | None = None) -> None:
         self.file, self.coco, self.names = file, coco, names or {}
         self.count = 0
-        self._rows = tempfile.TemporaryFile("w+", encoding="utf-8")
+        self._rows = tempfile.TemporaryFile("w+", encoding="utf-8", dir=file.parent)
 
     def add(self, detections: Tensor, path: str, shape: tuple[int, int], number: int = 0) -> None:  # noqa: ARG002
         """Collect one image.
@@ -132,13 +132,14 @@ class JsonFile:
                 "bbox": [round(value, 3) for value in box],
                 "score": round(conf, 5),
             }
-            self._rows.write(("," if self.count else "") + json.dumps(row))
+            with naming(self.file):
+                self._rows.write(("," if self.count else "") + json.dumps(row))
             self.count += 1
 
     def close(self) -> None:
         """Write the file."""
-        self._rows.seek(0)
         with atomic_path(self.file) as tmp, tmp.open("w", encoding="utf-8") as out, self._rows:
+            self._rows.seek(0)
             out.write("[")
             shutil.copyfileobj(self._rows, out)
             out.write("]")
@@ -171,18 +172,21 @@ class CsvFile:
                 raise ValueError(f"{file}: this table has the columns {header}, not {self.HEADER}: move it away")
             own = set(images.values())
             kept = [row for row in rows if row and row[0] not in own]
-        self._file = file.open("w", newline="", encoding="utf-8")
+        with atomic_path(file) as tmp, tmp.open("w", newline="", encoding="utf-8") as new:
+            csv.writer(new).writerows([self.HEADER, *kept])
+        self._file = file.open("a", newline="", encoding="utf-8")
         self._writer = csv.writer(self._file)
-        self._writer.writerows([self.HEADER, *kept])
 
     def add(self, detections: Tensor, path: str, shape: tuple[int, int], number: int = 0) -> None:  # noqa: ARG002
         """Write the rows of one image: (D, 6) `[xyxy_img, confidence, class]`, best first; the rest as `TextFiles`."""
         for conf, cls in detections[:, 4:].flip(0).tolist():
-            self._writer.writerow([self.images[path], self.names[int(cls)], f"{conf:.2f}"])
+            with naming(self._file.name):
+                self._writer.writerow([self.images[path], self.names[int(cls)], f"{conf:.2f}"])
 
     def close(self) -> None:
         """Finish the file."""
-        self._file.close()
+        with naming(self._file.name):
+            self._file.close()
 
 
 def open_files(

@@ -81,6 +81,7 @@ class VideoFile:
     def __init__(self, path: Path, fps: float, shape: tuple[int, int]) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         self.path, self.shape = path, shape
+        self._written = 0
         self._writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"mp4v"), fps, shape[::-1])
         if not self._writer.isOpened():
             raise OSError(f"{path}: the video cannot be written ({shape[1]} x {shape[0]} pixels, {fps:g} fps, mp4v)")
@@ -88,7 +89,29 @@ class VideoFile:
     def write(self, image: NDArray) -> None:
         """Append a frame, (H, W, 3) BGR uint8 of `shape`."""
         self._writer.write(image)
+        self._written += 1
 
     def close(self) -> None:
-        """Finish the file; without this it does not play."""
+        """Finish the file, without this it does not play, and look at it: OpenCV's writer reports no error.
+
+        Raises:
+            OSError: not all frames are in the file.
+        """
         self._writer.release()
+        count, sound = _look_at(self.path)
+        if self._written and (count < self._written or not sound):
+            raise OSError(
+                f"{self.path}: the video could not be written: {count} of {self._written} frames are in the file"
+                f"{'' if sound else ', and it cannot be played to its end'}. Is the disk full?"
+            )
+
+
+def _look_at(path: Path) -> tuple[int, bool]:
+    """Return the number of frames that a video file tells of, and whether its last one can be decoded."""
+    capture = cv2.VideoCapture(str(path))
+    try:
+        count = reported_frames(capture) if capture.isOpened() else 0
+        capture.set(cv2.CAP_PROP_POS_FRAMES, max(count - 1, 0))
+        return count, count > 0 and capture.read()[0]
+    finally:
+        capture.release()

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from io import BytesIO
 from pathlib import Path
 from types import TracebackType
 
@@ -10,6 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from utils.annotate import write_image
+from utils.files import write_whole
 from utils.general import LOGGER
 
 CHANNELS = 32  # shown in a picture
@@ -64,8 +67,10 @@ class FeatureMaps:
             self._seen.add(i)
             features = output[0].detach().float().cpu().numpy()  # (C, H, W)
             file = self._folder / f"stage{i}_{name}_features"
-            np.save(file.with_suffix(".npy"), features)
-            file.with_suffix(".png").write_bytes(cv2.imencode(".png", feature_picture(features))[1])
+            array = BytesIO()
+            np.save(array, features)
+            write_whole(file.with_suffix(".npy"), array.getvalue())
+            write_image(file.with_suffix(".png"), feature_picture(features))
 
         return hook
 

@@ -111,7 +111,8 @@ class Runtime:
         file: what was opened, for messages.
         device: where the images are.
         metadata: what the file says about itself; `names`, `stride`, `min_size`, `half`, `int8` and `nms` are used.
-        shape: (B, H, W) of the file's input, None where an axis is open.
+        shape: (B, H, W) of the file's input, None where an axis is open. Of a file that leaves only one of H and W
+            open, that one is used at the length of the other.
         columns: 5 + nc, the width of its output, if known; not read from files with NMS inside.
 
     Attributes:
@@ -142,7 +143,8 @@ class Runtime:
         self.stride = int(stride) if isinstance(stride, int | float) and 1 <= stride <= MAX_STRIDE else None
         self.min_size = parse_size(self.metadata.get("min_size")) or (1, 1)
         self.batch_size = shape[0]
-        self.imgsz = (shape[1], shape[2]) if shape[1] and shape[2] else None
+        height, width = shape[1] or shape[2], shape[2] or shape[1]
+        self.imgsz = (height, width) if height and width else None
         found = None if self.end2end or not columns else columns - 5
         if found is not None and self.names and len(self.names) != found:
             raise ValueError(f"{file}: it has the names of {len(self.names)} classes, but gives scores of {found}")

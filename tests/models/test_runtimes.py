@@ -167,3 +167,10 @@ def test_smallest_size_of_the_metadata_is_kept(tmp_path):
     runtime.check_size((64, 96))
     with pytest.raises(ValueError, match="at least 64x96"):
         runtime.check_size((96, 64))
+
+
+@pytest.mark.parametrize(
+    ("shape", "imgsz"), [((1, None, None), None), ((1, 64, None), (64, 64)), ((1, None, 96), (96, 96))]
+)
+def test_an_axis_that_is_fixed_alone_decides_on_the_other(shape, imgsz, tmp_path):
+    assert Runtime(tmp_path / "x.onnx", torch.device("cpu"), {}, shape).imgsz == imgsz

@@ -10,12 +10,14 @@ from utils.annotate import (
     Annotator,
     class_names,
     colors,
+    crop_box,
     find_font,
     luminance,
     output_to_target,
     plot_images,
     shorten,
     text_color,
+    write_image,
 )
 from utils.boxes import xyxy2xywhn
 
@@ -236,3 +238,32 @@ def test_file_names_are_written(tmp_path):
 def test_other_shapes_are_refused(images, targets, match, tmp_path):
     with pytest.raises(ValueError, match=match):
         plot_images(images, targets, fname=tmp_path / "x.jpg")
+
+
+# Image files and crops ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("box", "rows", "columns"),
+    [
+        ((40.4, 30.6, 101.2, 80.3), (25, 85), (34, 106)),  # 70.8 +- 36.008 and 55.45 +- 30.347
+        ((0.0, 0.0, 20.0, 10.0), (0, 15), (0, 25)),
+        ((150.0, 95.0, 159.9, 99.9), (89, 100), (144, 160)),
+        ((200.0, 300.0, 200.0, 300.0), (99, 100), (159, 160)),
+    ],
+)
+def test_a_crop_is_the_box_and_its_margin_in_whole_pixels_below(box, rows, columns):
+    image = np.random.default_rng(0).integers(0, 256, (100, 160, 3), np.uint8)
+    expected = image[slice(*rows), slice(*columns)]
+    np.testing.assert_array_equal(crop_box(image, box), expected)
+    np.testing.assert_array_equal(crop_box(image, torch.tensor(box)), expected)
+
+
+def test_an_image_that_cannot_be_written_is_named(tmp_path, full_disk):
+    noise = np.random.default_rng(0).integers(0, 256, (90, 90, 3), np.uint8)
+    with full_disk(2048), pytest.raises(OSError, match="too large") as caught:
+        write_image(tmp_path / "new" / "a.png", noise)
+    assert caught.value.filename == str(tmp_path / "new" / "a.png")
+    with pytest.raises(ValueError, match=r"b\.jpg: an image of 70000 x 1 pixels cannot be written as \.jpg"):
+        write_image(tmp_path / "b.jpg", np.zeros((1, 70000, 3), np.uint8))
+    assert list(tmp_path.rglob("*.*")) == []

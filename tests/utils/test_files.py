@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import yaml
 
-from utils.files import atomic_path, yaml_load, yaml_save
+from utils.files import atomic_path, naming, write_whole, yaml_load, yaml_save
 
 
 def write(path, text):
@@ -186,3 +186,26 @@ def test_atomic_path_of_a_name_with_signs_of_a_pattern(tmp_path):
 def test_atomic_path_needs_the_folder(tmp_path):
     with pytest.raises(FileNotFoundError, match="the folder .*none does not exist"), atomic_path(tmp_path / "none/a"):
         pass
+
+
+@pytest.mark.parametrize("write", [lambda path: write_whole(path, bytes(9000)), lambda path: _replace(path, 9000)])
+def test_a_full_disk_is_an_error_that_names_the_file(write, tmp_path, full_disk):
+    with full_disk(4096), pytest.raises(OSError, match="too large") as caught:
+        write(tmp_path / "a.bin")
+    assert caught.value.filename == str(tmp_path / "a.bin")
+    assert list(tmp_path.iterdir()) == []
+    write(tmp_path / "a.bin")
+    assert (tmp_path / "a.bin").read_bytes() == bytes(9000)
+
+
+def _replace(path, size):
+    with atomic_path(path) as tmp:
+        tmp.write_bytes(bytes(size))
+
+
+def test_errors_of_other_files_keep_their_name(tmp_path):
+    with pytest.raises(FileNotFoundError) as caught, naming(tmp_path / "a"):
+        (tmp_path / "b").read_bytes()
+    assert caught.value.filename == str(tmp_path / "b")
+    with pytest.raises(OSError, match="a: 5 requested and 3 written"), naming("a"):
+        raise OSError("5 requested and 3 written")

@@ -327,3 +327,17 @@ def test_training_pictures_are_shown_after_the_first_epoch(tmp_path):
     callbacks.run("on_train_epoch_end", epoch=1)
     callbacks.run("teardown")
     assert [e.step for e in tags(tmp_path).Images("train_batch0")] == [0]
+
+
+def test_tensorboard_that_cannot_write_is_warned_of_once_and_the_run_goes_on(tmp_path, full_disk, caplog, capsys):
+    pytest.importorskip("tensorboard")
+    log = TensorBoardLogger(tmp_path / "events")
+    with full_disk(3000):
+        for epoch in range(3):
+            log.text("long", "word " * 400, epoch)
+            log.scalars({"loss": 1.0}, epoch)
+        log.close()
+    warnings = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert len(warnings) == 1
+    assert "event file cannot be written (File too large): the training goes on without it" in warnings[0]
+    assert "Traceback" not in capsys.readouterr().err

@@ -8,6 +8,7 @@ import subprocess
 import tempfile
 import warnings
 from copy import deepcopy
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from torch import Tensor, nn
 
 from utils.exporters.check import check_file
 from utils.exporters.folder import atomic_folder
-from utils.files import yaml_save
+from utils.files import write_whole, yaml_save
 from utils.formats import require
 from utils.options.exporter import ExportOptions
 
@@ -46,7 +47,9 @@ def convert(model: nn.Module, images: Tensor, folder: Path, half: bool) -> None:
     with tempfile.TemporaryDirectory() as scratch, warnings.catch_warnings(), torch.no_grad():
         warnings.filterwarnings("ignore")  # torch.jit is deprecated, and the sizes become constants: both known
         copy = deepcopy(model).cpu().eval()
-        torch.jit.trace(copy, images.cpu(), strict=False, check_trace=False).save(f"{scratch}/model.pt")
+        script = BytesIO()  # PyTorch's own writer of files ends the process when the disk is full
+        torch.jit.save(torch.jit.trace(copy, images.cpu(), strict=False, check_trace=False), script)
+        write_whole(f"{scratch}/model.pt", script.getbuffer())
         shape = ",".join(map(str, images.shape))
         command = [pnnx.EXEC_PATH, "model.pt", f"inputshape=[{shape}]", f"fp16={half:d}"]
         done = subprocess.run(command, cwd=scratch, capture_output=True, text=True, check=False)
@@ -62,7 +65,7 @@ def convert(model: nn.Module, images: Tensor, folder: Path, half: bool) -> None:
                 "four axes of ncnn): export onnx or openvino instead"
             )
         for name in FILES:
-            (folder / name).write_bytes((Path(scratch) / name).read_bytes())
+            write_whole(folder / name, (Path(scratch) / name).read_bytes())
 
 
 def load(folder: Path) -> Any:

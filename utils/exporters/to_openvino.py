@@ -52,7 +52,11 @@ def export_openvino(
         openvino.save_model(network, folder / f"{stem}.xml", compress_to_fp16=options.half)
         yaml_save(folder / "metadata.yaml", metadata)
         settings = {"INFERENCE_NUM_THREADS": torch.get_num_threads(), "INFERENCE_PRECISION_HINT": "f32"}
-        written = core.compile_model(folder / f"{stem}.xml", "CPU", settings)
+        try:
+            written = core.compile_model(folder / f"{stem}.xml", "CPU", settings)
+        except RuntimeError as error:  # its writer reports no full disk, only its reader finds the weights cut off
+            reason = str(error).strip().splitlines()[-1]
+            raise OSError(f"{file}: OpenVINO cannot read what it has written. Is the disk full? {reason}") from error
         check_file("OpenVINO", lambda x: written([x.numpy()])[0], model, images, options, metadata)
     return file
 

@@ -8,6 +8,7 @@ runs as the model does.
 
 import json
 import warnings
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from torch.export import Dim
 
 from utils.exporters.check import check_file
 from utils.exporters.to_onnx import LARGEST_BATCH, LARGEST_SIDE, HalfModel, example_size
-from utils.files import atomic_path
+from utils.files import atomic_path, write_whole
 from utils.options.exporter import ExportOptions
 
 
@@ -25,7 +26,9 @@ def export_pt2(model: nn.Module, images: Tensor, file: Path, options: ExportOpti
     """Write a .pt2 file and compare it with the model; arguments and errors as in `utils/exporters/__init__.py`."""
     program = capture(HalfModel(model) if options.half else model, images, options.dynamic, int(metadata["stride"]))
     with atomic_path(file) as tmp:
-        torch.export.save(program, str(tmp), extra_files={"metadata.json": json.dumps(metadata)})
+        data = BytesIO()  # PyTorch's own writer of files ends the process when the disk is full
+        torch.export.save(program, data, extra_files={"metadata.json": json.dumps(metadata)})
+        write_whole(tmp, data.getbuffer())
         written = torch.export.load(str(tmp)).module(check_guards=False)
         device = images.device
         check_file("torch.export", lambda x: written(x.to(device))[0], model, images, options, metadata)

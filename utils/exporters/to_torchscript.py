@@ -6,6 +6,7 @@ the other entries.
 
 import json
 import warnings
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 
 from utils.exporters.check import check_file
 from utils.exporters.to_onnx import HalfModel
-from utils.files import atomic_path
+from utils.files import atomic_path, write_whole
 from utils.general import LOGGER
 from utils.options.exporter import ExportOptions
 
@@ -31,7 +32,9 @@ def export_torchscript(
         script = trace(HalfModel(model) if options.half else model, images)
         if options.optimize:
             script = torch.jit.freeze(script)
-        script.save(str(tmp), _extra_files={"config.txt": json.dumps(config)})
+        data = BytesIO()  # PyTorch's own writer of files ends the process when the disk is full
+        torch.jit.save(script, data, _extra_files={"config.txt": json.dumps(config)})
+        write_whole(tmp, data.getbuffer())
         written = torch.jit.load(str(tmp), map_location=images.device)
         check_file("TorchScript", lambda x: written(x.to(images.device))[0], model, images, options, metadata)
     return file

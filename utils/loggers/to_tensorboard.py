@@ -1,7 +1,8 @@
 """TensorBoard: the columns of results.csv as curves, pictures, PR curves, the graph and the settings of a run."""
 
+import threading
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -53,24 +54,22 @@ class TensorBoardLogger:
 
         The mark is written with the next entry; older event files stay as they are.
         """
-        if self._writer is not None:
-            self._writer.close()
-            self._writer = None
+        self._finish()
         self._purge_step = step
 
     def scalars(self, values: Mapping[str, float], step: int) -> None:
         """Add one point to each curve; `step` is the epoch. Curves without a number (nan) get no point."""
-        if self.active:
-            writer = self._open()
+
+        def add(writer: Any) -> None:
             for name, value in values.items():
                 if not np.isnan(value):
                     writer.add_scalar(name, float(value), step)
-            writer.flush()
+
+        self._write(add)
 
     def text(self, tag: str, text: str, step: int) -> None:
         """Add a text in Markdown."""
-        if self.active:
-            self._open().add_text(tag, text, step)
+        self._write(lambda writer: writer.add_text(tag, text, step))
 
     def image(self, tag: str, file: str | Path, step: int) -> None:
         """Add a picture file.
@@ -81,7 +80,8 @@ class TensorBoardLogger:
         """
         if self.active:
             with Image.open(file) as picture:
-                self._open().add_image(tag, np.asarray(picture.convert("RGB")), step, dataformats="HWC")
+                pixels = np.asarray(picture.convert("RGB"))
+            self._write(lambda writer: writer.add_image(tag, pixels, step, dataformats="HWC"))
 
     def pr_curve(self, tag: str, hits: np.ndarray, false: np.ndarray, labels: int, step: int) -> None:
         """Add a curve of precision over recall.
@@ -93,16 +93,13 @@ class TensorBoardLogger:
             labels: objects there are.
             step: epoch.
         """
-        if not self.active:
-            return
         at = np.linspace(0, len(hits) - 1, POINTS).round().astype(int)
         hits, false = hits[at], false[at]
         precision = np.divide(hits, hits + false, out=np.ones(POINTS), where=hits + false > 0)
         recall = hits / max(labels, 1)
         unknown = np.zeros(POINTS)  # true negatives: in detection there is no number of them
-        self._open().add_pr_curve_raw(
-            f"PR/{tag}", hits, false, unknown, labels - hits, precision, recall, step, num_thresholds=POINTS
-        )
+        rows = (hits, false, unknown, labels - hits, precision, recall)
+        self._write(lambda writer: writer.add_pr_curve_raw(f"PR/{tag}", *rows, step, num_thresholds=POINTS))
 
     def hyperparameters(self, settings: Mapping[str, Any], metrics: Sequence[str]) -> None:
         """Add the settings of the run for the table that compares runs; `metrics` are the curves it shows beside."""
@@ -111,9 +108,8 @@ class TensorBoardLogger:
         from torch.utils.tensorboard.summary import hparams  # noqa: PLC0415  optional package
 
         plain = {k: v if isinstance(v, bool | int | float | str) else str(v) for k, v in settings.items()}
-        writer = self._open()
-        for part in hparams(plain, dict.fromkeys(metrics, 0)):
-            writer.file_writer.add_summary(part)
+        parts = hparams(plain, dict.fromkeys(metrics, 0))
+        self._write(lambda writer: [writer.file_writer.add_summary(part) for part in parts])
 
     def graph(self, model: nn.Module, imgsz: int) -> None:
         """Add the graph of a detector in evaluation mode for square images of a size in pixels; it stays as it is."""
@@ -126,7 +122,7 @@ class TensorBoardLogger:
             try:
                 # traced here, because a second trace to compare with would find what the first one has cached
                 traced = torch.jit.trace(copied, images, strict=False, check_trace=False)
-                self._open().add_graph(traced, images)
+                self._write(lambda writer: writer.add_graph(traced, images))
             except RuntimeError as error:
                 LOGGER.warning(
                     f"no graph in TensorBoard: PyTorch cannot trace this model: {str(error).splitlines()[0]}"
@@ -134,15 +130,55 @@ class TensorBoardLogger:
 
     def close(self) -> None:
         """Write out what is pending and close the file; the logger takes no more."""
-        if self._writer is not None:
-            self._writer.close()
+        self._finish()
+        self._class = None
+
+    def _write(self, add: Callable[[Any], object]) -> None:
+        """Let `add` write with the writer, opened if it was not yet. Where that fails, warn and log no more.
+
+        The writer writes in a thread of its own, which keeps an error to itself until it is asked.
+        """
+        if not self.active:
+            return
+        try:
+            if self._writer is None:
+                _leave_errors_to_us()
+                self._writer = self._class(str(self.directory), purge_step=self._purge_step)
+            add(self._writer)
+            self._writer.flush()
+        except OSError as error:
+            self._warn(error)
+
+    def _finish(self) -> None:
+        """Close the event file, if there is one; the next entry begins another."""
+        writer, self._writer = self._writer, None
+        if writer is not None:
+            try:
+                writer.close()
+            except OSError as error:
+                self._warn(error)
+
+    def _warn(self, error: OSError) -> None:
+        """Log no more: a training does not end because of its log."""
+        LOGGER.warning(
+            f"{self.directory}: TensorBoard's event file cannot be written ({error.strerror or error}): the training "
+            "goes on without it, results.csv has the numbers"
+        )
         self._writer = self._class = None
 
-    def _open(self) -> Any:
-        """Return the writer, opened if it was not yet."""
-        if self._writer is None:
-            self._writer = self._class(str(self.directory), purge_step=self._purge_step)
-        return self._writer
+
+def _leave_errors_to_us() -> None:
+    """Have no traceback printed by the thread of a writer whose file cannot be written: `_write` tells of it."""
+    previous = threading.excepthook
+    if getattr(previous, "skips_tensorboard", False):
+        return
+
+    def hook(args: threading.ExceptHookArgs) -> None:
+        if not (isinstance(args.exc_value, OSError) and type(args.thread).__module__.startswith("tensorboard.")):
+            previous(args)
+
+    hook.skips_tensorboard = True
+    threading.excepthook = hook
 
 
 def _summary_writer() -> Any:

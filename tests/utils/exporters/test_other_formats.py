@@ -154,3 +154,11 @@ def test_folder_is_replaced_whole_or_not_at_all(tmp_path):
 def test_missing_package_is_named():
     with pytest.raises(ValueError, match="pip install no-such-package"):
         require(("no-such-package",), "this")
+
+
+@pytest.mark.parametrize("argument", ["torchscript", "pt2"])
+def test_a_full_disk_is_an_error_and_nothing_is_left(argument, tiny_conv, tmp_path, full_disk):
+    with full_disk(20_000), pytest.raises(OSError, match="too large") as caught:
+        export(argument, tiny_conv, tmp_path)
+    assert caught.value.filename == str(tmp_path / f"best.{argument}")
+    assert list(tmp_path.iterdir()) == []
