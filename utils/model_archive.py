@@ -1,6 +1,8 @@
 """Zip archives of PyTorch, made sure to be what they seem before anything in them is read."""
 
+import io
 import os
+import re
 import struct
 import tarfile
 import zipfile
@@ -8,6 +10,11 @@ import zlib
 from pathlib import Path, PurePosixPath
 from typing import IO
 
+import torch
+
+from utils.text import printable
+
+MAX_PROGRAM = 8 << 30  # bytes of a file that is read into memory as a whole
 MAX_INFLATED = 64 << 20  # bytes of all compressed entries of a model file together; those of YOLOv5x have about 2 MB
 BROKEN = (
     zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError, NotImplementedError, RuntimeError, struct.error,
@@ -17,6 +24,63 @@ BROKEN = (
 
 class NoArchiveError(ValueError):
     """The file is no zip archive, or its end is missing."""
+
+
+class Records:
+    """The records of a PyTorch archive as PyTorch's own reader finds them; for files that PyTorch is going to run.
+
+    That reader looks names up without regard to case, so a check that compares names as written can miss what PyTorch
+    finds. Here every record has a name from a list of known spellings, is listed by that reader, and is read through
+    it. `buffer` hands on the very bytes that were looked at, whatever happens to the file meanwhile.
+
+    Args:
+        file: an existing file, or its content.
+        known: the names that may be in it, without the root folder.
+
+    Attributes:
+        data: all bytes of the file. names: of all records, without the root folder.
+
+    Raises:
+        ValueError: no such archive, one that readers could see differently, or an unknown record; without the path.
+        OSError: it cannot be read.
+    """
+
+    def __init__(self, file: Path | bytes, known: re.Pattern[str]) -> None:
+        if isinstance(file, Path) and file.stat().st_size > MAX_PROGRAM:
+            raise ValueError(f"refused, larger than {MAX_PROGRAM >> 30} GiB")
+        self.data = file if isinstance(file, bytes) else file.read_bytes()
+        with open_model_archive(self.buffer(), MAX_INFLATED) as archive:
+            listed = archive.namelist()
+        if self.data[:4] != b"PK\3\4" or self.data[4:8] == b"PTMF":  # torch chooses the reader by the first bytes
+            raise ValueError("refused, it does not begin as an archive of PyTorch")
+        try:
+            self.reader = torch._C.PyTorchFileReader(self.buffer())
+            self.names: list[str] = self.reader.get_all_records()
+        except RuntimeError as e:
+            raise ValueError(f"damaged: {str(e).splitlines()[0]}") from None
+        root = listed[0].partition("/")[0]
+        if [f"{root}/{name}" for name in self.names] != listed:
+            raise ValueError("refused, the readers of Python and PyTorch find different records in it")
+        for name in self.names:
+            if not known.fullmatch(name):
+                raise ValueError(f"refused, it holds {printable(name[:80])}, which no exported detector has")
+
+    def buffer(self) -> io.BytesIO:
+        """Return the content of the file as a new binary file; the bytes are shared, not copied."""
+        return io.BytesIO(self.data)
+
+    def read(self, name: str, limit: int | None = None) -> bytes:
+        """Read a record.
+
+        Raises:
+            ValueError: there is none, it is damaged, or it has more than `limit` bytes.
+        """
+        try:
+            if limit is not None and self.reader.get_record_size(name) > limit:
+                raise ValueError(f"refused, its {name} has more than {limit >> 20} MiB")
+            return self.reader.get_record(name)
+        except RuntimeError as e:
+            raise ValueError(f"damaged: {str(e).splitlines()[0]}") from None
 
 
 def open_model_archive(file: str | Path | IO[bytes], inflated: int = 0) -> zipfile.ZipFile:

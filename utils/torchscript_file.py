@@ -1,41 +1,74 @@
-"""Look into a TorchScript archive before PyTorch opens it: such a file is a program, and part of it runs when loaded.
+"""The one door for TorchScript files: such a file is a program, and part of it can run while it is being loaded.
 
-Its language cannot call Python, but its operators can write files (`torch.save`, `torch.ops.image.write_file`), read
-them, start remote calls or end the process, and methods `__setstate__` run during `torch.jit.load`. A traced detector
-needs none of that: only tensor operators of `aten`, `prim` and torchvision's boxes.
+Its language cannot call Python, but its operators can write files (`torch.save`), read them, start remote calls or
+end the process. Two checks, each of what PyTorch really reads or runs:
+
+1. Before loading, that nothing runs while loading. The records are listed and read by PyTorch's own reader and have
+   known names (`utils.model_archive.Records`). Their source code defines no hooks and computes nothing outside of
+   functions: default values of arguments and constants of classes are evaluated by `torch.jit.load`. It is written in
+   the letters and strings that `torch.jit.save` uses, so that Python's parser and PyTorch's see the same. The pickles
+   name no C++ class, which could restore itself from them.
+2. After loading, that the compiled graph, which is what `forward` executes, consists of tensor computations only.
+
+So certainty does not rest on spelling, and such files are loaded by default, without an option to trust them.
 """
 
 import ast
+import io
 import json
+import pickletools
+import re
+import warnings
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from utils.model_archive import BROKEN, MAX_INFLATED, open_model_archive
+from utils.model_archive import Records
+from utils.text import printable
 
+MAX_CODE = 4 << 20  # bytes of all source code of a file; that of YOLOv5x has about 0.3 MB
+MAX_PICKLE = 64 << 20  # bytes of one pickle; most of it are the tables of source lines
 MAX_CONFIG = 4 << 20  # bytes of config.txt
-REFUSED = ("save", "from_file")  # of aten
-OPERATORS = {  # namespace -> allowed names; of aten all that PyTorch knows but `REFUSED`
+RECORDS = re.compile(
+    r"(data|constants|traced_inputs)(\.pkl|/\d+)|code/__torch__(/\w+)*\.py(\.debug_pkl)?|extra/[\w.-]+|version|"
+    r"byteorder|\.data/(version|serialization_id)",
+    re.ASCII,
+)
+LETTERS = re.compile(
+    r"""(?:[\w \n.,:()\[\]{}=+\-*/%<>!&|~]|(?<!\w)"(?:[^"\\\n]|\\.)*"|(?<!\w)'(?:[^'\\\n]|\\.)*')*""", re.ASCII
+)
+HOOKS = {"__setstate__", "__getstate__", "__enter__", "__exit__", "__forward_hooks__", "__forward_pre_hooks__"}
+LITERALS = (ast.Constant, ast.List, ast.Tuple, ast.UnaryOp, ast.USub, ast.Load)
+PICKLED = re.compile(  # names in pickles
+    r"torch\._utils (_rebuild_tensor_v2|_rebuild_parameter)|collections OrderedDict|torch \w+Storage|"
+    r"torch\.jit\._pickle \w+|__torch__(?!\.torch\.classes)[\w.]* \w+",
+    re.ASCII,
+)
+GRAPH_NODES = {  # namespace -> allowed names; of aten see `is_computation`
     "prim": (
-        "ConstantChunk ListConstruct ListUnpack NumToTensor RaiseException TupleConstruct TupleIndex TupleUnpack abs "
-        "data device dtype index is_cpu is_cuda is_mkldnn is_mps layout max min rangelist requires_grad shape tolist "
-        "type unchecked_cast unchecked_unwrap_optional"
+        "ConstantChunk Constant DictConstruct GetAttr If ListConstruct ListUnpack Loop NumToTensor RaiseException "
+        "TupleConstruct TupleIndex TupleSlice TupleUnpack Uninitialized abs data device dtype index is_cpu is_cuda "
+        "is_mkldnn is_mps isinstance layout max min rangelist requires_grad shape tolist type unchecked_cast "
+        "unchecked_unwrap_optional"
     ).split(),
     "torchvision": ["nms"],
 }
-FUNCTIONS = (
-    "abs all annotate any bool complex divmod enumerate float getattr hasattr int isinstance len list max min ord pow "
-    "range reversed round sorted str sum tuple unchecked_cast uninitialized zip"
+REFUSED = (  # of aten: files, remote calls, foreign memory, settings of the process
+    "save from_file to_here local_value owner owner_name is_owner confirmed_by_owner dist_backward backward wait set_ "
+    "set_data record_stream set_grad_enabled manual_seed"
 ).split()
-HOOKS = ("__setstate__", "__getstate__", "__enter__", "__exit__")
+INTERNAL = (  # of aten: the names with an underscore in front that exported detectors use
+    "_assert_tensor_metadata _convolution _convolution_mode _log_softmax _native_batch_norm_legit "
+    "_native_batch_norm_legit_no_training _set_item _softmax _to_copy _unsafe_view"
+).split()
 
 
-def check_torchscript(file: str | Path) -> dict[str, Any]:
-    """Raise unless a TorchScript file is a plain computation on tensors.
+def load_torchscript(file: str | Path, device: torch.device) -> tuple[torch.jit.ScriptModule, dict[str, Any]]:
+    """Load a TorchScript file whose `forward` is a plain computation on tensors.
 
     Returns:
-        What its `config.txt` says about it, {} without one.
+        The module, and what the file's `config.txt` says about it, {} without one.
 
     Raises:
         FileNotFoundError: no such file.
@@ -45,24 +78,40 @@ def check_torchscript(file: str | Path) -> dict[str, Any]:
     if not file.is_file():
         raise FileNotFoundError(f"{file}: no such file")
     try:
-        with open_model_archive(file, MAX_INFLATED) as archive:
-            names = archive.namelist()
-            root = names[0].partition("/")[0] + "/" if names else ""
-            if f"{root}constants.pkl" not in names or any(not name.startswith(root) for name in names):
-                raise ValueError("not a TorchScript file, or a damaged one: no constants.pkl")
-            for name in names:
-                if name.startswith(f"{root}code/") and name.endswith(".py"):
-                    check_code(archive.read(name).decode(), name.removeprefix(root))
-            config = f"{root}extra/config.txt"
-            if config not in names:
-                return {}
-            if archive.getinfo(config).file_size > MAX_CONFIG:
-                raise ValueError(f"its config.txt has more than {MAX_CONFIG >> 20} MB")
-            return _parse_config(archive.read(config))
-    except BROKEN as e:
-        raise ValueError(f"{file}: not a TorchScript file, or a damaged one: {e}") from None
+        records = Records(file, RECORDS)
+        config = _check_records(records)
+        module = _load(records, device)
+        check_graph(module.inlined_graph)
+    except (RuntimeError, AttributeError, IndexError) as e:  # of PyTorch; without `forward` the second
+        raise ValueError(f"{file}: not a TorchScript file, or a damaged one: {_first_line(e)}") from None
     except ValueError as e:
         raise ValueError(f"{file}: {e}") from None
+    return module, config
+
+
+def _load(records: Records, device: torch.device) -> torch.jit.ScriptModule:
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*torch.jit.*(deprecated|not supported).*")
+        return torch.jit.load(records.buffer(), map_location=device)
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)[:200]
+
+
+def _check_records(records: Records) -> dict[str, Any]:
+    """Make sure that nothing runs while the file is loaded; return its config.txt."""
+    if "constants.pkl" not in records.names or "data.pkl" not in records.names:
+        raise ValueError("not a TorchScript file, or a damaged one: no constants.pkl")
+    room = MAX_CODE
+    for name in records.names:
+        if name.endswith(".py"):
+            code = records.read(name, room)
+            room -= len(code)
+            check_code(code, name)
+        elif name.endswith("pkl"):
+            check_pickle(records.read(name, MAX_PICKLE), name)
+    return _parse_config(records.read("extra/config.txt", MAX_CONFIG)) if "extra/config.txt" in records.names else {}
 
 
 def _parse_config(text: bytes) -> dict[str, Any]:
@@ -76,50 +125,76 @@ def _parse_config(text: bytes) -> dict[str, Any]:
     return config
 
 
-def check_code(code: str, name: str) -> None:
-    """Raise ValueError if a source file of an archive could do more than compute with tensors.
+def check_pickle(data: bytes, name: str) -> None:
+    """Raise ValueError if a pickle of an archive names other classes than those of its own source code.
+
+    Args:
+        data: the pickle, of which PyTorch reads up to the first STOP too.
+        name: for the message.
+    """
+    try:
+        names = [arg for code, arg, _ in pickletools.genops(io.BytesIO(data)) if code.name in ("GLOBAL", "INST")]
+    except ValueError as e:
+        raise ValueError(f"damaged: {name}: {_first_line(e)}") from None
+    for found in names:
+        if not PICKLED.fullmatch(found):
+            raise ValueError(f"refused, {name} names {printable(found[:80])}")
+
+
+def check_code(code: bytes, name: str) -> None:
+    """Raise ValueError if a source file of an archive could run anything while it is being loaded.
 
     Args:
         code: its text; the syntax is that of Python.
         name: for the message.
     """
     try:
-        tree = ast.parse(code)
-        _CodeCheck(name).visit(tree)
-    except (SyntaxError, RecursionError, MemoryError):
+        text = code.decode("ascii")
+        if not LETTERS.fullmatch(text) or '"""' in text or "'''" in text:
+            raise SyntaxError
+        tree = ast.parse(text)
+        for node in ast.walk(tree):
+            reason = _find_execution(node)
+            if reason:
+                raise ValueError(f"refused, {name} {reason}")
+    except (SyntaxError, UnicodeDecodeError, RecursionError, MemoryError):
         raise ValueError(f"refused, {name} is not written as torch.jit.save writes it") from None
 
 
-class _CodeCheck(ast.NodeVisitor):
-    """Goes through a source file; ValueError at the first thing that a traced detector does not do."""
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-
-    def refuse(self, what: str) -> None:
-        raise ValueError(f"refused, {self.name} {what}")
-
-    def visit_FunctionDef(self, node: ast.FunctionDef) -> None:  # noqa: N802, the name that ast asks for
+def _find_execution(node: ast.AST) -> str | None:
+    """Return what in a node of the syntax would run while the file is being loaded."""
+    if isinstance(node, ast.FunctionDef):
         if node.name in HOOKS:
-            self.refuse(f"defines {node.name}, which could run when the file is loaded")
-        self.generic_visit(node)
-
-    def visit_BinOp(self, node: ast.BinOp) -> None:  # noqa: N802
-        if isinstance(node.op, ast.BitXor):  # ^name(...) calls Python
-            self.refuse("calls Python")
-        self.generic_visit(node)
-
-    def visit_Call(self, node: ast.Call) -> None:  # noqa: N802
-        if isinstance(node.func, ast.Name) and node.func.id not in FUNCTIONS:
-            self.refuse(f"calls {node.func.id[:80]}, which is no computation on tensors")
-        self.generic_visit(node)
-
-    def visit_Attribute(self, node: ast.Attribute) -> None:  # noqa: N802
+            return f"defines {node.name}, which could run when the file is loaded"
+        if node.args.defaults or any(node.args.kw_defaults):
+            return f"has default values for the arguments of {node.name[:80]}, which are computed when it is loaded"
+    if isinstance(node, ast.ClassDef | ast.Module):
+        for line in node.body:
+            if isinstance(line, ast.Assign) and HOOKS & {getattr(target, "id", "") for target in line.targets}:
+                return f"defines {ast.unparse(line.targets[0])}"
+            if isinstance(line, ast.Assign | ast.AnnAssign) and not (_is_type(line) or _is_literal(line.value)):
+                return f"computes {ast.unparse(line.value)[:80]} when it is loaded"
+            if not isinstance(line, ast.Assign | ast.AnnAssign | ast.FunctionDef | ast.ClassDef | ast.Pass):
+                return f"has {ast.unparse(line)[:80]} outside of a function"
+    if isinstance(node, ast.Attribute):
         parts = _dotted(node)
-        if parts[0] not in ("ops", "torch"):
-            self.generic_visit(node)
-        elif not _is_computation(parts):
-            self.refuse(f"calls {'.'.join(parts)[:80]}, which is no computation on tensors")
+        if parts[0] == "ops" and len(parts) > 2 and parts[1] not in (*GRAPH_NODES, "aten"):
+            return f"calls {'.'.join(parts)[:80]}, which is no computation on tensors"
+        if parts[:3] == ["__torch__", "torch", "classes"]:
+            return f"uses the C++ class {'.'.join(parts)[:80]}"
+    return None
+
+
+def _is_type(line: ast.Assign | ast.AnnAssign) -> bool:
+    """Whether a line is `__annotations__["0"] = some.Type`, the type of an attribute whose name is no identifier."""
+    target = line.targets[0] if isinstance(line, ast.Assign) else None
+    of_types = isinstance(target, ast.Subscript) and getattr(target.value, "id", "") == "__annotations__"
+    return of_types and not any(isinstance(node, ast.Call) for node in ast.walk(line.value))
+
+
+def _is_literal(value: ast.AST | None) -> bool:
+    """Whether a value is written out: numbers, strings and lists of them."""
+    return value is None or all(isinstance(node, LITERALS) for node in ast.walk(value))
 
 
 def _dotted(node: ast.AST) -> list[str]:
@@ -131,11 +206,18 @@ def _dotted(node: ast.AST) -> list[str]:
     return [node.id if isinstance(node, ast.Name) else "", *reversed(parts)]
 
 
-def _is_computation(parts: list[str]) -> bool:
-    """Whether `torch.name` or `ops.namespace.name` is an operator that only computes."""
-    if parts[0] == "ops" and len(parts) == 3 and parts[1] != "aten":
-        return parts[2] in OPERATORS.get(parts[1], ())
-    name = parts[-1]
-    if len(parts) != (3 if parts[0] == "ops" else 2) or name in REFUSED:
-        return False
-    return bool(torch._C._jit_get_schemas_for_operator(f"aten::{name}"))
+def check_graph(graph: torch.Graph | torch.Block) -> None:
+    """Raise ValueError at the first node of a compiled graph that a traced detector does not have."""
+    blocks: list[Any] = [graph]
+    while blocks:
+        for node in blocks.pop().nodes():
+            namespace, _, name = node.kind().partition("::")
+            if not (is_computation(name) if namespace == "aten" else name in GRAPH_NODES.get(namespace, ())):
+                raise ValueError(f"refused, its program calls {printable(node.kind()[:80])}, which is no computation")
+            blocks.extend(node.blocks())
+
+
+def is_computation(name: str) -> bool:
+    """Whether an operator of aten only computes: public or known, and none of those that reach out of the program."""
+    internal = name.startswith("_") and not name.startswith("__")
+    return name not in REFUSED and (not internal or name in INTERNAL)

@@ -1,14 +1,13 @@
 """Files that PyTorch runs by itself: TorchScript and torch.export."""
 
-import warnings
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from models.runtimes.base import Runtime, parse_shape
-from utils.pt2_file import check_pt2
-from utils.torchscript_file import check_torchscript
+from utils.pt2_file import load_pt2
+from utils.torchscript_file import load_torchscript
 
 
 class TorchScriptBackend(Runtime):
@@ -25,13 +24,7 @@ class TorchScriptBackend(Runtime):
     """
 
     def __init__(self, file: Path, device: torch.device) -> None:
-        config = check_torchscript(file)
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message=".*torch.jit.*deprecated.*")
-            try:
-                self.module = torch.jit.load(str(file), map_location=device)
-            except (RuntimeError, ValueError) as e:
-                raise ValueError(f"{file}: not a TorchScript file, or a damaged one: {str(e).splitlines()[0]}") from e
+        self.module, config = load_torchscript(file, device)
         self.module.eval()
         batch, _, height, width = parse_shape(config.get("shape"), file)
         super().__init__(file, device, config, (batch, height, width))
@@ -55,11 +48,7 @@ class Pt2Backend(Runtime):
     """
 
     def __init__(self, file: Path, device: torch.device) -> None:
-        metadata = check_pt2(file)
-        try:
-            program = torch.export.load(str(file))
-        except (RuntimeError, KeyError, AssertionError) as e:
-            raise ValueError(f"{file}: PyTorch {torch.__version__} cannot read it: {str(e).splitlines()[0]}") from e
+        program, metadata = load_pt2(file)
         if device.type != "cpu":
             program = torch.export.passes.move_to_device_pass(program, str(device))
         self.module = program.module(check_guards=False)  # `check_size` gives the clearer message

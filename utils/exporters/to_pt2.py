@@ -20,6 +20,7 @@ from utils.exporters.check import check_file
 from utils.exporters.to_onnx import LARGEST_BATCH, LARGEST_SIDE, HalfModel, example_size
 from utils.files import atomic_path, write_whole
 from utils.options.exporter import ExportOptions
+from utils.pt2_file import load_pt2
 
 
 def export_pt2(model: nn.Module, images: Tensor, file: Path, options: ExportOptions, metadata: dict[str, Any]) -> Path:
@@ -29,7 +30,7 @@ def export_pt2(model: nn.Module, images: Tensor, file: Path, options: ExportOpti
         data = BytesIO()  # PyTorch's own writer of files ends the process when the disk is full
         torch.export.save(program, data, extra_files={"metadata.json": json.dumps(metadata)})
         write_whole(tmp, data.getbuffer())
-        written = torch.export.load(str(tmp)).module(check_guards=False)
+        written = load_pt2(tmp)[0].module(check_guards=False)
         device = images.device
         check_file("torch.export", lambda x: written(x.to(device))[0], model, images, options, metadata)
     return file

@@ -18,6 +18,7 @@ from utils.exporters.to_onnx import HalfModel
 from utils.files import atomic_path, write_whole
 from utils.general import LOGGER
 from utils.options.exporter import ExportOptions
+from utils.torchscript_file import load_torchscript
 
 
 def export_torchscript(
@@ -35,7 +36,7 @@ def export_torchscript(
         data = BytesIO()  # PyTorch's own writer of files ends the process when the disk is full
         torch.jit.save(script, data, _extra_files={"config.txt": json.dumps(config)})
         write_whole(tmp, data.getbuffer())
-        written = torch.jit.load(str(tmp), map_location=images.device)
+        written = load_torchscript(tmp, images.device)[0]
         check_file("TorchScript", lambda x: written(x.to(images.device))[0], model, images, options, metadata)
     return file
 
