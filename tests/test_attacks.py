@@ -40,7 +40,7 @@ from models.checkpoint import attempt_load, load_checkpoint, save_checkpoint, st
 from models.pretrained import read_published
 from models.yolo import DetectionModel
 from tests.torch_archives import in_archive
-from utils.pt2_file import check_pt2
+from utils.pt2_file import load_pt2
 from utils.torch_archive import STREAM_MAGIC
 
 SECONDS = 40  # of CPU time; no refusal may take longer
@@ -426,7 +426,8 @@ def test_the_tar_format_of_the_first_pytorch(tmp_path, sentinel):
 def test_hostile_sample_inputs_of_a_pt2_file(tmp_path, sentinel):
     inner = in_archive(tmp_path / "inner.pt", pickled(Call(os.system, f"touch {sentinel}"), 2)).read_bytes()
     with zipfile.ZipFile(tmp_path / "a.pt2", "w") as file:
-        file.writestr("x/archive_format", "pt2")
+        for record in ("archive_format", "archive_version", "version", "models/model.json"):
+            file.writestr(f"x/{record}", "1")
         file.writestr("x/data/sample_inputs/model.pt", inner)
     with pytest.raises(ValueError, match="sample_inputs.*pickled Python objects"):
-        check_pt2(tmp_path / "a.pt2")
+        load_pt2(tmp_path / "a.pt2")

@@ -15,14 +15,13 @@ DOORS = {
     "torch.hub.load_state_dict_from_url": (),
     "torch.hub.download_url_to_file": ("models/pretrained.py",),  # checksum
     "torch.ops.load_library": (),
-    "torch.jit.load": (
-        "models/runtimes/torch_files.py",  # behind utils/torchscript_file.py
-        "utils/exporters/to_torchscript.py",  # the file it has just written
-    ),
-    "torch.export.load": (
-        "models/runtimes/torch_files.py",  # behind utils/pt2_file.py
-        "utils/exporters/to_pt2.py",  # the file it has just written
-    ),
+    "torch._C.import_ir_module": (),
+    "torch._C.import_ir_module_from_buffer": (),
+    "torch._C._load_for_lite_interpreter": (),
+    "torch.export.pt2_archive.*": (),
+    "torch._inductor.aoti_load_package": (),
+    "torch.jit.load": ("utils/torchscript_file.py",),  # between its two checks
+    "torch.export.load": ("utils/pt2_file.py",),  # between its two checks
     "safetensors.torch.load_file": ("models/pretrained.py",),  # a format of numbers alone
     "pickle.load": (),
     "pickle.loads": (),

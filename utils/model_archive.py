@@ -62,7 +62,7 @@ class Records:
         if [f"{root}/{name}" for name in self.names] != listed:
             raise ValueError("refused, the readers of Python and PyTorch find different records in it")
         for name in self.names:
-            if not known.fullmatch(name):
+            if not known.fullmatch(name) or not self.reader.has_record(name):  # the second: cut at a NUL
                 raise ValueError(f"refused, it holds {printable(name[:80])}, which no exported detector has")
 
     def buffer(self) -> io.BytesIO:

@@ -3,9 +3,10 @@
 What can run code there (torch 2.14, torch/export/pt2_archive/_package.py and torch/_export/serde/serialize.py): weights
 and constants with `use_pickle`, custom and opaque objects, the sample inputs, the formats before 2.8, compiled
 AOTInductor libraries; texts of size expressions (sympy evaluates them); names of functions in the graph and among the
-arguments of its nodes; classes in the structure of input and output, whose modules are imported. A file of
-`torch.export.save` for a detector needs none of the first group and only a few forms of the others. The guards of a
-file are Python too: whoever loads one takes `program.module(check_guards=False)`, which does not run them.
+arguments of its nodes; names of inputs, arguments and submodules, which PyTorch writes into Python code; classes in
+the structure of input and output, whose modules are imported. A file of `torch.export.save` for a detector needs none
+of the first group and only a few forms of the others. The guards of a file are Python too: whoever loads one takes
+`program.module(check_guards=False)`, which does not run them.
 
 The archive, and the one of its sample inputs, are listed and read by PyTorch's own reader, in known records only
 (`utils.model_archive.Records`), and PyTorch gets the bytes that were looked at. Afterwards the graph that was made of
@@ -40,6 +41,8 @@ SAMPLE_RECORDS = re.compile(
     re.ASCII,
 )
 OPERATOR = re.compile(r"torch\.ops\.aten\.(\w+)\.(?!_)\w+", re.ASCII)
+NAME = re.compile(r"[\w.]*", re.ASCII)
+FREE_TEXTS = ("metadata", "as_string", "as_strings", "torch_version", "guards_code")  # shown, quoted, or not used
 HIGHER = "torch.ops.higher_order.wrap_with_autocast"
 ARITHMETIC = ("add", "sub", "mul", "floordiv", "mod", "neg", "pow", "eq", "ne", "lt", "le", "gt", "ge", "and_", "or_")
 GRAPH_FUNCTIONS = {
@@ -148,32 +151,39 @@ def _find_danger_in_program(program: torch.export.ExportedProgram) -> str | None
     return None
 
 
-def _walk(value: Any) -> Iterator[tuple[str, Any]]:
-    """Yield every key and value of nested mappings, those inside lists too."""
-    if isinstance(value, dict):
-        for key, inner in value.items():
-            yield key, inner
-            yield from _walk(inner)
+def _walk(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield every value of nested mappings and lists with the key above it; below `FREE_TEXTS` nothing."""
+    yield key, value
+    if isinstance(value, dict) and key not in FREE_TEXTS:
+        for inner, item in value.items():
+            yield from _walk(item, inner)
     elif isinstance(value, list):
-        for inner in value:
-            yield from _walk(inner)
+        for item in value:
+            yield from _walk(item, key)
 
 
 def _find_danger_in_graph(graph: Any) -> str | None:
-    """Return the first function name or expression that a detector has no need of."""
+    """Return the first name or expression that a detector has no need of.
+
+    Every name becomes part of Python code that PyTorch writes and runs, so all are plain.
+    """
     for key, value in _walk(graph):
-        if key == "target" and isinstance(value, str) and not _is_operator(value):
-            return f"its graph calls {value[:80]!r}"
+        texts = list(value) if isinstance(value, dict) else [value] if isinstance(value, str) else []
+        if key == "target" and texts and not _is_operator(str(value)):
+            return f"its graph calls {str(value)[:80]!r}"
         if key == "as_operator":
             return f"its graph hands on the function {str(value)[:80]!r}"
-        if key == "expr_str" and not is_arithmetic(value):
-            return f"its graph has the size {str(value)[:80]!r}, which is not arithmetic"
-        if key in ("in_spec", "out_spec") and value and not _is_plain_structure(json.loads(value)):
-            return f"its input or output is no plain tuple of tensors: {str(value)[:80]!r}"
-        if key == "range_constraints":
-            for text in value:
-                if not is_arithmetic(text):
-                    return f"its graph has the size {str(text)[:80]!r}, which is not arithmetic"
+        if key in ("expr_str", "range_constraints"):
+            wrong = next((text for text in texts if not is_arithmetic(text)), None)
+            if wrong is not None:
+                return f"its graph has the size {wrong[:80]!r}, which is not arithmetic"
+        elif key in ("in_spec", "out_spec"):
+            if value and not _is_plain_structure(json.loads(value)):
+                return f"its input or output is no plain tuple of tensors: {str(value)[:80]!r}"
+        elif key not in FREE_TEXTS:
+            wrong = next((text for text in texts if not NAME.fullmatch(text)), None)
+            if wrong is not None:
+                return f"its graph has the name {wrong[:80]!r}, which could be code"
     return None
 
 
@@ -181,16 +191,16 @@ def _is_plain_structure(spec: Any) -> bool:
     """Whether the structure of input or output consists of tuples, lists and mappings with text keys only."""
     return all(
         (key != "type" or value in (None, "builtins.tuple", "builtins.list", "builtins.dict"))
-        and (key != "context" or value in (None, "null") or isinstance(parse_texts(value), list))
+        and (key != "context" or value in (None, "null") or _is_list_of_names(value))
         and key not in ("__enum__", "fqn")
         for key, value in _walk(spec)
     )
 
 
-def parse_texts(value: Any) -> list[str] | None:
-    """Return a JSON list of texts, None for anything else."""
+def _is_list_of_names(value: Any) -> bool:
+    """Whether a value is the JSON of a list of identifiers."""
     found = json.loads(value) if isinstance(value, str) else None
-    return found if isinstance(found, list) and all(isinstance(text, str) for text in found) else None
+    return isinstance(found, list) and all(isinstance(text, str) and text.isidentifier() for text in found)
 
 
 def _is_operator(target: str) -> bool:

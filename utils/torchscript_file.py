@@ -6,8 +6,9 @@ end the process. Two checks, each of what PyTorch really reads or runs:
 1. Before loading, that nothing runs while loading. The records are listed and read by PyTorch's own reader and have
    known names (`utils.model_archive.Records`). Their source code defines no hooks and computes nothing outside of
    functions: default values of arguments and constants of classes are evaluated by `torch.jit.load`. It is written in
-   the letters and strings that `torch.jit.save` uses, so that Python's parser and PyTorch's see the same. The pickles
-   name no C++ class, which could restore itself from them.
+   the letters and strings that `torch.jit.save` uses, so that Python's parser and PyTorch's see the same, and calls
+   by name only what the second check allows, for the compiler ends the process at some others. The pickles name no
+   C++ class, which could restore itself from them.
 2. After loading, that the compiled graph, which is what `forward` executes, consists of tensor computations only.
 
 So certainty does not rest on spelling, and such files are loaded by default, without an option to trust them.
@@ -59,6 +60,8 @@ REFUSED = (  # of aten: files, remote calls, foreign memory, settings of the pro
     "set_data record_stream set_grad_enabled manual_seed"
 ).split()
 INTERNAL = (  # of aten: the names with an underscore in front that exported detectors use
+    "__and__ __contains__ __derive_index __getitem__ __interpolate __is__ __isnot__ __lshift__ __not__ __or__ "
+    "__range_length __rshift__ __xor__ "
     "_assert_tensor_metadata _convolution _convolution_mode _log_softmax _native_batch_norm_legit "
     "_native_batch_norm_legit_no_training _set_item _softmax _to_copy _unsafe_view"
 ).split()
@@ -166,8 +169,8 @@ def _find_execution(node: ast.AST) -> str | None:
     if isinstance(node, ast.FunctionDef):
         if node.name in HOOKS:
             return f"defines {node.name}, which could run when the file is loaded"
-        if node.args.defaults or any(node.args.kw_defaults):
-            return f"has default values for the arguments of {node.name[:80]}, which are computed when it is loaded"
+        if not all(map(_is_literal, (*node.args.defaults, *node.args.kw_defaults))):
+            return f"computes default values for the arguments of {node.name[:80]} when it is loaded"
     if isinstance(node, ast.ClassDef | ast.Module):
         for line in node.body:
             if isinstance(line, ast.Assign) and HOOKS & {getattr(target, "id", "") for target in line.targets}:
@@ -178,7 +181,9 @@ def _find_execution(node: ast.AST) -> str | None:
                 return f"has {ast.unparse(line)[:80]} outside of a function"
     if isinstance(node, ast.Attribute):
         parts = _dotted(node)
-        if parts[0] == "ops" and len(parts) > 2 and parts[1] not in (*GRAPH_NODES, "aten"):
+        namespace, name = parts[-2:] if parts[0] == "ops" and len(parts) == 3 else ("aten", parts[-1])
+        called = (parts[0] == "ops" and len(parts) > 2) or (parts[0] == "torch" and len(parts) == 2)
+        if called and not _is_node(namespace, name):
             return f"calls {'.'.join(parts)[:80]}, which is no computation on tensors"
         if parts[:3] == ["__torch__", "torch", "classes"]:
             return f"uses the C++ class {'.'.join(parts)[:80]}"
@@ -212,12 +217,16 @@ def check_graph(graph: torch.Graph | torch.Block) -> None:
     while blocks:
         for node in blocks.pop().nodes():
             namespace, _, name = node.kind().partition("::")
-            if not (is_computation(name) if namespace == "aten" else name in GRAPH_NODES.get(namespace, ())):
+            if not _is_node(namespace, name):
                 raise ValueError(f"refused, its program calls {printable(node.kind()[:80])}, which is no computation")
             blocks.extend(node.blocks())
 
 
+def _is_node(namespace: str, name: str) -> bool:
+    """Whether a kind of node in a graph only computes."""
+    return is_computation(name) if namespace == "aten" else name in GRAPH_NODES.get(namespace, ())
+
+
 def is_computation(name: str) -> bool:
     """Whether an operator of aten only computes: public or known, and none of those that reach out of the program."""
-    internal = name.startswith("_") and not name.startswith("__")
-    return name not in REFUSED and (not internal or name in INTERNAL)
+    return name in INTERNAL if name.startswith("_") else name not in REFUSED
