@@ -27,6 +27,7 @@ from torch import Tensor
 from models.backends import DetectMultiBackend
 from models.checkpoint import strip_optimizer
 from utils.general import LOGGER, ROOT, increment_path, log_options
+from utils.interrupts import Interrupts
 from utils.outputs import Outputs, Summary, Wanted
 from utils.pictures import Windows, open_windows
 from utils.pipeline import Prefetch, Worker
@@ -136,7 +137,7 @@ def run(
     except BaseException:
         opened.stop()
         raise
-    view = open_windows(view_img, str(source).isdecimal())
+    view = open_windows(view_img, opened.live and str(source).isdecimal())
     maps = FeatureMaps(_first_model(model)) if visualize else None
     results = _detect(predictor, opened, outs, view, maps, files if update else [], stream)
     return results if stream else list(results)
@@ -154,7 +155,7 @@ def _detect(
     """Run the pipeline; the end of `run`."""
     names, save_dir = outputs.names, outputs.folder
     summary = Summary(source, names)
-    folders = unique_stems(source.names)
+    stems = unique_stems(source.names)
     saved = save_dir if outputs.wanted.files or maps else None
     try:
         with ExitStack() as stack:  # left in the order reader, writer, files
@@ -171,7 +172,8 @@ def _detect(
                 first = batch.frames[0]
                 before = predictor.times[0].t
                 if maps and first.number <= 1:
-                    maps.save_next(save_dir / folders[first.source])
+                    stem = stems[first.source]  # where it looks like a file name, there may be such a file
+                    maps.save_next(save_dir / (f"{stem}_features" if "." in Path(stem).name else stem))
                 found = predictor(batch)
                 if maps:
                     maps.done()
@@ -237,8 +239,9 @@ def main(opt: argparse.Namespace) -> None:
     log_options("detect", vars(opt))
     cv2.setNumThreads(0)  # decoding, computing and writing have a thread each; more only get in their way
     window = opt.window[0] if opt.window and len(opt.window) == 1 else opt.window
-    for _ in run(stream=True, **vars(opt) | {"window": window}):
-        pass
+    with Interrupts():  # SIGTERM finishes videos and tables too
+        for _ in run(stream=True, **vars(opt) | {"window": window}):
+            pass
 
 
 if __name__ == "__main__":

@@ -1,12 +1,13 @@
 """Any picture in, results out: what the hub entry points return around a detector."""
 
 import math
+import os
 from collections.abc import Iterable, Sequence
 from io import BytesIO
 from pathlib import Path
 from time import perf_counter
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 import numpy as np
 import torch
@@ -17,12 +18,13 @@ from torch import Tensor, nn
 from models.detections import Detections
 from utils.augmentations import letterbox
 from utils.boxes import scale_boxes
+from utils.downloads import fetch, is_url, shown
 from utils.general import LOGGER, make_divisible
-from utils.label_reader import decode_image
+from utils.label_reader import decode_image, has_more_pages
 from utils.nms import non_max_suppression
+from utils.result_files import name_part
 from utils.text import file_name
 from utils.torch_utils import Profile, amp_context
-from utils.web import fetch, is_url
 
 Picture = str | Path | Image.Image | NDArray
 
@@ -222,7 +224,7 @@ def _load_all(ims: Picture | Iterable[Picture]) -> tuple[list[NDArray], list[str
     pictures, files, taken = [], [], set()
     for i, source in enumerate([ims] if single else ims):
         im, stem = load_picture(source)
-        stem = stem or f"image{i}"
+        stem = name_part(stem or f"image{i}")
         name = next(n for n in (f"{stem}{f'-{k}' if k > 1 else ''}.jpg" for k in range(1, i + 3)) if n not in taken)
         taken.add(name)
         pictures.append(im)
@@ -241,19 +243,21 @@ def load_picture(source: Picture) -> tuple[NDArray, str]:
         FileNotFoundError, OSError: it cannot be read.
     """
     if isinstance(source, str) and is_url(source):
+        data = fetch(source)
         try:
-            image = Image.open(BytesIO(fetch(source)))
-            stem = Path(urlsplit(source).path).stem
-            return _from_pil(image), stem and file_name(stem)
-        except Image.UnidentifiedImageError:
-            raise ValueError(f"{source}: what is there is not an image") from None
+            stem = Path(unquote(urlsplit(source).path)).stem
+            return _from_pil(Image.open(BytesIO(data))), stem and file_name(stem)
+        except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+            raise ValueError(f"{shown(source)}: what is there is not an image ({type(error).__name__})") from None
     if isinstance(source, str | Path):
-        file = Path(source).expanduser()
+        file = Path(os.path.expanduser(source))
         if not file.is_file():
             raise FileNotFoundError(f"{source}: no such image (looked in {file.absolute().parent})")
         im = decode_image(str(file))
         if im is None:
             raise ValueError(f"{source}: this file cannot be decoded as an image")
+        if has_more_pages(str(file)):
+            LOGGER.warning(f"{file}: has several pages or animation frames, only the first is read")
         return np.ascontiguousarray(im[..., ::-1]), file.stem
     if isinstance(source, Image.Image):
         return _from_pil(source), Path(str(getattr(source, "filename", ""))).stem

@@ -25,7 +25,7 @@ LEVELS = {
         utils.metrics utils.loss utils.augmentations utils.plots utils.autoanchor utils.downloads utils.result_files
         models.common models.flops models.ensemble models.tta utils.sampling utils.image_cache
         utils.exporters.onnx_nms utils.exporters.onnx_quantize utils.exporters.tensorrt_ops models.activations
-        utils.report utils.web models.detections utils.label_cache utils.label_coco utils.label_voc
+        utils.report models.detections utils.label_cache utils.label_coco utils.label_voc
         utils.health utils.image_lists utils.video utils.visualize utils.loggers.services utils.archives
         utils.torch_archive utils.torchscript_file utils.label_scan
     """,

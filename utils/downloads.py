@@ -1,76 +1,386 @@
-"""Fetch a file that the user named by its address."""
+"""Fetch one file by HTTP, within limits of time and size; nothing else in the project opens an HTTP connection.
 
+A name is resolved once, and the connection goes to exactly the addresses that were found and, for URLs that come from
+outside, checked. Proxies of the environment (`http_proxy`, `https_proxy`, `no_proxy`) are used: for public URLs the
+proxy is told the checked IP address and not the name, which it could resolve to another one.
+"""
+
+import base64
 import http.client
+import io
+import ipaddress
 import os
+import re
+import socket
 import ssl
+import string
 import time
-import urllib.error
 import urllib.request
+from collections.abc import Collection, Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
+from urllib.parse import SplitResult, quote, unquote, urljoin, urlsplit
 
 from utils.files import atomic_path
 from utils.general import LOGGER, VERSION
+from utils.text import file_name, printable
 
-TIMEOUT = 20.0  # seconds without an answer, or without data
-CHUNK = 1 << 20
-LIMIT = 64 << 30  # bytes of one file
+MAX_IMAGE = 64 << 20  # bytes of an image that is kept in memory
+MAX_FILE = 64 << 30  # bytes of a file
+MAX_REDIRECTS = 5
+CONNECT_TIME = 10.0  # seconds for each address of a host
+HEAD_TIME = 45.0  # seconds from the first connection to the last header, all redirects included
+IMAGE_TIME = 300.0  # seconds for an image that is kept in memory
+SILENCE = 20.0  # seconds without a byte
+RATE_WINDOW = 30.0  # seconds over which the rate is averaged
+MIN_RATE = 2048  # bytes a second; a modem has more
+CHUNK = 1 << 18
 TOLD_EVERY = 5.0  # seconds between lines of progress
+REDIRECTS = (301, 302, 303, 307, 308)
+PORTS = {"http": 80, "https": 443}
+STREAM_TYPE = "multipart/x-mixed-replace"  # of MJPEG
+NAT64 = ipaddress.ip_network("64:ff9b::/96")  # RFC 6052: the last 32 bits are an IPv4 address
+IMAGE_TYPES = {
+    "image/avif": "avif",
+    "image/bmp": "bmp",
+    "image/gif": "gif",
+    "image/jp2": "jp2",
+    "image/jpeg": "jpg",
+    "image/jpg": "jpg",
+    "image/pjpeg": "jpg",
+    "image/png": "png",
+    "image/tiff": "tif",
+    "image/webp": "webp",
+    "image/x-ms-bmp": "bmp",
+}
 
 
-def download(url: str, folder: str | Path) -> Path:
-    """Fetch a file by HTTP; a file is only there when it is complete.
+def is_url(text: str) -> bool:
+    """Return whether a source is an HTTP URL."""
+    return text.lower().startswith(("http://", "https://"))
 
-    A file of that name in the folder is replaced. Progress is logged every few seconds.
 
-    Args:
-        url: address beginning with http:// or https://; the end of its path, without any query, names the file.
-        folder: made if need be.
+def shown(url: str) -> str:
+    """Return a URL for messages: printable, without the user name and password that it may hold."""
+    scheme, mark, rest = url.partition("://")
+    place, slash, path = rest.partition("/")
+    return printable(f"{scheme}{mark}{place.rpartition('@')[2]}{slash}{path}" if mark else url)
 
-    Returns:
-        The file.
+
+def fetch(url: str) -> bytes:
+    """Return what a URL in the public network holds.
 
     Raises:
-        ValueError: another kind of address, or one that names no file.
-        OSError: the server cannot be reached, refuses, sends nothing, less than it announced, or more than 64 GiB.
+        ValueError: not an HTTP URL, or its host, or that of a redirect, has an address that is not public.
+        OSError: no answer, an error, nothing, more than 64 MiB, or too slow.
     """
-    parts = urlsplit(url)
-    name = os.path.basename(unquote(parts.path).replace("\\", "/"))
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise ValueError(f"{url}: only addresses that begin with http:// or https:// are fetched")
-    if name in ("", ".", ".."):
-        raise ValueError(f"{url}: this address names no file")
-    target = Path(folder) / name
-    target.parent.mkdir(parents=True, exist_ok=True)
-    LOGGER.info(f"fetching {url} to {target}")
-    request = urllib.request.Request(url, headers={"User-Agent": f"yolov5-swinv2/{VERSION}"})
-    try:
-        with atomic_path(target) as tmp, urllib.request.urlopen(request, timeout=TIMEOUT) as answer:
-            _copy(answer, tmp, url)
-    except urllib.error.HTTPError as error:
-        raise OSError(f"{url}: the server answers {error.code} {error.reason}") from None
-    except urllib.error.URLError as error:
-        raise OSError(f"{url}: cannot be fetched: {error.reason}") from None
-    except (http.client.HTTPException, ssl.SSLError, TimeoutError, ConnectionError) as error:
-        raise OSError(f"{url}: the connection broke: {str(error) or type(error).__name__}") from None
+    with _open(url, public=True) as answer:
+        return b"".join(_blocks(answer, url, MAX_IMAGE, IMAGE_TIME))
+
+
+def download(url: str, folder: str | Path, suffixes: Collection[str] = ()) -> Path | None:
+    """Fetch a file; it only appears under its name when it is complete, and replaces a file of that name.
+
+    The user named the URL, so it may lead into the local network. Progress is logged every few seconds.
+
+    Args:
+        url: HTTP URL; the end of its path, without the query, names the file.
+        folder: created if necessary.
+        suffixes: of the files that are wanted, in lower case without the dot; () for any. A URL with another suffix is
+            fetched if the server calls it an image, and gets the suffix of that.
+
+    Returns:
+        The file; None if there is an MJPEG stream, or nothing that is wanted.
+
+    Raises:
+        ValueError: not an HTTP URL, or it names no file.
+        OSError: the server cannot be reached, refuses, sends nothing, less than announced, too much, or too slowly.
+    """
+    name = Path(os.path.basename(unquote(_split(url)[0].path).replace("\\", "/")))
+    stem, suffix = name.stem, name.suffix[1:]
+    wanted = not suffixes or suffix.lower() in suffixes
+    if wanted and not stem:
+        raise ValueError(f"{shown(url)}: this URL names no file")
+    with _open(url) as answer:
+        kind = answer.headers.get_content_type()
+        if kind == STREAM_TYPE or not (wanted or kind in IMAGE_TYPES):
+            return None
+        if not wanted:
+            stem, suffix = name.name or "image", IMAGE_TYPES[kind]
+        target = Path(folder) / (file_name(stem) + (f".{file_name(suffix, 16)}" if suffix else ""))
+        target.parent.mkdir(parents=True, exist_ok=True)
+        LOGGER.info(f"fetching {shown(url)} to {target}")
+        with atomic_path(target) as tmp, tmp.open("wb") as out:
+            for block in _blocks(answer, url, MAX_FILE, tell=True):
+                out.write(block)
     return target
 
 
-def _copy(answer: http.client.HTTPResponse, file: Path, url: str) -> None:
-    """Write the body of an answer into a file; OSError if it is empty or shorter than announced."""
-    length = answer.headers.get("Content-Length", "")
-    expected = int(length) if length.isdecimal() else None
+# Where to -------------------------------------------------------------------------------------------------------------
+
+
+def is_public(address: str) -> bool:
+    """Return whether an IP address belongs to the public network; an IPv4 address inside an IPv6 one must, too."""
+    ip = ipaddress.ip_address(address.partition("%")[0])
+    if ip in NAT64:
+        return is_public(str(ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF)))
+    if ip.version == 6 and (ip.ipv4_mapped or ip.sixtofour or ip.teredo):
+        inner = [ip.ipv4_mapped] if ip.ipv4_mapped else [ip.sixtofour] if ip.sixtofour else ip.teredo
+        return all(is_public(str(one)) for one in inner)
+    special = ip.is_multicast or ip.is_reserved or ip.is_unspecified or getattr(ip, "is_site_local", False)
+    return ip.is_global and not special
+
+
+def _split(url: str) -> tuple[SplitResult, str, int]:
+    """Return the parts of an HTTP URL, its host in ASCII, and its port.
+
+    Raises:
+        ValueError: another kind of URL, or one that is malformed.
+    """
+    if not is_url(url):
+        raise ValueError(f"{shown(url)}: only http:// and https:// URLs are fetched")
+    try:
+        parts = urlsplit(url)
+        host = (parts.hostname or "").encode("idna").decode("ascii")
+        port = PORTS[parts.scheme] if parts.port is None else parts.port
+    except ValueError as error:  # UnicodeError is one
+        raise ValueError(f"{shown(url)}: not a valid URL: {error}") from None
+    if not re.fullmatch(r"[\w.:%~-]+", host, re.ASCII) or not port:
+        raise ValueError(f"{shown(url)}: not a valid URL: {'port 0' if port == 0 else f'host {host!r}'}")
+    return parts, host, port
+
+
+def _resolve(url: str, host: str, port: int, public: bool) -> list[tuple]:
+    """Return the addresses of a host, as `socket.getaddrinfo` does.
+
+    Raises:
+        ValueError: one of them must be public and is not.
+        OSError: there are none.
+    """
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    except (socket.gaierror, UnicodeError) as error:
+        raise OSError(f"the host {host} is unknown ({getattr(error, 'strerror', error)})") from None
+    for *_, address in found:
+        if public and not is_public(str(address[0])):
+            raise ValueError(
+                f"{shown(url)}: refused, {host} is {address[0]}, which is not a public address. "
+                "Download the file yourself and give its path"
+            )
+    return found
+
+
+def _proxy(scheme: str, host: str) -> SplitResult | None:
+    """Return the proxy that the environment names for a host, None for a direct connection.
+
+    Raises:
+        ValueError: it is no HTTP proxy.
+    """
+    text = urllib.request.getproxies().get(scheme)
+    if not text or urllib.request.proxy_bypass(host):
+        return None
+    parts = urlsplit(text if "://" in text else f"http://{text}")
+    if parts.scheme != "http" or not parts.hostname:
+        raise ValueError(f"{scheme}_proxy in the environment is {shown(text)}, which is not an http:// proxy")
+    return parts
+
+
+def _credentials(parts: SplitResult, header: str) -> dict[str, str]:
+    """Return the header for the user name and password of a URL, {} without them."""
+    if parts.username is None:
+        return {}
+    text = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
+    return {header: f"Basic {base64.b64encode(text.encode()).decode()}"}
+
+
+# The connection -------------------------------------------------------------------------------------------------------
+
+
+class _Deadline:
+    """What is left of a number of seconds; None for no limit."""
+
+    def __init__(self, seconds: float | None) -> None:
+        self._seconds = seconds
+        self._end = None if seconds is None else time.monotonic() + seconds
+
+    def left(self, at_most: float) -> float:
+        """Return the seconds that the next operation may take; TimeoutError if none are left."""
+        left = at_most if self._end is None else min(at_most, self._end - time.monotonic())
+        if left <= 0:
+            raise TimeoutError(f"too slow: not done after {self._seconds:.0f} s")
+        return left
+
+
+class _Line(io.RawIOBase):
+    """What a server sends, as long as it comes fast enough and is not too much."""
+
+    def __init__(self, sock: socket.socket, head: _Deadline) -> None:
+        self._sock, self._deadline = sock, head
+        self._limit = float("inf")
+        self._size, self._start = 0, float("inf")  # bytes since the start of the window, which none has yet
+
+    def begin_body(self, limit: int, deadline: _Deadline) -> None:
+        """Set the limits for all that comes after the headers."""
+        self._deadline = deadline
+        self._limit = 2 * limit + CHUNK  # chunks have heads of their own; `_blocks` counts the content
+        self._size, self._start = 0, time.monotonic()
+
+    def readable(self) -> bool:
+        """Return True."""
+        return True
+
+    def readinto(self, buffer: memoryview) -> int:
+        """Read at least one byte; 0 at the end."""
+        self._sock.settimeout(self._deadline.left(SILENCE))
+        try:
+            count = self._sock.recv_into(buffer)
+        except TimeoutError:
+            self._deadline.left(SILENCE)
+            raise TimeoutError(f"too slow: not a byte in {SILENCE:.0f} s") from None
+        self._limit -= count
+        if self._limit < 0:
+            raise OSError("too large")
+        self._size += count
+        spent = time.monotonic() - self._start
+        if spent > RATE_WINDOW:
+            if count and self._size < MIN_RATE * spent:
+                raise TimeoutError(
+                    f"too slow: {self._size / spent:.0f} bytes a second over {spent:.0f} s; at least {MIN_RATE} are "
+                    "expected"
+                )
+            self._size, self._start = 0, time.monotonic()
+        return count
+
+
+class _Answer(http.client.HTTPResponse):
+    """An answer whose bytes come through a `_Line`, with its status and headers read."""
+
+    def __init__(self, sock: socket.socket, method: str, head: _Deadline) -> None:
+        super().__init__(sock, method=method)
+        self.line = _Line(sock, head)
+        self.fp = io.BufferedReader(self.line, CHUNK)
+        self.begin()
+
+
+def _ask(sock: socket.socket, method: str, target: str, headers: dict[str, str], head: _Deadline) -> _Answer:
+    """Send a request without a body; return the answer."""
+    lines = [f"{method} {target} HTTP/1.1", *(f"{key}: {value}" for key, value in headers.items()), "", ""]
+    sock.settimeout(head.left(SILENCE))
+    sock.sendall("\r\n".join(lines).encode("ascii"))
+    return _Answer(sock, method, head)
+
+
+def _connect(addresses: list[tuple], head: _Deadline) -> socket.socket:
+    """Connect to the first of the addresses that answers."""
+    problem = OSError("the host has no address")
+    for family, kind, protocol, _, address in addresses:
+        sock = socket.socket(family, kind, protocol)
+        try:
+            sock.settimeout(head.left(CONNECT_TIME))
+            sock.connect(address)
+            return sock
+        except OSError as error:
+            problem = error
+            sock.close()
+    raise problem
+
+
+def _request(url: str, public: bool, head: _Deadline) -> tuple[_Answer, socket.socket]:
+    """Connect and ask for a URL, by a proxy if the environment says so; the caller closes the socket."""
+    parts, host, port = _split(url)
+    secure = parts.scheme == "https"
+    name = f"[{host}]" if ":" in host else host
+    place = f"{name}:{port}" if port != PORTS[parts.scheme] else name
+    path = quote(f"{parts.path or '/'}{'?' * bool(parts.query)}{parts.query}", safe=string.punctuation)
+    headers = {"Host": place, "User-Agent": f"yolov5-swinv2/{VERSION}", "Accept-Encoding": "identity"}
+    headers |= {"Connection": "close"} | _credentials(parts, "Authorization")
+    proxy = _proxy(parts.scheme, host)
+    addresses = [] if proxy and not public else _resolve(url, host, port, public)
+    sock = _connect(_resolve(url, proxy.hostname, proxy.port or 80, False) if proxy else addresses, head)
+    try:
+        if proxy and (public or secure):
+            address = addresses[0][4][0] if public else host
+            tunnel = f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
+            answer = _ask(sock, "CONNECT", tunnel, {"Host": tunnel} | _credentials(proxy, "Proxy-Authorization"), head)
+            if answer.status != 200:
+                raise OSError(f"the proxy {proxy.hostname} answers {answer.status} {answer.reason} to {tunnel}")
+        elif proxy:
+            path = f"http://{place}{path}"
+            headers |= _credentials(proxy, "Proxy-Authorization")
+        if secure:
+            sock.settimeout(head.left(SILENCE))  # of the whole handshake
+            sock = ssl.create_default_context().wrap_socket(sock, server_hostname=host)
+        return _ask(sock, "GET", path, headers, head), sock
+    except BaseException:
+        sock.close()
+        raise
+
+
+@contextmanager
+def _open(url: str, public: bool = False) -> Iterator[_Answer]:
+    """Ask for a URL, following redirects; what is yielded has status 200 and its body still to come.
+
+    Args:
+        url: HTTP URL.
+        public: refuse hosts outside the public network, also in redirects.
+    """
+    head, asked = _Deadline(HEAD_TIME), url
+    for _ in range(MAX_REDIRECTS + 1):
+        with _named(url):
+            answer, sock = _request(asked, public, head)
+        with closing(sock), closing(answer):
+            if answer.status == 200:
+                yield answer
+                return
+            where = answer.headers.get("Location")
+            if answer.status not in REDIRECTS or not where:
+                raise OSError(f"{shown(url)}: the server answers {answer.status} {printable(answer.reason)}")
+            asked = urljoin(asked, where.encode("latin-1").decode(errors="replace"))
+    raise OSError(f"{shown(url)}: more than {MAX_REDIRECTS} redirects")
+
+
+@contextmanager
+def _named(url: str) -> Iterator[None]:
+    """Put the URL into errors of the network."""
+    try:
+        yield
+    except (OSError, http.client.HTTPException) as error:
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        raise OSError(f"{shown(url)}: {printable(reason) or type(error).__name__}") from None
+
+
+def _blocks(answer: _Answer, url: str, limit: int, seconds: float | None = None, tell: bool = False) -> Iterator[bytes]:
+    """Yield the body of an answer.
+
+    Args:
+        answer: at the start of its body.
+        url: for messages.
+        limit: most bytes.
+        seconds: most time; None as long as there is progress.
+        tell: log it.
+
+    Raises:
+        OSError: it is empty, shorter than announced, longer than `limit`, or comes too slowly.
+    """
+    expected = answer.length  # None if the server does not say
+    large = f"{shown(url)}: more than {limit >> 20} MiB, which is too large"
+    if expected is not None and expected > limit:
+        raise OSError(large)
+    answer.line.begin_body(limit, _Deadline(seconds))
     size, told = 0, time.monotonic()
-    with file.open("wb") as out:
-        while block := answer.read(CHUNK):
-            out.write(block)
-            size += len(block)
-            if size > LIMIT:
-                raise OSError(f"{url}: more than {LIMIT >> 30} GiB, which is too large")
-            if time.monotonic() - told > TOLD_EVERY:
-                told = time.monotonic()
-                LOGGER.info(f"  {size / 1e6:.1f} MB" + (f" of {expected / 1e6:.1f}" if expected else ""))
+    while True:
+        with _named(url):
+            block = answer.read(CHUNK)
+        if not block:
+            break
+        size += len(block)
+        if size > limit:
+            raise OSError(large)
+        yield block
+        if tell and time.monotonic() - told > TOLD_EVERY:
+            told = time.monotonic()
+            LOGGER.info(f"  {size / 1e6:.1f} MB" + (f" of {expected / 1e6:.1f}" if expected else ""))
     if not size:
-        raise OSError(f"{url}: the server sent an empty file")
+        raise OSError(f"{shown(url)}: the server sent an empty file")
     if expected is not None and size != expected:
-        raise OSError(f"{url}: {size} bytes arrived of {expected} announced; try again")
+        raise OSError(f"{shown(url)}: the connection broke: {size} of {expected} bytes arrived. Try again")

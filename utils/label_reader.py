@@ -19,7 +19,7 @@ from PIL import Image
 
 from utils.text import name_list
 
-IMG_FORMATS = ("bmp", "dng", "jpeg", "jpg", "mpo", "png", "tif", "tiff", "webp", "pfm")
+IMG_FORMATS = ("avif", "bmp", "dng", "jfif", "jp2", "jpeg", "jpg", "mpo", "png", "tif", "tiff", "webp", "pfm")
 TOLERANCE = 1e-3  # coordinates this far outside 0..1 are rounding errors and are clipped
 MAX_LABEL_BYTES = 64 << 20  # of a label file
 MAX_CLASS = 1 << 24  # class numbers below are exact in float32
@@ -28,6 +28,7 @@ MAX_MESSAGES = 10  # about the lines of one label file
 PLAIN_LINE = r"[0-9]{1,7}(?: (?:0?\.[0-9]+|1\.0*|[01])){4} ?"
 PLAIN = re.compile(rf"(?:{PLAIN_LINE}\n)*{PLAIN_LINE}\n*")
 ROW = np.dtype("V20")  # five float32
+MAX_PREVIEWS = 16  # smaller versions of an image in one TIFF file
 HEAD_BYTES = 4096  # of a JPEG: what stands before the pixels mostly fits
 NO_POLYGON = np.zeros((0, 2), np.float32)
 
@@ -250,7 +251,7 @@ def any_image_size(file: str) -> tuple[int, int]:
         f.seek(0, os.SEEK_END)
         f.seek(max(f.tell() - 2, 0))
         end = f.read()
-    if image_format not in IMG_FORMATS:
+    if image_format not in (*IMG_FORMATS, "jpeg2000"):  # PIL's name of jp2
         raise ValueError(f"format {image_format} is not one of {', '.join(IMG_FORMATS)}")
     if min(width, height) < 10:
         raise ValueError(f"{width} x {height} pixels; at least 10 x 10 are needed")
@@ -289,6 +290,33 @@ def decode_image(file: str, flags: int = cv2.IMREAD_COLOR) -> np.ndarray | None:
         return cv2.imdecode(np.fromfile(file, np.uint8), flags)
     except cv2.error:  # an empty file, or more pixels than OpenCV takes
         return None
+
+
+def has_more_pages(file: str) -> bool:
+    """Return whether an image has further pages or animation frames, which are not read.
+
+    Previews do not count: smaller versions of a page in a TIFF file, and the second image of an MPO file.
+    """
+    if not file.lower().endswith((".tif", ".tiff", ".webp", ".avif", ".png")):
+        return False
+    try:
+        with Image.open(file) as im:
+            for page in range(1, MAX_PREVIEWS):
+                im.seek(page)
+                if not getattr(im, "tag_v2", {}).get(254, 0) & 1:  # NewSubfileType: a reduced version
+                    return True
+    except (
+        OSError,
+        EOFError,
+        ValueError,
+        SyntaxError,
+        TypeError,
+        KeyError,
+        struct.error,
+        Image.DecompressionBombError,
+    ):
+        pass  # no such page, or nothing that PIL can read; OpenCV decides about the first one
+    return False
 
 
 def parse_labels(text: str, file: str, nc: int | None = None) -> tuple[np.ndarray, list[np.ndarray], list[str]]:

@@ -177,6 +177,8 @@ class Summary:
             shape: of the last network input.
             folder: where results were saved, None for nowhere.
         """
+        if left_out := getattr(self.source, "left_out", ""):
+            LOGGER.warning(f"not read, as they are neither images nor videos by their suffix: {left_out}")
         if not self.frames:
             LOGGER.warning("nothing was read")
             return

@@ -16,7 +16,7 @@ from torch import Tensor
 from utils.annotate import FULL_COLOUR, Annotator, colors, crop_box, write_image
 from utils.general import LOGGER
 from utils.pipeline import Frame
-from utils.result_files import unique_stems
+from utils.result_files import name_part, unique_stems
 from utils.text import file_names, printable
 from utils.video import VID_FORMATS, VideoFile
 
@@ -72,7 +72,8 @@ def picture_names(sources: Sequence[str], live: bool) -> dict[str, str]:
             name = os.path.relpath(source, common)
             ending = Path(simple[source]).suffix
             simple[source] = name if name.lower().endswith(ending.lower()) and ending != ".mp4" else name + ending
-    return simple
+    long = {source for source, name in simple.items() if len(os.fsencode(os.path.basename(name))) > 255}
+    return simple | {s: stem + Path(simple[s]).suffix for s, stem in unique_stems(sources).items() if s in long}
 
 
 class Pictures:
@@ -147,7 +148,7 @@ class Crops:
 
     def __init__(self, folder: Path, sources: Sequence[str], names: Mapping[int, str]) -> None:
         self.folder, self._groups = folder, file_names(names)
-        stems = {source: re.sub(r"[\\/]", "_", stem) for source, stem in unique_stems(sources).items()}
+        stems = {source: name_part(re.sub(r"[\\/]", "_", stem)) for source, stem in unique_stems(sources).items()}
         bases = set(stems.values())
         for source, stem in stems.items():  # the second crop of `a` is a-2, so the first one of `a-2` is not
             base, _, number = stem.rpartition("-")

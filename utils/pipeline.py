@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 Item = TypeVar("Item")
 _END = object()
-STREAM_FPS = 30.0  # of saved videos of a stream or screen, whose own rate says nothing about the frames we manage
+STREAM_FPS = 30.0  # of saved videos whose source does not say, such as a screen
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ import shutil
 import tempfile
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
+from itertools import count
 from pathlib import Path
 
 import torch
@@ -15,12 +16,17 @@ from torch import Tensor
 from utils.boxes import xyxy2xywh, xyxy2xywhn
 from utils.files import atomic_path, naming, write_whole
 from utils.general import LOGGER
+from utils.text import file_name
 
+MAX_STEM = 220  # bytes; file names have 255
 COCO_CATEGORIES = [i for i in range(1, 91) if i not in (12, 26, 29, 30, 45, 66, 68, 69, 71, 83)]  # id of each class
 
 
 def unique_stems(files: Sequence[str], numbered: Collection[str] = ()) -> dict[str, str]:
     """Name each file after its stem; files that share one get their whole path below the common folder.
+
+    The last part of a name is never `.` or `..`, which would lead out of the folder that files are written to, and has
+    at most `MAX_STEM` bytes, so that number and suffix of the file to be written fit behind it.
 
     Args:
         files: paths, or names of streams.
@@ -30,16 +36,26 @@ def unique_stems(files: Sequence[str], numbered: Collection[str] = ()) -> dict[s
     Returns:
         File -> name without ending, all different.
     """
-    stems = Counter(Path(file).stem for file in files)
+    stem_of = {file: name_part(Path(file).stem) for file in files}
+    stems = Counter(stem_of.values())
     common = os.path.commonpath([os.path.dirname(os.path.abspath(file)) for file in files]) if files else ""
-    bases = {Path(file).stem for file in numbered}
-    names = {}
-    for file in files:
-        stem = Path(file).stem
+    bases = {stem_of[file] for file in numbered}
+    names: dict[str, str] = {}
+    taken: set[str] = set()
+    for file, stem in stem_of.items():
         base, _, number = stem.rpartition("_")
         alone = stems[stem] == 1 and not (number.isdecimal() and base in bases)
-        names[file] = stem if alone else os.path.relpath(file, common)
+        folder, name = ("", stem) if alone else os.path.split(os.path.relpath(file, common))
+        name = os.path.join(folder, name_part(name))
+        names[file] = next(n for n in (f"{name}-{k}" if k else name for k in count()) if n not in taken)
+        taken.add(names[file])
     return names
+
+
+def name_part(text: str) -> str:
+    """Return a name of a file as it is if a longer name can begin with it in any folder, else a similar one."""
+    fits = text.strip(".") and len(os.fsencode(text)) <= MAX_STEM
+    return text if fits else file_name(text, MAX_STEM)
 
 
 class TextFiles:

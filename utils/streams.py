@@ -1,9 +1,11 @@
 """Live sources: cameras, network streams and the screen. The newest frame counts, older ones are dropped."""
 
+import atexit
 import re
+import signal
 import threading
 import time
-from collections import Counter
+import weakref
 from collections.abc import Iterator, Sequence
 from urllib.parse import urlsplit
 
@@ -12,22 +14,37 @@ import numpy as np
 from numpy.typing import NDArray
 
 from utils.general import LOGGER
-from utils.pipeline import STREAM_FPS, Frame
-from utils.video import reported_frames
+from utils.pipeline import Frame
+from utils.text import file_name, file_names
+from utils.video import reported_fps, reported_frames
 
 NETWORK_TIMEOUT = 10_000  # milliseconds to open a stream, or to wait for its next frame
 RETRY_FIRST, RETRY_LAST = 0.5, 10.0  # seconds between attempts to reconnect; doubled each time
 REMIND = 60.0  # seconds after which a stream that stays away is mentioned again
+WAIT_FOR_THREAD = 2.5 * NETWORK_TIMEOUT / 1000  # seconds: it may be opening a stream, then wait for a frame
+WAIT_IN_SILENCE = 1.0  # seconds
 YOUTUBE = ("youtube.com", "youtu.be")
+
+_started: "weakref.WeakSet[Stream]" = weakref.WeakSet()
 
 
 def stream_name(address: str) -> str:
-    """Name a stream for logs and files: no password, and only letters that a file name may hold.
+    """Name a stream for logs and files: no password, only letters that a file name may hold, and not too many.
 
     `rtsp://me:secret@10.0.0.7/cam?x=1` becomes `rtsp___10_0_0_7_cam_x_1`.
     """
     address = re.sub(r"^([a-zA-Z][\w+.-]*://)[^/@]*@", r"\1", address)
-    return re.sub(r"[^\w-]", "_", f"camera{address}" if address.isdecimal() else address)
+    return file_name(re.sub(r"[^\w-]", "_", f"camera{address}" if address.isdecimal() else address))
+
+
+def check_no_page(address: str) -> None:
+    """Raise ValueError for a page of YouTube, which is not the video that it shows."""
+    host = (urlsplit(address).hostname or "") if "://" in address else ""
+    if any(host == site or host.endswith(f".{site}") for site in YOUTUBE):
+        raise ValueError(
+            f"{address}: pages of YouTube are not read. Give the URL of the video itself, for example that "
+            "which `yt-dlp -g PAGE` prints"
+        )
 
 
 def open_capture(address: str) -> cv2.VideoCapture:
@@ -51,6 +68,7 @@ class Stream:
 
     Attributes:
         done: no frame will come any more.
+        fps: frames per second, as the source says.
 
     Raises:
         OSError: it cannot be opened at the start.
@@ -58,26 +76,24 @@ class Stream:
     """
 
     def __init__(self, address: str, name: str, vid_stride: int, news: threading.Condition) -> None:
-        host = (urlsplit(address).hostname or "") if "://" in address else ""
-        if any(host == site or host.endswith(f".{site}") for site in YOUTUBE):
-            raise ValueError(
-                f"{address}: pages of YouTube are not read. Give the address of the video itself, for example that "
-                "which `yt-dlp -g PAGE` prints"
-            )
+        check_no_page(address)
         self.address, self.name, self.vid_stride, self._news = address, name, vid_stride, news
         self._capture = open_capture(address)
         if not self._capture.isOpened():
             what = "camera" if address.isdecimal() else "stream"
             raise OSError(f"{what} {name} cannot be opened: is it connected and reachable, and not in use elsewhere?")
         self.finite = reported_frames(self._capture) > 0
+        self.fps = reported_fps(self._capture) / vid_stride
         self.done = False
         self._stop = threading.Event()
+        self._wait_until = float("inf")
         self._newest: Frame | None = None
         self._number = 0
         self._thread = threading.Thread(target=self._run, name=f"stream {name}", daemon=True)
 
     def start(self) -> None:
         """Begin to read."""
+        _started.add(self)
         self._thread.start()
 
     def take(self) -> Frame | None:
@@ -106,7 +122,7 @@ class Stream:
             if self.finite:  # a file can wait, so none of its frames need be dropped
                 self._news.wait_for(lambda: self._newest is None or self._stop.is_set())
             self._number += 1
-            self._newest = Frame(image, self.name, "live", self._number, 0, STREAM_FPS)
+            self._newest = Frame(image, self.name, "live", self._number, 0, self.fps)
             self._news.notify_all()
 
     def _reconnect(self) -> bool:
@@ -129,10 +145,35 @@ class Stream:
         return False
 
     def stop(self) -> None:
-        """Make the thread end; it may need up to `NETWORK_TIMEOUT` if it waits for the network."""
-        self._stop.set()
+        """Make the thread end soon, and close a stream that was never started."""
+        if not self._stop.is_set():
+            self._stop.set()
+            self._wait_until = time.monotonic() + WAIT_FOR_THREAD
         with self._news:
             self._news.notify_all()
+        if self._thread.ident is None:
+            self._capture.release()
+
+    def join(self) -> None:
+        """Wait for the end of the thread after `stop`, until `WAIT_FOR_THREAD` seconds after it."""
+        if self._thread.ident is None:
+            return
+        self._thread.join(WAIT_IN_SILENCE)
+        if self._thread.is_alive():
+            LOGGER.info(f"stream {self.name}: waiting for the end of a read")
+            self._thread.join(max(self._wait_until - time.monotonic(), 0))
+
+
+@atexit.register
+def _end_all() -> None:
+    """End all threads: one that came back from OpenCV while Python shuts down would abort the process."""
+    started = list(_started)
+    if started and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # what is left takes a bounded time
+    for stream in started:
+        stream.stop()
+    for stream in started:
+        stream.join()
 
 
 class Streams:
@@ -154,9 +195,7 @@ class Streams:
     def __init__(self, addresses: Sequence[str], vid_stride: int = 1) -> None:
         self._news = threading.Condition()
         self._stopped = False
-        names = [stream_name(address) for address in addresses]
-        repeated = Counter(names)
-        self.names = [f"{n}-{i}" if repeated[n] > 1 else n for i, n in enumerate(names, 1)]
+        self.names = list(file_names(dict(enumerate(map(stream_name, addresses)))).values())
         self._streams: list[Stream] = []
         for address, name in zip(addresses, self.names, strict=True):
             self._streams.append(Stream(address, name, vid_stride, self._news))
@@ -181,10 +220,12 @@ class Streams:
         )
 
     def stop(self) -> None:
-        """End the iteration and the threads."""
+        """End the iteration and the threads, and wait for them."""
         self._stopped = True
         for stream in self._streams:
             stream.stop()
+        for stream in self._streams:
+            stream.join()
 
 
 class Screen:

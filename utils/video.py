@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from utils.general import LOGGER
 from utils.pipeline import STREAM_FPS, Frame
 
-VID_FORMATS = ("asf", "avi", "gif", "m4v", "mkv", "mov", "mp4", "mpeg", "mpg", "ts", "wmv")
+VID_FORMATS = ("asf", "avi", "gif", "m4v", "mkv", "mov", "mp4", "mpeg", "mpg", "ts", "webm", "wmv")
 BROKEN_IN_A_ROW = 50  # frames; after so many that cannot be decoded the rest of a video is given up
 
 

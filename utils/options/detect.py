@@ -7,7 +7,7 @@ from utils.general import ROOT
 
 FORMS = (
     "an image, a video, a folder, a pattern in quotes such as 'photos/**/*.jpg', a .txt list of those, a .streams "
-    "list, an address, the number of a camera, or screen [number] [left top width height]"
+    "list, a URL, the number of a camera (unless a folder has that name), or screen [number] [left top width height]"
 )
 
 
