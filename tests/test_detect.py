@@ -273,6 +273,31 @@ def test_feature_maps(run, tmp_path):
     assert first.shape[1:] == (32, 48)  # 64 x 96, stride 2
 
 
+def test_feature_maps_of_odd_names_stay_in_the_run_folder(run, tmp_path):
+    for name in ("...jpg", "x.jpg", "x.png", f"{'n' * 251}.jpg"):  # of x.jpg the annotated image has that name too
+        (tmp_path / "in").mkdir(exist_ok=True)
+        (tmp_path / "in" / name).write_bytes(cv2.imencode(".jpg", picture())[1])
+    run(tmp_path / "in", visualize=True, save_txt=True, save_crop=True, save_json=True)
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["exp"]
+    folders = {name.partition("/")[0] for name in out(tmp_path) if name.endswith("stage0_Conv_features.png")}
+    assert folders == {"_", "x.jpg_features", "x.png_features", "n" * 220}
+    assert {"...jpg", "x.jpg", "x.png"} <= set(out(tmp_path))
+
+
+def test_summary_names_what_was_not_read(run, tmp_path, lines):
+    write(tmp_path / "in/x.png", picture())
+    (tmp_path / "in/y.heic").touch()
+    run(tmp_path / "in", nosave=True)
+    assert "neither images nor videos by their suffix: 1 .heic (y.heic)" in lines()
+
+
+def test_a_folder_with_a_number_opens_no_window(run, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path / "2024/x.png", picture())
+    monkeypatch.setattr("utils.pictures.display_problem", lambda: pytest.fail("a camera"))
+    assert len(run("2024", nosave=True)) == 1
+
+
 def test_report(run, tmp_path):
     write(tmp_path / "in/x.png", picture())
     run(tmp_path / "in", report=True, nosave=True)
@@ -351,15 +376,16 @@ def test_errors_end_with_status_1(tmp_path, weights, lines):
     assert "none.jpg: no such file" in lines()
 
 
-def test_ctrl_c_leaves_a_video_that_plays(tmp_path, weights):
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_leaves_a_video_that_plays(tmp_path, weights, number, status):
     source = video(tmp_path / "long.avi", 3000, "MJPG")
     command = [sys.executable, "detect.py", "--weights", str(weights), "--source", str(source), "--img", "96"]
     log = tmp_path / "log"
     with log.open("w") as stderr:
         process = subprocess.Popen([*command, "--project", str(tmp_path / "out")], cwd=ROOT, stderr=stderr)
     wait_for(lambda: "(" in log.read_text().partition("video 1/1 ")[2] or process.poll() is not None)
-    process.send_signal(signal.SIGINT)
-    assert process.wait(HANG) == 130, log.read_text()
+    process.send_signal(number)
+    assert process.wait(HANG) == status, log.read_text()
     count = frames_of(tmp_path / "out/exp/long.mp4")[0]
     assert 1 <= count < 3000
     assert "Found in" in log.read_text()

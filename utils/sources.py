@@ -180,8 +180,8 @@ def _files(text: str, found: Sequence[str], vid_stride: int) -> Files:
 
 def _left_out(files: Sequence[str]) -> str:
     """Describe files and folders that are not read: how many of each kind, and some names."""
-    kinds = Counter("folders" if os.path.isdir(f) else f".{_suffix(f)}" if _suffix(f) else "no suffix" for f in files)
-    counts = ", ".join(f"{n} {kind}" for kind, n in kinds.most_common())
+    kinds = Counter("folder" if os.path.isdir(f) else f".{_suffix(f)}" if _suffix(f) else "no suffix" for f in files)
+    counts = ", ".join(f"{n} {kind}{'s' * (kind == 'folder' and n > 1)}" for kind, n in kinds.most_common())
     names = ", ".join(os.path.basename(file) for file in files[:NAMED])
     return printable(f"{counts} ({names}{', ...' * (len(files) > NAMED)})") if files else ""
 

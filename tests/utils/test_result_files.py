@@ -1,11 +1,12 @@
 """utils/result_files.py: what stands in the files, and that none is lost."""
 
 import json
+import os
 
 import pytest
 import torch
 
-from utils.result_files import COCO_CATEGORIES, JsonFile, TextFiles, open_files
+from utils.result_files import COCO_CATEGORIES, JsonFile, TextFiles, open_files, unique_stems
 
 FOUND = torch.tensor([[10.0, 20, 30, 60, 0.875, 3], [0, 0, 100 / 3, 100, 0.5, 0]])
 SHAPE = (100, 200)  # height, width
@@ -37,6 +38,38 @@ def test_images_of_one_stem_get_texts_of_their_own(tmp_path):
         texts.add(FOUND, file, SHAPE)
     written = sorted(str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*.txt"))
     assert written == ["2.txt", "x/1.jpg.txt", "y/1.jpg.txt", "y/1.png.txt"]
+
+
+def test_no_name_leads_out_of_the_folder(tmp_path):
+    long = "a" * 250
+    files = [
+        "/d/...jpg",
+        "/d/..jpg",
+        "/d/....jpg",
+        "/d/_.jpg",
+        f"/d/{long}1.jpg",
+        f"/d/{long}2.jpg",
+        "/d/.hid.jpg",
+        "/d/a.b.jpg",
+    ]
+    names = unique_stems(files)
+    assert len(set(names.values())) == len(files)
+    assert (names["/d/.hid.jpg"], names["/d/a.b.jpg"]) == (".hid", "a.b")
+    for name in names.values():
+        assert os.path.basename(name) == name
+        assert name.strip(".")
+        (tmp_path / "out" / name).mkdir(parents=True)  # as a folder, and as the beginning of a name
+        (tmp_path / "out" / f"{name}_1234567890.webp").touch()
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_long_names_in_folders(tmp_path):
+    long = "b" * 251
+    names = unique_stems([f"/d/x/{long}.jpg", f"/d/y/{long}.jpg", f"/d/y/{long}.png"])
+    assert len(set(names.values())) == 3
+    for name in names.values():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / f"{name}.txt").touch()
 
 
 @pytest.mark.parametrize(("coco", "categories"), [(True, [4, 1]), (False, [3, 0])])

@@ -4,8 +4,10 @@ import http.server
 import logging
 import os
 import shutil
+import signal
 import socket
 import subprocess
+import sys
 import threading
 import time
 from contextlib import contextmanager
@@ -13,11 +15,12 @@ from contextlib import contextmanager
 import cv2
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, TiffImagePlugin
 
 from tests.waiting import wait_for
 from utils import streams
 from utils.downloads import download
+from utils.general import ROOT
 from utils.pictures import display_problem
 from utils.sources import open_source, read_image
 from utils.streams import Screen, Streams, stream_name
@@ -123,9 +126,113 @@ def test_sources_that_do_not_work(tree, tmp_path, source, error, message):
         open_source(source, tmp_path)
 
 
+@pytest.mark.parametrize("name", ["7", "screen", "list.txt", "list.streams", "a[1]", "rtsp:"])
+def test_a_folder_that_exists_is_read_whatever_it_is_called(tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / name).mkdir()
+    (tmp_path / name / "x.jpg").touch()
+    assert open_source(name, tmp_path).names == [f"{name}/x.jpg"]
+
+
+def test_a_number_is_a_camera_unless_a_folder_has_that_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("utils.sources.Streams", lambda addresses, stride: addresses)
+    (tmp_path / "0").touch()  # no image by its name, so it cannot be meant
+    assert [open_source(number, tmp_path) for number in ("0", "3")] == [["0"], ["3"]]
+
+
+@pytest.mark.parametrize(
+    ("pattern", "expected"),
+    [
+        ("a[1]/*.jpg", ["a[1]/x.jpg", "a[1]/x[2].jpg"]),
+        ("a[1]/x[2].*", ["a[1]/x[2].jpg"]),
+        ("{}/a[1]/?.jpg", ["{}/a[1]/x.jpg"]),
+        ("a[12]/*.jpg", ["a1/y.jpg"]),
+        ("a?/*.jpg", ["a1/y.jpg"]),
+        ("?[[]1]/x.jpg", ["a[1]/x.jpg"]),
+        ("*/x[[]2].jpg", ["a[1]/x[2].jpg"]),
+    ],
+)
+def test_brackets_in_names(tmp_path, monkeypatch, pattern, expected):
+    monkeypatch.chdir(tmp_path)
+    for name in ("a1/y.jpg", "a[1]/x.jpg", "a[1]/x[2].jpg"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    pattern, *expected = [text.replace("{}", str(tmp_path)) for text in (pattern, *expected)]
+    assert open_source(pattern, tmp_path).names == expected
+
+
+def test_brackets_that_fit_nothing_are_explained(tree, tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"write \[\[\] for one in a name"):
+        open_source("gone[1]/*.jpg", tmp_path)
+
+
+def test_what_is_passed_over_is_counted_and_named(tree, tmp_path):
+    for i in range(7):
+        (tmp_path / f"b{i}.txt").touch()
+    (tmp_path / "z\x1b[2J.HEIC").touch()
+    os.mkfifo(tmp_path / "pipe.jpg")
+    source = open_source(str(tmp_path), tmp_path)
+    assert source.left_out.startswith("7 .txt, ")
+    for part in ("1 folder, ", "1 .md", "1 .heic", "1 .jpg", "b0.txt, b1.txt"):
+        assert part in source.left_out
+    assert "\x1b" not in source.left_out
+    assert "b6.txt" not in source.left_out  # a few names are enough
+    assert open_source("*.jpg", tmp_path).left_out == ""
+    (tmp_path / "only/d").mkdir(parents=True)
+    with pytest.raises(FileNotFoundError, match=r"no images or videos found, but 1 folder \(d\)"):
+        open_source("only", tmp_path)
+
+
+def test_further_formats_are_read(tmp_path):
+    for ending in (".avif", ".jp2", ".jfif"):
+        encoder = ".jpg" if ending == ".jfif" else ending
+        if not cv2.haveImageWriter(f"x{encoder}"):
+            continue
+        (tmp_path / f"x{ending}").write_bytes(cv2.imencode(encoder, GRADIENT)[1])
+        ((frame,),) = open_source(tmp_path / f"x{ending}", tmp_path)
+        assert np.abs(frame.image.astype(int) - GRADIENT).mean() < 4
+
+
+def test_several_pages_are_mentioned(tmp_path, lines):
+    first, second = rgb(), rgb().rotate(180)
+    names = ["pages.tif", "moving.webp", "moving.png"]
+    for name in names:
+        first.save(tmp_path / name, save_all=True, append_images=[second], lossless=True)
+    first.save(tmp_path / "one.tif")
+    preview = TiffImagePlugin.ImageFileDirectory_v2()
+    preview[254] = 1
+    with TiffImagePlugin.AppendingTiffWriter(str(tmp_path / "preview.tif"), True) as file:
+        first.save(file, "TIFF")
+        file.newFrame()
+        first.resize((6, 4)).save(file, "TIFF", tiffinfo=preview)
+    for file in sorted(tmp_path.iterdir()):
+        np.testing.assert_array_equal(read_image(str(file)), GRADIENT)
+    for file in sorted(tmp_path.iterdir()):
+        assert (f"{file}: has several pages" in lines()) == (file.name in names), file
+
+
 def test_names_of_streams_hold_no_password():
     assert stream_name("rtsp://me:secret@10.0.0.7/cam?x=1") == "rtsp___10_0_0_7_cam_x_1"
     assert stream_name("0") == "camera0"
+
+
+def test_names_of_streams_are_short_and_differ(monkeypatch):
+    monkeypatch.setattr(streams, "Stream", lambda *_: None)
+    names = Streams(["x", "x", "x-2", "rtsp://h/" + "a" * 300, "rtsp://h/" + "a" * 300 + "b"]).names
+    assert len(set(names)) == 5
+    assert all(len(name) < 140 for name in names)
+
+
+@pytest.mark.parametrize(("stride", "fps"), [(1, 10), (2, 5)])
+def test_a_video_in_a_list_of_streams_keeps_its_rate(tmp_path, stride, fps):
+    writer = cv2.VideoWriter(str(tmp_path / "v.avi"), cv2.VideoWriter_fourcc(*"MJPG"), 10, (60, 40))
+    for _ in range(6):
+        writer.write(GRADIENT)
+    writer.release()
+    (tmp_path / "l.streams").write_text(f"{tmp_path / 'v.avi'}\n")
+    frames = [frame for frames in open_source(tmp_path / "l.streams", tmp_path, stride) for frame in frames]
+    assert [frame.fps for frame in frames] == [fps] * (6 // stride)
 
 
 # Network --------------------------------------------------------------------------------------------------------------
@@ -150,8 +257,10 @@ class Handler(http.server.BaseHTTPRequestHandler):
                 except OSError:
                     return
         else:
-            length, data = answer
+            length, data, *kind = answer
             self.send_header("Content-Length", str(length))
+            if kind:
+                self.send_header("Content-Type", kind[0])
             self.end_headers()
             self.wfile.write(data)
 
@@ -224,6 +333,46 @@ def test_stream_that_is_not_there():
         address = f"http://127.0.0.1:{taken.getsockname()[1]}/cam"
         with pytest.raises(OSError, match="cannot be opened"):
             Streams([address])
+
+
+STUCK = """
+import signal, sys, threading
+from utils.streams import Streams
+source = Streams([sys.argv[1]])
+next(iter(source))
+if sys.argv[2] == "stop":
+    source.stop()
+    assert not any(thread.name.startswith("stream") for thread in threading.enumerate())
+if sys.argv[2] == "interrupt":
+    signal.raise_signal(signal.SIGINT)
+sys.exit(3)
+"""
+
+
+@pytest.mark.parametrize("end", ["exit", "stop", "interrupt"])
+def test_a_program_ends_while_a_stream_waits_for_a_frame(end):
+    """A thread that came back from OpenCV while Python shuts down aborted the process."""
+
+    def slow(server):
+        for i, part in enumerate(endless(server)):
+            yield part
+            time.sleep(0.3 if i else 0)
+
+    with serve({"/cam": slow}) as address:
+        done = subprocess.run([sys.executable, "-c", STUCK, f"{address}/cam", end], cwd=ROOT, capture_output=True)
+    assert done.returncode == (-signal.SIGINT if end == "interrupt" else 3), done.stderr
+    assert b"terminate" not in done.stderr
+
+
+def test_an_image_behind_a_url_is_no_stream_and_a_stream_no_image(tmp_path):
+    data = cv2.imencode(".png", GRADIENT)[1].tobytes()
+    with serve({"/snap?camera=2": (len(data), data, "image/png"), "/live.jpg": endless}) as address:
+        image = open_source(f"{address}/snap?camera=2", tmp_path)
+        assert (image.live, image.names) == (False, [str(tmp_path / "snap.png")])
+        stream = open_source(f"{address}/live.jpg", tmp_path)
+        assert stream.live
+        assert next(iter(stream))[0].shape == (48, 64)
+        stream.stop()
 
 
 def test_addresses_of_files_are_fetched(tmp_path):
