@@ -34,6 +34,7 @@ LEVELS = {
         models.runtimes.tensorrt_files models.runtimes.mobile_files utils.labels utils.autobatch utils.evaluation
         utils.loggers.to_tensorboard models.yolo models.autoshape utils.exporters.onnx_check models.pretrained
         utils.converters utils.streams utils.pictures utils.slicing utils.study models.transfer
+        utils.loader_processes
     """,
     3: """
         utils.exporters.check utils.exporters.calibration utils.sources utils.dataloaders utils.exporters.to_onnx

@@ -49,11 +49,10 @@ from utils.extra_augmentations import ExtraAugmentations
 from utils.general import LOGGER
 from utils.hyp import Hyp
 from utils.image_cache import ImageCache, free_memory
-from utils.interrupts import shield_worker
 from utils.label_reader import decode_image
 from utils.labels import load_labels
+from utils.loader_processes import Loader, start_worker, workers_that_fit
 from utils.sampling import EpochSampler
-from utils.torch_utils import keep_freed_memory
 
 Shapes = tuple[tuple[int, int], tuple[tuple[float, float], tuple[int, int]]] | None
 Sample = tuple[Tensor, Tensor, str, Shapes]
@@ -404,13 +403,6 @@ def _quad(four: Sequence[Sample]) -> Sample:
     return torch.cat(columns, 2), torch.cat(moved), paths[0], None
 
 
-def start_worker(worker: int) -> None:
-    """Keep OpenCV to one thread in a worker, the workers are the parallelism; let only the parent end it."""
-    cv2.setNumThreads(0)
-    keep_freed_memory()
-    shield_worker()
-
-
 def create_dataloader(
     path: str | Path | Sequence[str | Path],
     imgsz: int,
@@ -450,7 +442,8 @@ def create_dataloader(
         pad: of rectangular batches, in strides.
         single_cls: make every class 0.
         nc: number of classes; None takes the length of `names`, if that is given.
-        workers: most processes to use; never more than CPUs, none for batches of one image, 0 loads in this process.
+        workers: most processes to use; never more than CPUs, or than shared memory suffices for; none for batches of
+            one image. 0 loads in this process.
         shuffle: a new order each epoch.
         seed: of the order and the augmentations.
         prefix: put before all log lines.
@@ -488,7 +481,11 @@ def create_dataloader(
     )
     batch_size = min(batch_size, -(-dataset.n // world_size) * world_size)
     workers = min(workers, (os.cpu_count() or 1) // world_size, batch_size if batch_size > 1 else 0)
-    loader = DataLoader(
+    sides = (
+        (imgsz, imgsz) if dataset.batch_shapes is None else dataset.batch_shapes[dataset.batch_shapes.prod(1).argmax()]
+    )
+    workers = workers_that_fit(workers, batch_size // world_size * 3 * int(np.prod(sides)), world_size, prefix)
+    loader = Loader(
         dataset,
         batch_size=batch_size // world_size,
         sampler=EpochSampler(dataset.n, shuffle, seed, batch_size, rank, world_size),
