@@ -12,7 +12,7 @@ import numpy as np
 from utils.files import atomic_path
 from utils.label_reader import NO_POLYGON, Split
 
-CACHE_VERSION = 3  # of the cache file and of the rules in label_reader.py; raise it when either changes
+CACHE_VERSION = 4  # of the cache file and of the rules in label_reader.py; raise it when either changes
 
 
 @dataclass

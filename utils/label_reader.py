@@ -286,10 +286,29 @@ def decode_image(file: str, flags: int = cv2.IMREAD_COLOR) -> np.ndarray | None:
     Returns:
         None if OpenCV cannot decode it.
     """
+    data = np.fromfile(file, np.uint8)
+    avif = data[4:11].tobytes() == b"ftypavi"
     try:
-        return cv2.imdecode(np.fromfile(file, np.uint8), flags)
+        image = cv2.imdecode(data, flags | cv2.IMREAD_IGNORE_ORIENTATION if avif else flags)
     except cv2.error:  # an empty file, or more pixels than OpenCV takes
         return None
+    return turn_avif(image, file) if avif and image is not None else image
+
+
+def turn_avif(image: np.ndarray, file: str) -> np.ndarray:
+    """Turn the pixels of an AVIF file as it says; OpenCV looks for that in EXIF data only, which do not count here."""
+    try:
+        with Image.open(file) as im:
+            turn = orientation(im)
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):  # PIL before 11.3 does not know AVIF
+        return image
+    if turn in (5, 6, 7, 8):
+        image = image.swapaxes(0, 1)
+    if turn in (2, 3, 6, 7):
+        image = image[:, ::-1]
+    if turn in (3, 4, 7, 8):
+        image = image[::-1]
+    return np.ascontiguousarray(image)
 
 
 def has_more_pages(file: str) -> bool:

@@ -110,7 +110,7 @@ class Stream:
                 else:
                     LOGGER.warning(f"stream {self.name}: a frame cannot be decoded, skipped")
                 continue
-            if self.finite or not self._reconnect():
+            if self.finite or self._stop.is_set() or not self._reconnect():
                 break
         self._capture.release()
         with self._news:

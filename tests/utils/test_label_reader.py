@@ -5,7 +5,7 @@ import io
 import cv2
 import numpy as np
 import pytest
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, features
 
 from utils import label_reader
 from utils.label_reader import decode_image, image_size, parse_labels, verify_image_label
@@ -360,6 +360,34 @@ def test_jpeg_for_print_is_read_as_colours(tmp_path):
 def test_decoding_of_what_is_no_image_gives_none(tmp_path, content):
     (tmp_path / "a.jpg").write_bytes(content)
     assert decode_image(str(tmp_path / "a.jpg")) is None
+
+
+@pytest.mark.parametrize("name", ["x.avif", "x.jp2", "x.jfif"])
+def test_further_formats(tmp_path, name):
+    file = tmp_path / name
+    try:
+        Image.new("RGB", (40, 20), (10, 200, 30)).save(file, "JPEG" if name == "x.jfif" else None)
+    except (KeyError, ValueError, OSError):
+        pytest.skip("PIL cannot write this format")
+    (tmp_path / "x.txt").write_text("0 .5 .5 .2 .2\n")
+    found = verify_image_label(str(file), str(tmp_path / "x.txt"))
+    assert (found.ok, found.size, len(found.labels), found.messages) == (True, (40, 20), 1, [])
+
+
+@pytest.mark.parametrize("turn", range(1, 9))
+def test_avif_is_turned_as_it_says(tmp_path, turn):
+    if not features.check("avif") or not cv2.haveImageWriter("x.avif"):
+        pytest.skip("no AVIF here")
+    image = np.zeros((40, 64, 3), np.uint8)
+    image[:20, :32] = 255
+    image[20:, :32] = 128
+    exif = Image.Exif()
+    exif[0x0112] = turn
+    Image.fromarray(image).save(tmp_path / "x.avif", exif=exif, quality=95)
+    with Image.open(tmp_path / "x.avif") as file:
+        expected = np.asarray(ImageOps.exif_transpose(file).convert("RGB")).astype(int)
+    assert np.abs(decode_image(str(tmp_path / "x.avif"))[..., ::-1] - expected).max() < 8
+    assert image_size(str(tmp_path / "x.avif")) == expected.shape[1::-1]
 
 
 @pytest.mark.parametrize(
