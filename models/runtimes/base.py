@@ -5,7 +5,8 @@ Letters: B images, R rows of boxes, K detections per image, nc classes.
 
 import ast
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ MAX_CLASSES = 100_000
 MAX_NAME = 200  # characters
 MAX_STRIDE = 1024
 MAX_SIDE = 1 << 16  # pixels
+MAX_REASON = 300  # characters of a library's message that are shown
 
 
 def parse_value(text: Any) -> Any:
@@ -104,8 +106,22 @@ def expand_detections(found: Tensor, counts: Tensor, nc: int) -> Tensor:
     return torch.cat(((low + high) / 2, high - low, confidence * real[..., None], classes), -1)
 
 
+def image_axes(shape: Sequence[int | None], source: str | Path) -> tuple[int | None, int | None, int | None]:
+    """Return (B, H, W) of an input (B, C, H, W), of which some may be dynamic.
+
+    Raises:
+        ValueError: it has another number of axes.
+    """
+    if len(shape) != 4:
+        raise ValueError(f"{source}: its input has {len(shape)} axes, expected 4 (images, channels, height, width)")
+    return shape[0], shape[2], shape[3]
+
+
 class Runtime:
     """One opened file. A subclass opens it and implements `run`.
+
+    What its library raises about the file becomes ValueError: inside `run` by itself, while the file is opened inside
+    `with self.library_errors(file, "read")`.
 
     Args:
         file: what was opened, for messages.
@@ -116,6 +132,8 @@ class Runtime:
         columns: 5 + nc, the width of its output, if known; not read from files with NMS inside.
 
     Attributes:
+        library: its name, for messages. errors: the exceptions of the library that are about the file, not about us.
+        reason_line: which line of their text says why. hint: what may help where it cannot be run.
         names, stride: from the metadata, else None. nc: classes by names or output, else None.
         batch_size, imgsz: images and (height, width) of a file with fixed sizes, else None.
         end2end: whether the file suppresses overlapping boxes itself. half: whether it computes in float16.
@@ -123,6 +141,11 @@ class Runtime:
     Raises:
         ValueError: the names do not fit the output.
     """
+
+    library = ""
+    errors: tuple[type[Exception], ...] = (RuntimeError,)
+    reason_line = 0
+    hint = ""
 
     def __init__(
         self,
@@ -149,6 +172,22 @@ class Runtime:
         if found is not None and self.names and len(self.names) != found:
             raise ValueError(f"{file}: it has the names of {len(self.names)} classes, but gives scores of {found}")
         self.nc = len(self.names) if self.names else found
+
+    @contextmanager
+    def library_errors(self, file: Path, doing: str) -> Iterator[None]:
+        """Turn the errors of the library inside the block into ValueError with the file and a short reason.
+
+        Args:
+            file: the file that is being opened or run.
+            doing: "read" or "run".
+        """
+        try:
+            yield
+        except self.errors as e:
+            text = str(getattr(e, "err", e))  # the first of cv2.error, whose text begins with places in its source code
+            lines = [line.strip() for line in text.splitlines() if line.strip()]
+            reason = printable(lines[self.reason_line][:MAX_REASON]) if lines else type(e).__name__
+            raise ValueError(f"{file}: {self.library} cannot {doing} it: {reason}{self.hint}") from e
 
     def run(self, images: Tensor) -> Tensor | tuple[Tensor, Tensor]:
         """Run one batch of a count and size that the file takes.
@@ -189,9 +228,22 @@ class Runtime:
         wanted = len(images)
         if wanted < count:
             images = torch.cat((images, images.new_zeros(count - wanted, *images.shape[1:])))
-        output = self.run(images.contiguous())
+        with self.library_errors(self.file, "run"):
+            output = self.run(images.contiguous())
+        self._check_output(output, count)
         boxes = expand_detections(*output, self.nc) if self.end2end else output
         return boxes[:wanted].float()
+
+    def _check_output(self, output: Any, count: int) -> None:
+        """Raise ValueError unless what `run` gave has the shape that it says for `count` images."""
+        found, counts = output if self.end2end and isinstance(output, tuple) and len(output) == 2 else (output, None)
+        columns = 6 if self.end2end else 5 + self.nc if self.nc else None
+        shape = tuple(found.shape) if isinstance(found, Tensor) else ()
+        fits = len(shape) == 3 and shape[0] == count and (shape[2] == columns if columns else shape[2] > 5)
+        if not fits or (self.end2end and (counts is None or counts.numel() != count)):
+            expected = f"({count}, boxes, {columns or '5 + classes'}){' and their number' if self.end2end else ''}"
+            given = shape or type(found).__name__
+            raise ValueError(f"{self.file}: no YOLOv5 detector, it gives {given}, expected {expected}")
 
     def check_size(self, size: tuple[int, int]) -> None:
         """Raise ValueError unless the file takes images of this height and width."""

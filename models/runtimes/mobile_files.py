@@ -33,6 +33,8 @@ class NcnnBackend(Runtime):
         ValueError: the package is missing, or it cannot read the files.
     """
 
+    library = "ncnn"
+
     def __init__(self, file: Path, device: torch.device) -> None:
         require(("ncnn",), f"running {file}")
         import ncnn  # noqa: PLC0415, optional
@@ -43,7 +45,7 @@ class NcnnBackend(Runtime):
         for option in ("use_fp16_packed", "use_fp16_storage", "use_fp16_arithmetic"):
             setattr(self.network.opt, option, False)
         for read, ending in ((self.network.load_param, ".param"), (self.network.load_model, ".bin")):
-            found = sorted(file.glob(f"*{ending}"))
+            found = sorted(path for path in file.glob(f"*{ending}") if path.is_file())
             if not found:
                 raise FileNotFoundError(f"{file}: no {ending} file of ncnn in it")
             if read(str(found[0])):
@@ -97,16 +99,17 @@ class LiteRtBackend(Runtime):
         ValueError: the package is missing, it cannot read the file, or the file has other inputs or outputs.
     """
 
+    library = "LiteRT"
+    errors = (RuntimeError, ValueError)
+
     def __init__(self, file: Path, device: torch.device) -> None:
         require(("ai-edge-litert",), f"running {file}")
         from ai_edge_litert.interpreter import Interpreter  # noqa: PLC0415, optional
 
         metadata = read_appended(file)
-        try:
+        with self.library_errors(file, "read"):
             self.network = Interpreter(str(file), num_threads=torch.get_num_threads())
             self.network.allocate_tensors()
-        except (RuntimeError, ValueError) as e:
-            raise ValueError(f"{file}: LiteRT cannot read it: {str(e).splitlines()[0]}") from e
         sources, targets = self.network.get_input_details(), self.network.get_output_details()
         shapes = [tuple(map(int, entry["shape"])) for entry in (*sources, *targets)]
         kinds = {np.dtype(entry["dtype"]).name for entry in (*sources, *targets)}

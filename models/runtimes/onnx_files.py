@@ -1,5 +1,11 @@
-"""ONNX files in ONNX Runtime and in OpenCV."""
+"""ONNX files in ONNX Runtime and in OpenCV.
 
+The weights of an ONNX file may lie in other files, named by paths inside it. ONNX Runtime reads those below the folder
+of the model only, after following links, and refuses all others. OpenCV reads any path, so files with such weights
+are refused for it. Our exporter writes one file.
+"""
+
+import re
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -9,9 +15,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from models.runtimes.base import Runtime
+from models.runtimes.base import Runtime, image_axes
 from utils.formats import require
 from utils.general import LOGGER
+
+# The key of a path to weights as protobuf writes it: its length, which may be padded with zeros, and the letters.
+EXTERNAL = re.compile(rb"(?:\x08|\x88\x80*\x00)location")
 
 
 def fixed(axis: Any) -> int | None:
@@ -30,10 +39,15 @@ class OnnxRuntimeBackend(Runtime):
         ValueError: the package is missing, or it cannot read the file.
     """
 
+    library = "ONNX Runtime"
+
     def __init__(self, file: Path, device: torch.device) -> None:
         require(("onnxruntime",), f"running {file}")
         import onnxruntime  # noqa: PLC0415, optional
 
+        kinds = vars(onnxruntime.capi.onnxruntime_pybind11_state).values()  # its own have no common class
+        own = (kind for kind in kinds if isinstance(kind, type) and issubclass(kind, Exception))
+        self.errors = (RuntimeError, ValueError, TypeError, *own)
         providers: list[Any] = ["CPUExecutionProvider"]
         self.cuda = device.type == "cuda" and "CUDAExecutionProvider" in onnxruntime.get_available_providers()
         if self.cuda:
@@ -43,17 +57,17 @@ class OnnxRuntimeBackend(Runtime):
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = torch.get_num_threads()
         options.log_severity_level = 3
-        try:
+        with self.library_errors(file, "read"):
             self.session = onnxruntime.InferenceSession(str(file), options, providers=providers)
-        except (RuntimeError, ValueError, onnxruntime.capi.onnxruntime_pybind11_state.InvalidProtobuf) as e:
-            raise ValueError(f"{file}: ONNX Runtime cannot read it: {str(e).splitlines()[0]}") from e
-        source = self.session.get_inputs()[0]
-        self.input, self.dtype = source.name, np.float16 if source.type == "tensor(float16)" else np.float32
-        self.outputs = [output.name for output in self.session.get_outputs()]
-        batch, _, height, width = (fixed(axis) for axis in source.shape)
-        columns = fixed(self.session.get_outputs()[0].shape[-1])
+        sources, targets = self.session.get_inputs(), self.session.get_outputs()
+        if not sources or not targets:
+            raise ValueError(f"{file}: no detector, it has {len(sources)} inputs and {len(targets)} outputs")
+        self.input, self.dtype = sources[0].name, np.float16 if sources[0].type == "tensor(float16)" else np.float32
+        self.outputs = [output.name for output in targets]
+        shape = image_axes([fixed(axis) for axis in sources[0].shape], file)
+        columns = fixed(targets[0].shape[-1]) if targets[0].shape else None
         metadata = self.session.get_modelmeta().custom_metadata_map
-        super().__init__(file, device, metadata, (batch, height, width), columns)
+        super().__init__(file, device, metadata, shape, columns)
 
     def run(self, images: Tensor) -> Tensor | tuple[Tensor, Tensor]:
         """See `Runtime.run`."""
@@ -87,37 +101,47 @@ class OpenCvBackend(Runtime):
         device: images are moved to the CPU.
 
     Raises:
-        ValueError: OpenCV cannot read the file, or it holds its own NMS.
+        ValueError: OpenCV cannot read the file, or it holds its own NMS, or has weights in other files.
     """
 
+    library = f"OpenCV {cv2.__version__}"
+    errors = (cv2.error,)
+
     def __init__(self, file: Path, device: torch.device) -> None:
-        metadata, shape, columns = self._describe(file)
-        try:
-            self.net = cv2.dnn.readNetFromONNX(str(file))
-        except cv2.error as e:
-            raise ValueError(f"{file}: OpenCV {cv2.__version__} cannot read it: {e.err}") from e
+        data = file.read_bytes()
+        if EXTERNAL.search(data):
+            raise ValueError(
+                f"{file}: has weights in other files, which OpenCV would read from any path: leave --dnn out, or write "
+                "one file with onnx.save(onnx.load(file), file)"
+            )
+        metadata, shape, columns = self._describe(file, data)
+        with self.library_errors(file, "read"):
+            self.net = cv2.dnn.readNetFromONNX(np.frombuffer(data, np.uint8))
         super().__init__(file, device, metadata, shape, columns)
+        self.hint = "" if self.imgsz else ": export it again without --dynamic"
         if self.end2end:
             raise ValueError(f"{file}: was exported with --nms, which OpenCV cannot run: leave --dnn out")
 
     @staticmethod
-    def _describe(file: Path) -> tuple[dict[str, str], tuple[int | None, ...], int | None]:
+    def _describe(file: Path, data: bytes) -> tuple[dict[str, str], tuple[int | None, ...], int | None]:
         """Return metadata, input shape (B, H, W) and width of the output, as far as they can be read."""
         if find_spec("onnx") is None:
             return {}, (None, None, None), None
         import onnx  # noqa: PLC0415, optional
+        from google.protobuf.message import DecodeError  # noqa: PLC0415, comes with onnx
 
-        model = onnx.load(str(file), load_external_data=False)
-        axes = [fixed(d.dim_value) for d in model.graph.input[0].type.tensor_type.shape.dim]
-        last = model.graph.output[0].type.tensor_type.shape.dim[-1].dim_value
+        try:
+            model = onnx.load_model_from_string(data)
+        except DecodeError as e:
+            raise ValueError(f"{file}: not an ONNX file, or a damaged one: {e}") from None
+        if not model.graph.input or not model.graph.output:
+            raise ValueError(f"{file}: not an ONNX file, or a damaged one: no input or no output")
+        axes = image_axes([fixed(d.dim_value) for d in model.graph.input[0].type.tensor_type.shape.dim], file)
+        last = [d.dim_value for d in model.graph.output[0].type.tensor_type.shape.dim][-1:]
         metadata = {entry.key: entry.value for entry in model.metadata_props}
-        return metadata, (axes[0], axes[2], axes[3]), fixed(last)
+        return metadata, axes, fixed(*last) if last else None
 
     def run(self, images: Tensor) -> Tensor:
         """See `Runtime.run`."""
         self.net.setInput(images.cpu().numpy())
-        try:
-            return torch.from_numpy(np.array(self.net.forward()))
-        except cv2.error as e:
-            hint = "" if self.imgsz else ": export it again without --dynamic"
-            raise ValueError(f"{self.file}: OpenCV {cv2.__version__} cannot run it{hint} ({e.err})") from e
+        return torch.from_numpy(np.array(self.net.forward()))

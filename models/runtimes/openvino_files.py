@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from models.runtimes.base import Runtime
+from models.runtimes.base import Runtime, image_axes
 from utils.files import yaml_load
 from utils.formats import require
 from utils.general import LOGGER
@@ -24,6 +24,9 @@ class OpenVinoBackend(Runtime):
         ValueError: several, the package is missing, or it cannot read the file.
     """
 
+    library = "OpenVINO"
+    reason_line = -1  # those before say where in its source code
+
     def __init__(self, file: Path, device: torch.device) -> None:
         require(("openvino",), f"running {file}")
         import openvino  # noqa: PLC0415, optional
@@ -32,19 +35,17 @@ class OpenVinoBackend(Runtime):
         if device.type != "cpu":
             LOGGER.warning(f"{file}: OpenVINO runs on the CPU here, not on {device}")
         settings = {"INFERENCE_NUM_THREADS": torch.get_num_threads(), "INFERENCE_PRECISION_HINT": "f32"}
-        try:
+        with self.library_errors(xml, "read"):
             self.network = openvino.Core().compile_model(str(xml), "CPU", settings)
-        except RuntimeError as e:
-            raise ValueError(f"{xml}: OpenVINO cannot read it: {str(e).strip().splitlines()[-1]}") from e
-        source = self.network.input(0)
-        axes = [axis.get_length() if axis.is_static else None for axis in source.get_partial_shape()]
+            source = self.network.input(0)
+            axes = [axis.get_length() if axis.is_static else None for axis in source.get_partial_shape()]
+            last = [
+                axis.get_length() if axis.is_static else None for axis in self.network.output(0).get_partial_shape()
+            ]
         self.dtype = np.float16 if source.get_element_type() == openvino.Type.f16 else np.float32
-        last = self.network.output(0).get_partial_shape()[-1]
         notes = next((n for n in (xml.with_name("metadata.yaml"), xml.with_suffix(".yaml")) if n.is_file()), None)
         metadata = yaml_load(notes) if notes else {}
-        super().__init__(
-            file, device, metadata, (axes[0], axes[2], axes[3]), last.get_length() if last.is_static else None
-        )
+        super().__init__(file, device, metadata, image_axes(axes, xml), last[-1] if last else None)
 
     def run(self, images: Tensor) -> Tensor | tuple[Tensor, Tensor]:
         """See `Runtime.run`."""

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from models.runtimes.base import Runtime
+from models.runtimes.base import Runtime, image_axes
 from utils.engine_file import read_engine
 from utils.formats import require
 
@@ -26,6 +26,8 @@ class TensorRtBackend(Runtime):
         ValueError: the device is not CUDA, the package is missing or older than 10, or it cannot read the engine.
     """
 
+    library = "TensorRT"
+
     def __init__(self, file: Path, device: torch.device) -> None:
         if device.type != "cuda":
             raise ValueError(f"{file}: TensorRT runs on CUDA only, but the device is {device}: use --device 0")
@@ -37,7 +39,8 @@ class TensorRtBackend(Runtime):
         metadata, data = read_engine(file)
         self.logger = tensorrt.Logger(tensorrt.Logger.WARNING)
         self.runtime = tensorrt.Runtime(self.logger)  # must live as long as the engine
-        self.engine = self.runtime.deserialize_cuda_engine(data)
+        with self.library_errors(file, "read"):
+            self.engine = self.runtime.deserialize_cuda_engine(data)
         if self.engine is None:
             raise ValueError(
                 f"{file}: TensorRT {tensorrt.__version__} cannot read this engine. Engines fit the version and kind of "
@@ -49,8 +52,8 @@ class TensorRtBackend(Runtime):
         self._describe(tensorrt, device)
         shape = tuple(self.engine.get_tensor_shape(self.input))
         last = int(self.engine.get_tensor_shape(self.outputs[0])[-1])
-        axes = [int(n) if n > 0 else None for n in shape]
-        super().__init__(file, device, metadata, (axes[0], axes[2], axes[3]), last if last > 0 else None)
+        axes = image_axes([int(n) if n > 0 else None for n in shape], file)
+        super().__init__(file, device, metadata, axes, last if last > 0 else None)
         self._allocate()
 
     def _describe(self, tensorrt: Any, device: torch.device) -> None:

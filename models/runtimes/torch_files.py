@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from models.runtimes.base import Runtime, parse_shape
+from models.runtimes.base import Runtime, image_axes, parse_shape
 from utils.pt2_file import load_pt2
 from utils.torchscript_file import load_torchscript
 
@@ -22,6 +22,8 @@ class TorchScriptBackend(Runtime):
     Raises:
         ValueError: the file cannot be read, or holds what could do more than compute.
     """
+
+    library = f"PyTorch {torch.__version__}"
 
     def __init__(self, file: Path, device: torch.device) -> None:
         self.module, config = load_torchscript(file, device)
@@ -47,16 +49,25 @@ class Pt2Backend(Runtime):
         ValueError: the file cannot be read, or holds what could run code.
     """
 
+    library = f"PyTorch {torch.__version__}"
+    errors = (RuntimeError, ValueError, IndexError, KeyError, TypeError, AttributeError, AssertionError)
+
     def __init__(self, file: Path, device: torch.device) -> None:
         program, metadata = load_pt2(file)
-        if device.type != "cpu":
-            program = torch.export.passes.move_to_device_pass(program, str(device))
-        self.module = program.module(check_guards=False)  # `check_size` gives the clearer message
-        nodes = {node.name: node for node in program.graph.nodes}
-        source = nodes[program.graph_signature.user_inputs[0]].meta["val"]
-        target = nodes[program.graph_signature.user_outputs[0]].meta["val"]
-        axes = [axis if isinstance(axis, int) else None for axis in source.shape]
-        super().__init__(file, device, metadata, (axes[0], axes[2], axes[3]), int(target.shape[-1]))
+        with self.library_errors(file, "read"):
+            if device.type != "cpu":
+                program = torch.export.passes.move_to_device_pass(program, str(device))
+            self.module = program.module(check_guards=False)  # `check_size` gives the clearer message
+        nodes = {node.name: node.meta.get("val") for node in program.graph.nodes}
+        signature = program.graph_signature
+        source, target = (
+            nodes.get(next(iter(names), None)) for names in (signature.user_inputs, signature.user_outputs)
+        )
+        if not isinstance(source, Tensor) or not isinstance(target, Tensor) or not target.ndim:
+            raise ValueError(f"{file}: no detector, its first input or output is no tensor")
+        axes = image_axes([axis if isinstance(axis, int) else None for axis in source.shape], file)
+        last = target.shape[-1]
+        super().__init__(file, device, metadata, axes, last if isinstance(last, int) else None)
 
     @torch.no_grad()
     def run(self, images: Tensor) -> Tensor:

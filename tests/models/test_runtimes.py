@@ -1,13 +1,16 @@
 """Exported files in their run times give the boxes of the checkpoint; what is missing or does not fit is said."""
 
 import json
+import shutil
 
+import numpy as np
 import pytest
 import torch
 
 import export
 from models.backends import DetectMultiBackend
 from models.runtimes.base import Runtime, expand_detections, parse_names, parse_size, parse_value
+from models.runtimes.onnx_files import EXTERNAL
 from models.yolo import DetectionModel
 from utils.exporters.compare import measure
 from utils.nms import non_max_suppression
@@ -174,3 +177,162 @@ def test_smallest_size_of_the_metadata_is_kept(tmp_path):
 )
 def test_an_axis_that_is_fixed_alone_decides_on_the_other(shape, imgsz, tmp_path):
     assert Runtime(tmp_path / "x.onnx", torch.device("cpu"), {}, shape).imgsz == imgsz
+
+
+# Damaged and foreign files --------------------------------------------------------------------------------------------
+SUFFIXES = (".onnx", ".torchscript", ".pt2", ".xml", ".tflite", "_openvino_model", "_ncnn_model")
+PACKAGES = {
+    ".onnx": "onnxruntime",
+    ".xml": "openvino",
+    "_openvino_model": "openvino",
+    ".tflite": "ai_edge_litert",
+    "_ncnn_model": "ncnn",
+}
+CONTENTS = {
+    "empty": b"",
+    "two bytes": b"\x08\x08",
+    "text": b"hello\n",
+    "page": b"<!DOCTYPE html><html></html>",
+    "zip": b"PK\5\6" + bytes(18),
+    "zeros": bytes(5000),
+    "random": np.random.default_rng(0).bytes(5000),
+}
+
+
+@pytest.mark.parametrize("name", CONTENTS)
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_damaged_files_are_named_with_a_reason(suffix, name, tmp_path):
+    pytest.importorskip(PACKAGES.get(suffix, "torch"))
+    file = tmp_path / f"best{suffix}"
+    if suffix.endswith("_model"):
+        file.mkdir()
+        for inner in ("best.xml", "best.bin") if "openvino" in suffix else ("best.param", "best.bin"):
+            (file / inner).write_bytes(CONTENTS[name])
+    else:
+        file.write_bytes(CONTENTS[name])
+    for dnn in (False, True)[: 1 + (suffix == ".onnx")]:
+        with pytest.raises(ValueError, match=rf"best{suffix.replace('.', '[.]')}.*: .*\w") as caught:
+            DetectMultiBackend(file, dnn=dnn)
+        assert str(caught.value).isprintable()
+        assert len(str(caught.value)) < 600 + len(str(file))
+
+
+def test_truncated_files_are_named_with_a_reason(exported, tmp_path):
+    _, file = exported
+    if file.is_dir():
+        shutil.copytree(file, tmp_path / file.name)
+        cut = [path for path in (tmp_path / file.name).iterdir() if path.suffix in (".xml", ".param", ".bin")]
+    else:
+        shutil.copy(file, tmp_path)
+        cut = [tmp_path / file.name]
+    for path in sorted(cut, key=lambda path: path.suffix == ".bin"):
+        whole = path.read_bytes()
+        path.write_bytes(whole[: len(whole) // 2])
+        with pytest.raises((ValueError, FileNotFoundError), match=file.name):
+            DetectMultiBackend(tmp_path / file.name)(torch.zeros(1, 3, 64, 96))
+        path.write_bytes(whole)
+    DetectMultiBackend(tmp_path / file.name)(torch.zeros(1, 3, 64, 96))
+
+
+def onnx_file(file, nodes, source=(1, 3, 8, 8), target=(1, 4, 7), weights=()):
+    """An ONNX file of some nodes from x to y."""
+    onnx = pytest.importorskip("onnx")
+    helper, number = onnx.helper, onnx.TensorProto.FLOAT
+    graph = helper.make_graph(
+        [helper.make_node(kind, inputs, outputs, **attributes) for kind, inputs, outputs, attributes in nodes],
+        "g",
+        [helper.make_tensor_value_info("x", number, source)] if source is not None else [],
+        [helper.make_tensor_value_info("y", number, target)],
+        list(weights),
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)])
+    model.ir_version = 8
+    file.write_bytes(model.SerializeToString())
+    return file
+
+
+NETWORKS = {  # nodes, input, what is said
+    "operator that nobody has": ([("NoSuchOperator", ["x"], ["y"], {})], (1, 3, 8, 8), "cannot read it"),
+    "fails while it runs": ([("Reshape", ["x", "w"], ["y"], {})], (1, 3, 8, 8), "cannot run it"),
+    "no detector": ([("Identity", ["x"], ["y"], {})], (1, 3, 8, 8), "no YOLOv5 detector"),
+    "no images": ([("Identity", ["x"], ["y"], {})], (1, 8), "its input has 2 axes"),
+    "no input": ([("ConstantOfShape", ["w"], ["y"], {})], None, "no detector, it has 0 inputs"),
+}
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_networks_that_are_no_detectors(name, tmp_path):
+    onnx = pytest.importorskip("onnx")
+    pytest.importorskip("onnxruntime")
+    nodes, source, message = NETWORKS[name]
+    weights = [onnx.helper.make_tensor("w", onnx.TensorProto.INT64, [3], [1, 4, 7])]
+    target = source if name == "no detector" else None
+    file = onnx_file(tmp_path / "a.onnx", nodes, source, target, weights)
+    with pytest.raises(ValueError, match=rf"a\.onnx: .*{message}"):
+        DetectMultiBackend(file)(torch.zeros(1, 3, 8, 8))
+    with pytest.raises(ValueError, match=r"a\.onnx: "):
+        DetectMultiBackend(file, dnn=True)(torch.zeros(1, 3, 8, 8))
+
+
+def test_errors_of_the_library_while_it_runs_are_named(tmp_path):
+    class Failing(Runtime):
+        library, errors, hint = "Library", (ZeroDivisionError,), ": do that"
+
+        def run(self, images):
+            raise self.error
+
+    runtime = Failing(tmp_path / "a.x", torch.device("cpu"), {})
+    runtime.error = ZeroDivisionError("\n first\x1b[2J line \nsecond")
+    with pytest.raises(ValueError, match=r"a\.x: Library cannot run it: first\?\[2J line: do that$"):
+        runtime(torch.zeros(1, 3, 8, 8))
+    runtime.error = KeyError("ours")  # a mistake of ours keeps its traceback
+    with pytest.raises(KeyError):
+        runtime(torch.zeros(1, 3, 8, 8))
+
+
+@pytest.mark.parametrize("output", [torch.zeros(2, 3, 4, 7), torch.zeros(1, 3, 7), torch.zeros(2, 3, 8), [1]])
+def test_outputs_that_are_no_boxes(output, tmp_path):
+    class Wrong(Runtime):
+        def run(self, images):
+            return output
+
+    runtime = Wrong(tmp_path / "a.x", torch.device("cpu"), {"names": {0: "a", 1: "b"}})
+    with pytest.raises(ValueError, match=r"no YOLOv5 detector.*expected \(2, boxes, 7\)"):
+        runtime(torch.zeros(2, 3, 8, 8))
+
+
+@pytest.mark.parametrize("place", ["below", "above", "absolute", "link"])
+def test_weights_in_other_files(place, tmp_path):
+    """Below the folder of the model ONNX Runtime reads them; whatever leads out of it, nobody."""
+    onnx = pytest.importorskip("onnx")
+    pytest.importorskip("onnxruntime")
+    folder = tmp_path / "model"
+    folder.mkdir()
+    for file in (folder / "weights.bin", tmp_path / "secret.bin"):
+        file.write_bytes(np.full(28, 2, np.float32).tobytes())
+    (folder / "link.bin").symlink_to(tmp_path / "secret.bin")
+    paths = {"below": "weights.bin", "above": "../secret.bin", "absolute": str(tmp_path / "secret.bin")}
+    weight = onnx.helper.make_tensor("w", onnx.TensorProto.FLOAT, [1, 4, 7], np.zeros(28, np.float32).tobytes(), True)
+    weight.ClearField("raw_data")
+    weight.data_location = onnx.TensorProto.EXTERNAL
+    weight.external_data.add(key="location", value=paths.get(place, "link.bin"))
+    mean = ("ReduceMean", ["x"], ["m"], {"axes": [1, 2, 3], "keepdims": 0})
+    nodes = [mean, ("Mul", ["w", "m"], ["y"], {})]
+    file = onnx_file(folder / "a.onnx", nodes, weights=[weight])
+    with pytest.raises(ValueError, match="has weights in other files"):
+        DetectMultiBackend(file, dnn=True)
+    if place == "below":
+        assert (DetectMultiBackend(file)(torch.ones(1, 3, 8, 8)) == 2).all()
+    else:
+        with pytest.raises(ValueError, match=r"a\.onnx: ONNX Runtime cannot read it: .*xternal"):
+            DetectMultiBackend(file)
+
+
+@pytest.mark.parametrize("length", [b"\x08", b"\x88\x00", b"\x88\x80\x80\x00"])
+def test_paths_of_weights_are_found_however_they_are_written(length):
+    """protobuf takes padded lengths too."""
+    onnx = pytest.importorskip("onnx")
+    entry = b"\x0a" + length + b"location" + b"\x12\x01a"
+    assert onnx.StringStringEntryProto.FromString(entry).key == "location"
+    assert EXTERNAL.search(entry)
+    assert not EXTERNAL.search(b"\x0a\x0amy_location")
