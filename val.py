@@ -42,6 +42,7 @@ from utils.metrics import ApResult
 from utils.report import ValReport
 from utils.result_files import JsonFile, TextFiles, open_files
 from utils.study import StudyFolder
+from utils.text import printable
 from utils.torch_utils import de_parallel, select_device
 
 SPEED = "Speed: {:.1f}ms pre-process, {:.1f}ms inference, {:.1f}ms NMS per image at shape {}"
@@ -264,7 +265,7 @@ def _class_names(data: Mapping[str, Any], model: nn.Module, single_cls: bool, by
             f"the model has {model.nc} classes, the data set {data.get('yaml_file') or ''} has {len(names)}: "
             "give the --data it was trained with, or --single-cls"
         )
-    if by_hand and dict(model.names) != names:
+    if by_hand and dict(model.names) != {i: printable(name) for i, name in names.items()}:
         LOGGER.warning(f"the class names of the model, {dict(model.names)}, are not those of the data set, {names}")
     return names
 

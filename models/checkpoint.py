@@ -12,6 +12,7 @@ from torch import Tensor
 
 from models.ensemble import Ensemble
 from models.legacy import Foreign, fit_state, read_foreign
+from models.runtimes.base import fit_names
 from models.yolo import DetectionModel
 from utils.files import atomic_path
 from utils.general import LOGGER, VERSION, git_describe
@@ -290,7 +291,7 @@ def build_model(ckpt: Mapping[str, Any], fuse: bool = False) -> DetectionModel:
         load_state(model, _weights(ckpt))
     except ValueError as e:
         raise ValueError(f"the weights of this checkpoint do not fit its own model table: {e}") from None
-    model.names = dict(ckpt["names"])
+    model.names = fit_names(ckpt["names"], model.nc, "this checkpoint")
     model.hyp = None if ckpt["hyp"] is None else dict(ckpt["hyp"])
     model = model.float().eval()
     return model.fuse() if fuse else model

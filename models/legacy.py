@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from utils.general import LOGGER
+from models.runtimes.base import fit_names
 from utils.inert_pickle import LazyTensor, Record
 from utils.torch_archive import InertFile
 from utils.torch_utils import is_counter
@@ -134,7 +134,7 @@ def _take_out(file: InertFile) -> Foreign:
     table = _modern_table(table, records, state)
     return Foreign(
         table,
-        _names(_plain(model.state.get("names")), table["nc"]),
+        fit_names(_plain(model.state.get("names")), table["nc"], "this checkpoint"),
         _stride(file, model, head),
         state,
         records,
@@ -197,15 +197,6 @@ def _copy(value: Any, depth: int, count: list[int]) -> Any:
         items = (_copy(item, depth + 1, count) for item in value)
         return [item for item in items if item is not _DROPPED]
     return _DROPPED
-
-
-def _names(names: Any, nc: int) -> dict[int, str]:
-    """Turn a list (up to v6.2) or a mapping of class names into {0: name, ...}."""
-    names = dict(enumerate(names)) if isinstance(names, list) else names
-    if isinstance(names, dict) and sorted(names, key=str) == sorted(range(nc), key=str):
-        return {i: str(names[i]) for i in range(nc)}
-    LOGGER.warning(f"the file has no names for its {nc} classes; they are called 0 to {nc - 1}")
-    return {i: str(i) for i in range(nc)}
 
 
 def _stride(file: InertFile, model: Record, head: Record) -> list[float]:

@@ -10,6 +10,7 @@ from torch import nn
 
 from utils.files import atomic_path
 from utils.general import LOGGER
+from utils.text import csv_cell
 from utils.torch_utils import intersect_dicts, without_counters
 
 
@@ -49,10 +50,10 @@ class Transfer:
 
     def write(self, file: Path) -> None:
         """Write all names to a table with the columns name, what, in_file, in_model (the shapes, if they differ)."""
-        rows = [(name, "taken", "", "") for name in self.taken]
-        rows += [(name, "another shape", _sides(old), _sides(new)) for name, old, new in self.reshaped]
+        rows = [(csv_cell(name), "taken", "", "") for name in self.taken]
+        rows += [(csv_cell(name), "another shape", _sides(old), _sides(new)) for name, old, new in self.reshaped]
         for what in ("kept", "missing", "unused"):
-            rows += [(name, what, "", "") for name in getattr(self, what)]
+            rows += [(csv_cell(name), what, "", "") for name in getattr(self, what)]
         with atomic_path(file) as tmp, tmp.open("w", newline="", encoding="utf-8") as stream:
             csv.writer(stream, lineterminator="\n").writerows([("name", "what", "in_file", "in_model"), *rows])
 

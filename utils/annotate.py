@@ -13,6 +13,7 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from utils.files import write_whole
+from utils.text import printable
 
 Color = tuple[int, int, int]
 Names = Mapping[int, str] | Sequence[str] | None  # class names by index
@@ -98,6 +99,7 @@ def find_font(text: str, size: int) -> ImageFont.FreeTypeFont:
     return font
 
 
+@lru_cache(maxsize=1024)
 def shorten(text: str, width: float, size: int) -> str:
     """Cut a text to a width in pixels at a font size, with an ellipsis at the end if something was cut."""
     font = find_font(text, size)
@@ -194,7 +196,7 @@ class Annotator:
 
         Args:
             box: xyxy in pixels of the picture; parts outside are not drawn.
-            label: one line of text; "" for none.
+            label: drawn in one line, `printable`; "" for none.
             color: box and label background, in the channel order of the picture.
         """
         x1, y1, x2, y2 = (int(round(float(v))) for v in box)
@@ -214,7 +216,7 @@ class Annotator:
     def _draw_tag(self, text: str, x: int, y: int, color: Color, above: bool) -> None:
         """Draw text on a background of `color` that ends (`above`) or starts at row y, moved into the picture."""
         height, width = self.im.shape[:2]
-        text = shorten(text, width - 2 * max(self.font_size // 4, 2) - 1, self.font_size)
+        text = shorten(printable(text), width - 2 * max(self.font_size // 4, 2) - 1, self.font_size)
         alpha = _tag(text, self.font_size)[:height, :width, None]  # (h, w, 1)
         h, w = alpha.shape[:2]
         if above and y >= h:
@@ -226,9 +228,9 @@ class Annotator:
 
 
 def class_names(names: Names, classes: ArrayLike, limit: int = 20) -> list[str]:
-    """Names of class indices, shortened to `limit` letters; the index itself where there is no name."""
+    """Names of class indices, `printable` and shortened to `limit` letters; the index itself where there is no name."""
     known = dict(names) if isinstance(names, Mapping) else dict(enumerate(names or ()))
-    found = [str(known.get(int(c), int(c))) for c in np.asarray(classes).ravel()]
+    found = [printable(str(known.get(int(c), int(c)))) for c in np.asarray(classes).ravel()]
     return [name if len(name) <= limit else name[: limit - 1] + "…" for name in found]
 
 

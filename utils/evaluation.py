@@ -18,6 +18,7 @@ from utils.general import LOGGER, TQDM_BAR_FORMAT
 from utils.metrics import ApResult, ConfusionMatrix, ap_per_class, match_predictions
 from utils.nms import non_max_suppression
 from utils.plots import output_to_target, plot_confusion_matrix, plot_images, plot_mc_curve, plot_pr_curve
+from utils.text import printable
 from utils.torch_utils import Profile, amp_context
 
 HEADER = ("%22s" + "%11s" * 6) % ("Class", "Images", "Instances", "P", "R", "mAP50", "mAP50-95")
@@ -220,7 +221,7 @@ def log_table(tally: Tally, result: ApResult, names: Mapping[int, str], every_cl
     LOGGER.info(ROW % ("all", tally.seen, counts.sum(), *result.means()))
     if every_class and len(names) > 1:
         for c, row in zip(result.classes, result.rows(), strict=True):
-            LOGGER.info(ROW % (names[c], tally.seen, counts[c], *row))
+            LOGGER.info(ROW % (printable(names[c]), tally.seen, counts[c], *row))
 
 
 def plot_batch(batch: Batch, save_dir: Path, i: int, names: Mapping[int, str]) -> None:

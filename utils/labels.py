@@ -26,6 +26,7 @@ from utils.label_coco import CocoReader
 from utils.label_reader import Split, Verified, verify_image_label
 from utils.label_scan import check_all
 from utils.label_voc import VocReader
+from utils.text import MAX_NAME
 
 SPLITS = ("train", "val", "test")
 MAX_MESSAGES = 10  # complaints about single files that are logged one by one
@@ -118,6 +119,9 @@ def check_names(names: Any, where: Any) -> dict[int, str]:
         if not isinstance(name, str | int | float) or isinstance(name, bool):
             where = key_place(where, "names")
             raise ValueError(f"{where}: names[{number}] is {name!r}, not a text. Put the name in quotes.")
+        if len(str(name)) > MAX_NAME:
+            where = key_place(where, "names")
+            raise ValueError(f"{where}: names[{number}] has {len(str(name))} characters, allowed are {MAX_NAME}.")
     return {number: str(names[number]) for number in range(len(names))}
 
 

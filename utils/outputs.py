@@ -16,6 +16,7 @@ from utils.pipeline import Frame
 from utils.report import DetectReport
 from utils.result_files import CsvFile, JsonFile, TextFiles, unique_stems
 from utils.sources import Source
+from utils.text import printable
 
 TELL_EVERY = 1.0  # seconds between lines about one video or stream
 
@@ -164,7 +165,7 @@ class Summary:
     def text(self, count: Counter[int]) -> str:
         """Put counts of classes into words: `2 cats, 1 dog`."""
         words = [
-            f"{n} {self.names[cls]}{'s' * (n > 1 and not self.names[cls].endswith('s'))}"
+            f"{n} {printable(self.names[cls])}{'s' * (n > 1 and not self.names[cls].endswith('s'))}"
             for cls, n in sorted(count.items())
         ]
         return ", ".join(words) or "(no detections)"
@@ -184,7 +185,7 @@ class Summary:
             return
         frames = f"{self.frames} {'image' if self._only_images() else 'frame'}{'s' * (self.frames > 1)}"
         origin = "" if self._only_images() else f" of {len(self._sources)} source{'s' * (len(self._sources) > 1)}"
-        parts = [f"{self.found[cls]} {self.names[cls]} in {self.seen_in[cls]}" for cls in sorted(self.found)]
+        parts = [f"{self.found[cls]} {printable(self.names[cls])} in {self.seen_in[cls]}" for cls in sorted(self.found)]
         nothing = f"; nothing in {self.empty}" if self.empty else ""
         LOGGER.info(f"Found in {frames}{origin}: {', '.join(parts) or 'no objects'}{nothing if parts else ''}")
         failed = getattr(self.source, "failed", [])

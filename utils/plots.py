@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import csv
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
@@ -15,11 +16,13 @@ from numpy.typing import ArrayLike, NDArray
 
 from utils.annotate import Annotator, Names, class_names, colors, find_font, output_to_target, plot_images, text_color
 from utils.files import write_whole
+from utils.text import printable
 
 if TYPE_CHECKING:  # matplotlib takes half a second to load: by the first figure
+    from matplotlib.artist import Artist
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-    from matplotlib.font_manager import FontProperties
+    from matplotlib.text import Text
 
 __all__ = [
     "Annotator",
@@ -44,34 +47,58 @@ COUNTS = "YlGnBu"  # colour map of every two-dimensional histogram
 RESULT_PANELS = (1, 2, 3, 4, 5, 8, 9, 10, 6, 7)  # columns of results.csv in the order of the panels
 
 
-def _script_font(texts: Sequence[str], size: float) -> FontProperties:
-    """Font that can show all the texts, so that class names in any script are legible."""
+def _write(places: Sequence[Text], texts: Sequence[str], size: float) -> None:
+    """Write each text in its place, in the font that has its script, so that class names in any language are legible.
+
+    Args:
+        places: texts of matplotlib, such as the labels of ticks.
+        texts: what to write.
+        size: of the letters in points.
+    """
     from matplotlib.font_manager import FontProperties
 
-    return FontProperties(fname=find_font("".join(texts), 12).path, size=size)
+    for place, text in zip(places, map(printable, texts), strict=True):
+        place.set(text=text, fontproperties=FontProperties(fname=find_font(text, 12).path, size=size))
 
 
-def _figure(width: float, height: float) -> Figure:
-    """Empty figure of a size in inches whose texts keep clear of each other and of the edge."""
+@contextmanager
+def _saved_figure(file: str | Path, width: float, height: float, dpi: int = 150) -> Iterator[Figure]:
+    """Give an empty figure and save it when the block ends; every figure of this file is made here.
+
+    Texts keep clear of each other and of the edge, and are drawn as they are spelled: a `$` is no markup.
+
+    Args:
+        file: image to write; the suffix chooses the format.
+        width: in inches.
+        height: in inches.
+        dpi: pixels per inch.
+
+    Raises:
+        OSError: the file cannot be written; names it.
+    """
+    from matplotlib import rc_context
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(width, height), layout="constrained")
-    figure.get_layout_engine().set(w_pad=0.12, h_pad=0.12)
-    return figure
-
-
-def _save(figure: Figure, file: str | Path, dpi: int) -> None:
-    """Write a figure; the suffix chooses the format. OSError names the file."""
-    data = BytesIO()
-    figure.savefig(data, dpi=dpi, format=Path(file).suffix[1:])
+    with rc_context({"text.parse_math": False, "text.usetex": False}):
+        figure = Figure(figsize=(width, height), layout="constrained")
+        figure.get_layout_engine().set(w_pad=0.12, h_pad=0.12)
+        yield figure
+        data = BytesIO()
+        figure.savefig(data, dpi=dpi, format=Path(file).suffix[1:])
     write_whole(file, data.getvalue())
+
+
+def _legend(ax: Axes, handles: Sequence[Artist], texts: Sequence[str], size: float, **options: Any) -> None:
+    """Add a legend with one text per handle; matplotlib itself would leave out texts that begin with `_`."""
+    legend = ax.legend(handles, ["?"] * len(texts), frameon=False, fontsize=size, **options)
+    _write(legend.get_texts(), texts, size)
 
 
 def _style(ax: Axes, title: str = "", xlabel: str = "", ylabel: str = "", grid: bool = True) -> None:
     """Give an axes the common look: title, axis names, a light grid, no upper and right frame."""
-    ax.set_title(title, fontsize=12)
-    ax.set_xlabel(xlabel, fontsize=11)
-    ax.set_ylabel(ylabel, fontsize=11)
+    ax.set_title(printable(title), fontsize=12)
+    ax.set_xlabel(printable(xlabel), fontsize=11)
+    ax.set_ylabel(printable(ylabel), fontsize=11)
     ax.tick_params(labelsize=9)
     ax.spines[["top", "right"]].set_visible(False)
     if grid:
@@ -96,10 +123,11 @@ def _name_ticks(ax: Axes, texts: Sequence[str], width: float, both: bool = False
     """
     size = min(11.0, max(0.9 * width / len(texts), 5.0))
     flat = 0.55 * size * (max(map(len, texts)) + 1) < width / len(texts)
-    font = _script_font(texts, size)
-    ax.set_xticks(range(len(texts)), texts, fontproperties=font, rotation=0 if flat else 90)
+    ax.set_xticks(range(len(texts)), texts, rotation=0 if flat else 90)
+    _write(ax.get_xticklabels(), texts, size)
     if both:
-        ax.set_yticks(range(len(texts)), texts, fontproperties=font)
+        ax.set_yticks(range(len(texts)), texts)
+        _write(ax.get_yticklabels(), texts, size)
 
 
 def _plot_class_counts(ax: Axes, classes: NDArray, names: Names) -> None:
@@ -152,29 +180,29 @@ def plot_labels(labels: ArrayLike, names: Names, save_dir: str | Path) -> None:
         save_dir: existing folder.
     """
     labels = np.asarray(labels, np.float64).reshape(-1, 5)
-    figure = _figure(13, 12)
-    (top_left, top_right), (low_left, low_right) = figure.subplots(2, 2)
-    _plot_class_counts(top_left, labels[:, 0], names)
-    _plot_first_boxes(top_right, labels)
-    _plot_counts_2d(low_left, labels[:, 1], labels[:, 2])
-    low_left.invert_yaxis()
-    _style(low_left, "centres", "x / image width", "y / image height", grid=False)
-    _plot_counts_2d(low_right, labels[:, 3], labels[:, 4])
-    _style(low_right, "sizes", "width / image width", "height / image height", grid=False)
-    _save(figure, Path(save_dir) / "labels.jpg", 150)
+    with _saved_figure(Path(save_dir) / "labels.jpg", 13, 12) as figure:
+        (top_left, top_right), (low_left, low_right) = figure.subplots(2, 2)
+        _plot_class_counts(top_left, labels[:, 0], names)
+        _plot_first_boxes(top_right, labels)
+        _plot_counts_2d(low_left, labels[:, 1], labels[:, 2])
+        low_left.invert_yaxis()
+        _style(low_left, "centres", "x / image width", "y / image height", grid=False)
+        _plot_counts_2d(low_right, labels[:, 3], labels[:, 4])
+        _style(low_right, "sizes", "width / image width", "height / image height", grid=False)
 
-    figure = _figure(10, 10)
-    variables = ("x", "y", "width", "height")
-    for row, column in np.argwhere(np.tri(4)).tolist():
-        ax = figure.add_subplot(4, 4, 1 + 4 * row + column, box_aspect=1, xlim=(0, 1), xticks=(0, 0.5, 1), yticks=())
-        if column == row:
-            ax.hist(labels[:, 1 + row], bins=50, range=(0, 1), color=BLUE)
-        else:
-            _plot_counts_2d(ax, labels[:, 1 + column], labels[:, 1 + row])
-            ax.set_yticks((0, 0.5, 1))
-        below, beside = row == 3, column == 0 and row > 0  # only the outer panels carry names
-        _style(ax, "", variables[column] * below, variables[row] * beside, grid=row == column)
-    _save(figure, Path(save_dir) / "labels_correlogram.jpg", 120)
+    with _saved_figure(Path(save_dir) / "labels_correlogram.jpg", 10, 10, dpi=120) as figure:
+        variables = ("x", "y", "width", "height")
+        for row, column in np.argwhere(np.tri(4)).tolist():
+            ax = figure.add_subplot(
+                4, 4, 1 + 4 * row + column, box_aspect=1, xlim=(0, 1), xticks=(0, 0.5, 1), yticks=()
+            )
+            if column == row:
+                ax.hist(labels[:, 1 + row], bins=50, range=(0, 1), color=BLUE)
+            else:
+                _plot_counts_2d(ax, labels[:, 1 + column], labels[:, 1 + row])
+                ax.set_yticks((0, 0.5, 1))
+            below, beside = row == 3, column == 0 and row > 0  # only the outer panels carry names
+            _style(ax, "", variables[column] * below, variables[row] * beside, grid=row == column)
 
 
 def _read_results(file: Path) -> tuple[list[str], NDArray]:
@@ -207,24 +235,23 @@ def plot_results(file: str | Path) -> None:
     if not file.is_file():
         raise FileNotFoundError(f"{file} does not exist; it is written by training, one row per epoch")
     files = sorted(file.parent.glob("results*.csv"))
-    figure = _figure(16, 7)
-    panels = figure.subplots(2, 5).ravel()
-    gaussian = np.exp(-0.5 * (np.arange(-9, 10) / 3) ** 2)
-    for number, source in enumerate(files):
-        header, values = _read_results(source)
-        color = BLUE if len(files) == 1 else np.array(colors(number)) / 255
-        for ax, column in zip(panels, RESULT_PANELS, strict=True):
-            drawn = np.isfinite(values[:, column])
-            epoch, y = values[drawn, 0], values[drawn, column]
-            _style(ax, header[column], "epoch" if ax in panels[5:] else "")
-            if not len(y):
-                ax.text(0.5, 0.5, "not measured", ha="center", transform=ax.transAxes, fontsize=12, color=GREY)
-                continue
-            ax.plot(epoch, y, color=color, linewidth=1.6, marker="." if len(y) < 50 else "", label=source.stem)
-            if len(y) > 2:
-                ax.plot(epoch, _smooth(y, gaussian), ":", color=ORANGE, linewidth=2, label="smoothed")
-    panels[0].legend(fontsize=9, frameon=False)
-    _save(figure, file.with_name("results.png"), 150)
+    with _saved_figure(file.with_name("results.png"), 16, 7) as figure:
+        panels = figure.subplots(2, 5).ravel()
+        gaussian = np.exp(-0.5 * (np.arange(-9, 10) / 3) ** 2)
+        for number, source in enumerate(files):
+            header, values = _read_results(source)
+            color = BLUE if len(files) == 1 else np.array(colors(number)) / 255
+            for ax, column in zip(panels, RESULT_PANELS, strict=True):
+                drawn = np.isfinite(values[:, column])
+                epoch, y = values[drawn, 0], values[drawn, column]
+                _style(ax, header[column], "epoch" if ax in panels[5:] else "")
+                if not len(y):
+                    ax.text(0.5, 0.5, "not measured", ha="center", transform=ax.transAxes, fontsize=12, color=GREY)
+                    continue
+                ax.plot(epoch, y, color=color, linewidth=1.6, marker="." if len(y) < 50 else "", label=source.stem)
+                if len(y) > 2:
+                    ax.plot(epoch, _smooth(y, gaussian), ":", color=ORANGE, linewidth=2, label="smoothed")
+        _legend(panels[0], *panels[0].get_legend_handles_labels(), size=9)
 
 
 def _row_classes(py: NDArray, classes: ArrayLike | None) -> NDArray:
@@ -235,35 +262,28 @@ def _row_classes(py: NDArray, classes: ArrayLike | None) -> NDArray:
     return classes
 
 
-def _curves_figure(
-    px: NDArray, py: NDArray, classes: NDArray, texts: Sequence[str], mean_text: str, axis_names: tuple[str, str]
-) -> Figure:
+def _plot_curves(ax: Axes, px: NDArray, py: NDArray, classes: NDArray, texts: Sequence[str], mean_text: str) -> None:
     """Curves over 0 to 1: a bold mean, and one line per class, in its colour and named up to 20 classes, else grey.
 
     Of more than `CURVES` classes an even choice is drawn.
     """
     from matplotlib.collections import LineCollection
 
-    figure = _figure(10, 6.5)
-    ax = figure.subplots()
-    _style(ax, f"{axis_names[1]} over {axis_names[0]}", *axis_names)
     ax.set(xlim=(0, 1), ylim=(0, 1.01))
     if not len(py):
         ax.text(0.5, 0.5, "no labels", ha="center", va="center", fontsize=12, color=GREY)
-        return figure
-    ax.plot(px, py.mean(axis=0), linewidth=3, color=BLACK, label=mean_text, zorder=3)
+        return
+    handles = ax.plot(px, py.mean(axis=0), linewidth=3, color=BLACK, zorder=3)
     if len(py) <= LEGEND_CLASSES:
-        for y, cls, text in zip(py, classes, texts, strict=True):
-            ax.plot(px, y, linewidth=1.2, color=np.array(colors(cls)) / 255, label=text)
+        for y, cls in zip(py, classes, strict=True):
+            handles += ax.plot(px, y, linewidth=1.2, color=np.array(colors(cls)) / 255)
     else:
         chosen = np.linspace(0, len(py) - 1, min(len(py), CURVES)).round().astype(int)
-        label = f"{len(py)} classes" + (f" ({len(chosen)} drawn)" if len(chosen) < len(py) else "")
+        texts = [f"{len(py)} classes" + (f" ({len(chosen)} drawn)" if len(chosen) < len(py) else "")]
         lines = [np.stack((px, py[i]), 1) for i in chosen]
-        ax.add_collection(LineCollection(lines, colors="#AAAAAA", linewidths=0.6, label=label))
-        texts = [mean_text]
-    font = _script_font(texts, 10)
-    ax.legend(bbox_to_anchor=(1.01, 1), loc="upper left", borderaxespad=0, frameon=False, prop=font)
-    return figure
+        handles.append(ax.add_collection(LineCollection(lines, colors="#AAAAAA", linewidths=0.6)))
+    texts = [mean_text, *texts]
+    _legend(ax, handles, texts, size=10, bbox_to_anchor=(1.01, 1), loc="upper left", borderaxespad=0)
 
 
 def plot_pr_curve(
@@ -291,7 +311,10 @@ def plot_pr_curve(
     classes = _row_classes(py, classes)
     texts = [f"{text} {value:.3f}" for text, value in zip(class_names(names, classes), ap[:, 0], strict=True)]
     mean_text = f"mean, mAP@0.5 {ap[:, 0].sum() / max(len(ap), 1):.3f}"
-    _save(_curves_figure(px, py, classes, texts, mean_text, ("recall", "precision")), save_path, 150)
+    with _saved_figure(save_path, 10, 6.5) as figure:
+        ax = figure.subplots()
+        _style(ax, "precision over recall", "recall", "precision")
+        _plot_curves(ax, px, py, classes, texts, mean_text)
 
 
 def plot_mc_curve(
@@ -324,10 +347,12 @@ def plot_mc_curve(
     mean = py.sum(axis=0) / max(len(py), 1)
     best = int(_smooth(mean, np.ones(round(len(px) * 0.1) // 2 * 2 + 1)).argmax())
     mean_text = f"mean, best {mean[best]:.2f} at {px[best]:.3f}"
-    figure = _curves_figure(px, py, classes, class_names(names, classes), mean_text, (xlabel, ylabel))
-    if len(py):
-        figure.axes[0].plot(px[best], mean[best], "o", color=BLACK, markersize=10, clip_on=False, zorder=4)
-    _save(figure, save_path, 150)
+    with _saved_figure(save_path, 10, 6.5) as figure:
+        ax = figure.subplots()
+        _style(ax, f"{ylabel} over {xlabel}", xlabel, ylabel)
+        _plot_curves(ax, px, py, classes, class_names(names, classes), mean_text)
+        if len(py):
+            ax.plot(px[best], mean[best], "o", color=BLACK, markersize=10, clip_on=False, zorder=4)
 
 
 def plot_confusion_matrix(
@@ -357,24 +382,23 @@ def plot_confusion_matrix(
     shown = np.where(shown >= (0.005 if normalize else 1), shown, np.nan)
     nc = len(matrix) - 1
     side = min(max(6.0, 3 + 0.42 * nc), 15.0)  # inches
-    figure = _figure(side + 1.2, side)
-    ax = figure.subplots()
-    top = 1.0 if normalize else max(float(matrix.max()), 1.0)
-    image = ax.imshow(shown, cmap="Blues", vmin=0, vmax=top)
-    title = "Confusion matrix, share of each true class" if normalize else "Confusion matrix"
-    unit = "" if classes_per_cell == 1 else f" class / {classes_per_cell}"
-    _style(ax, title, f"true{unit}", f"predicted{unit}", grid=False)
-    figure.colorbar(image, ax=ax, shrink=0.8).outline.set_visible(False)
-    if 0 < nc <= TICK_CLASSES and classes_per_cell == 1:
-        _name_ticks(ax, [*class_names(names, range(nc)), "background"], width=58 * side - 50, both=True)
-    if nc <= CELL_CLASSES:
-        size = min(11, 28 * side / (nc + 6))
-        for row, column in np.argwhere(np.isfinite(shown)):
-            value = shown[row, column]
-            ink = np.array(text_color(255 * np.array(image.cmap(value / top)[:3]))) / 255
-            text = f"{value:.2f}" if normalize else f"{value:.0f}"
-            ax.text(column, row, text, ha="center", va="center", fontsize=size, color=ink)
-    _save(figure, save_path, 150)
+    with _saved_figure(save_path, side + 1.2, side) as figure:
+        ax = figure.subplots()
+        top = 1.0 if normalize else max(float(matrix.max()), 1.0)
+        image = ax.imshow(shown, cmap="Blues", vmin=0, vmax=top)
+        title = "Confusion matrix, share of each true class" if normalize else "Confusion matrix"
+        unit = "" if classes_per_cell == 1 else f" class / {classes_per_cell}"
+        _style(ax, title, f"true{unit}", f"predicted{unit}", grid=False)
+        figure.colorbar(image, ax=ax, shrink=0.8).outline.set_visible(False)
+        if 0 < nc <= TICK_CLASSES and classes_per_cell == 1:
+            _name_ticks(ax, [*class_names(names, range(nc)), "background"], width=58 * side - 50, both=True)
+        if nc <= CELL_CLASSES:
+            size = min(11, 28 * side / (nc + 6))
+            for row, column in np.argwhere(np.isfinite(shown)):
+                value = shown[row, column]
+                ink = np.array(text_color(255 * np.array(image.cmap(value / top)[:3]))) / 255
+                text = f"{value:.2f}" if normalize else f"{value:.0f}"
+                ax.text(column, row, text, ha="center", va="center", fontsize=size, color=ink)
 
 
 def plot_evolve(genes: Mapping[str, Sequence[float]], score: ArrayLike, fname: str | Path) -> None:
@@ -389,13 +413,12 @@ def plot_evolve(genes: Mapping[str, Sequence[float]], score: ArrayLike, fname: s
     best = int(score.argmax())
     columns = 6
     rows = math.ceil(len(genes) / columns)
-    figure = _figure(3 * columns, 2.6 * rows)
-    for i, (name, values) in enumerate(genes.items()):
-        ax = figure.add_subplot(rows, columns, i + 1)
-        _style(ax, f"{name} = {values[best]:.3g}", ylabel="fitness" if i % columns == 0 else "")
-        ax.scatter(values, score, c=np.arange(len(score)), cmap=COUNTS, edgecolors=GREY, linewidths=0.4, s=22)
-        ax.plot(values[best], score[best], "+", color=ORANGE, markersize=15, markeredgewidth=2.5)
-    _save(figure, fname, 120)
+    with _saved_figure(fname, 3 * columns, 2.6 * rows, dpi=120) as figure:
+        for i, (name, values) in enumerate(genes.items()):
+            ax = figure.add_subplot(rows, columns, i + 1)
+            _style(ax, f"{name} = {values[best]:.3g}", ylabel="fitness" if i % columns == 0 else "")
+            ax.scatter(values, score, c=np.arange(len(score)), cmap=COUNTS, edgecolors=GREY, linewidths=0.4, s=22)
+            ax.plot(values[best], score[best], "+", color=ORANGE, markersize=15, markeredgewidth=2.5)
 
 
 def plot_val_study(files: Sequence[str | Path], sizes: Sequence[int], save_path: str | Path = "study.png") -> None:
@@ -409,19 +432,18 @@ def plot_val_study(files: Sequence[str | Path], sizes: Sequence[int], save_path:
     Raises:
         ValueError: a table has other rows or columns.
     """
-    figure = _figure(16, 8)
-    panels = figure.subplots(2, 4).ravel()
-    titles = ("precision", "recall", "mAP50", "mAP50-95", "pre-processing", "inference", "NMS")
-    for number, file in enumerate(files):
-        table = np.loadtxt(file, ndmin=2)
-        if table.shape != (len(sizes), 10):
-            raise ValueError(f"{file}: a table of {table.shape} rows and columns, needed is {(len(sizes), 10)}")
-        look = {"color": np.array(colors(number)) / 255, "marker": ".", "linewidth": 1.6, "label": Path(file).stem}
-        for ax, column, title in zip(panels, (0, 1, 2, 3, 7, 8, 9), titles, strict=False):
-            _style(ax, title, "image size, pixels", "" if column < 7 else "ms per image")
-            ax.plot(sizes, table[:, column], **look)
-        last = panels[-1]
-        _style(last, "mAP50-95 over time", "ms per image", "mAP50-95")
-        last.plot(table[:, 7:].sum(1), table[:, 3], **look)
-    panels[0].legend(fontsize=9, frameon=False)
-    _save(figure, save_path, 150)
+    with _saved_figure(save_path, 16, 8) as figure:
+        panels = figure.subplots(2, 4).ravel()
+        titles = ("precision", "recall", "mAP50", "mAP50-95", "pre-processing", "inference", "NMS")
+        for number, file in enumerate(files):
+            table = np.loadtxt(file, ndmin=2)
+            if table.shape != (len(sizes), 10):
+                raise ValueError(f"{file}: a table of {table.shape} rows and columns, needed is {(len(sizes), 10)}")
+            look = {"color": np.array(colors(number)) / 255, "marker": ".", "linewidth": 1.6}
+            for ax, column, title in zip(panels, (0, 1, 2, 3, 7, 8, 9), titles, strict=False):
+                _style(ax, title, "image size, pixels", "" if column < 7 else "ms per image")
+                ax.plot(sizes, table[:, column], **look)
+            last = panels[-1]
+            _style(last, "mAP50-95 over time", "ms per image", "mAP50-95")
+            last.plot(table[:, 7:].sum(1), table[:, 3], **look)
+        _legend(panels[0], panels[0].lines, [Path(file).stem for file in files], size=9)

@@ -8,6 +8,7 @@ import base64
 import hashlib
 import html
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -47,8 +48,8 @@ class _Page:
         digest = base64.b64encode(hashlib.sha256(self._script.encode()).digest()).decode()
         head, self._tail = (folder / "report_page.html").read_text(encoding="utf-8").split("@@ITEMS@@\n")
         title = html.escape(title).encode("ascii", "xmlcharrefreplace").decode()
-        for mark, text in (("TITLE", title), ("SCRIPT_HASH", f"sha256-{digest}"), ("CONFIG", _json(config))):
-            head = head.replace(f"@@{mark}@@", text)  # the last one comes from outside and may hold marks itself
+        marks = {"TITLE": title, "SCRIPT_HASH": f"sha256-{digest}", "CONFIG": _json(config)}
+        head = re.sub("@@([A-Z_]+)@@", lambda mark: marks[mark[1]], head)  # in one pass: names may look like marks
 
         self.path = Path(save_dir) / "report.html"
         self.path.parent.mkdir(parents=True, exist_ok=True)

@@ -16,7 +16,7 @@ from torch import Tensor
 from utils.boxes import xyxy2xywh, xyxy2xywhn
 from utils.files import atomic_path, naming, write_whole
 from utils.general import LOGGER
-from utils.text import file_name
+from utils.text import csv_cell, file_name
 
 MAX_STEM = 220  # bytes; file names have 255
 COCO_CATEGORIES = [i for i in range(1, 91) if i not in (12, 26, 29, 30, 45, 66, 68, 69, 71, 83)]  # id of each class
@@ -165,6 +165,7 @@ class JsonFile:
 class CsvFile:
     """Write a table with one row per box, best last: name of the image, of the class, confidence with two decimals.
 
+    Names that a spreadsheet would compute stand after an apostrophe, see `utils.text.csv_cell`.
     Rows that an earlier run left there stay, unless they are of one of the images of this run.
 
     Args:
@@ -186,7 +187,7 @@ class CsvFile:
                 header, *rows = [*csv.reader(old)] or [self.HEADER]
             if tuple(header) != self.HEADER:
                 raise ValueError(f"{file}: this table has the columns {header}, not {self.HEADER}: move it away")
-            own = set(images.values())
+            own = set(map(csv_cell, images.values()))
             kept = [row for row in rows if row and row[0] not in own]
         with atomic_path(file) as tmp, tmp.open("w", newline="", encoding="utf-8") as new:
             csv.writer(new).writerows([self.HEADER, *kept])
@@ -197,7 +198,7 @@ class CsvFile:
         """Write the rows of one image: (D, 6) `[xyxy_img, confidence, class]`, best first; the rest as `TextFiles`."""
         for conf, cls in detections[:, 4:].flip(0).tolist():
             with naming(self._file.name):
-                self._writer.writerow([self.images[path], self.names[int(cls)], f"{conf:.2f}"])
+                self._writer.writerow([csv_cell(self.images[path]), csv_cell(self.names[int(cls)]), f"{conf:.2f}"])
 
     def close(self) -> None:
         """Finish the file."""

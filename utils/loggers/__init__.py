@@ -142,4 +142,6 @@ class Loggers:
         self.tensorboard.pr_curve("all classes", hits.sum(0), false.sum(0), int(labels.sum()), epoch)
         if len(result.classes) <= CURVES:
             for row, c in enumerate(result.classes):
-                self.tensorboard.pr_curve(str(names[c]), hits[row], false[row], int(counts[c]), epoch)
+                same = [number for number in result.classes if names[number] == names[c]]  # a tag holds one curve only
+                tag = f"{names[c]} ({c})" if len(same) > 1 else names[c]
+                self.tensorboard.pr_curve(tag, hits[row], false[row], int(counts[c]), epoch)

@@ -13,6 +13,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from utils.general import LOGGER, colorstr
+from utils.text import printable
 
 POINTS = 101  # of a PR curve
 
@@ -69,7 +70,8 @@ class TensorBoardLogger:
 
     def text(self, tag: str, text: str, step: int) -> None:
         """Add a text in Markdown."""
-        self._write(lambda writer: writer.add_text(tag, text, step))
+        lines = "\n".join(map(printable, text.split("\n")))
+        self._write(lambda writer: writer.add_text(tag, lines, step))
 
     def image(self, tag: str, file: str | Path, step: int) -> None:
         """Add a picture file.
@@ -87,7 +89,7 @@ class TensorBoardLogger:
         """Add a curve of precision over recall.
 
         Args:
-            tag: name.
+            tag: name; made `printable`.
             hits: (P,) true positives at confidences from 0 to 1, evenly spaced.
             false: (P,) false positives.
             labels: objects there are.
@@ -99,7 +101,7 @@ class TensorBoardLogger:
         recall = hits / max(labels, 1)
         unknown = np.zeros(POINTS)  # true negatives: in detection there is no number of them
         rows = (hits, false, unknown, labels - hits, precision, recall)
-        self._write(lambda writer: writer.add_pr_curve_raw(f"PR/{tag}", *rows, step, num_thresholds=POINTS))
+        self._write(lambda writer: writer.add_pr_curve_raw(f"PR/{printable(tag)}", *rows, step, num_thresholds=POINTS))
 
     def hyperparameters(self, settings: Mapping[str, Any], metrics: Sequence[str]) -> None:
         """Add the settings of the run for the table that compares runs; `metrics` are the curves it shows beside."""
@@ -107,7 +109,7 @@ class TensorBoardLogger:
             return
         from torch.utils.tensorboard.summary import hparams  # noqa: PLC0415  optional package
 
-        plain = {k: v if isinstance(v, bool | int | float | str) else str(v) for k, v in settings.items()}
+        plain = {k: v if isinstance(v, bool | int | float) else printable(str(v)) for k, v in settings.items()}
         parts = hparams(plain, dict.fromkeys(metrics, 0))
         self._write(lambda writer: [writer.file_writer.add_summary(part) for part in parts])
 
