@@ -8,13 +8,13 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from urllib.error import URLError
 
 import torch
 from torch import Tensor, nn
 
 from models.common import LayerNorm2d, PatchEmbed, PatchMerging, SwinV2Stage
 from utils.archives import file_sha256
+from utils.downloads import download
 from utils.general import LOGGER
 from utils.inert_pickle import DamagedError, RefusedError
 from utils.torch_archive import InertFile
@@ -73,17 +73,19 @@ def published_file(name: str) -> Path:
     url = get_weight(PUBLISHED[name][0]).url
     path = Path(torch.hub.get_dir()) / "checkpoints" / url.rpartition("/")[2]
     digest = path.stem.rpartition("-")[2]
-    if not path.is_file():
-        LOGGER.info(f"--weights {name}: fetching {url} to {path}")
-        path.parent.mkdir(parents=True, exist_ok=True)
+    fetched = not path.is_file()
+    if fetched:
         try:
-            torch.hub.download_url_to_file(url, str(path), digest)
-        except URLError as error:
-            raise OSError(f"--weights {name}: cannot fetch {url} ({error.reason}); put the file at {path}") from error
-        except RuntimeError as error:  # the checksum, compared before the file gets its name
-            raise ValueError(f"--weights {name}: {url}: {error}") from error
+            download(url, path.parent)
+        except OSError as error:
+            raise OSError(f"--weights {name}: {error}. Put the file at {path}") from None
     found = file_sha256(path)
     if not found.startswith(digest):
+        if fetched:
+            path.unlink()
+            raise ValueError(
+                f"--weights {name}: what {url} gave is another file (sha256 {found[:8]}..., not {digest}...)"
+            )
         raise ValueError(f"{path}: damaged or another file (sha256 {found[:8]}..., not {digest}...); delete it")
     return path
 

@@ -1,9 +1,12 @@
 """Published weights: three layouts against the models they come from, the report, what is refused."""
 
 import hashlib
+import http.server
 import logging
 import math
 import re
+import threading
+from functools import partial
 
 import pytest
 import torch
@@ -299,7 +302,7 @@ def test_names_stand_for_torchvisions_files():
 def test_file_in_the_folder_of_torch_hub_is_used_without_the_network(hub, vision_file, monkeypatch):
     digest = hashlib.sha256(vision_file.read_bytes()).hexdigest()[:8]
     with_digest(monkeypatch, digest)
-    monkeypatch.setattr(torch.hub, "download_url_to_file", lambda *a: pytest.fail("fetched"))
+    monkeypatch.setattr("models.pretrained.download", lambda *a: pytest.fail("fetched"))
     vision_file.rename(hub / f"swin_v2_t-{digest}.pth")
     assert read_published("swinv2_t").layout == "torchvision"
 
@@ -311,15 +314,38 @@ def test_damaged_file_in_the_folder_is_refused(hub, monkeypatch):
         read_published("swinv2_t")
 
 
-def test_named_file_is_fetched_with_its_checksum(hub, vision_file, monkeypatch):
+@pytest.fixture
+def served(tmp_path):
+    """A folder and its URL."""
+    folder = tmp_path / "served"
+    folder.mkdir()
+
+    class Handler(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, *_):
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), partial(Handler, directory=str(folder)))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield folder, f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    server.server_close()
+
+
+def test_named_file_is_fetched_with_its_checksum(hub, vision_file, monkeypatch, served):
+    folder, url = served
     digest = hashlib.sha256(vision_file.read_bytes()).hexdigest()[:8]
-    entry = type("Weights", (), {"url": vision_file.rename(vision_file.with_name(f"swin_v2_t-{digest}.pth")).as_uri()})
+    vision_file.rename(folder / f"swin_v2_t-{digest}.pth")
+    (folder / "swin_v2_t-00000000.pth").write_bytes(b"something else")
+    entry = type("Weights", (), {"url": f"{url}/swin_v2_t-{digest}.pth"})
     monkeypatch.setattr(torchvision_models, "get_weight", lambda name: entry)
     assert read_published("swinv2_t").layout == "torchvision"
-    assert [file.name for file in hub.iterdir()] == [f"swin_v2_t-{digest}.pth"]
-    entry.url = entry.url.replace(digest, "00000000")
-    with pytest.raises(OSError, match=r"cannot fetch file:.*; put the file at .*swin_v2_t-00000000.pth"):
+    entry.url = f"{url}/swin_v2_t-00000000.pth"
+    with pytest.raises(ValueError, match=r"another file \(sha256 [0-9a-f]{8}\.\.\., not 00000000"):
         read_published("swinv2_t")
+    entry.url = f"{url}/swin_v2_t-11111111.pth"
+    with pytest.raises(OSError, match=r"answers 404.* Put the file at .*swin_v2_t-11111111.pth"):
+        read_published("swinv2_t")
+    assert [file.name for file in hub.iterdir()] == [f"swin_v2_t-{digest}.pth"]
 
 
 def test_backbone_keys_cover_the_backbone_and_nothing_else():
