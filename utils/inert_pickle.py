@@ -223,14 +223,15 @@ class _Machine:
     """Runs the instructions of one pickle on a stack of inert values.
 
     Args:
-        data_only: allow no other names than `DATA`.
+        data_only: allow no other names than `DATA` and `classes`.
+        classes: names that become records.
 
     Attributes:
         storages: what the pickle says about them. records: the classes that it names.
     """
 
-    def __init__(self, data_only: bool = False) -> None:
-        self.data_only = data_only
+    def __init__(self, data_only: bool = False, classes: re.Pattern[str] | None = None) -> None:
+        self.data_only, self.classes = data_only, classes
         self.stack: list[Any] = []
         self.memo: dict[int, Any] = {}
         self.storages: dict[str, Storage] = {}
@@ -355,12 +356,10 @@ class _Machine:
     def push_name(self, module: str, name: str) -> None:
         """Push a name that is in one of the tables; refuse every other."""
         full = f"{module}.{name}"
-        if full not in CALLS and full not in VALUES and not RECORDS.fullmatch(full):
-            raise RefusedError(full)
-        if self.data_only and full not in DATA:
-            raise RefusedError(full)
-        if RECORDS.fullmatch(full):
+        if self.classes and self.classes.fullmatch(full):
             self.records.add(full)
+        elif full not in DATA and (self.data_only or (full not in CALLS and full not in VALUES)):
+            raise RefusedError(full)
         self.stack.append(Name(full))
 
     def call(self, target: Any, args: Any) -> Any:
@@ -419,12 +418,15 @@ class _Machine:
         self.stack.append(storage)
 
 
-def interpret(file: BinaryIO, data_only: bool = False) -> tuple[Any, dict[str, Storage], set[str]]:
+def interpret(
+    file: BinaryIO, data_only: bool = False, classes: re.Pattern[str] | None = None
+) -> tuple[Any, dict[str, Storage], set[str]]:
     """Interpret the next pickle of a file.
 
     Args:
         file: stands at its beginning, afterwards behind its end.
         data_only: refuse classes of YOLOv5 and `torch.nn` too.
+        classes: names that become records in place of those; of TorchScript.
 
     Returns:
         Its object, the storages of its tensors by key, and the names of the classes that became records.
@@ -432,7 +434,7 @@ def interpret(file: BinaryIO, data_only: bool = False) -> tuple[Any, dict[str, S
     Raises:
         RefusedError, DamagedError: see there.
     """
-    machine = _Machine(data_only)
+    machine = _Machine(data_only, classes or (None if data_only else RECORDS))
     try:
         root = machine.run(file)
         return root, machine.storages, machine.records

@@ -7,6 +7,8 @@ import struct
 import tarfile
 import zipfile
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import IO
 
@@ -53,11 +55,9 @@ class Records:
             listed = archive.namelist()
         if self.data[:4] != b"PK\3\4" or self.data[4:8] == b"PTMF":  # torch chooses the reader by the first bytes
             raise ValueError("refused, it does not begin as an archive of PyTorch")
-        try:
+        with _reader_errors():
             self.reader = torch._C.PyTorchFileReader(self.buffer())
             self.names: list[str] = self.reader.get_all_records()
-        except RuntimeError as e:
-            raise ValueError(f"damaged: {str(e).splitlines()[0]}") from None
         root = listed[0].partition("/")[0]
         if [f"{root}/{name}" for name in self.names] != listed:
             raise ValueError("refused, the readers of Python and PyTorch find different records in it")
@@ -75,12 +75,24 @@ class Records:
         Raises:
             ValueError: there is none, it is damaged, or it has more than `limit` bytes.
         """
-        try:
-            if limit is not None and self.reader.get_record_size(name) > limit:
-                raise ValueError(f"refused, its {name} has more than {limit >> 20} MiB")
+        if limit is not None and self.size(name) > limit:
+            raise ValueError(f"refused, its {name} has more than {limit >> 20} MiB")
+        with _reader_errors():
             return self.reader.get_record(name)
-        except RuntimeError as e:
-            raise ValueError(f"damaged: {str(e).splitlines()[0]}") from None
+
+    def size(self, name: str) -> int:
+        """Return how many bytes a record has; ValueError where there is none."""
+        with _reader_errors():
+            return self.reader.get_record_size(name)
+
+
+@contextmanager
+def _reader_errors() -> Iterator[None]:
+    """Turn errors of PyTorch's reader into ValueError."""
+    try:
+        yield
+    except RuntimeError as e:
+        raise ValueError(f"damaged: {str(e).splitlines()[0]}") from None
 
 
 def open_model_archive(file: str | Path | IO[bytes], inflated: int = 0) -> zipfile.ZipFile:

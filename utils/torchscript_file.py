@@ -8,7 +8,8 @@ end the process. Two checks, each of what PyTorch really reads or runs:
    functions: default values of arguments and constants of classes are evaluated by `torch.jit.load`. It is written in
    the letters and strings that `torch.jit.save` uses, so that Python's parser and PyTorch's see the same, and calls
    by name only what the second check allows, for the compiler ends the process at some others. The pickles name no
-   C++ class, which could restore itself from them.
+   C++ class, which could restore itself from them, and no storage larger than its record, which PyTorch would read
+   and write beyond its end.
 2. After loading, that the compiled graph, which is what `forward` executes, consists of tensor computations only.
 
 So certainty does not rest on spelling, and such files are loaded by default, without an option to trust them.
@@ -25,11 +26,11 @@ from typing import Any
 
 import torch
 
+from utils.inert_pickle import MAX_PICKLE, Storage, interpret
 from utils.model_archive import Records
 from utils.text import printable
 
 MAX_CODE = 4 << 20  # bytes of all source code of a file; that of YOLOv5x has about 0.3 MB
-MAX_PICKLE = 64 << 20  # bytes of one pickle; most of it are the tables of source lines
 MAX_CONFIG = 4 << 20  # bytes of config.txt
 RECORDS = re.compile(
     r"(data|constants|traced_inputs)(\.pkl|/\d+)|code/__torch__(/\w+)*\.py(\.debug_pkl)?|extra/[\w.-]+|version|"
@@ -41,11 +42,7 @@ LETTERS = re.compile(
 )
 HOOKS = {"__setstate__", "__getstate__", "__enter__", "__exit__", "__forward_hooks__", "__forward_pre_hooks__"}
 LITERALS = (ast.Constant, ast.List, ast.Tuple, ast.UnaryOp, ast.USub, ast.Load)
-PICKLED = re.compile(  # names in pickles
-    r"torch\._utils (_rebuild_tensor_v2|_rebuild_parameter)|collections OrderedDict|torch \w+Storage|"
-    r"torch\.jit\._pickle \w+|__torch__(?!\.torch\.classes)[\w.]* \w+",
-    re.ASCII,
-)
+CLASSES = re.compile(r"torch\.jit\._pickle\.\w+|__torch__(?!\.torch\.classes)(\.\w+)+", re.ASCII)  # in pickles
 GRAPH_NODES = {  # namespace -> allowed names; of aten see `is_computation`
     "prim": (
         "ConstantChunk Constant DictConstruct GetAttr If ListConstruct ListUnpack Loop NumToTensor RaiseException "
@@ -112,8 +109,9 @@ def _check_records(records: Records) -> dict[str, Any]:
             code = records.read(name, room)
             room -= len(code)
             check_code(code, name)
-        elif name.endswith("pkl"):
-            check_pickle(records.read(name, MAX_PICKLE), name)
+        elif name.endswith("pkl") and name != "traced_inputs.pkl":  # that one is not loaded
+            storages = check_pickle(records.read(name, MAX_PICKLE), name)
+            _check_sizes(storages, name.removesuffix(".pkl"), records)
     return _parse_config(records.read("extra/config.txt", MAX_CONFIG)) if "extra/config.txt" in records.names else {}
 
 
@@ -128,20 +126,42 @@ def _parse_config(text: bytes) -> dict[str, Any]:
     return config
 
 
-def check_pickle(data: bytes, name: str) -> None:
-    """Raise ValueError if a pickle of an archive names other classes than those of its own source code.
+def check_pickle(data: bytes, name: str) -> dict[str, Storage]:
+    """Interpret a pickle of an archive without running anything.
+
+    PyTorch's reader in C++ puts values into its memo in another way than Python's; both agree where each value that is
+    put there is a new one, as `torch.jit.save` writes it.
 
     Args:
-        data: the pickle, of which PyTorch reads up to the first STOP too.
+        data: the pickle.
         name: for the message.
+
+    Returns:
+        Its storages by key.
+
+    Raises:
+        ValueError: it is damaged, or names other classes than those of its own source code.
     """
     try:
-        names = [arg for code, arg, _ in pickletools.genops(io.BytesIO(data)) if code.name in ("GLOBAL", "INST")]
+        storages = interpret(io.BytesIO(data), data_only=True, classes=CLASSES)[1]
+        puts, last = 0, ""
+        for code, arg, _ in pickletools.genops(data):
+            if "PUT" in code.name:
+                if arg != puts or last == "MARK":
+                    raise ValueError("damaged: its memo is not in order")
+                puts += 1
+            last = code.name
     except ValueError as e:
-        raise ValueError(f"damaged: {name}: {_first_line(e)}") from None
-    for found in names:
-        if not PICKLED.fullmatch(found):
-            raise ValueError(f"refused, {name} names {printable(found[:80])}")
+        raise ValueError(f"{name}: {_first_line(e)}") from None
+    return storages
+
+
+def _check_sizes(storages: dict[str, Storage], folder: str, records: Records) -> None:
+    """Raise ValueError unless every storage has as many bytes as its pickle says: PyTorch does not look."""
+    for key, storage in storages.items():
+        size = records.size(f"{folder}/{key}")
+        if size != storage.count * storage.dtype.itemsize:
+            raise ValueError(f"damaged: {folder}/{key} has {size} bytes for {storage.count} numbers")
 
 
 def check_code(code: bytes, name: str) -> None:

@@ -4,7 +4,6 @@ The sentinel is a file named `ran` in the working directory, which the hostile p
 """
 
 import io
-import pickle
 import zipfile
 
 import pytest
@@ -229,12 +228,26 @@ def test_programs(name, tmp_path):
 def test_classes_in_pickles(name, record, tmp_path):
     module, _, kind = name[0], None, name[1]
     evil = b"\x80\x02c" + f"{module}\n{kind}\n".encode() + b")\x81}b."
-    with pytest.raises(ValueError, match=rf"refused, {record} names "):
+    with pytest.raises(ValueError, match=rf"{record}: refused, the file names {module}\.{kind}"):
         load(write(tmp_path / "a.torchscript", records_of(Passes()) | {record: evil}))
 
 
 def test_damaged_pickles():
-    check_pickle(pickle.dumps((1, "a"), 2), "data.pkl")
-    for data in (b"", b"\x80\x02c", b"\xff", b"\x80\x02X\xff\xff\xff\x7fa"):
-        with pytest.raises(ValueError, match=r"damaged: data\.pkl"):
+    check_pickle(b"\x80\x02}q\x00X\x01\x00\x00\x00aq\x01K\x01s.", "data.pkl")
+    out_of_order = b"\x80\x02K\x01q\x00K\x02q\x01K\x03q\x00h\x00."  # 3 for Python, another value for PyTorch
+    after_mark = b"\x80\x02K\x01(q\x00K\x02t."
+    for data in (out_of_order, after_mark, b"", b"\x80\x02c", b"\xff", b"\x80\x02X\xff\xff\xff\x7fa"):
+        with pytest.raises(ValueError, match=r"data\.pkl: damaged"):
             check_pickle(data, "data.pkl")
+
+
+@pytest.mark.parametrize("count", [3, 5, 1 << 28])
+def test_storages_that_are_no_records(count, tmp_path):
+    """PyTorch takes the number of elements from the pickle, and would read beyond the end of a shorter record."""
+    records = records_of(Model())
+    original = b"K\x04tQ"  # of the bias: four elements, end of the tuple, look it up
+    assert records["data.pkl"].count(original) == 1
+    changed = records["data.pkl"].replace(original, b"J" + count.to_bytes(4, "little") + b"tQ")
+    load(write(tmp_path / "good.torchscript", records))
+    with pytest.raises(ValueError, match=r"a\.torchscript: .*(has 16 bytes for|does not fit)"):
+        load(write(tmp_path / "a.torchscript", records | {"data.pkl": changed}))
