@@ -133,6 +133,7 @@ def run(
             size, conf_thres, iou_thres, max_det, classes, agnostic_nms, augment, slice, overlap
         )  # fmt: skip
         predictor = Predictor(model, settings)
+        model.check_suppression(conf_thres, iou_thres, max_det, agnostic_nms)
         outs = Outputs(save_dir, opened, model.names, wanted)
     except BaseException:
         opened.stop()

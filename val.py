@@ -56,7 +56,7 @@ def run(
     data: str | Path | dict[str, Any],
     weights: str | Path | Sequence[str | Path] | None = None,
     batch_size: int = 32,
-    imgsz: int = 640,
+    imgsz: int | Sequence[int] = 640,
     conf_thres: float = 0.001,
     iou_thres: float = 0.6,
     max_det: int = 300,
@@ -95,7 +95,8 @@ def run(
         weights: checkpoint to load, batch normalisation fused, or several as an ensemble; with `model` it only names
             the JSON file.
         batch_size: images per batch, unless a `dataloader` is given; likewise `imgsz`, `task` and `workers`.
-        imgsz: long side of the network input, pixels.
+        imgsz: long side of the network input, pixels; or height and width into which every image is fitted, as files
+            that were exported with them need.
         conf_thres: lowest confidence that counts; AP needs the low default.
         iou_thres: IoU above which NMS drops the weaker box.
         max_det: detections kept per image.
@@ -139,6 +140,7 @@ def run(
         _check_settings(weights, task, conf_thres, save_txt or save_hybrid, save_conf, save_hybrid)
         chosen = device if isinstance(device, torch.device) else select_device(device, batch_size)
         backend = _open_weights(weights, chosen, data, half, dnn, window, single_cls)
+        _check_suppression(backend, conf_thres, iou_thres, max_det, single_cls)
         model, half = backend.backend.model if compute_loss else backend, False  # the loss needs the raw maps
     if dataloader is None:
         data = check_dataset(data)
@@ -177,7 +179,7 @@ def run(
     if plots:
         plot_metrics(tally, result, save_dir, names)
     if by_hand:
-        LOGGER.info(SPEED.format(*speed, (dataloader.batch_size, 3, *[dataloader.dataset.imgsz] * 2)))
+        LOGGER.info(SPEED.format(*speed, (dataloader.batch_size, 3, *dataloader.dataset.frame)))
         LOGGER.info(f"Results saved to {colorstr('bold', str(save_dir))}")
     return (*result.means(), *(runner.loss / len(dataloader)).tolist()), result.maps(len(names)), speed
 
@@ -203,13 +205,18 @@ def table_rows(tally: Tally, result: ApResult, names: Mapping[int, str]) -> list
 # Preparation ----------------------------------------------------------------------------------------------------------
 
 
-def check_options(batch_size: int, imgsz: int, conf_thres: float, iou_thres: float, max_det: int, workers: int) -> None:
+def check_options(
+    batch_size: int, imgsz: int | Sequence[int], conf_thres: float, iou_thres: float, max_det: int, workers: int
+) -> None:
     """Refuse values that cannot work; see `run`.
 
     Raises:
         ValueError: naming the option.
     """
-    counts = (("batch-size", batch_size, 1), ("imgsz", imgsz, 1), ("max-det", max_det, 1), ("workers", workers, 0))
+    sides = (imgsz,) if isinstance(imgsz, int) else tuple(imgsz)
+    if len(sides) not in (1, 2):
+        raise ValueError(f"--imgsz is {list(sides)}, but must be one size, or a height and a width, in pixels")
+    counts = (("batch-size", batch_size, 1), ("imgsz", min(sides), 1), ("max-det", max_det, 1), ("workers", workers, 0))
     for name, value, least in counts:
         if value < least:
             raise ValueError(f"--{name} is {value}, but must be at least {least}")
@@ -227,16 +234,22 @@ def _open_weights(
     window: int | Sequence[int] | None,
     single_cls: bool,
 ) -> DetectMultiBackend:
-    """Open model files; those without class names take the data set's. Warn of files whose boxes are too few for AP."""
+    """Open model files; those without class names take the data set's."""
     yaml_file = data.get("yaml_file") if isinstance(data, Mapping) else check_file(data, (".yaml", ".yml"))
     named = None if single_cls else yaml_file
-    backend = DetectMultiBackend(weights, device, dnn=dnn, data=named, fp16=half, window=window)
+    return DetectMultiBackend(weights, device, dnn=dnn, data=named, fp16=half, window=window)
+
+
+def _check_suppression(
+    backend: DetectMultiBackend, conf_thres: float, iou_thres: float, max_det: int, single_cls: bool
+) -> None:
+    """Warn of a file whose boxes are too few for AP."""
     if backend.end2end:
+        backend.check_suppression(conf_thres, iou_thres, max_det, single_cls, multi_label=True)
         LOGGER.warning(
-            f"{weights}: exported with --nms, this file drops boxes by thresholds of its own. The curves end there, so "
-            "mAP is lower than that of the checkpoint; measure an export without --nms"
+            "the curves end where this file drops boxes, so mAP is lower than that of the checkpoint: measure an "
+            "export without --nms"
         )
-    return backend
 
 
 def _check_settings(
@@ -271,22 +284,35 @@ def _class_names(data: Mapping[str, Any], model: nn.Module, single_cls: bool, by
 
 
 def _make_loader(
-    data: Mapping[str, Any], model: nn.Module, task: str, imgsz: int, batch_size: int, workers: int, single_cls: bool
+    data: Mapping[str, Any],
+    model: nn.Module,
+    task: str,
+    imgsz: int | Sequence[int],
+    batch_size: int,
+    workers: int,
+    single_cls: bool,
 ) -> DataLoader:
-    """Load one split as training validates it: rectangular batches with half a stride of padding; `speed`: square."""
+    """Load one split as training validates it: rectangular batches with half a stride of padding.
+
+    `speed` and files of one size: each image in a frame of the whole size; likewise with height and width.
+    """
     stride = model.stride if isinstance(model, DetectMultiBackend) else max(int(model.stride.max()), 32)
     split = "val" if task == "speed" else task
     if not data.get(split):
         raise ValueError(f"{data.get('yaml_file') or 'the data set'} has no '{split}' split: add it, or change --task")
     fixed = getattr(model, "imgsz", None)  # of a file that takes one size only
-    if fixed and fixed != (imgsz, imgsz):
+    sides = (imgsz,) if isinstance(imgsz, int) else tuple(imgsz)
+    if fixed and fixed != (sides[0], sides[-1]):
+        asked = fixed[:1] if fixed[0] == fixed[1] else fixed
         raise ValueError(
-            f"this file takes images of {fixed[0]}x{fixed[1]} only: use --img {max(fixed)} and square files"
+            f"this file takes images of {fixed[0]}x{fixed[1]} (height x width) only: use --img "
+            + " ".join(map(str, asked))
         )
-    rect = task != "speed" and not fixed
+    rect = task != "speed" and not fixed and len(sides) == 1
+    sides = tuple(check_img_size(side, s=stride) for side in sides)
     return create_dataloader(
         data[split],
-        check_img_size(imgsz, s=stride),
+        sides if len(sides) > 1 else sides[0],
         getattr(model, "batch_size", None) or batch_size,
         stride,
         rect=rect,

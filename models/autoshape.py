@@ -61,6 +61,7 @@ class AutoShape(nn.Module):
         self.names = dict(model.names)
         self.nc = len(self.names)
         self.stride = max(int(torch.as_tensor(model.stride).max()), 32)
+        self._told: tuple[Any, ...] | None = None  # settings that a file with NMS inside was checked for
         self.yaml, self.hyp = getattr(self.model, "yaml", None), getattr(self.model, "hyp", None)
 
     @torch.no_grad()  # not inference_mode: what a module caches must stay usable if it is trained later
@@ -176,6 +177,10 @@ class AutoShape(nn.Module):
         return output[0] if isinstance(output, tuple) else output
 
     def _suppress(self, boxes: Tensor) -> list[Tensor]:
+        asked = (self.conf, self.iou, self.max_det, self.agnostic, self.multi_label)
+        if getattr(self.model, "end2end", False) and asked != self._told:
+            self.model.check_suppression(*asked)
+            self._told = asked
         return non_max_suppression(
             boxes,
             self.conf,

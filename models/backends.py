@@ -19,7 +19,7 @@ from models.runtimes.openvino_files import OpenVinoBackend
 from models.runtimes.tensorrt_files import TensorRtBackend
 from models.runtimes.torch_files import Pt2Backend, TorchScriptBackend
 from utils.files import yaml_load
-from utils.formats import FORMATS, ROWS, Format
+from utils.formats import FORMATS, NMS, ROWS, Format
 from utils.general import LOGGER
 
 
@@ -182,6 +182,36 @@ class DetectMultiBackend(nn.Module):
             ValueError: a size that the file does not take, or `augment` with an exported file.
         """
         return self.backend(images.to(self.device), augment)
+
+    def check_suppression(
+        self, conf_thres: float, iou_thres: float, max_det: int, agnostic: bool = False, multi_label: bool = False
+    ) -> None:
+        """Warn of settings of `non_max_suppression` that a file with NMS inside does not follow; it has its own.
+
+        What is stricter than the file is followed: the detections go through `non_max_suppression` once more.
+        """
+        if not self.end2end:
+            return
+        own = {name: self.backend.metadata.get(name) for name in NMS[1:]}
+        parts = []
+        for name, what, asked, loose in (
+            ("conf_thres", "the confidence threshold", conf_thres, lambda own: conf_thres < own),
+            ("iou_thres", "the IoU threshold", iou_thres, lambda own: iou_thres > own),
+            ("topk_all", "the most detections per image", max_det, lambda own: max_det > own),
+        ):
+            if type(own[name]) not in (int, float):
+                parts.append(f"{what} is not {asked}, but unknown")
+            elif loose(own[name]):
+                parts.append(f"{what} is {own[name]}, not {asked}")
+        if own["agnostic_nms"] is not False and not agnostic:
+            parts.append("boxes of different classes suppress each other")
+        if multi_label:
+            parts.append("a box has one class only")
+        if parts:
+            LOGGER.warning(
+                f"{self.backend.file}: exported with --nms, which cannot be loosened afterwards: {'; '.join(parts)}. "
+                "For other settings export it again"
+            )
 
     def warmup(self, imgsz: tuple[int, int] = (640, 640)) -> None:
         """Run one empty image of this height and width, so that the first real one is not slow; nothing on a CPU."""

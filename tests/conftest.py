@@ -17,7 +17,9 @@ import torch
 import yaml
 from torch import nn
 
+from models import backends
 from models.checkpoint import save_checkpoint
+from models.runtimes.base import Runtime
 from models.yolo import DetectionModel
 from utils import demo
 from utils.files import yaml_load
@@ -123,6 +125,27 @@ def narrow_model():
 def narrow_weights(tmp_path_factory, narrow_model, write_checkpoint):
     """Checkpoint tiny.pt of `narrow_model`, alone in its folder: what is written beside it stays for all tests."""
     return write_checkpoint(tmp_path_factory.mktemp("weights") / "tiny.pt", narrow_model, NARROW_NAMES)
+
+
+class NmsInside(Runtime):
+    """A file that suppresses inside, as one exported with --nms: the same three detections for every image."""
+
+    METADATA = {"stride": 32, "nms": True, "conf_thres": 0.25, "iou_thres": 0.45, "topk_all": 100}
+
+    def __init__(self, file, device):
+        super().__init__(file, device, {"agnostic_nms": False, "names": NARROW_NAMES} | self.METADATA)
+
+    def run(self, images):
+        rows = [[4, 4, 20, 20, 0.9, 0], [30, 4, 60, 40, 0.8, 1], [6, 30, 40, 60, 0.3, 2]]
+        return torch.tensor(rows).repeat(len(images), 1, 1), torch.full((len(images),), 3)
+
+
+@pytest.fixture
+def nms_inside(tmp_path, monkeypatch):
+    """An .onnx file that is opened as a `NmsInside`."""
+    monkeypatch.setitem(backends.RUNTIMES, "onnx", NmsInside)
+    (tmp_path / "nms.onnx").touch()
+    return tmp_path / "nms.onnx"
 
 
 @pytest.fixture(scope="session")

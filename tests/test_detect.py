@@ -424,3 +424,11 @@ def test_a_crop_is_that_of_the_hub(run, weights, tmp_path):
     saved = {cv2.imread(str(f)).shape for f in (tmp_path / "out/exp/crops").rglob("*.jpg")}
     assert {crop["im"].shape for crop in crops} == saved
     assert len(crops) > 3
+
+
+def test_thresholds_that_a_file_with_nms_inside_does_not_follow_are_told(run, nms_inside, tmp_path, lines):
+    image = write(tmp_path / "in/x.png", picture())
+    (result,) = run(image, weights=nms_inside, conf_thres=0.1, iou_thres=0.45, max_det=100, nosave=True)
+    assert len(result.detections) == 3
+    assert "nms.onnx: exported with --nms" in lines()
+    assert "the confidence threshold is 0.25, not 0.1." in lines()

@@ -13,7 +13,9 @@ import torch
 import yaml
 from torch import nn
 
+import export
 import val
+from models.backends import RUNTIMES
 from models.checkpoint import attempt_load
 from models.yolo import DetectionModel
 from utils.boxes import xywhn2xyxy, xyxy2xywh
@@ -522,17 +524,13 @@ def test_main(tiny_dataset, weights, tmp_path, lines):
     assert any(line.split()[:3] == ["all", "4", str(count)] for line in lines() for count in range(100))
 
 
-def test_cut_off_curves_are_told(data, weights, lines, monkeypatch):
-    plain = val.DetectMultiBackend
-
-    def end2end(*args, **settings):
-        backend = plain(*args, **settings)
-        backend.end2end = True
-        return backend
-
-    monkeypatch.setattr(val, "DetectMultiBackend", end2end)
-    val.run(data, weights, dataloader=make_loader(data), plots=False)
-    assert any("exported with --nms" in line and "mAP is lower" in line for line in lines())
+def test_cut_off_curves_are_told(tiny_dataset, nms_inside, lines, monkeypatch):
+    names = check_dataset(tiny_dataset)["names"]
+    runtime = RUNTIMES["onnx"]
+    monkeypatch.setattr(runtime, "METADATA", runtime.METADATA | {"names": names})
+    by_hand(tiny_dataset, nms_inside, nms_inside.parent)
+    assert any("exported with --nms" in line and "is 0.25, not 0.001; the IoU" in line for line in lines())
+    assert any("mAP is lower" in line for line in lines())
 
 
 def test_window_changes_a_swin_model(data, tmp_path, write_checkpoint):
@@ -545,3 +543,32 @@ def test_window_changes_a_swin_model(data, tmp_path, write_checkpoint):
     loader = make_loader(data)
     own, other = (val.run(data, tmp_path / "s.pt", dataloader=loader, plots=False, window=w)[0] for w in (None, 2))
     assert own != other
+
+
+@pytest.mark.parametrize("size", [(64, 160), (160, 64)])
+def test_height_and_width_are_those_of_a_file_exported_with_them(tiny_dataset, weights, tmp_path, lines, size):
+    file = export.run(weights, ["pt2"], imgsz=size, batch_size=3)[0]
+    settings = {"imgsz": size, "batch_size": 3, "conf_thres": 0.2, "save_json": True}
+    by_hand(tiny_dataset, weights, tmp_path, **settings)
+    by_hand(tiny_dataset, file, tmp_path, **settings)
+    expected, found = (json.loads((tmp_path / run / "tiny_predictions.json").read_text()) for run in ("exp", "exp2"))
+    assert len(expected) > 20
+    for one, other in zip(expected, found, strict=True):
+        assert one["image_id"] == other["image_id"]
+        assert other["bbox"] == pytest.approx(one["bbox"], abs=0.01)
+        assert other["score"] == pytest.approx(one["score"], abs=1e-4)
+    assert any(line.endswith(f"at shape (3, 3, {size[0]}, {size[1]})") for line in lines())
+    with pytest.raises(
+        ValueError, match=f"takes images of {size[0]}x{size[1]} .* only: use --img {size[0]} {size[1]}$"
+    ):
+        by_hand(tiny_dataset, file, tmp_path, imgsz=160)
+
+
+def test_height_and_width_of_val_are_read_as_in_detect():
+    assert val.parse_opt(["--weights", "x", "--img", "96", "160"]).imgsz == [96, 160]
+    assert val.parse_opt(["--weights", "x"]).imgsz == 640
+    assert val.parse_opt(["--weights", "x", "--img", "96"]).imgsz == 96
+    with pytest.raises(ValueError, match="must be one size, or a height and a width"):
+        val.check_options(1, [32, 64, 96], 0.1, 0.5, 10, 0)
+    with pytest.raises(ValueError, match="--imgsz is 0, but must be at least 1"):
+        val.check_options(1, [32, 0], 0.1, 0.5, 10, 0)

@@ -70,7 +70,8 @@ class LoadImagesAndLabels(Dataset):
 
     Args:
         path: folder, image list, or several of them (`labels.list_images`).
-        imgsz: long side in pixels of a loaded image; side of the square samples.
+        imgsz: long side in pixels of a loaded image; side of the square samples. Or (height, width) into which each
+            image is fitted, without `augment` and `rect`.
         batch_size: images that share a shape with `rect`.
         hyp: strengths of the augmentations; needed with `augment`.
         augment: mosaic, mixup, perspective, colour and flips.
@@ -88,6 +89,7 @@ class LoadImagesAndLabels(Dataset):
 
     Attributes:
         im_files, label_files: N paths.
+        imgsz, frame: the largest side of a sample, and (height, width) of samples that are not of `batch_shapes`.
         labels: N arrays (M, 5) float32 `[class, xywhn]`, relative to the original image.
         segments: N lists of polygons (P, 2) xyn, one per label, or empty (`labels.Verified`).
         shapes: (N, 2) int, original width and height.
@@ -103,7 +105,7 @@ class LoadImagesAndLabels(Dataset):
     def __init__(
         self,
         path: str | Path | Sequence[str | Path],
-        imgsz: int = 640,
+        imgsz: int | tuple[int, int] = 640,
         batch_size: int = 16,
         *,
         hyp: Hyp | None = None,
@@ -121,7 +123,10 @@ class LoadImagesAndLabels(Dataset):
             raise ValueError("augment=True needs hyperparameters: pass hyp=Hyp() or Hyp.load(file)")
         if seed < 0:
             raise ValueError(f"seed {seed} is negative; allowed are 0, 1, 2, ...")
-        self.imgsz, self.hyp, self.augment, self.rect, self.seed = imgsz, hyp, augment, rect, seed
+        self.frame = (imgsz, imgsz) if isinstance(imgsz, int) else imgsz
+        if (augment or rect) and len(set(self.frame)) > 1:
+            raise ValueError(f"imgsz is {imgsz}, but must be one number of pixels with augment or rect")
+        self.imgsz, self.hyp, self.augment, self.rect, self.seed = max(self.frame), hyp, augment, rect, seed
         self.mosaic = augment and not rect
         self.extra = ExtraAugmentations(hyp.albumentations) if augment and hyp.albumentations else None
         found = load_labels(path, nc=None if single_cls else nc, prefix=prefix)
@@ -138,7 +143,7 @@ class LoadImagesAndLabels(Dataset):
         self.batch_size = batch_size
         self.batch_shapes = None
         if rect:
-            order, self.batch_shapes = rect_batches(self.shapes, batch_size, imgsz, stride, pad)
+            order, self.batch_shapes = rect_batches(self.shapes, batch_size, self.imgsz, stride, pad)
             self._reorder(order)
         self._damaged = torch.zeros(self.n, dtype=torch.bool).share_memory_()  # known to all workers, told by one
         self.images: list[np.ndarray] | None = None
@@ -161,7 +166,7 @@ class LoadImagesAndLabels(Dataset):
 
     def _cache_bytes(self) -> int:
         """Return how many bytes all resized images take."""
-        resized = self.shapes * (self.imgsz / self.shapes.max(1, keepdims=True))  # (N, 2)
+        resized = self.shapes * (self.frame[::-1] / self.shapes).min(1, keepdims=True)  # (N, 2)
         return int(resized.prod(1).sum() * 3)
 
     def _reorder(self, order: np.ndarray) -> None:
@@ -222,7 +227,7 @@ class LoadImagesAndLabels(Dataset):
 
     # Parts of a sample ------------------------------------------------------------------------------------------------
     def load_image(self, index: int) -> np.ndarray:
-        """Return image `index`, BGR uint8, long side `imgsz`, short side at least 1; read-only, as it may be cached.
+        """Return image `index`, BGR uint8, as large as the frame allows; read-only, as it may be cached.
 
         A damaged image is grey.
         """
@@ -233,7 +238,7 @@ class LoadImagesAndLabels(Dataset):
     def _resized(self, index: int) -> tuple[int, int]:
         """Return (height, width) of `load_image(index)`."""
         width, height = self.shapes[index].tolist()
-        r = self.imgsz / max(width, height)
+        r = min(self.frame[0] / height, self.frame[1] / width)
         return max(1, round(height * r)), max(1, round(width * r))
 
     def _read_resized(self, index: int) -> np.ndarray:
@@ -248,7 +253,7 @@ class LoadImagesAndLabels(Dataset):
             return np.full((size[1], size[0], 3), GREY, np.uint8)
         if im.shape[1::-1] == size:
             return im
-        smooth = self.augment or self.imgsz > max(width, height)
+        smooth = self.augment or max(size) > max(width, height)
         return cv2.resize(im, size, interpolation=cv2.INTER_LINEAR if smooth else cv2.INTER_AREA)
 
     def _decode(self, index: int, flags: int, k: int) -> np.ndarray | None:
@@ -300,7 +305,7 @@ class LoadImagesAndLabels(Dataset):
         """Letterbox one image into its frame and, with `augment`, warp it; labels (M, 5) in pixels."""
         im = self.load_image(index)
         height, width = im.shape[:2]
-        frame = (self.imgsz, self.imgsz)
+        frame = self.frame
         if self.batch_shapes is not None:
             frame = tuple(self.batch_shapes[index // self.batch_size].tolist())
         im, (gain, _), (dw, dh) = letterbox(im, frame, auto=False, scaleup=self.augment)
@@ -405,7 +410,7 @@ def _quad(four: Sequence[Sample]) -> Sample:
 
 def create_dataloader(
     path: str | Path | Sequence[str | Path],
-    imgsz: int,
+    imgsz: int | tuple[int, int],
     batch_size: int,
     stride: int,
     *,
@@ -433,7 +438,7 @@ def create_dataloader(
 
     Args:
         path: folder, image list, or several of them.
-        imgsz: long side of the images, pixels.
+        imgsz: long side of the images, pixels, or their frame (`LoadImagesAndLabels`).
         batch_size: images per batch, at most all of them; the last batch may be smaller.
         stride: largest stride of the model.
         hyp: see `LoadImagesAndLabels`, as for all arguments up to `nc`.

@@ -365,3 +365,19 @@ def test_show_without_a_display_warns(found, monkeypatch, caplog):
 def test_modules_load_without_pandas():
     code = "import sys; sys.modules['pandas'] = None; import models.autoshape"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
+
+
+def test_settings_that_a_file_with_nms_inside_does_not_follow_are_told_when_they_change(nms_inside, caplog):
+    model = AutoShape(DetectMultiBackend(nms_inside))
+    image = np.zeros((64, 64, 3), np.uint8)
+    model.max_det = 100
+    assert len(model(image, size=64).xyxy[0]) == 3
+    assert not caplog.records
+    model.conf, model.iou = 0.1, 0.7
+    for _ in range(3):
+        model(image, size=64)
+    (record,) = caplog.records
+    assert "the confidence threshold is 0.25, not 0.1; the IoU threshold is 0.45, not 0.7" in record.getMessage()
+    model.conf, model.iou = 0.5, 0.45
+    assert len(model(image, size=64).xyxy[0]) == 2
+    assert len(caplog.records) == 1

@@ -57,3 +57,33 @@ def test_models_of_other_classes_are_no_ensemble(files, write, tmp_path):
 def test_half_precision_needs_cuda(files):
     with pytest.raises(ValueError, match="half precision needs CUDA"):
         DetectMultiBackend(files[0], fp16=True)
+
+
+@pytest.mark.parametrize(
+    ("asked", "told"),
+    [
+        ((0.25, 0.45, 100), []),
+        ((0.5, 0.3, 10, True), []),  # stricter than the file: a second suppression follows
+        ((0.1, 0.45, 100), ["the confidence threshold is 0.25, not 0.1"]),
+        ((0.25, 0.6, 100), ["the IoU threshold is 0.45, not 0.6"]),
+        ((0.25, 0.45, 1000), ["the most detections per image is 100, not 1000"]),
+        ((0.25, 0.45, 100, False, True), ["a box has one class only"]),
+        ((0.1, 0.6, 100), ["threshold is 0.25, not 0.1; the IoU"]),
+    ],
+)
+def test_what_nms_inside_a_file_does_not_follow_is_told(asked, told, nms_inside, caplog):
+    DetectMultiBackend(nms_inside).check_suppression(*asked)
+    messages = [record.getMessage() for record in caplog.records]
+    assert len(messages) == bool(told)
+    assert all(part in messages[0] for part in told)
+    assert not told or messages[0].startswith(f"{nms_inside}: exported with --nms")
+
+
+def test_classes_of_a_file_that_suppresses_over_all_of_them_are_told(nms_inside, monkeypatch, caplog):
+    monkeypatch.setattr(type(DetectMultiBackend(nms_inside).backend), "METADATA", {"nms": True, "iou_thres": "x"})
+    backend = DetectMultiBackend(nms_inside)
+    backend.backend.metadata["agnostic_nms"] = True
+    backend.check_suppression(0.25, 0.45, 100)
+    (line,) = [record.getMessage() for record in caplog.records]
+    assert "boxes of different classes suppress each other" in line
+    assert "the IoU threshold is not 0.45, but unknown" in line

@@ -544,3 +544,32 @@ def test_images_out_of_sight_are_not_loaded(folder, monkeypatch):
         assert torch.equal(sample[0], whole[0])
         assert torch.equal(sample[1], whole[1])
     assert few < 0.9 * len(loaded)
+
+
+@pytest.mark.parametrize("frame", [(64, 160), (160, 64), (96, 96)])
+def test_an_image_is_resized_once_into_its_frame(tmp_path, frame):
+    sizes = [(50, 80), (300, 100), (60, 200), (40, 20)]
+    for folder in ("images", "labels"):
+        (tmp_path / folder).mkdir()
+    for i, (height, width) in enumerate(sizes):
+        image = np.random.default_rng(i).integers(0, 256, (height, width, 3), np.uint8)
+        cv2.imwrite(str(tmp_path / f"images/{i}.png"), image)
+        (tmp_path / f"labels/{i}.txt").write_text("1 0.5 0.25 0.4 0.3\n")
+    dataset = dl.LoadImagesAndLabels(tmp_path / "images", frame)
+    for i, (height, width) in enumerate(sizes):
+        image, targets, file, shapes = dataset[i]
+        assert image.shape == (3, *frame)
+        gain = min(frame[0] / height, frame[1] / width)
+        size = round(width * gain), round(height * gain)
+        small = cv2.imread(file)
+        small = cv2.resize(small, size, interpolation=cv2.INTER_LINEAR if gain > 1 else cv2.INTER_AREA)
+        (left, top), inner = shapes[1][1], image.permute(1, 2, 0).numpy()[..., ::-1]
+        np.testing.assert_array_equal(inner[top : top + size[1], left : left + size[0]], small)
+        boxes = xywhn2xyxy(targets[:, 2:], frame[1], frame[0])
+        back = scale_boxes(frame, boxes, *shapes)
+        expected = [[0.3 * width, 0.1 * height, 0.7 * width, 0.4 * height]]
+        np.testing.assert_allclose(back, expected, atol=1e-3 * max(height, width))
+    for change in ({"augment": True, "hyp": Hyp()}, {"rect": True}):
+        if frame[0] != frame[1]:
+            with pytest.raises(ValueError, match="must be one number of pixels with augment or rect"):
+                dl.LoadImagesAndLabels(tmp_path / "images", frame, **change)

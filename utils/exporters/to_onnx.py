@@ -50,6 +50,7 @@ def export_onnx(model: nn.Module, images: Tensor, file: Path, options: ExportOpt
     if options.int8:
         graph = quantize(graph, options.calibration, options.calibration_images, 1 if options.dynamic else len(images))
         precision = "int8"
+    lower_ir_version(graph)
     plain = graph.SerializeToString()
     if options.nms:
         add_nms(graph, nc, options)
@@ -131,6 +132,20 @@ def example_size(model: nn.Module, stride: int) -> tuple[int, int]:
     windows = [getattr(module, "window", None) for module in model.modules()]
     cells = 2 * max((max(window) for window in windows if isinstance(window, tuple)), default=2)
     return cells * stride, (cells + 1) * stride
+
+
+def lower_ir_version(graph: Any) -> None:
+    """Give a graph the oldest version of the format that has its operator set, in place: old run times read it then.
+
+    The exporter writes version 10 always. What only that has, notes at nodes and values, goes: it is the exporter's
+    own, such as the lines of source a node came from.
+    """
+    from onnx.helper import find_min_ir_version_for
+
+    graph.ir_version = find_min_ir_version_for(graph.opset_import, ignore_unknown=True)
+    inner = graph.graph
+    for part in (inner, *inner.node, *inner.input, *inner.output, *inner.value_info, *graph.functions):
+        part.ClearField("metadata_props")
 
 
 def simplify(graph: Any) -> Any:

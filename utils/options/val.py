@@ -2,11 +2,22 @@
 
 import argparse
 from collections.abc import Sequence
+from typing import Any
 
 from utils.general import ROOT
 
 SPLIT_TASKS = ("train", "val", "test", "speed")
 TASKS = (*SPLIT_TASKS, "study")
+
+
+class Sides(argparse.Action):
+    """One number, or several as a list."""
+
+    def __call__(
+        self, parser: argparse.ArgumentParser, namespace: Any, values: list[int], option: str | None = None
+    ) -> None:
+        """Store them."""
+        setattr(namespace, self.dest, values if len(values) > 1 else values[0])
 
 
 def parse_opt(
@@ -18,7 +29,16 @@ def parse_opt(
     add("--data", default="data/demo.yaml", help="data set YAML")
     add("--weights", nargs="+", required=True, help="checkpoint; several make an ensemble, or are timed one by one")
     add("--batch-size", type=int, default=32, help="images per batch")
-    add("--imgsz", "--img", "--img-size", type=int, default=640, help="long side of the network input, pixels")
+    add(
+        "--imgsz",
+        "--img",
+        "--img-size",
+        action=Sides,
+        nargs="+",
+        type=int,
+        default=640,
+        help="long side of the network input, pixels; or height and width of every input, as files exported so need",
+    )
     add("--conf-thres", type=float, default=0.001, help="lowest confidence that counts")
     add("--iou-thres", type=float, default=0.6, help="IoU above which NMS drops the weaker box")
     add("--max-det", type=int, default=300, help="detections kept per image")

@@ -59,6 +59,8 @@ def test_open_sizes_match(open_session, tiny_swin, batch, size):
 def test_open_file(open_file):
     graph = onnx.load(open_file)
     assert [entry.version for entry in graph.opset_import if entry.domain == ""] == [20]
+    assert graph.ir_version == 9
+    assert not any(node.metadata_props for node in graph.graph.node)  # came with version 10
     assert not list(open_file.parent.glob("*.data"))
     (images,) = graph.graph.input
     shape = [dim.dim_param or dim.dim_value for dim in images.type.tensor_type.shape.dim]
@@ -91,6 +93,7 @@ def test_fixed_sizes(tiny_conv, tmp_path, change):
     file = export(tiny_conv, tmp_path / "a.onnx", batch=2, **change)
     graph = onnx.load(file)
     assert graph.opset_import[0].version == change.get("opset", 20)
+    assert graph.ir_version == (8 if change else 9)  # onnx.proto: 8 came with operator set 15, 9 with 19
     (found,) = make_session(file).run(None, {"images": np.zeros((2, 3, 64, 96), np.float32)})
     assert found.shape == (2, 2 * (8 * 12 + 4 * 6), 7)
     assert find_problems(graph) == []
@@ -101,6 +104,7 @@ def test_half(tiny_swin, tmp_path):
     graph = onnx.load(file)
     kinds = {t.data_type for t in graph.graph.initializer if len(t.dims) == 4}  # weights of convolutions
     assert kinds == {onnx.TensorProto.FLOAT16}
+    assert graph.ir_version == 9
     assert graph.graph.input[0].type.tensor_type.elem_type == onnx.TensorProto.FLOAT
     assert graph.graph.output[0].type.tensor_type.elem_type == onnx.TensorProto.FLOAT
     assert find_problems(graph) == []
@@ -117,6 +121,7 @@ def test_int8_has_the_form_that_tensorrt_takes(tiny_conv, tmp_path):
     file = export(tiny_conv, tmp_path / "int8.onnx", int8=True, calibration=images, calibration_images=3)
     assert len(used) == 3 + 4  # and the four of the comparison
     graph = onnx.load(file)
+    assert graph.ir_version == 9
     kinds = [node.op_type for node in graph.graph.node]
     convolutions = kinds.count("Conv")
     assert kinds.count("DequantizeLinear") == kinds.count("QuantizeLinear") + convolutions  # weights are stored as int8
@@ -146,7 +151,9 @@ def test_nms_in_the_graph(tiny_conv, tmp_path):
     for found, count, rows in zip(detections, counts, expected, strict=True):
         np.testing.assert_allclose(found[:count], rows.numpy(), rtol=1e-4, atol=1e-3)
         assert not found[count:].any()
-    assert find_problems(onnx.load(tmp_path / "nms.onnx")) == []
+    graph = onnx.load(tmp_path / "nms.onnx")
+    assert graph.ir_version == 9
+    assert find_problems(graph) == []
 
 
 def test_file_that_differs_is_not_left(tiny_conv, tmp_path, monkeypatch):
