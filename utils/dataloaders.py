@@ -486,9 +486,7 @@ def create_dataloader(
     )
     batch_size = min(batch_size, -(-dataset.n // world_size) * world_size)
     workers = min(workers, (os.cpu_count() or 1) // world_size, batch_size if batch_size > 1 else 0)
-    sides = (
-        (imgsz, imgsz) if dataset.batch_shapes is None else dataset.batch_shapes[dataset.batch_shapes.prod(1).argmax()]
-    )
+    sides = dataset.frame if dataset.batch_shapes is None else max(dataset.batch_shapes.tolist(), key=np.prod)
     workers = workers_that_fit(workers, batch_size // world_size * 3 * int(np.prod(sides)), world_size, prefix)
     loader = Loader(
         dataset,
