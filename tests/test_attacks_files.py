@@ -173,7 +173,7 @@ CONFIGS = {
     "shape of two": '{"shape": [1, 3]}',
     "names that are a number": '{"names": 7}',
     "names with gaps": '{"names": {"0": "a", "7": "b"}}',
-    "long name": json.dumps({"names": ["a" * 1000]}),
+    "long name": json.dumps({"names": ["a" * 1001]}),
     "many names": json.dumps({"names": ["a"] * 100_001}),
 }
 
