@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import textwrap
 
 import pytest
 import torch
@@ -79,3 +80,91 @@ def test_pretrained_needs_a_file(weights, tmp_path, monkeypatch):
 def test_missing_file():
     with pytest.raises(FileNotFoundError, match=r"absent\.pt"):
         hubconf.custom("absent.pt", device="cpu")
+
+
+# Programs with packages of the same names -----------------------------------------------------------------------------
+LOAD = """
+import copy, pickle, sys, torch
+
+def load():
+    return torch.hub.load(sys.argv[1], "custom", path=sys.argv[2], source="local", device="cpu", _verbose=False)
+
+def check(model):
+    import models.host, utils
+    assert utils.helper() == models.host.NAME == "of the program"
+    assert "models.host" in sys.modules and sys.path.count(sys.argv[1]) == 0
+    image = torch.full((64, 96, 3), 90, dtype=torch.uint8).numpy()
+    for same in (model, copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
+        found = same(image, size=96)
+        assert len(found.xyxy[0]) > 0
+        found.save(save_dir="out")
+    try:
+        import utils.absent
+    except ModuleNotFoundError:
+        return
+    raise AssertionError("a module that nobody has")
+"""
+PROGRAMS = {
+    "has imported them": """
+        import multiprocessing, threading, models.host, utils
+        one, two = load(), load()
+        assert type(one) is type(two)
+        check(two)
+        child = multiprocessing.get_context("fork").Process(target=check, args=(one,))
+        child.start()
+        child.join()
+        assert child.exitcode == 0
+    """,
+    "imports them later": """
+        model = load()
+        check(model)
+        check(load())
+    """,
+    "imports hubconf": """
+        import utils
+        sys.path.append(sys.argv[1])
+        import hubconf
+        sys.path.pop()
+        check(hubconf.custom(sys.argv[2], device="cpu"))
+    """,
+    "fails at first": """
+        import utils
+        sys.modules["cv2"] = None
+        try:
+            load()
+        except ImportError:
+            del sys.modules["cv2"]
+        assert utils is sys.modules["utils"] and "models.yolo" not in sys.modules
+        check(load())
+    """,
+}
+
+
+@pytest.fixture
+def program(tmp_path):
+    """Folder of a program that has a package `utils` and a package `models`."""
+    for name in ("utils", "models"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "utils/__init__.py").write_text("def helper():\n    return 'of the program'\n")
+    (tmp_path / "models/host.py").write_text("NAME = 'of the program'\n")  # without __init__.py
+    return tmp_path
+
+
+def run_program(folder, code, *args):
+    (folder / "main.py").write_text(code)
+    command = [sys.executable, "main.py", str(ROOT), *map(str, args)]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=HANG, check=False)
+
+
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_programs_keep_their_own_packages(name, program, weights):
+    done = run_program(program, f"{LOAD}\n{textwrap.dedent(PROGRAMS[name])}\nprint('end')", weights)
+    assert done.stdout.endswith("end\n"), done.stderr
+
+
+def test_programs_without_packages_of_these_names_find_ours(tmp_path, weights):
+    code = (
+        f"{LOAD}\nmodel = load()\nfrom models.autoshape import AutoShape\nassert type(model) is AutoShape\nprint('end')"
+    )
+    done = run_program(tmp_path, code, weights)
+    assert done.stdout == "end\n", done.stderr
