@@ -7,31 +7,35 @@ Letters: B batch, H W map, Hp Wp map padded to whole windows, K windows per imag
 heads, d head width. Maps are channel-last (B, H, W, C). A window and a shift are pairs (rows, columns) in cells of the
 map.
 
-Differences from the published implementations, each with a test: maps are padded *before* they are rolled, and padded
-cells are never attended to.
+Differences from the published implementations, each with a test: maps are padded *before* they are rolled, padded cells
+are never attended to, and neither are cells from the other side of a rolled map, at any temperature (see
+`attention.BLOCKED`).
 """
 
 import math
 from collections import OrderedDict
 from collections.abc import Callable
 from functools import wraps
+from typing import TypeVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+C = TypeVar("C", bound=Tensor | tuple)
 
-def cached_constant(build: Callable[..., Tensor], size: int = 64) -> Callable[..., Tensor]:
-    """Keep the last `size` results of a function that makes a constant tensor from hashable arguments.
 
-    The cache lies outside every module, so no state dict, deep copy or exponential average ever sees it. It is
-    by-passed while a graph is traced, and fake tensors are never stored. Constants are made outside inference mode, so
-    that a later training step may save them for its backward pass.
+def cached_constant(build: Callable[..., C], size: int = 64) -> Callable[..., C]:
+    """Keep the last `size` results of a function that makes a constant, a tensor or a tuple of some.
+
+    Arguments are hashable. The cache lies outside every module, so no state dict, deep copy or exponential average ever
+    sees it. It is by-passed while a graph is traced, and fake tensors are never stored. Constants are made outside
+    inference mode, so that a later training step may save them for its backward pass.
     """
-    store: OrderedDict[tuple, Tensor] = OrderedDict()
+    store: OrderedDict[tuple, C] = OrderedDict()
 
     @wraps(build)
-    def cached(*key: object) -> Tensor:
+    def cached(*key: object) -> C:
         if torch.compiler.is_compiling():
             return build(*key)
         constant = store.pop(key, None)  # taken out and put back at the end: safe when threads share the cache
@@ -40,7 +44,8 @@ def cached_constant(build: Callable[..., Tensor], size: int = 64) -> Callable[..
             return constant
         with torch.inference_mode(False), torch.no_grad():
             constant = build(*key)
-        if type(constant) is Tensor:
+        parts = constant if isinstance(constant, tuple) else (constant,)
+        if all(type(part) is Tensor for part in parts if isinstance(part, Tensor)):
             store[key] = constant
             if len(store) > size:
                 store.popitem(last=False)

@@ -61,6 +61,15 @@ def test_fused_attention_and_strided_input(monkeypatch):
     assert torch.equal(x, kept)
 
 
+def test_windows_are_planned_once_for_a_shape_whatever_the_batch():
+    block = random_block().eval()
+    cached_inference.plan_windows.cache.clear()
+    with torch.no_grad():
+        for batch in (1, 3, 2):
+            block(torch.randn(batch, 9, 6, 32))
+    assert list(cached_inference.plan_windows.cache) == [(9, 6, (4, 4), (2, 2))]
+
+
 def test_it_steps_aside_where_it_could_be_seen():
     block, x = random_block(), torch.randn(1, 8, 8, 32)
     assert not cached_inference.applies(block, x)  # gradients are on

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 from torchvision.models import swin_transformer as torchvision_swin
 
+from models import attention
 from models.common import LayerNorm2d, PatchEmbed, PatchMerging, SwinV2Block, SwinV2Stage
 
 
@@ -273,3 +274,65 @@ def test_padded_block_without_masking_equals_torchvision(size, shift, core):
     x = torch.randn(2, *size, 32)
     with torch.inference_mode():
         torch.testing.assert_close(ours(x), theirs(x), atol=2e-5, rtol=0)
+
+
+# Where they part ------------------------------------------------------------------------------------------------------
+
+
+def opposed(logit_scale, size=(16, 16)):
+    """A shifted block of ours whose queries point away from the keys beside them and towards those beyond the edge.
+
+    Keys are the queries' negatives, and the upper and lower half of the map hold opposite values, so that a blocked
+    pair has the largest logit there is, and a free one the smallest.
+    """
+    block = fill(SwinV2Block(32, 2, 8, 4, core="explicit")).eval()
+    with torch.no_grad():
+        block.attn.qkv.weight[32:64] = -block.attn.qkv.weight[:32]
+        block.attn.q_bias.zero_()
+        block.attn.logit_scale.fill_(logit_scale)
+    x = torch.randn(1, 1, 1, 32) + 0.1 * torch.randn(1, *size, 32)
+    x[:, size[0] // 2 :] *= -1
+    return block, x
+
+
+def timm_block(ours, size):
+    block = pytest.importorskip("timm.models.swin_transformer_v2").SwinTransformerV2Block(
+        32, size, 2, window_size=ours.attn.window, shift_size=ours.shift
+    )
+    assert block.load_state_dict(ours.state_dict(), strict=False).missing_keys == []
+    return block.eval()
+
+
+def attend_published(q, k, v, bias, blocked):
+    """The core of torchvision and timm: -100 is added to the logit of a blocked pair."""
+    logits = q @ k.transpose(-2, -1) + bias
+    if blocked is not None:
+        logits = (logits.unflatten(0, (-1, len(blocked))) - 100.0 * blocked[:, None]).flatten(0, 1)
+    return logits.softmax(-1) @ v
+
+
+@pytest.mark.parametrize("other", ["torchvision", "timm"])
+def test_high_temperature_parts_us_from_the_published_mask(other, monkeypatch, record_property):
+    ours, x = opposed(math.log(100))
+    theirs = vision_block(ours) if other == "torchvision" else timm_block(ours, (16, 16))
+    ours, theirs, x = ours.double(), theirs.double(), x.double()
+    moved = x.clone()
+    moved[:, 8:] *= -1  # the lower half, to which rows 0 to 3 are blocked
+    with torch.no_grad():
+        y, published = ours(x), theirs(x)
+        assert torch.equal(ours(moved)[:, :4], y[:, :4])  # blocked tokens do not count here
+        assert (theirs(moved)[:, :4] - published[:, :4]).abs().max() > 1  # but do there
+        difference = (y - published).abs().max().item()
+        record_property("difference at ln 100", f"{difference:.2f}")
+        assert difference > 1
+        monkeypatch.setitem(attention.ATTENTION_CORES, "explicit", attend_published)
+        assert (ours(x) - published).abs().max() < 1e-5
+
+
+@pytest.mark.parametrize("other", ["torchvision", "timm"])
+def test_low_temperature_leaves_no_difference(other):
+    ours, x = opposed(3.0)
+    theirs = vision_block(ours) if other == "torchvision" else timm_block(ours, (16, 16))
+    ours, theirs, x = ours.double(), theirs.double(), x.double()
+    with torch.no_grad():
+        assert (ours(x) - theirs(x)).abs().max() < 1e-5

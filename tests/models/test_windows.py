@@ -393,6 +393,16 @@ def test_cache_builds_once_and_forgets_the_oldest():
     assert len(cached.cache) == 2
 
 
+def test_cache_keeps_tuples_of_tensors():
+    made = []
+    cached = cached_constant(lambda n: made.append(n) or (torch.full((1,), float(n)), n))
+    assert cached(1) is cached(1)
+    assert made == [1]
+    with FakeTensorMode():
+        cached(2)
+    assert list(cached.cache) == [(1,)]
+
+
 def test_cache_never_stores_fake_tensors():
     key = (3, 3, (2, 2), (1, 1), True, torch.device("cuda:0"))
     with FakeTensorMode():
