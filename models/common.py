@@ -289,9 +289,9 @@ class WindowAttention(nn.Module):
 class SwinV2Block(nn.Module):
     """Window attention and MLP, each normalised after it ran, inside its residual branch (figure 1, section 3.2).
 
-    The map may have any size: it is padded at the bottom and right to whole windows, then rolled. Blocked tokens are never
-    attended to, also where torchvision and timm do (see `models.attention`). With zero gains (the authors'
-    initialisation) a fresh block is the identity.
+    The map may have any size: it is padded at the bottom and right to whole windows, then rolled. Blocked tokens are
+    never attended to, as they are in torchvision and timm at a high temperature (see `models.attention`). With zero
+    gains (the authors' initialisation) a fresh block is the identity.
 
     Args:
         dim: channels.
