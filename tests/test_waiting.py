@@ -11,6 +11,7 @@ FOLDER = Path(__file__).parent
 CLOCKS = {"time.time", "time.monotonic", "time.perf_counter", "time.time_ns", "time.monotonic_ns"}
 CLOCKS |= {"time.perf_counter_ns", "timeit.default_timer", "datetime.now", "datetime.datetime.now"}
 ENDS = {"wait", "join", "communicate", "result"}  # methods that take seconds as their argument
+PROGRAMS = {"run", "call", "check_call", "check_output"}  # of subprocess, with timeout=
 
 
 def number(node):
@@ -22,7 +23,7 @@ def offences(text):
     found = []
     for node in (n for n in ast.walk(ast.parse(text)) if isinstance(n, ast.Call)):
         method = node.func.attr if isinstance(node.func, ast.Attribute) else ""
-        limits = [k.value for k in node.keywords if k.arg == "timeout"]
+        limits = [k.value for k in node.keywords if k.arg == "timeout" and method in ENDS | PROGRAMS]
         limits += node.args[:1] if method in ENDS and len(node.args) == 1 else []
         if ast.unparse(node.func) in CLOCKS or any(number(limit) < HANG for limit in limits):
             found.append(f"{node.lineno}: {ast.unparse(node)[:80]}")

@@ -16,3 +16,9 @@ def wait_for(condition: Callable[[], object], pause: float = 0.02) -> None:
     while not condition():
         assert time.monotonic() < deadline, "waited in vain"
         time.sleep(pause)
+
+
+def wait_for_next_second() -> None:
+    """Return when the clock shows another second, for programs that name or sort their files by it."""
+    second = int(time.time())
+    wait_for(lambda: int(time.time()) != second)

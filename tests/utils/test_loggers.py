@@ -2,7 +2,6 @@
 
 import builtins
 import math
-import time
 
 import numpy as np
 import pandas as pd
@@ -11,6 +10,7 @@ import torch
 from PIL import Image
 from torch import nn
 
+from tests.waiting import wait_for_next_second
 from utils.callbacks import Callbacks
 from utils.loggers import Loggers
 from utils.loggers.to_csv import RESULT_COLUMNS, CsvLogger
@@ -230,9 +230,7 @@ def test_a_resumed_run_has_every_epoch_once_in_both_logs(tmp_path):
         for epoch in range(first, 3):
             loggers.on_fit_epoch_end([first] * 13, epoch, 0.0, 0.0)
         loggers.close()
-        second = int(time.time())
-        while int(time.time()) == second:  # TensorBoard sorts event files by the second, then by a number as text
-            time.sleep(0.05)
+        wait_for_next_second()  # TensorBoard sorts event files by the second, then by a number as text
     assert list(pd.read_csv(tmp_path / "results.csv", skipinitialspace=True)["epoch"]) == [0, 1, 2]
     assert [(e.step, e.value) for e in tags(tmp_path).Scalars("x/lr0")] == [(0, 0), (1, 1), (2, 1)]
 
