@@ -241,7 +241,10 @@ def existing(file: Path) -> Path:
 
     Raises:
         FileNotFoundError: it does not.
+        ValueError: it is a pipe or device, from which reading may never end.
     """
     if not file.exists():
         raise FileNotFoundError(f"{file}: no such file or folder (looked in {file.absolute().parent})")
+    if not file.is_file() and not file.is_dir():
+        raise ValueError(f"{file}: neither a file nor a folder")
     return file

@@ -1,6 +1,7 @@
 """Exported files in their run times give the boxes of the checkpoint; what is missing or does not fit is said."""
 
 import json
+import os
 import shutil
 
 import numpy as np
@@ -215,6 +216,14 @@ def test_damaged_files_are_named_with_a_reason(suffix, name, tmp_path):
             DetectMultiBackend(file, dnn=dnn)
         assert str(caught.value).isprintable()
         assert len(str(caught.value)) < 600 + len(str(file))
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes")
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_pipes_are_not_waited_for(suffix, tmp_path):
+    os.mkfifo(tmp_path / f"a{suffix}")
+    with pytest.raises(ValueError, match=f"a{suffix}: neither a file nor a folder"):
+        DetectMultiBackend(tmp_path / f"a{suffix}")
 
 
 def test_truncated_files_are_named_with_a_reason(exported, tmp_path):
