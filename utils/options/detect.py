@@ -41,7 +41,7 @@ def parse_opt(
     )
     add("--save-format", type=int, default=0, choices=(0, 1), help="of --save-txt: 0 for x y w h, 1 for x1 y1 x2 y2")
     add("--save-conf", action="store_true", help="end the rows of --save-txt with the confidence")
-    add("--save-csv", action="store_true", help="write predictions.csv")
+    add("--save-csv", action="store_true", help="write predictions.csv; names such as =1+1 begin with an apostrophe")
     add("--save-json", action="store_true", help="write predictions.json in the result format of COCO")
     add("--save-crop", action="store_true", help="write each box as a picture into crops/<class>/")
     add(
