@@ -26,7 +26,7 @@ from torch import Tensor
 
 from models.backends import DetectMultiBackend
 from models.checkpoint import strip_optimizer
-from utils.general import LOGGER, ROOT, increment_path, log_options
+from utils.general import LOGGER, ROOT, log_options, run_folder
 from utils.interrupts import Interrupts
 from utils.outputs import Outputs, Summary, Wanted
 from utils.pictures import Windows, open_windows
@@ -124,9 +124,10 @@ def run(
     wanted = Wanted(save_img=not nosave, **outputs)
     files = [weights] if isinstance(weights, str | Path) else list(weights or ())
     _check_weights(files, visualize, update, dnn)
-    save_dir = increment_path(Path(project) / name, exist_ok)
-    opened = open_source(_default_source(source), save_dir / "sources", vid_stride)
-    try:
+    with ExitStack() as stack:
+        save_dir = stack.enter_context(run_folder(Path(project) / name, exist_ok))
+        opened = open_source(_default_source(source), save_dir / "sources", vid_stride)
+        stack.callback(opened.stop)
         model = DetectMultiBackend(files, select_device(device), dnn=dnn, data=data, fp16=half, window=window)
         size = choose_size([imgsz] if isinstance(imgsz, int) else list(imgsz), model.imgsz, model.stride)
         settings = Settings(
@@ -135,12 +136,10 @@ def run(
         predictor = Predictor(model, settings)
         model.check_suppression(conf_thres, iou_thres, max_det, agnostic_nms)
         outs = Outputs(save_dir, opened, model.names, wanted)
-    except BaseException:
-        opened.stop()
-        raise
-    view = open_windows(view_img, opened.live and str(source).isdecimal())
-    maps = FeatureMaps(_first_model(model)) if visualize else None
-    results = _detect(predictor, opened, outs, view, maps, files if update else [], stream)
+        view = open_windows(view_img, opened.live and str(source).isdecimal())
+        maps = FeatureMaps(_first_model(model)) if visualize else None
+        held = stack.pop_all()  # left at the end of the results
+    results = _detect(predictor, opened, outs, view, maps, files if update else [], stream, held)
     return results if stream else list(results)
 
 
@@ -152,6 +151,7 @@ def _detect(
     maps: FeatureMaps | None,
     strip: Sequence[str | Path],
     keep_images: bool,
+    held: ExitStack,
 ) -> Iterator[Result]:
     """Run the pipeline; the end of `run`."""
     names, save_dir = outputs.names, outputs.folder
@@ -159,7 +159,7 @@ def _detect(
     stems = unique_stems(source.names)
     saved = save_dir if outputs.wanted.files or maps else None
     try:
-        with ExitStack() as stack:  # left in the order reader, writer, files
+        with held, ExitStack() as stack:  # left in the order reader, writer, files, folder
             stack.enter_context(outputs)
             write = stack.enter_context(Worker(outputs.add))
             prepared = Prefetch(predictor.batches(source), 1 if source.live else 3, source.stop)

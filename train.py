@@ -506,9 +506,14 @@ def run_options(opt: argparse.Namespace, callbacks: Callbacks | None) -> tuple[f
         name = Path(opt.cfg or opt.weights).stem if opt.name == "cfg" else opt.name
         wanted = Path(opt.project) / name
         opt.save_dir = on_main(lambda: str(increment_path(wanted, exist_ok=opt.exist_ok, mkdir=True)))
-    if opt.evolve is not None:
-        return evolve(opt, inputs, device)
-    return train(opt, inputs, device, callbacks)
+    try:
+        if opt.evolve is not None:
+            return evolve(opt, inputs, device)
+        return train(opt, inputs, device, callbacks)
+    finally:
+        if not opt.resume and not opt.exist_ok and is_main():
+            with suppress(OSError):  # it holds files, which is the rule
+                Path(opt.save_dir).rmdir()
 
 
 def run(**options: Any) -> tuple[float, ...]:

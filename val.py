@@ -36,6 +36,7 @@ from utils.general import (
     colorstr,
     increment_path,
     log_options,
+    run_folder,
 )
 from utils.labels import check_dataset
 from utils.metrics import ApResult
@@ -147,9 +148,9 @@ def run(
     names = _class_names(data, de_parallel(model), single_cls, by_hand)
     if dataloader is None:
         dataloader = _make_loader(data, de_parallel(model), task, imgsz, batch_size, workers, single_cls)
-    save_dir = increment_path(Path(project) / name, exist_ok) if by_hand else Path(save_dir)
+    save_dir = increment_path(Path(project) / name, exist_ok, mkdir=True) if by_hand else Path(save_dir)
     texts = save_txt or save_hybrid
-    if by_hand or plots or texts or save_json or report:
+    if plots or texts or save_json or report:
         save_dir.mkdir(parents=True, exist_ok=True)
 
     files = open_files(save_dir, dataloader.dataset.im_files, data["val"], weights, texts, save_conf, save_json)
@@ -352,12 +353,12 @@ def study(weights: Sequence[str], settings: dict[str, Any]) -> Path:
     asked = [name for name in ("save_txt", "save_hybrid", "report") if settings[name]]
     if asked:
         raise ValueError(f"--task study writes its table and plot only: leave out {', '.join(asked)}")
-    folder = increment_path(Path(settings["project"]) / settings["name"], settings["exist_ok"])
-    settings = settings | {"project": folder.parent, "name": folder.name, "exist_ok": True, "task": "val"}
-    record = StudyFolder(folder, Path(settings["data"]).stem)
-    for file in weights:
-        record.measure(file, lambda size, file=file: run(weights=file, **settings | {"imgsz": size}))
-    record.finish()
+    with run_folder(Path(settings["project"]) / settings["name"], settings["exist_ok"]) as folder:
+        settings = settings | {"project": folder.parent, "name": folder.name, "exist_ok": True, "task": "val"}
+        record = StudyFolder(folder, Path(settings["data"]).stem)
+        for file in weights:
+            record.measure(file, lambda size, file=file: run(weights=file, **settings | {"imgsz": size}))
+        record.finish()
     return folder
 
 

@@ -1,6 +1,7 @@
 """Checkpoints: save and load without pickled code, rebuild the model, strip for release."""
 
 import errno
+import os
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
@@ -14,7 +15,7 @@ from models.ensemble import Ensemble
 from models.legacy import Foreign, fit_state, read_foreign
 from models.runtimes.base import fit_names
 from models.yolo import DetectionModel
-from utils.files import atomic_path
+from utils.files import atomic_path, open_regular
 from utils.general import LOGGER, VERSION, git_describe
 from utils.inert_pickle import DamagedError, RefusedError
 from utils.torch_archive import InertFile
@@ -79,7 +80,8 @@ def save_checkpoint(path: str | Path, ckpt: Mapping[str, Any]) -> None:
     """Write a checkpoint; after a crash or on a full disk the old file is still there, complete.
 
     Args:
-        path: target; its folder must exist.
+        path: target; its folder must exist. A link to a checkpoint, say on another disk, stays and its target is
+            replaced.
         ckpt: the entries of `FIELDS`; format, version, last_step, git, date and `YOUNGER_FIELDS` are filled in if
             absent. Paths become texts, NumPy scalars numbers; tensors are written as they are. Counters that
             `thop.profile` left on the model are not written.
@@ -100,7 +102,7 @@ def save_checkpoint(path: str | Path, ckpt: Mapping[str, Any]) -> None:
     filled |= {key: without_counters(filled[key]) for key in ("model", "ema") if filled[key] is not None}
     plain = {key: _plain(filled[key], key) for key in FIELDS}
     try:
-        with atomic_path(path) as tmp, tmp.open("wb") as file:
+        with atomic_path(_follow(Path(path))) as tmp, tmp.open("wb") as file:
             torch.save(plain, file)
     except FileNotFoundError:  # the folder; the message says so
         raise
@@ -110,6 +112,18 @@ def save_checkpoint(path: str | Path, ckpt: Mapping[str, Any]) -> None:
         code = cause.errno if cause and cause.errno else errno.EIO
         old = ". The file of before is complete and stays" if Path(path).is_file() else ""
         raise OSError(code, f"checkpoint not written: {reason}{old}", str(path)) from e
+
+
+def _follow(path: Path) -> Path:
+    """Return where a checkpoint is written: the target of a link; OSError if another kind of file is there."""
+    if not path.is_symlink():
+        return path
+    target = Path(os.path.realpath(path))
+    if target.exists():
+        with open_regular(target) as file:
+            if not file.read(4).startswith(b"PK"):
+                raise FileExistsError(errno.EEXIST, f"a link to {target}, which is no checkpoint: remove it", str(path))
+    return target
 
 
 def _plain(value: Any, where: str) -> Any:

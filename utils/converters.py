@@ -21,7 +21,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from utils.files import yaml_load
+from utils.files import open_new, yaml_load
 from utils.general import LOGGER, ROOT, cli_errors
 from utils.label_coco import read_coco
 from utils.label_reader import image_size
@@ -74,7 +74,8 @@ def write_samples(dst: Path, samples: Iterable[Sample], folder: str = "labels") 
         text = label_text(sample)
         label = dst / folder / f"{sample.name}.txt"
         label.parent.mkdir(parents=True, exist_ok=True)
-        label.write_text(text, encoding="utf-8")
+        with open_new(label) as out:
+            out.write(text)
         if sample.image is not None:
             link(sample.image, dst / "images" / f"{sample.name}{sample.image.suffix}")
         count, boxes = count + 1, boxes + text.count("\n")

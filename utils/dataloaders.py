@@ -232,7 +232,7 @@ class LoadImagesAndLabels(Dataset):
         A damaged image is grey.
         """
         if self.disk is not None and not self._damaged[index]:
-            return self.disk.get(self.im_files[index], lambda: self._read_resized(index))
+            return self.disk.get(self.im_files[index], self._resized(index), lambda: self._read_resized(index))
         return self._read_resized(index) if self.images is None else self.images[index]
 
     def _resized(self, index: int) -> tuple[int, int]:

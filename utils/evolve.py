@@ -2,11 +2,12 @@
 
 import csv
 from collections.abc import Mapping, Sequence
+from io import TextIOWrapper
 from pathlib import Path
 
 import numpy as np
 
-from utils.files import atomic_path, yaml_save
+from utils.files import atomic_path, open_regular, yaml_save
 from utils.hyp import Hyp
 from utils.loggers.to_csv import RESULT_COLUMNS
 from utils.metrics import fitness
@@ -118,7 +119,7 @@ class EvolutionRecord:
         self.file = folder / "evolve.csv"
         self.rows: list[dict[str, float]] = []
         if self.file.exists():
-            with self.file.open(newline="", encoding="utf-8") as file:
+            with TextIOWrapper(open_regular(self.file), "utf-8", newline="") as file:
                 header, *rows = [[cell.strip() for cell in row] for row in csv.reader(file)]
             if tuple(header[: len(RESULTS)]) != RESULTS:
                 raise ValueError(f"{self.file}: not the table of an evolution: it begins with {header[0]!r}")
@@ -146,7 +147,8 @@ class EvolutionRecord:
         self.rows = list(rows)
         with atomic_path(self.file) as tmp:
             lines = [rows[0].keys(), *([f"{value:.5g}" for value in row.values()] for row in self.rows)]
-            tmp.write_text("".join(",".join(COLUMN % cell for cell in line) + "\n" for line in lines))
+            text = "".join(",".join(COLUMN % cell for cell in line) + "\n" for line in lines)
+            tmp.write_text(text, encoding="utf-8")
         score = fitness(np.array([[row[name] for name in RESULTS[:4]] for row in self.rows]))
         best = int(score.argmax())
         self.write_best(best, base)

@@ -1,15 +1,22 @@
-"""Read and write whole files: YAML, and replacement in one step."""
+"""Open, read and write whole files: only regular ones are read, and one that is written never goes through a link.
 
+Whatever name this program chooses for a file (caches, reports, results), a link that has that name already is replaced,
+not followed, and a pipe or device is refused. A link that the user gave as a target means what it points to: resolve it
+before `atomic_path`. Links among the folders of a path are followed.
+"""
+
+import errno
 import glob
 import os
 import re
 import secrets
 import shutil
+import stat
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, BinaryIO
 
 import numpy as np
 import yaml
@@ -137,14 +144,16 @@ def yaml_load(file: str | Path) -> dict[str, Any]:
 
     Raises:
         FileNotFoundError: no such file.
+        OSError: it is no regular file, or cannot be read.
         ValueError: bad syntax, a key that appears twice, a tag such as !!python/object, more than 2 MB or 50,000
             values, or no mapping; the message starts with `file:line`.
     """
     file = Path(file)
-    if not file.is_file():
-        raise FileNotFoundError(f"{file}: no such YAML file (looked in {file.absolute().parent})")
-    with file.open("rb") as opened:
-        content = opened.read(MAX_YAML + 1)
+    try:
+        with open_regular(file) as opened:
+            content = opened.read(MAX_YAML + 1)
+    except FileNotFoundError:
+        raise FileNotFoundError(f"{file}: no such YAML file (looked in {file.absolute().parent})") from None
     if len(content) > MAX_YAML:
         raise ValueError(f"{file}:1: more than {MAX_YAML >> 20} MB, which no YAML file of this program needs")
     try:
@@ -195,6 +204,82 @@ def _plain(value: Any, where: str = "") -> Any:
     raise TypeError(f"cannot write {where or 'data'} to YAML: {type(value).__name__} is not a plain type")
 
 
+# Files of any kind ----------------------------------------------------------------------------------------------------
+def kind_of_file(mode: int) -> str:
+    """Name what `st_mode` of `os.stat` says a path is, for messages."""
+    if stat.S_ISLNK(mode):
+        return "a link"
+    if stat.S_ISDIR(mode):
+        return "a folder"
+    return "a regular file" if stat.S_ISREG(mode) else "a pipe or device"
+
+
+def open_regular(file: str | Path, follow: bool = True, buffering: int = -1) -> BinaryIO:
+    """Open a regular file for reading and nothing else: at a pipe or device a reader could wait for ever.
+
+    Args:
+        file: path.
+        follow: whether a link means what it points to; of a file that this program named itself, it does not.
+        buffering: as of `open`.
+
+    Raises:
+        FileNotFoundError: there is none of that name.
+        OSError: it is a link without a target, a folder, a pipe or a device, a link unless `follow`, or cannot be read.
+    """
+    try:
+        _refuse_irregular(os.stat(file, follow_symlinks=follow).st_mode, file)  # to open some devices has effects
+    except FileNotFoundError:
+        if not os.path.islink(file):
+            raise
+        text = f"a link to {os.readlink(file)}, which does not exist"
+        raise OSError(errno.ELOOP, text, str(file)) from None
+    flags = os.O_RDONLY | sum(getattr(os, name, 0) for name in ("O_BINARY", "O_CLOEXEC", "O_NONBLOCK", "O_NOCTTY"))
+    descriptor = os.open(file, flags | (0 if follow else getattr(os, "O_NOFOLLOW", 0)))
+    try:
+        _refuse_irregular(os.fstat(descriptor).st_mode, file)  # it may have been replaced since
+        return open(descriptor, "rb", buffering)
+    except BaseException:
+        os.close(descriptor)
+        raise
+
+
+def _refuse_irregular(mode: int, file: str | Path) -> None:
+    """Raise OSError unless `st_mode` is that of a regular file."""
+    if not stat.S_ISREG(mode):
+        code = errno.EISDIR if stat.S_ISDIR(mode) else errno.EINVAL
+        raise OSError(code, f"{kind_of_file(mode)}, not a file", str(file))
+
+
+def check_place(path: str | Path) -> None:
+    """Look at what has the name of a file that will be written: nothing, a regular file or a link may be replaced.
+
+    Raises:
+        OSError: a folder, pipe or device has that name.
+    """
+    with suppress(FileNotFoundError):
+        mode = os.lstat(path).st_mode
+        if not stat.S_ISLNK(mode):
+            _refuse_irregular(mode, path)
+
+
+def open_new(path: str | Path, mode: str = "w", **options: Any) -> IO:
+    """Create a file for writing; a regular file or link of that name is removed first, what it points to stays.
+
+    For results that may be half-written after a crash, and so many that `atomic_path` would take too long.
+
+    Args:
+        path: target; its folder must exist.
+        mode: `w` for text in UTF-8, `wb` for bytes.
+        **options: others of `open`.
+
+    Raises:
+        OSError: a folder, pipe or device has that name, or the file cannot be made.
+    """
+    check_place(path)
+    Path(path).unlink(missing_ok=True)
+    return open(path, mode.replace("w", "x"), encoding=None if "b" in mode else "utf-8", **options)
+
+
 @contextmanager
 def naming(path: str | Path, temporary: Path | None = None) -> Iterator[None]:
     """Give an OSError of the block the path: the system names a file it cannot open, not one it cannot write to.
@@ -223,7 +308,7 @@ def write_whole(path: str | Path, data: bytes | memoryview) -> None:
         OSError: it cannot be written; names it.
     """
     path = Path(path)
-    with path.open("wb", buffering=0) as file:
+    with open_new(path, "wb", buffering=0) as file:
         try:
             with naming(path):
                 written = 0
@@ -238,19 +323,22 @@ def write_whole(path: str | Path, data: bytes | memoryview) -> None:
 def atomic_path(path: str | Path) -> Iterator[Path]:
     """Let the block write a new file beside `path`, then put it in the place of `path` in one step.
 
-    A reader sees the old file or the complete new one, after a crash or on a full disk too. A link stays a link, and
-    an existing file keeps its permissions. What a killed process left of an earlier try is removed.
+    A reader sees the old file or the complete new one, after a crash or on a full disk too. An existing file keeps its
+    permissions; a link or another name of the same file (a hard link) is replaced, and what it means stays as it is.
+    What a killed process left of an earlier try is removed.
 
     Yields:
         A path that does not exist yet, in the same folder and with the same suffix. The block must write that file.
 
     Raises:
         FileNotFoundError: the folder does not exist, or the block wrote nothing.
-        OSError: the file cannot be written or renamed, and is named; the old file is as before, the new one removed.
+        OSError: a folder, pipe or device has that name, or the file cannot be written or renamed, and is named; the old
+            file is as before, the new one removed.
     """
-    path = Path(os.path.realpath(path))
+    path = Path(path)
     if not path.parent.is_dir():
         raise FileNotFoundError(f"{path}: the folder {path.parent} does not exist")
+    check_place(path)
     _remove_stale(path)
     tmp = path.with_name(f".{path.stem}.{secrets.token_hex(6)}.tmp{path.suffix}")
     try:
@@ -258,7 +346,7 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
             yield tmp
             with tmp.open("rb+") as written:
                 os.fsync(written.fileno())
-        if path.exists():
+        if path.is_file() and not path.is_symlink():
             shutil.copymode(path, tmp)
         os.replace(tmp, path)
         _sync_folder(path.parent)
@@ -282,7 +370,8 @@ def _remove_stale(path: Path) -> None:
     """Remove the temporary files of `atomic_path` for this target that nobody has written to for a minute."""
     for file in path.parent.glob(f".{glob.escape(path.stem)}.{'[0-9a-f]' * 12}.tmp{glob.escape(path.suffix)}"):
         with suppress(OSError):  # gone already, or of another user: no reason not to write the target
-            if time.time() - file.stat().st_mtime > STALE:
+            found = file.lstat()
+            if stat.S_ISREG(found.st_mode) and time.time() - found.st_mtime > STALE:
                 file.unlink()
 
 

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import traceback
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from difflib import get_close_matches
 from glob import escape
 from itertools import count
@@ -152,22 +152,36 @@ def increment_path(path: str | Path, exist_ok: bool = False, sep: str = "", mkdi
     """
     path = Path(path)
     stem, suffix = (path.with_suffix(""), path.suffix) if path.is_file() else (path, "")
+    if mkdir:
+        path.parent.mkdir(parents=True, exist_ok=True)
     if exist_ok:
         if mkdir:
-            path.mkdir(parents=True, exist_ok=True)
+            path.mkdir(exist_ok=True)
         return path
     for n in count(1):
         candidate = path if n == 1 else Path(f"{stem}{sep}{n}{suffix}")
-        if candidate.exists():
-            continue
-        if not mkdir:
+        if mkdir:
+            with suppress(FileExistsError):  # no look before: another run could be faster
+                candidate.mkdir()
+                return candidate
+        elif not os.path.lexists(candidate):
             return candidate
-        try:
-            candidate.mkdir(parents=True)
-        except FileExistsError:  # another run was faster
-            continue
-        return candidate
     raise AssertionError("count() has no end")
+
+
+@contextmanager
+def run_folder(path: str | Path, exist_ok: bool = False) -> Iterator[Path]:
+    """Take the folder of a run, see `increment_path`; one in which nothing was put is removed at the end.
+
+    With `exist_ok` there is no name to take: whoever writes makes the folder.
+    """
+    folder = increment_path(path, exist_ok, mkdir=not exist_ok)
+    try:
+        yield folder
+    finally:
+        if not exist_ok:
+            with suppress(OSError):  # it holds files, or is gone
+                folder.rmdir()
 
 
 def check_file(file: str | Path, suffixes: tuple[str, ...] = ()) -> Path:
@@ -218,9 +232,13 @@ def check_file(file: str | Path, suffixes: tuple[str, ...] = ()) -> Path:
 
 
 def get_latest_run(search_dir: str | Path = ".") -> Path | None:
-    """Return the `weights/last*.pt` below `search_dir` that was written last, or None."""
-    found = [file for file in Path(search_dir).rglob("last*.pt") if file.parent.name == "weights"]
-    return max(found, key=lambda file: file.stat().st_mtime_ns, default=None)
+    """Return the `weights/last*.pt` below `search_dir` that was written last, or None.
+
+    Links to folders are not followed, but that `search_dir`/runs, where runs are by default, may be one itself.
+    """
+    places = (Path(search_dir), Path(search_dir) / "runs", Path(search_dir) / "runs/train")
+    found = {file for place in places for file in place.rglob("last*.pt") if file.parent.name == "weights"}
+    return max(filter(Path.is_file, found), key=lambda file: file.stat().st_mtime_ns, default=None)
 
 
 def git_describe() -> str | None:

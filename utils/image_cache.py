@@ -1,8 +1,11 @@
 """Decoded and resized images on disk, so that they need not be decoded in every epoch."""
 
+import errno
 import hashlib
+import math
 import os
 import shutil
+import stat
 import struct
 import zlib
 from collections.abc import Callable
@@ -11,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from utils.files import atomic_path
+from utils.files import atomic_path, open_regular
 from utils.general import LOGGER
 
 HEADER = struct.Struct("<4sIIII")  # mark, height, width, channels, CRC-32 of the pixels
@@ -36,7 +39,7 @@ class ImageCache:
     Files appear complete or not at all, whenever the writer is killed, and several processes may write at a time.
 
     Args:
-        folder: made if need be.
+        folder: made if need be; a link is not followed, as this program chooses the name beside data of others.
         variant: says how the images were made; other variants have other files.
 
     Raises:
@@ -45,6 +48,8 @@ class ImageCache:
 
     def __init__(self, folder: Path, variant: str) -> None:
         self.folder, self.variant = folder, variant
+        if folder.is_symlink():
+            raise OSError(errno.ELOOP, "a link, not a folder: remove it", str(folder))
         folder.mkdir(parents=True, exist_ok=True)
         if not os.access(folder, os.W_OK):
             raise PermissionError(13, "no permission to write", str(folder))
@@ -58,7 +63,8 @@ class ImageCache:
         with os.scandir(self.folder) as entries:
             for entry in entries:
                 with suppress(OSError):  # another process has just renamed it
-                    free += entry.stat().st_size
+                    found = entry.stat(follow_symlinks=False)
+                    free += found.st_size if stat.S_ISREG(found.st_mode) else 0
         if need > 0.9 * free:
             LOGGER.warning(f"{prefix}images not cached: {need / 1e9:.1f} GB needed, {free / 1e9:.1f} GB free on disk")
         return need <= 0.9 * free
@@ -80,13 +86,18 @@ class ImageCache:
         key = f"{os.path.abspath(im_file)} {stat.st_size} {stat.st_mtime_ns} {self.variant}"
         return self.folder / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.raw"
 
-    def get(self, im_file: str, make: Callable[[], np.ndarray]) -> np.ndarray:
-        """Return an image (H, W, C) uint8 from its file; if there is no sound one, make the image and write it.
+    def get(self, im_file: str, shape: tuple[int, int], make: Callable[[], np.ndarray]) -> np.ndarray:
+        """Return an image (H, W, 3) uint8 from its file; if there is no sound one, make the image and write it.
 
         A disk that is full or was removed costs the cache, not the run.
+
+        Args:
+            im_file: source of the image.
+            shape: (H, W) that the image must have; a file with another one is not read.
+            make: returns the image.
         """
         file = self.file_of(im_file)
-        found = self._read(file)
+        found = self._read(file, (*shape, 3))
         if found is not None:
             return found
         image = make()
@@ -95,16 +106,18 @@ class ImageCache:
         return image
 
     @staticmethod
-    def _read(file: Path) -> np.ndarray | None:
-        """Return the image in a file, None if it is missing or its checksum is wrong."""
+    def _read(file: Path, shape: tuple[int, int, int]) -> np.ndarray | None:
+        """Return the image of a shape (H, W, C) in a file, None if it is missing, another one or damaged."""
+        count = HEADER.size + math.prod(shape)
         try:
-            content = np.fromfile(file, np.uint8)
+            with open_regular(file, follow=False, buffering=0) as opened:
+                content = np.fromfile(opened, np.uint8, count + 1)  # no more, however large the file is
         except OSError:
             return None
-        if len(content) < HEADER.size:
+        if len(content) != count:
             return None
-        mark, height, width, channels, checksum = HEADER.unpack(content[: HEADER.size].tobytes())
+        *head, checksum = HEADER.unpack(content[: HEADER.size].tobytes())
         pixels = content[HEADER.size :]
-        if mark != MARK or len(pixels) != height * width * channels or zlib.crc32(pixels) != checksum:
+        if head != [MARK, *shape] or zlib.crc32(pixels) != checksum:
             return None
-        return pixels.reshape(height, width, channels)
+        return pixels.reshape(shape)

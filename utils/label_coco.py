@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from utils.files import open_regular
 from utils.label_reader import NO_POLYGON, Annotation, LabelledObject, Split, Verified, verify_objects
 from utils.text import name_list
 
@@ -28,7 +29,8 @@ def read_coco(file: str | Path) -> dict[str, Annotation]:
         ValueError: it is no COCO file; names it and what is missing.
     """
     try:
-        content = json.loads(Path(file).read_bytes())
+        with open_regular(file) as opened:
+            content = json.load(opened)
     except FileNotFoundError:
         raise FileNotFoundError(f"{file}: no such annotation file; see 'annotations' in the data set YAML") from None
     except (ValueError, RecursionError) as e:

@@ -5,7 +5,6 @@ Raise `label_cache.CACHE_VERSION` when the rules of this file change, or old cac
 
 import os
 import re
-import stat
 import struct
 import warnings
 from collections.abc import Iterable, Mapping
@@ -17,6 +16,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
+from utils.files import open_regular
 from utils.text import name_list
 
 IMG_FORMATS = ("avif", "bmp", "dng", "jfif", "jp2", "jpeg", "jpg", "mpo", "png", "tif", "tiff", "webp", "pfm")
@@ -138,24 +138,6 @@ def reason(error: Exception) -> str:
     return " ".join((text or type(error).__name__).split())
 
 
-def check_regular(file: str) -> int:
-    """Return the size of a file in bytes.
-
-    Raises:
-        FileNotFoundError: there is none of that name.
-        OSError: it is a link without a target, a folder, or a pipe or device, at which a reader would wait for ever.
-    """
-    try:
-        found = os.stat(file)
-    except FileNotFoundError:
-        if os.path.islink(file):
-            raise OSError(f"a link to {os.readlink(file)}, which does not exist") from None
-        raise
-    if not stat.S_ISREG(found.st_mode):
-        raise OSError("a folder, not a file" if stat.S_ISDIR(found.st_mode) else "a pipe or device, not a file")
-    return found.st_size
-
-
 def read_text(file: str) -> str:
     """Read a label file; lines end with a line feed, bytes that are not UTF-8 become replacement characters.
 
@@ -164,10 +146,10 @@ def read_text(file: str) -> str:
         OSError: it cannot be read.
         ValueError: it is larger than `MAX_LABEL_BYTES`, or has zero bytes and so is no text.
     """
-    size = check_regular(file)
-    if size > MAX_LABEL_BYTES:
-        raise ValueError(f"{size / 1e6:.0f} MB; a label file has at most {MAX_LABEL_BYTES >> 20} MiB")
-    with open(file, "rb") as f:
+    with open_regular(file) as f:
+        size = os.fstat(f.fileno()).st_size
+        if size > MAX_LABEL_BYTES:
+            raise ValueError(f"{size / 1e6:.0f} MB; a label file has at most {MAX_LABEL_BYTES >> 20} MiB")
         data = f.read(size + 1)
         if len(data) > size:  # it has grown
             data += f.read(MAX_LABEL_BYTES - size)
@@ -186,13 +168,12 @@ def image_size(file: str) -> tuple[int, int]:
         OSError, ValueError, SyntaxError: PIL or OpenCV cannot read it, it is too small, or its format is not in
             `IMG_FORMATS`.
     """
-    check_regular(file)
     return plain_jpeg_size(file) or any_image_size(file)
 
 
 def plain_jpeg_size(file: str) -> tuple[int, int] | None:
     """Return what `image_size` does for a JPEG with its end mark and nothing unusual in its head (`head_size`)."""
-    with open(file, "rb", buffering=0) as f:
+    with open_regular(file, buffering=0) as f:
         head = f.read(HEAD_BYTES)
         if not head.startswith(b"\xff\xd8"):
             return None
@@ -237,7 +218,7 @@ def head_size(head: bytes) -> tuple[int, int] | None:
 
 def any_image_size(file: str) -> tuple[int, int]:
     """Return what `image_size` does, after PIL and, where it must, OpenCV have looked at the file."""
-    with open(file, "rb") as f, Image.open(f) as im:
+    with open_regular(file) as f, Image.open(f) as im:
         image_format = (im.format or "").lower()
         # PIL has turned the size of a TIFF already.
         width, height = (im.tag_v2[256], im.tag_v2[257]) if image_format == "tiff" else im.size
@@ -257,7 +238,7 @@ def any_image_size(file: str) -> tuple[int, int]:
         raise ValueError(f"{width} x {height} pixels; at least 10 x 10 are needed")
     if image_format in ("jpeg", "mpo"):
         if end != b"\xff\xd9":  # cut off, or bytes behind the end mark: only decoding can tell
-            with Image.open(file) as im:
+            with open_regular(file) as f, Image.open(f) as im:
                 im.load()
     elif image_format != "png":
         pixels = decode_image(file)
@@ -286,7 +267,8 @@ def decode_image(file: str, flags: int = cv2.IMREAD_COLOR) -> np.ndarray | None:
     Returns:
         None if OpenCV cannot decode it.
     """
-    data = np.fromfile(file, np.uint8)
+    with open_regular(file, buffering=0) as f:
+        data = np.fromfile(f, np.uint8)
     avif = data[4:11].tobytes() == b"ftypavi"
     try:
         image = cv2.imdecode(data, flags | cv2.IMREAD_IGNORE_ORIENTATION if avif else flags)
@@ -298,7 +280,7 @@ def decode_image(file: str, flags: int = cv2.IMREAD_COLOR) -> np.ndarray | None:
 def turn_avif(image: np.ndarray, file: str) -> np.ndarray:
     """Turn the pixels of an AVIF file as it says; OpenCV looks for that in EXIF data only, which do not count here."""
     try:
-        with Image.open(file) as im:
+        with open_regular(file) as f, Image.open(f) as im:
             turn = orientation(im)
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):  # PIL before 11.3 does not know AVIF
         return image
@@ -319,7 +301,7 @@ def has_more_pages(file: str) -> bool:
     if not file.lower().endswith((".tif", ".tiff", ".webp", ".avif", ".png")):
         return False
     try:
-        with Image.open(file) as im:
+        with open_regular(file) as f, Image.open(f) as im:
             for page in range(1, MAX_PREVIEWS):
                 im.seek(page)
                 if not getattr(im, "tag_v2", {}).get(254, 0) & 1:  # NewSubfileType: a reduced version

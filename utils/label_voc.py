@@ -1,16 +1,17 @@
 """Read labels from the XML files of Pascal VOC: one file per image, http://host.robots.ox.ac.uk/pascal/VOC."""
 
+import os
 from pathlib import Path
 from xml.etree.ElementTree import Element, TreeBuilder
 from xml.parsers import expat
 
+from utils.files import open_regular
 from utils.label_reader import (
     NO_POLYGON,
     Annotation,
     LabelledObject,
     Split,
     Verified,
-    check_regular,
     reason,
     twin_folder,
     verify_objects,
@@ -72,9 +73,10 @@ def read_voc(file: str | Path, first_pixel: int = 0) -> Annotation:
         FileNotFoundError: there is no such file.
         OSError, ValueError: it cannot be read, or is no such annotation.
     """
-    if (size := check_regular(str(file))) > MAX_BYTES:
-        raise ValueError(f"{size} bytes; an annotation has at most {MAX_BYTES}")
-    root = parse_xml(Path(file).read_bytes())
+    with open_regular(file) as f:
+        if (size := os.fstat(f.fileno()).st_size) > MAX_BYTES:
+            raise ValueError(f"{size} bytes; an annotation has at most {MAX_BYTES}")
+        root = parse_xml(f.read())
     try:
         size = int(root.findtext("size/width", "")), int(root.findtext("size/height", ""))
     except ValueError:

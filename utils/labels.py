@@ -21,9 +21,9 @@ from utils.demo import draw_demo
 from utils.files import key_place, yaml_load
 from utils.general import LOGGER, ROOT, check_file, cli_errors
 from utils.image_lists import img2label_paths, list_images
-from utils.label_cache import LabelSet, content_key, read_cache, split_by, write_cache
+from utils.label_cache import STATES, LabelSet, content_key, read_cache, split_by, write_cache
 from utils.label_coco import CocoReader
-from utils.label_reader import Split, Verified, verify_image_label
+from utils.label_reader import Split, Verified, reason, verify_image_label
 from utils.label_scan import check_all
 from utils.label_voc import VocReader
 from utils.text import MAX_NAME
@@ -253,7 +253,7 @@ def load_labels(source: str | Path | Sequence[str | Path] | Split, nc: int | Non
     label_files = reader.label_files
     cache = reader.cache or cache_path(split.images, label_files)
     key = content_key(im_files, reader.sources, nc, split)
-    cached = read_cache(cache, key, im_files, label_files)
+    cached = read_cache(cache, key, im_files, label_files, nc)
     label_set = cached or scan(reader, prefix)
     log_label_set(label_set, prefix, f" (from {cache})" if cached else "")
     if not label_set.im_files:
@@ -266,7 +266,7 @@ def load_labels(source: str | Path | Sequence[str | Path] | Split, nc: int | Non
                 raise PermissionError(f"{cache.parent} is read-only")
             write_cache(cache, key, label_set, im_files)
         except OSError as error:
-            LOGGER.warning(f"{prefix}label cache {cache} not written, labels are read at every start: {error}")
+            LOGGER.warning(f"{prefix}label cache {cache} not written, labels are read at every start: {reason(error)}")
     return label_set
 
 
@@ -288,7 +288,7 @@ def scan(reader: Reader, prefix: str) -> LabelSet:
         [labels for part in parts for labels in split_by(part.labels, np.array(part.lengths, np.int64))],
         [segments for part in parts for segments in part.segments],
         np.array([size for part in parts for size in part.sizes], np.int64).reshape(-1, 2),
-        {state: sum(part.states[state] for part in parts) for state in ("found", "missing", "empty", "corrupt")},
+        {state: sum(part.states[state] for part in parts) for state in STATES},
         [*messages, *(message for part in parts for message in part.messages)],
     )
 

@@ -7,6 +7,7 @@ import shutil
 import tempfile
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
+from io import TextIOWrapper
 from itertools import count
 from pathlib import Path
 
@@ -14,7 +15,7 @@ import torch
 from torch import Tensor
 
 from utils.boxes import xyxy2xywh, xyxy2xywhn
-from utils.files import atomic_path, naming, write_whole
+from utils.files import atomic_path, naming, open_regular, write_whole
 from utils.general import LOGGER
 from utils.text import csv_cell, file_name
 
@@ -183,7 +184,7 @@ class CsvFile:
         self.images, self.names = images, names
         kept = []
         if file.exists():
-            with file.open(newline="", encoding="utf-8") as old:
+            with TextIOWrapper(open_regular(file), "utf-8", newline="") as old:
                 header, *rows = [*csv.reader(old)] or [self.HEADER]
             if tuple(header) != self.HEADER:
                 raise ValueError(f"{file}: this table has the columns {header}, not {self.HEADER}: move it away")

@@ -7,6 +7,7 @@ from pathlib import Path
 import cv2
 from numpy.typing import NDArray
 
+from utils.files import open_new
 from utils.general import LOGGER
 from utils.pipeline import STREAM_FPS, Frame
 
@@ -82,6 +83,7 @@ class VideoFile:
         path.parent.mkdir(parents=True, exist_ok=True)
         self.path, self.shape = path, shape
         self._written = 0
+        open_new(path, "wb").close()  # OpenCV would write through a link
         self._writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"mp4v"), fps, shape[::-1])
         if not self._writer.isOpened():
             raise OSError(f"{path}: the video cannot be written ({shape[1]} x {shape[0]} pixels, {fps:g} fps, mp4v)")

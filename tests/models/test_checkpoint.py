@@ -184,6 +184,28 @@ def test_a_folder_that_does_not_exist_is_named(trained, tmp_path):
         save_checkpoint(tmp_path / "none" / "a.pt", trained[2])
 
 
+def test_a_link_to_a_checkpoint_stays_and_one_to_another_file_is_refused(trained, file, tmp_path):
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    for target in (disk / "new.pt", disk / "old.pt"):
+        link = disk / "link.pt"
+        link.unlink(missing_ok=True)
+        link.symlink_to(target)
+        save_checkpoint(link, trained[2])
+        assert link.is_symlink()
+        assert load_checkpoint(target)["epoch"] == trained[2]["epoch"]
+        strip_optimizer(link)
+        assert link.is_symlink()
+        assert load_checkpoint(target)["optimizer"] is None
+    victim = tmp_path / "notes.txt"
+    victim.write_text("of the user")
+    link.unlink()
+    link.symlink_to(victim)
+    with pytest.raises(OSError, match=r"a link to .*notes\.txt, which is no checkpoint: remove it"):
+        save_checkpoint(link, trained[2])
+    assert victim.read_text() == "of the user"
+
+
 def test_a_failed_write_keeps_the_old_file_and_names_it(trained, file, monkeypatch):
     def fail(obj, target):
         target.write(b"half")

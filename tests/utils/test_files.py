@@ -1,13 +1,14 @@
 """YAML in and out, and files that are replaced in one step."""
 
 import os
+import socket
 from pathlib import Path
 
 import numpy as np
 import pytest
 import yaml
 
-from utils.files import atomic_path, naming, write_whole, yaml_load, yaml_save
+from utils.files import atomic_path, naming, open_new, open_regular, write_whole, yaml_load, yaml_save
 
 
 def write(path, text):
@@ -151,16 +152,140 @@ def test_atomic_path_keeps_the_old_file_on_error(tmp_path, error):
     assert os.listdir(tmp_path) == ["a.txt"]
 
 
-def test_atomic_path_keeps_links_and_permissions(tmp_path):
+def test_atomic_path_keeps_permissions(tmp_path):
     target = write(tmp_path / "a.txt", "old")
     target.chmod(0o640)
-    link = tmp_path / "link.txt"
-    link.symlink_to(target)
-    with atomic_path(link) as tmp:
+    with atomic_path(target) as tmp:
         tmp.write_text("new", encoding="utf-8")
-    assert link.is_symlink()
-    assert target.read_text(encoding="utf-8") == "new"
     assert target.stat().st_mode & 0o777 == 0o640
+
+
+def test_atomic_path_has_the_file_on_the_disk_before_it_gets_its_name_and_the_name_after(tmp_path, monkeypatch):
+    target, events = write(tmp_path / "a.txt", "old"), []
+    sync, replace = os.fsync, os.replace
+
+    def watched_sync(descriptor):
+        found = os.fstat(descriptor)
+        same_folder = found.st_ino == tmp_path.stat().st_ino
+        events.append("sync folder" if same_folder else f"sync {found.st_size} bytes")
+        sync(descriptor)
+
+    def watched_replace(source, goal):
+        events.append(f"replace {Path(goal).name}")
+        replace(source, goal)
+
+    monkeypatch.setattr(os, "fsync", watched_sync)
+    monkeypatch.setattr(os, "replace", watched_replace)
+    with atomic_path(target) as tmp:
+        tmp.write_text("whole", encoding="utf-8")
+    assert events == ["sync 5 bytes", "replace a.txt", "sync folder"]
+
+
+def test_a_file_that_cannot_be_synced_does_not_replace_the_old_one(tmp_path, monkeypatch):
+    def fail(descriptor):
+        raise OSError(5, "Input/output error")
+
+    target = write(tmp_path / "a.txt", "old")
+    monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises(OSError, match="Input/output error"), atomic_path(target) as tmp:
+        tmp.write_text("new", encoding="utf-8")
+    assert target.read_text(encoding="utf-8") == "old"
+    assert os.listdir(tmp_path) == ["a.txt"]
+
+
+def by_atomic_path(path):
+    with atomic_path(path) as tmp:
+        tmp.write_text("new", encoding="utf-8")
+
+
+def by_open_new(path):
+    with open_new(path) as file:
+        file.write("new")
+
+
+WRITERS = pytest.mark.parametrize("writer", [by_atomic_path, by_open_new])
+
+
+@WRITERS
+@pytest.mark.parametrize("make", [os.symlink, os.link])
+def test_another_file_that_a_name_leads_to_stays(tmp_path, writer, make):
+    victim = write(tmp_path / "victim.txt", "of the user")
+    make(victim, tmp_path / "a.txt")
+    writer(tmp_path / "a.txt")
+    assert victim.read_text(encoding="utf-8") == "of the user"
+    assert (tmp_path / "a.txt").read_text(encoding="utf-8") == "new"
+    assert not (tmp_path / "a.txt").is_symlink()
+
+
+@WRITERS
+def test_a_link_without_target_is_replaced(tmp_path, writer):
+    (tmp_path / "a.txt").symlink_to(tmp_path / "nowhere")
+    writer(tmp_path / "a.txt")
+    assert os.listdir(tmp_path) == ["a.txt"]
+
+
+def listening(path):
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(os.path.relpath(path))  # a path of a socket has at most 107 letters
+
+
+SPECIAL = {"pipe": os.mkfifo, "folder": os.mkdir, "socket": listening}
+
+
+@pytest.mark.parametrize("kind", SPECIAL)
+@WRITERS
+def test_what_is_no_file_is_not_replaced(tmp_path, writer, kind, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    SPECIAL[kind](tmp_path / "a.txt")
+    before = (tmp_path / "a.txt").lstat()
+    what = "a folder" if kind == "folder" else "a pipe or device"
+    with pytest.raises(OSError, match=f"{what}, not a file.*a.txt"):
+        writer(tmp_path / "a.txt")
+    assert (tmp_path / "a.txt").lstat().st_ino == before.st_ino
+    assert os.listdir(tmp_path) == ["a.txt"]
+
+
+@pytest.mark.parametrize("kind", [*SPECIAL, "link to pipe", "link to device", "circle", "link to nothing"])
+def test_only_regular_files_are_opened_for_reading(tmp_path, kind, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    file = tmp_path / "a.txt"
+    if kind in SPECIAL:
+        SPECIAL[kind](file)
+    else:
+        os.mkfifo(tmp_path / "pipe")
+        targets = {"link to pipe": "pipe", "link to device": "/dev/zero", "circle": "a.txt", "link to nothing": "none"}
+        file.symlink_to(targets[kind])
+    with pytest.raises(OSError, match=r"not a file|does not exist|symbolic links") as error:
+        open_regular(file)
+    assert not isinstance(error.value, FileNotFoundError)
+    with pytest.raises(OSError, match=r"not a file|does not exist|symbolic links"):
+        yaml_load(file)
+
+
+def test_a_link_is_opened_for_the_user_and_not_in_a_name_of_ours(tmp_path):
+    (tmp_path / "a.txt").symlink_to(write(tmp_path / "b.txt", "text"))
+    with open_regular(tmp_path / "a.txt") as file:
+        assert file.read() == b"text"
+    with pytest.raises(OSError, match="a link, not a file"):
+        open_regular(tmp_path / "a.txt", follow=False)
+    with open_regular(tmp_path / "b.txt", follow=False, buffering=0) as file:
+        assert file.read() == b"text"
+    with pytest.raises(FileNotFoundError):
+        open_regular(tmp_path / "none")
+
+
+def test_a_pipe_that_takes_the_place_of_a_file_just_looked_at_is_noticed(tmp_path, monkeypatch):
+    file, look = write(tmp_path / "a.txt", "text"), os.stat
+
+    def look_then_swap(path, **options):
+        found = look(path, **options)
+        file.unlink()
+        os.mkfifo(file)
+        return found
+
+    monkeypatch.setattr(os, "stat", look_then_swap)
+    with pytest.raises(OSError, match="a pipe or device, not a file"):
+        open_regular(file)
 
 
 def test_atomic_path_removes_what_a_killed_process_left_of_the_same_target(tmp_path):
@@ -170,6 +295,10 @@ def test_atomic_path_removes_what_a_killed_process_left_of_the_same_target(tmp_p
     for name in (*left, *kept):
         os.utime(write(tmp_path / name, "half"), (1e9, 1e9))
     os.utime(tmp_path / kept[0])  # written to by a living process
+    kept += [".last.00000000000a.tmp.pt", ".last.00000000000b.tmp.pt"]  # no files, so not of ours
+    (tmp_path / kept[-2]).symlink_to(tmp_path / kept[1])
+    (tmp_path / kept[-1]).mkdir()
+    os.utime(tmp_path / kept[-1], (1e9, 1e9))
     with atomic_path(tmp_path / "last.pt") as tmp:
         tmp.write_text("new", encoding="utf-8")
     assert sorted(os.listdir(tmp_path)) == sorted([*kept, "last.pt"])

@@ -1,9 +1,12 @@
 """Logging, colours, paths and small numbers."""
 
+import ast
 import logging
 import os
 import subprocess
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +25,7 @@ from utils.general import (
     increment_path,
     log_options,
     make_divisible,
+    run_folder,
 )
 
 
@@ -164,17 +168,54 @@ def test_increment_path_makes_parents(tmp_path):
     assert increment_path(tmp_path / "d/e", exist_ok=True, mkdir=True).is_dir()
 
 
-def test_a_run_that_starts_at_the_same_moment_gets_its_own_folder(tmp_path, monkeypatch):
-    """Another run makes the folder between our look and our mkdir."""
-    (tmp_path / "exp").mkdir()
-    real_exists, looks = Path.exists, []
+def test_runs_that_start_at_the_same_moment_get_their_own_folders(tmp_path):
+    start = threading.Barrier(8)
 
-    def blind_once(path):
-        looks.append(path)
-        return real_exists(path) if len(looks) > 1 else False
+    def take(_):
+        start.wait()
+        return [increment_path(tmp_path / "new/exp", mkdir=True).name for _ in range(5)]
 
-    monkeypatch.setattr(Path, "exists", blind_once)
-    assert increment_path(tmp_path / "exp", mkdir=True) == tmp_path / "exp2"
+    with ThreadPoolExecutor(8) as pool:
+        names = sum(pool.map(take, range(8)), [])
+    assert sorted(names) == sorted(["exp", *(f"exp{n}" for n in range(2, 41))])
+
+
+@pytest.mark.parametrize("mkdir", [False, True])
+def test_increment_path_passes_over_a_link_without_target(tmp_path, mkdir):
+    (tmp_path / "exp").symlink_to(tmp_path / "nowhere")
+    assert increment_path(tmp_path / "exp", mkdir=mkdir) == tmp_path / "exp2"
+
+
+def test_a_project_that_is_no_folder_is_an_error_and_not_an_endless_search(tmp_path):
+    (tmp_path / "out").symlink_to(tmp_path / "nowhere")
+    for project in (tmp_path / "out", write(tmp_path / "file", "")):
+        with pytest.raises(OSError, match=project.name):
+            increment_path(project / "exp", mkdir=True)
+
+
+def test_a_run_folder_is_there_from_the_start_and_goes_if_it_stays_empty(tmp_path):
+    with run_folder(tmp_path / "exp") as first, run_folder(tmp_path / "exp") as second:
+        assert (first, second) == (tmp_path / "exp", tmp_path / "exp2")
+        assert first.is_dir()
+        write(second / "result", "")
+    assert [f.name for f in tmp_path.iterdir()] == ["exp2"]
+    with pytest.raises(ValueError, match="bad weights"), run_folder(tmp_path / "exp"):
+        raise ValueError("bad weights")
+    with run_folder(tmp_path / "mine", exist_ok=True) as shared:
+        assert not shared.exists()
+        shared.mkdir()
+    assert sorted(f.name for f in tmp_path.iterdir()) == ["exp2", "mine"]
+
+
+def test_every_script_takes_the_folder_of_its_run_when_it_chooses_the_name():
+    calls = []
+    for file in (*ROOT.glob("*.py"), *ROOT.glob("models/**/*.py"), *ROOT.glob("utils/**/*.py")):
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call) and ast.unparse(node.func) == "increment_path":
+                given = {word.arg for word in node.keywords}
+                calls.append(file.name)
+                assert given & {"mkdir", "sep"}, f"{file}:{node.lineno}"  # with `sep` it numbers files
+    assert {"train.py", "val.py", "detections.py", "general.py"} <= set(calls)
 
 
 def test_check_file_takes_an_existing_path_first(repository):
@@ -235,6 +276,20 @@ def test_latest_run_is_the_one_written_last(tmp_path):
     other = write(tmp_path / "last.pt", "")  # newer, but not in a folder `weights`
     os.utime(other, (99, 99))
     assert get_latest_run(tmp_path) == files[1]
+
+
+def test_latest_run_with_links(tmp_path):
+    """Of the folder `runs` it may be one; in circles, without target and to pipes they are no matter."""
+    elsewhere = tmp_path / "disk/train/exp/weights"
+    elsewhere.mkdir(parents=True)
+    write(elsewhere / "last.pt", "")
+    work = tmp_path / "work"
+    work.mkdir()
+    (work / "runs").symlink_to(tmp_path / "disk")
+    (tmp_path / "disk/train/circle").symlink_to(tmp_path / "disk")
+    (elsewhere / "last1.pt").symlink_to(tmp_path / "nowhere")
+    os.mkfifo(elsewhere / "last2.pt")
+    assert get_latest_run(work) == work / "runs/train/exp/weights/last.pt"
 
 
 def test_git_describe_names_the_commit_and_never_raises(tmp_path, monkeypatch):

@@ -1,5 +1,6 @@
 """Data set YAML, image lists, label paths, label sets and their cache."""
 
+import json
 import logging
 import os
 from pathlib import Path
@@ -287,6 +288,139 @@ def test_cache_is_made_new_after_a_change(dataset, change):
     again = lb.load_labels(folder)
     (dataset / "labels" / "train.cache").unlink()
     assert same(again, lb.load_labels(folder))
+
+
+def link_to_file(cache, victim):
+    cache.symlink_to(victim)
+
+
+def link_to_nothing(cache, victim):
+    cache.symlink_to(victim.with_name("new"))
+
+
+def link_to_device(cache, victim):
+    cache.symlink_to("/dev/zero")
+
+
+def link_to_folder(cache, victim):
+    cache.symlink_to(victim.parent)
+
+
+def second_name(cache, victim):
+    os.link(victim, cache)
+
+
+def pipe(cache, victim):
+    os.mkfifo(cache)
+
+
+def folder(cache, victim):
+    cache.mkdir()
+
+
+def other_file(cache, victim):
+    cache.write_text("of another program")
+
+
+@pytest.mark.parametrize(
+    "plant",
+    [link_to_file, link_to_nothing, link_to_device, link_to_folder, second_name, pipe, folder, other_file],
+)
+def test_what_has_the_name_of_the_cache_is_not_followed_nor_lost(dataset, tmp_path_factory, log, plant):
+    elsewhere = tmp_path_factory.mktemp("home")
+    victim, cache = write(elsewhere / "diary", "of the user"), dataset / "labels" / "train.cache"
+    plant(cache, victim)
+    before = cache.lstat().st_ino
+    found = lb.load_labels(dataset / "images" / "train")
+    assert [len(x) for x in found.labels] == [2, 2, 0, 0]
+    assert victim.read_text() == "of the user"
+    assert [f.name for f in elsewhere.iterdir()] == ["diary"]
+    assert cache.lstat().st_ino == before
+    (warning,) = [text for text in log if "not written" in text]
+    assert str(cache) in warning
+
+
+def test_cache_behind_a_link_is_not_read(dataset, log):
+    folder, cache = dataset / "images" / "train", dataset / "labels" / "train.cache"
+    lb.load_labels(folder)
+    cache.rename(dataset / "other")
+    content = (dataset / "other").read_bytes()
+    cache.symlink_to(dataset / "other")
+    lb.load_labels(folder)
+    assert not any("(from" in text for text in log)
+    assert not cache.is_symlink()
+    assert (dataset / "other").read_bytes() == content
+
+
+def made_up(**changes):
+    """Return a function that changes arrays of a cache, whose key stays right."""
+
+    def change(dataset):
+        file = dataset / "labels" / "train.cache"
+        with np.load(file) as arrays:
+            kept = dict(arrays)
+        for name, new in changes.items():
+            kept[name] = new(kept[name])
+        with open(file, "wb") as f:
+            np.savez(f, **kept)
+
+    return change
+
+
+def put(row, column, value):
+    def new(array):
+        array[row, column] = value
+        return array
+
+    return new
+
+
+def report(**changes):
+    return lambda old: np.array(json.dumps(json.loads(str(old)) | changes))
+
+
+def huge(dataset):
+    with open(dataset / "labels" / "train.cache", "ab") as f:
+        f.truncate(1 << 40)
+
+
+def packed(dataset):
+    file = dataset / "labels" / "train.cache"
+    with np.load(file) as arrays:
+        kept = dict(arrays)
+    with open(file, "wb") as f:
+        np.savez_compressed(f, **kept)
+
+
+MADE_UP = {
+    "class of another dataset": made_up(labels=put(0, 0, 2)),
+    "negative class": made_up(labels=put(0, 0, -1)),
+    "half a class": made_up(labels=put(0, 0, 0.5)),
+    "no number": made_up(labels=put(0, 1, np.nan)),
+    "outside": made_up(labels=put(1, 2, 1.5)),
+    "no area": made_up(labels=put(1, 3, 0)),
+    "columns": made_up(labels=lambda x: x[:, :4]),
+    "type of labels": made_up(labels=lambda x: x.astype(np.float64)),
+    "corner outside": made_up(points=put(0, 0, -3)),
+    "polygons of others": made_up(segments_per_image=lambda x: x[::-1].copy()),
+    "type of sizes": made_up(sizes=lambda x: x.astype(np.float64)),
+    "no size": made_up(sizes=put(0, 1, 0)),
+    "sizes of others": made_up(sizes=lambda x: x[:2]),
+    "counts": made_up(report=report(counts={"found": 4})),
+    "messages": made_up(report=report(messages=[1])),
+    "no table": made_up(report=lambda old: np.array("[]")),
+    "packed": packed,
+    "huge": huge,
+}
+
+
+@pytest.mark.parametrize("name", MADE_UP)
+def test_made_up_cache_is_not_believed(dataset, log, name):
+    folder = dataset / "images" / "train"
+    fresh = lb.load_labels(folder, nc=2)
+    MADE_UP[name](dataset)
+    assert same(fresh, lb.load_labels(folder, nc=2))
+    assert not any("(from" in text for text in log)
 
 
 def test_another_nc_reads_again(dataset):

@@ -1,5 +1,6 @@
 """Put a folder of files in its place in one step."""
 
+import os
 import secrets
 import shutil
 from collections.abc import Iterator
@@ -11,17 +12,18 @@ from pathlib import Path
 def atomic_folder(folder: Path) -> Iterator[Path]:
     """Let the block fill a new folder beside `folder`, then put it in the place of `folder`.
 
-    An older folder is replaced only when the block has succeeded; after an error nothing is left of the new one.
+    An older folder, or a link to one, is replaced only when the block has succeeded; after an error nothing is left of
+    the new one. What a link points to stays as it is.
 
     Yields:
         An empty folder.
 
     Raises:
-        FileExistsError: `folder` is a file.
+        FileExistsError: `folder` is a file, or anything else than a folder.
         FileNotFoundError: its parent does not exist.
     """
     folder = Path(folder)
-    if folder.is_file():
+    if os.path.lexists(folder) and not folder.is_dir():
         raise FileExistsError(f"{folder}: a file lies where the folder is to be written; remove it")
     if not folder.parent.is_dir():
         raise FileNotFoundError(f"{folder}: the folder {folder.parent} does not exist")
@@ -37,4 +39,6 @@ def atomic_folder(folder: Path) -> Iterator[Path]:
         shutil.rmtree(new, ignore_errors=True)
         if old.exists() and not folder.exists():
             old.rename(folder)
+        if old.is_symlink():
+            old.unlink()
         shutil.rmtree(old, ignore_errors=True)

@@ -104,7 +104,7 @@ def build_engine(trt: Any, source: Path, options: ExportOptions, stride: int, ch
         profile = builder.create_optimization_profile()
         profile.set_shape("images", *profile_shapes(options, stride, channels))
         config.add_optimization_profile(profile)
-    cache = Path(options.cache) if options.cache else None
+    cache = Path(options.cache).resolve() if options.cache else None
     if cache:
         known = cache.read_bytes() if cache.is_file() else b""
         timing = config.create_timing_cache(known)

@@ -9,6 +9,7 @@ import numpy as np
 from torch import nn
 
 from utils.callbacks import Callbacks
+from utils.general import LOGGER
 from utils.loggers.services import SERVICES, ServiceLogger
 from utils.loggers.to_csv import RESULT_COLUMNS, CsvLogger
 from utils.loggers.to_tensorboard import TensorBoardLogger
@@ -127,11 +128,14 @@ class Loggers:
             log.close()
 
     def _send_pictures(self, epoch: int) -> None:
-        """Show the pictures of the run folder that were not shown yet."""
+        """Show the images of the run folder that were not shown yet; one of others may be no image at all."""
         for file in sorted({*self.save_dir.glob("*.png"), *self.save_dir.glob("*.jpg")} - self._sent):
             self._sent.add(file)
-            for log in self._all:
-                log.image(file.stem, file, epoch)
+            try:
+                for log in self._all:
+                    log.image(file.stem, file, epoch)
+            except OSError as error:
+                LOGGER.warning(f"{file}: not shown in the logs of the run: {error}")
 
     def _show_curves(self, epoch: int) -> None:
         """Show the PR curve over all classes, and those of the classes if they are few."""

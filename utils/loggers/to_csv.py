@@ -1,8 +1,9 @@
 """results.csv: one row per epoch in columns of fixed width, as YOLOv5 tools expect it."""
 
-import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+
+from utils.files import atomic_path, open_regular
 
 RESULT_COLUMNS = (
     "epoch",
@@ -24,7 +25,7 @@ HEADER = ",".join(f"{column:>20}" for column in RESULT_COLUMNS)
 
 
 class CsvLogger:
-    """Append epochs to a results.csv: cells 20 wide, 5 significant digits, separated by commas.
+    """Add epochs to a results.csv: cells 20 wide, 5 significant digits, separated by commas.
 
     Args:
         path: file; begun with the first epoch, continued if it exists.
@@ -34,7 +35,7 @@ class CsvLogger:
         self.path = Path(path)
 
     def write(self, epoch: int, values: Mapping[str, float]) -> None:
-        """Append one row and have it on the disk.
+        """Add one row and have it on the disk.
 
         Args:
             epoch: 0 is the first.
@@ -49,14 +50,8 @@ class CsvLogger:
             raise ValueError(
                 f"{self.path}: expected a value for each of {', '.join(columns)}; wrong: {', '.join(wrong)}"
             )
-        rows = self._rows()
         row = ",".join(f"{float(value):>20.5g}" for value in (epoch, *(values[column] for column in columns)))
-        with self.path.open("a", encoding="utf-8", newline="\n") as file:
-            if rows is None:
-                file.write(HEADER + "\n")
-            file.write(row + "\n")
-            file.flush()
-            os.fsync(file.fileno())
+        self._replace([*self._rows(), row])
 
     def truncate(self, epoch: int) -> None:
         """Drop the rows of `epoch` and later, and rows cut off by a crash, before a training goes on at `epoch`.
@@ -64,19 +59,24 @@ class CsvLogger:
         Raises:
             ValueError: the file has other columns.
         """
-        rows = self._rows()
-        if rows is None:
-            return
-        kept = [row for row in rows if len(row.split(",")) == len(RESULT_COLUMNS) and float(row.split(",")[0]) < epoch]
-        tmp = self.path.with_name(f".{self.path.name}.tmp")
-        tmp.write_text("".join(line + "\n" for line in (HEADER, *kept)), encoding="utf-8", newline="\n")
-        os.replace(tmp, self.path)
+        if rows := self._rows():
+            whole = [row.split(",") for row in rows if len(row.split(",")) == len(RESULT_COLUMNS)]
+            self._replace([",".join(cells) for cells in whole if float(cells[0]) < epoch])
 
-    def _rows(self) -> list[str] | None:
-        """Return the rows below the header, None if there is no file or an empty one."""
-        if not self.path.is_file() or not self.path.stat().st_size:
-            return None
-        header, *rows = self.path.read_text(encoding="utf-8").splitlines()
+    def _replace(self, rows: Sequence[str]) -> None:
+        """Write the file anew, with these rows below the header."""
+        with atomic_path(self.path) as tmp:
+            tmp.write_text("".join(line + "\n" for line in (HEADER, *rows)), encoding="utf-8", newline="\n")
+
+    def _rows(self) -> list[str]:
+        """Return the rows below the header."""
+        if not self.path.exists():
+            return []
+        with open_regular(self.path) as file:
+            lines = file.read().decode("utf-8").splitlines()
+        if not lines:
+            return []
+        header, *rows = lines
         if [cell.strip() for cell in header.split(",")] != list(RESULT_COLUMNS):
             raise ValueError(f"{self.path}: not a results.csv of this program, its columns differ. Move it away")
         return rows

@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from utils.files import open_regular
 from utils.general import LOGGER, colorstr
 from utils.text import printable
 
@@ -81,7 +82,7 @@ class TensorBoardLogger:
             ValueError: not a picture.
         """
         if self.active:
-            with Image.open(file) as picture:
+            with open_regular(file) as opened, Image.open(opened) as picture:
                 pixels = np.asarray(picture.convert("RGB"))
             self._write(lambda writer: writer.add_image(tag, pixels, step, dataformats="HWC"))
 

@@ -1,6 +1,7 @@
 """TorchScript, .pt2, OpenVINO and ncnn of small detectors: options, metadata, and what must fail."""
 
 import json
+import os
 import zipfile
 from dataclasses import replace
 from pathlib import Path
@@ -149,6 +150,21 @@ def test_folder_is_replaced_whole_or_not_at_all(tmp_path):
         (new / "b").write_text("3")
     assert [f.name for f in target.iterdir()] == ["b"]
     assert [f.name for f in tmp_path.iterdir()] == ["model"]
+
+
+def test_folder_behind_a_link_stays(tmp_path):
+    (tmp_path / "home").mkdir()
+    (tmp_path / "home/a").write_text("of the user")
+    (tmp_path / "model").symlink_to(tmp_path / "home")
+    with atomic_folder(tmp_path / "model") as new:
+        (new / "b").write_text("1")
+    assert not (tmp_path / "model").is_symlink()
+    assert [f.name for f in (tmp_path / "model").iterdir()] == ["b"]
+    assert [f.name for f in (tmp_path / "home").iterdir()] == ["a"]
+    assert sorted(f.name for f in tmp_path.iterdir()) == ["home", "model"]
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(FileExistsError, match="where the folder is to be written"), atomic_folder(tmp_path / "pipe"):
+        pass
 
 
 def test_missing_package_is_named():
