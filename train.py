@@ -25,7 +25,7 @@ import math
 import tempfile
 import time
 from collections.abc import Callable, Mapping
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -60,7 +60,7 @@ from utils.distributed import (
 )
 from utils.evolve import RESULTS
 from utils.files import yaml_load, yaml_save
-from utils.general import LOGGER, TQDM_BAR_FORMAT, colorstr, increment_path, log_options
+from utils.general import LOGGER, TQDM_BAR_FORMAT, colorstr, log_options, run_folder
 from utils.health import Diverged, LossWatch
 from utils.hyp import Hyp
 from utils.interrupts import Interrupts
@@ -502,18 +502,14 @@ def run_options(opt: argparse.Namespace, callbacks: Callbacks | None) -> tuple[f
     choose_amp(opt.amp, device)
     with main_first():  # it may draw the demonstration data set
         inputs = read_inputs(opt)
-    if not opt.resume:
-        name = Path(opt.cfg or opt.weights).stem if opt.name == "cfg" else opt.name
-        wanted = Path(opt.project) / name
-        opt.save_dir = on_main(lambda: str(increment_path(wanted, exist_ok=opt.exist_ok, mkdir=True)))
-    try:
+    with ExitStack() as stack:
+        if not opt.resume:
+            name = Path(opt.cfg or opt.weights).stem if opt.name == "cfg" else opt.name
+            wanted = Path(opt.project) / name
+            opt.save_dir = on_main(lambda: str(stack.enter_context(run_folder(wanted, opt.exist_ok))))
         if opt.evolve is not None:
             return evolve(opt, inputs, device)
         return train(opt, inputs, device, callbacks)
-    finally:
-        if not opt.resume and not opt.exist_ok and is_main():
-            with suppress(OSError):  # it holds files, which is the rule
-                Path(opt.save_dir).rmdir()
 
 
 def run(**options: Any) -> tuple[float, ...]:

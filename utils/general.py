@@ -162,7 +162,7 @@ def increment_path(path: str | Path, exist_ok: bool = False, sep: str = "", mkdi
         candidate = path if n == 1 else Path(f"{stem}{sep}{n}{suffix}")
         if mkdir:
             with suppress(FileExistsError):  # no look before: another run could be faster
-                candidate.mkdir()
+                candidate.mkdir(parents=True)
                 return candidate
         elif not os.path.lexists(candidate):
             return candidate
@@ -171,17 +171,17 @@ def increment_path(path: str | Path, exist_ok: bool = False, sep: str = "", mkdi
 
 @contextmanager
 def run_folder(path: str | Path, exist_ok: bool = False) -> Iterator[Path]:
-    """Take the folder of a run, see `increment_path`; one in which nothing was put is removed at the end.
-
-    With `exist_ok` there is no name to take: whoever writes makes the folder.
-    """
-    folder = increment_path(path, exist_ok, mkdir=not exist_ok)
+    """Make the folder of a run, see `increment_path`; at the end it is removed if it is new and nothing was put in."""
+    path = Path(path)
+    new = [parent for parent in path.parents if not parent.exists()]
+    old = exist_ok and path.exists()
+    folder = increment_path(path, exist_ok, mkdir=True)
     try:
         yield folder
     finally:
-        if not exist_ok:
-            with suppress(OSError):  # it holds files, or is gone
-                folder.rmdir()
+        with suppress(OSError):  # the first that holds something, or is gone
+            for empty in () if old else (folder, *new):
+                empty.rmdir()
 
 
 def check_file(file: str | Path, suffixes: tuple[str, ...] = ()) -> Path:

@@ -2,6 +2,7 @@
 
 import builtins
 import math
+import os
 
 import numpy as np
 import pandas as pd
@@ -202,6 +203,21 @@ def test_a_run_of_two_epochs_reaches_both_logs(tmp_path):
     assert set(events.Tags()["scalars"]) == {*RESULT_COLUMNS[1:], "fitness/epoch", "fitness/best"}
     assert events.Scalars("x/lr2")[1].value == pytest.approx(1.12)
     assert set(events.Tags()["images"]) == {"results", "labels"}
+
+
+def test_images_of_others_in_the_run_folder_are_not_sent(tmp_path, caplog):
+    (tmp_path / "run").mkdir()
+    Image.new("RGB", (8, 8)).save(tmp_path / "secret.png")
+    Image.new("RGB", (8, 8)).save(tmp_path / "run/ours.png")
+    (tmp_path / "run/link.png").symlink_to(tmp_path / "secret.png")
+    (tmp_path / "run/text.png").write_text("no image")
+    os.mkfifo(tmp_path / "run/pipe.png")
+    loggers = Loggers(tmp_path / "run")
+    loggers.on_train_epoch_end(0)
+    loggers.close()
+    assert tags(tmp_path / "run").Tags()["images"] == ["ours"]
+    warned = [text.partition(": ")[0] for text in caplog.messages if "not shown" in text]
+    assert warned == [str(tmp_path / "run" / name) for name in ("link.png", "pipe.png", "text.png")]
 
 
 def test_logs_can_be_switched_off(tmp_path):

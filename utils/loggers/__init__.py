@@ -9,6 +9,7 @@ import numpy as np
 from torch import nn
 
 from utils.callbacks import Callbacks
+from utils.files import open_regular
 from utils.general import LOGGER
 from utils.loggers.services import SERVICES, ServiceLogger
 from utils.loggers.to_csv import RESULT_COLUMNS, CsvLogger
@@ -132,6 +133,7 @@ class Loggers:
         for file in sorted({*self.save_dir.glob("*.png"), *self.save_dir.glob("*.jpg")} - self._sent):
             self._sent.add(file)
             try:
+                open_regular(file, follow=False).close()  # a link could send anything to a service
                 for log in self._all:
                     log.image(file.stem, file, epoch)
             except OSError as error:

@@ -78,8 +78,7 @@ class TensorBoardLogger:
         """Add a picture file.
 
         Raises:
-            FileNotFoundError: no such file.
-            ValueError: not a picture.
+            OSError: it cannot be read, or is no picture.
         """
         if self.active:
             with open_regular(file) as opened, Image.open(opened) as picture:
