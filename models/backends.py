@@ -18,7 +18,7 @@ from models.runtimes.onnx_files import OnnxRuntimeBackend, OpenCvBackend
 from models.runtimes.openvino_files import OpenVinoBackend
 from models.runtimes.tensorrt_files import TensorRtBackend
 from models.runtimes.torch_files import Pt2Backend, TorchScriptBackend
-from utils.files import open_regular, yaml_load
+from utils.files import yaml_load
 from utils.formats import FORMATS, NMS, ROWS, Format
 from utils.general import LOGGER
 
@@ -123,9 +123,6 @@ class DetectMultiBackend(nn.Module):
             raise ValueError("no weights given: name a checkpoint such as runs/train/exp/weights/best.pt")
         self.device = torch.device(device)
         kinds = {kind_of(file).argument for file in files}
-        for part in (part for file in files for part in (file.iterdir() if file.is_dir() else [file])):
-            if part.exists() and not part.is_dir():
-                open_regular(part).close()  # the libraries would wait at a pipe
         self.pt = kinds == {"-"}
         if len(files) > 1 and not self.pt:
             raise ValueError(f"an ensemble takes checkpoints (.pt) only, but got {', '.join(map(str, files))}")
@@ -244,10 +241,11 @@ def existing(file: Path) -> Path:
 
     Raises:
         FileNotFoundError: it does not.
-        ValueError: it is a pipe or device, from which reading may never end.
+        ValueError: it, or a file in it, is a pipe or device, from which reading may never end.
     """
     if not file.exists():
         raise FileNotFoundError(f"{file}: no such file or folder (looked in {file.absolute().parent})")
-    if not file.is_file() and not file.is_dir():
-        raise ValueError(f"{file}: neither a file nor a folder")
+    for part in (file, *(file.iterdir() if file.is_dir() else ())):
+        if not part.is_file() and not part.is_dir():
+            raise ValueError(f"{part}: neither a file nor a folder")
     return file
