@@ -335,7 +335,10 @@ def _open(url: str, public: bool = False) -> Iterator[_Answer]:
             where = answer.headers.get("Location")
             if answer.status not in REDIRECTS or not where:
                 raise OSError(f"{shown(url)}: the server answers {answer.status} {printable(answer.reason)}")
-            asked = urljoin(asked, where.encode("latin-1").decode(errors="replace"))
+            try:
+                asked = urljoin(asked, where.encode("latin-1").decode(errors="replace"))
+            except ValueError as error:
+                raise ValueError(f"{shown(url)}: redirected to no valid URL: {error}") from None
     raise OSError(f"{shown(url)}: more than {MAX_REDIRECTS} redirects")
 
 
@@ -344,9 +347,10 @@ def _named(url: str) -> Iterator[None]:
     """Put the URL into errors of the network."""
     try:
         yield
-    except (OSError, http.client.HTTPException) as error:
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-        raise OSError(f"{shown(url)}: {printable(reason) or type(error).__name__}") from None
+    except OSError as error:
+        raise OSError(f"{shown(url)}: {printable(error.strerror or str(error)) or type(error).__name__}") from None
+    except http.client.HTTPException as error:
+        raise OSError(f"{shown(url)}: malformed or cut off answer: {printable(str(error))}") from None
 
 
 def _blocks(answer: _Answer, url: str, limit: int, seconds: float | None = None, tell: bool = False) -> Iterator[bytes]:
@@ -370,7 +374,10 @@ def _blocks(answer: _Answer, url: str, limit: int, seconds: float | None = None,
     size, told = 0, time.monotonic()
     while True:
         with _named(url):
-            block = answer.read(CHUNK)
+            try:
+                block = answer.read(CHUNK)
+            except ValueError as error:  # a negative size of a chunk
+                raise http.client.HTTPException(str(error)) from None
         if not block:
             break
         size += len(block)

@@ -163,6 +163,31 @@ def test_too_large(local, monkeypatch, tmp_path, script):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize(
+    ("answer", "message"),
+    [
+        (b"hello", "malformed or cut off answer: hello"),
+        (b"", "closed connection"),
+        (b"HTTP/1.1 99999 OK\r\n\r\n", "malformed or cut off"),
+        (OK + b"X: y\r\n" * 200 + b"\r\n", "malformed or cut off answer: got more than 100 headers"),
+        (OK + b"X: " + b"y" * 70000 + b"\r\n\r\n", "malformed or cut off answer: got more than 65536 bytes"),
+        (OK + b"Transfer-Encoding: chunked\r\n\r\n-5\r\nabc\r\n0\r\n\r\n", "malformed or cut off"),
+        (OK + b"Transfer-Encoding: chunked\r\n\r\nzz\r\n", "malformed or cut off"),
+        (OK + b"Content-Length: 9\r\n\r\nabc", "3 of 9 bytes arrived"),
+        (OK + b"\r\n", "empty file"),
+        (b"HTTP/1.1 204 None\r\n\r\n", "answers 204 None"),
+        (b"HTTP/1.1 404 \x1b[31m\r\n\r\n", r"answers 404 \?\[31m"),
+        (b"HTTP/1.1 302 Found\r\nLocation: http://[\r\n\r\n", "redirected to no valid URL"),
+    ],
+)
+def test_malformed_answers(local, tmp_path, answer, message):
+    with serve(whole(answer)) as (url, _):
+        for get in (fetch, lambda url: download(url, tmp_path)):
+            with pytest.raises((OSError, ValueError), match=rf"127\.0\.0\.1:\d+/a\.jpg: .*{message}"):
+                get(f"{url}/a.jpg")
+    assert not list(tmp_path.iterdir())
+
+
 # Which host -----------------------------------------------------------------------------------------------------------
 
 
