@@ -67,7 +67,7 @@ def drip(head, data, pause=0.02):
 def flood(head, data):
     def script():
         yield head
-        while True:
+        for _ in range((64 << 20) // len(data)):
             yield data
 
     return script
