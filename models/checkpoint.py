@@ -167,7 +167,7 @@ def load_checkpoint(path: str | Path, device: str | torch.device = "cpu") -> dic
             if file.is_stream or any(name.startswith("models.") for name in file.records):
                 return _load_foreign(path, read_foreign(path, file), device)
             if file.records:
-                names = ", ".join(sorted(file.records))
+                names = ", ".join(sorted(file.records)[:3])
                 raise RefusedError(f"refused, the file holds Python objects that could run code when loaded ({names})")
             ckpt = file.content(device)
     except (DamagedError, RefusedError) as e:
@@ -175,8 +175,9 @@ def load_checkpoint(path: str | Path, device: str | torch.device = "cpu") -> dic
     if not isinstance(ckpt, dict) or not isinstance(ckpt.get("format"), int):
         raise ValueError(f"{path}: a PyTorch file, but no checkpoint of this program (no entry 'format')")
     if ckpt["format"] > FORMAT:
+        version = ckpt["version"][:20] if isinstance(ckpt.get("version"), str) else "?"
         raise ValueError(
-            f"{path}: written in format {ckpt['format']} by version {str(ckpt.get('version'))[:20]}; this is version "
+            f"{path}: written in format {ckpt['format']} by version {version}; this is version "
             f"{VERSION}, which reads up to format {FORMAT}. Update the program"
         )
     for key in YOUNGER_FIELDS:

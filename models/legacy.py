@@ -22,14 +22,15 @@ import torch
 from torch import Tensor, nn
 
 from models.runtimes.base import fit_names
-from utils.inert_pickle import LazyTensor, Record
+from utils.inert_pickle import SLOT, Budget, LazyTensor, Record
 from utils.torch_archive import InertFile
 from utils.torch_utils import is_counter
 
 MODELS = ("models.yolo.Model", "models.yolo.DetectionModel")
 MAX_MODULES = 100_000
 MAX_DEPTH = 32  # of modules in modules, and of options in options
-MAX_VALUES = 100_000  # of a table or of the options
+MAX_LEVELS = 16  # of the pyramid
+MAX_TEXT = 200  # characters of a text that becomes part of a message
 SAME_KIND = {  # class of the file -> ours, where the names differ
     "Model": "DetectionModel",
     "SyncBatchNorm": "BatchNorm2d",
@@ -114,34 +115,34 @@ def _take_out(file: InertFile) -> Foreign:
         raise ValueError("no YOLOv5 checkpoint: the entry 'model' is no model (weights alone do not tell their layers)")
     if model.name not in MODELS:
         raise ValueError(f"the model is a {model.name}; only detection models can be read: {', '.join(MODELS)}")
-    records = dict(_walk(model))
+    records = dict(_walk(model, file.memory))
     lazy = {}
     for prefix, record in records.items():
-        lazy |= _tensors(prefix, record)
-        if len(lazy) > MAX_VALUES:
-            raise ValueError("damaged: tensors without end")
+        lazy |= _tensors(prefix, record, file.memory)
     if sum(math.prod(t.size) * t.storage.dtype.itemsize for t in lazy.values()) > file.size:
         raise ValueError("damaged: more weights than bytes in the file")
     state = {name: file.tensor(value).clone() for name, value in lazy.items()}
     head = next((record for record in records.values() if record.kind == "Detect"), None)
-    table = _plain(model.state.get("yaml"))
+    table = _plain(model.state.get("yaml"), file.memory)
     if head is None or not isinstance(table, dict):
         raise ValueError("the model has no Detect head or no table 'yaml'")
-    opt = _plain(content.get("opt"))
-    hyp = _plain(model.state.get("hyp"))
-    git = _plain(content.get("git"))
+    opt = _plain(content.get("opt"), file.memory)
+    hyp = _plain(model.state.get("hyp"), file.memory)
+    git = _plain(content.get("git"), file.memory)
     date = content.get("date")
     table = _modern_table(table, records, state)
+    if table["nc"] > sum(value.numel() for value in state.values()):
+        raise ValueError("damaged: more classes than weights")
     return Foreign(
         table,
-        fit_names(_plain(model.state.get("names")), table["nc"], "this checkpoint"),
+        fit_names(_plain(model.state.get("names"), file.memory), table["nc"], "this checkpoint"),
         _stride(file, model, head),
         state,
         records,
         hyp if isinstance(hyp, dict) and hyp else None,
         opt if isinstance(opt, dict) else {},
-        " ".join(str(v) for v in git.values() if v) or None if isinstance(git, dict) else None,
-        date if isinstance(date, str) else "",
+        " ".join(v for v in git.values() if isinstance(v, str))[:MAX_TEXT] or None if isinstance(git, dict) else None,
+        date[:MAX_TEXT] if isinstance(date, str) else "",
     )
 
 
@@ -154,7 +155,7 @@ def _part(record: Record, key: str) -> dict[str, Any]:
     return part if isinstance(part, dict) else {}
 
 
-def _walk(root: Record) -> Iterator[tuple[str, Record]]:
+def _walk(root: Record, memory: Budget) -> Iterator[tuple[str, Record]]:
     """Go through a module and all below it, by dotted name, in the order of `nn.Module.named_modules`."""
     todo, met = [("", root)], 0
     while todo:
@@ -163,38 +164,44 @@ def _walk(root: Record) -> Iterator[tuple[str, Record]]:
         if met > MAX_MODULES or name.count(".") > MAX_DEPTH:
             raise ValueError("damaged: modules within modules without end")
         yield name, record
-        children = [(f"{name}.{k}" if name else str(k), child) for k, child in _part(record, "_modules").items()]
-        todo += [(key, child) for key, child in reversed(children) if isinstance(child, Record)]
+        parts = _part(record, "_modules")
+        memory.spend(SLOT * len(parts))
+        for key, child in reversed(parts.items()):
+            if isinstance(child, Record):
+                path = f"{name}.{key}" if name else str(key)
+                memory.spend_text(path)
+                todo.append((path, child))
         if len(todo) > MAX_MODULES:
             raise ValueError("damaged: modules within modules without end")
 
 
-def _tensors(prefix: str, record: Record) -> Iterator[tuple[str, LazyTensor]]:
+def _tensors(prefix: str, record: Record, memory: Budget) -> Iterator[tuple[str, LazyTensor]]:
     """Go through what the state dict of this one module would hold."""
-    skipped = record.state.get("_non_persistent_buffers_set") or set()
-    for key, value in (*_part(record, "_parameters").items(), *_part(record, "_buffers").items()):
+    skipped = record.state.get("_non_persistent_buffers_set")
+    skipped = skipped if isinstance(skipped, set) else set()
+    parameters, buffers = _part(record, "_parameters"), _part(record, "_buffers")
+    memory.spend(SLOT * (len(parameters) + len(buffers)))
+    for key, value in (*parameters.items(), *buffers.items()):
         if is_counter(key) or (record.kind == "Detect" and key == "anchor_grid"):
             continue  # the second are the anchors once more, in pixels (up to v5.0)
         if isinstance(value, LazyTensor) and key not in skipped:
-            yield f"{prefix}.{key}" if prefix else str(key), value
+            path = f"{prefix}.{key}" if prefix else str(key)
+            memory.spend_text(path)
+            yield path, value
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: Any, memory: Budget, depth: int = 0) -> Any:
     """Copy lists, mappings and plain values; other entries are left out."""
-    return _copy(value, 0, [0])
-
-
-def _copy(value: Any, depth: int, count: list[int]) -> Any:
-    count[0] += 1
-    if depth > MAX_DEPTH or count[0] > MAX_VALUES:
+    if depth > MAX_DEPTH:
         raise ValueError("damaged: a table or options without end")
+    memory.spend_text(value)
     if value is None or isinstance(value, bool | int | float | str):
         return value
     if isinstance(value, dict):
-        items = ((key, _copy(item, depth + 1, count)) for key, item in value.items())
+        items = ((key, _plain(item, memory, depth + 1)) for key, item in value.items())
         return {key: item for key, item in items if item is not _DROPPED and not isinstance(key, bytes)}
     if isinstance(value, list | tuple):
-        items = (_copy(item, depth + 1, count) for item in value)
+        items = (_plain(item, memory, depth + 1) for item in value)
         return [item for item in items if item is not _DROPPED]
     return _DROPPED
 
@@ -203,7 +210,7 @@ def _stride(file: InertFile, model: Record, head: Record) -> list[float]:
     """Read the pixels per cell of each level from the model or its head."""
     for record in (model, head):
         lazy = record.state.get("stride")
-        if isinstance(lazy, LazyTensor) and len(lazy.size) == 1:
+        if isinstance(lazy, LazyTensor) and len(lazy.size) == 1 and lazy.size[0] <= MAX_LEVELS:
             return [float(value) for value in file.tensor(lazy).tolist()]
     raise ValueError("the model has no 'stride'")
 
@@ -214,11 +221,12 @@ def _stride(file: InertFile, model: Record, head: Record) -> list[float]:
 def _modern_table(table: dict[str, Any], records: Mapping[str, Record], state: Mapping[str, Tensor]) -> dict[str, Any]:
     """Bring a table of an older release into today's form; see the head of this file."""
     table = deepcopy(table)
-    rows = [*(table.get("backbone") or []), *(table.get("head") or [])]
+    parts = [table.get("backbone") or [], table.get("head") or []]
+    rows = [row for part in parts if isinstance(part, list) for row in part]
     if type(table.get("nc")) is not int or not all(isinstance(r, list) and len(r) == 4 for r in rows):
         raise ValueError("the table 'yaml' lacks nc, or a row is not [from, number, module, args]")
     table.setdefault("ch", 3)
-    if not table.get("activation") and (text := _activation(records.get("model.0"))):
+    if not table.get("activation") and (text := _activation(records)):
         table["activation"] = text
     for i, row in enumerate(rows):
         args = row[3] = row[3] if isinstance(row[3], list) else []
@@ -231,24 +239,33 @@ def _modern_table(table: dict[str, Any], records: Mapping[str, Record], state: M
         elif row[2] == "BottleneckCSP":
             act = _part(records.get(f"model.{i}", Record("")), "_modules").get("act")
             if isinstance(act, Record) and act.kind == "LeakyReLU":
-                row[3] = [*args, {"leaky": act.state.get("negative_slope", 0.01)}]
+                row[3] = [*args, {"leaky": _slope(act)}]
     anchors = state.get(f"model.{len(rows) - 1}.anchors")
     if anchors is not None and anchors.ndim == 3 and not isinstance(table.get("anchors"), int):
-        levels = table.get("anchors") or []
-        if [len(level) for level in levels] != [2 * anchors.shape[1]] * len(anchors):
+        levels = table["anchors"] if isinstance(table.get("anchors"), list) else []
+        pairs = [len(level) if isinstance(level, list) else 0 for level in levels]
+        if pairs != [2 * anchors.shape[1]] * len(anchors):
             table["anchors"] = anchors.shape[1]
     return table
 
 
-def _activation(row: Record | None) -> str | None:
-    """Name the activation of the first Conv in or below a row; None for SiLU, the default."""
-    acts = [] if row is None else [_part(r, "_modules").get("act") for _, r in _walk(row) if r.kind == "Conv"]
-    act = acts[0] if acts else None
+def _slope(act: Record) -> float:
+    """Return the negative slope of a LeakyReLU."""
+    slope = act.state.get("negative_slope", 0.01)
+    if not isinstance(slope, int | float):
+        raise ValueError(f"the slope of a LeakyReLU is a {type(slope).__name__}")
+    return slope
+
+
+def _activation(records: Mapping[str, Record]) -> str | None:
+    """Name the activation of the first Conv in the first row or below it; None for SiLU, the default."""
+    inside = (record for name, record in records.items() if f"{name}.".startswith("model.0."))
+    act = next((_part(record, "_modules").get("act") for record in inside if record.kind == "Conv"), None)
     if not isinstance(act, Record) or act.kind == "SiLU":
         return None
     if act.kind not in ACTIVATIONS:
         raise ValueError(f"the activation {act.name} is not known here; known: {', '.join(ACTIVATIONS)}")
-    return f"nn.LeakyReLU({act.state.get('negative_slope', 0.01)})" if act.kind == "LeakyReLU" else f"nn.{act.kind}()"
+    return f"nn.LeakyReLU({_slope(act)})" if act.kind == "LeakyReLU" else f"nn.{act.kind}()"
 
 
 # Comparison with the rebuilt model ----------------------------------------------------------------------------------
@@ -287,8 +304,9 @@ def fit_state(foreign: Foreign, model: nn.Module) -> dict[str, Tensor]:
 
 
 def _some(items: list[str]) -> str:
-    """Join the first three."""
-    return f"{', '.join(items[:3])}{f' and {len(items) - 3} more' if len(items) > 3 else ''}" or "none"
+    """Join the first three, shortened."""
+    first = ", ".join(item[:MAX_TEXT] for item in items[:3])
+    return f"{first}{f' and {len(items) - 3} more' if len(items) > 3 else ''}" or "none"
 
 
 def _unfuse_(state: dict[str, Tensor], own: Mapping[str, Tensor], model: nn.Module) -> set[str]:
@@ -328,4 +346,4 @@ def _pair(value: Any) -> Any:
         return items[0] if items and len(items) == len(value) and len(set(items)) == 1 else tuple(items)
     if isinstance(value, int | float):
         return str(value) if isinstance(value, bool) else float(value)
-    return value if isinstance(value, str | None) else _DROPPED
+    return value[:MAX_TEXT] if isinstance(value, str) else None if value is None else _DROPPED

@@ -4,13 +4,16 @@ A pickle is a program: it names functions and calls them. `read_inert` interpret
 call but those of `CALLS`, which make plain values. Classes of the original YOLOv5 and of `torch.nn` become a `Record`:
 name, arguments, state. Every other name is an error. Nothing is imported, no method is called, no attribute is set.
 
-The work is bounded by the size of the pickle: no call builds more than it could have written down. Files are opened by
-`utils.torch_archive`.
+Memory and time are bounded by the size of the pickle, in one rule: whatever an instruction makes, copies or lets grow
+is spent from a `Budget` of `FLOOR` bytes and `FACTOR` more for each byte of the pickle that was read, and nothing is
+ever given back. What is made of the result afterwards (`utils.torch_archive`, `models.legacy`) spends from a second one
+of the same size. Integers, keys and names have limits of their own, so that any of them can stand in a message.
 """
 
 import math
 import pickletools
 import re
+import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
@@ -20,10 +23,17 @@ import numpy as np
 import torch
 
 MAX_PICKLE = 64 << 20  # bytes; that of YOLOv5x6 has about 1 MB
-MAX_BUILT = 4 << 20  # characters, bytes and items that all calls of a pickle together may take
+FLOOR = 16 << 20  # bytes that even the smallest pickle may take
+FACTOR = 64  # bytes of memory for each byte of a pickle; models of YOLOv5 take up to 54 in this count
+SLOT = 16  # bytes of an entry of the stack or of a list, with the room that these keep for more
+MEMO = 128  # bytes of an entry of the memo, or of what a call makes besides its result
 MAX_ARGS = 64  # of one call
 MAX_PATH = 4096  # characters
+MAX_TEXT_KEY = 1000  # characters of a key, which becomes part of names
+MAX_NAME = 200  # characters of a class or storage
+MAX_BITS = 256  # of an integer; that of NumPy's generators has 128
 MAX_KEY = 2**60  # of numbers that are keys: the hash of larger ones is not their value, so that many could share one
+MAX_NUMBER_KEYS = 1 << 16  # of a pickle: their hash can be foreseen, so that n of them can take n^2 steps
 RECORDS = re.compile(  # classes that become records: the part behind the last dot is a class name
     r"(models\.(yolo|common|experimental)|utils\.activations|torch\.nn\.modules\.\w+"
     r"|torch\.nn\.parallel\.distributed)\._?[A-Z]\w*"
@@ -52,7 +62,31 @@ class RefusedError(ValueError):
     """The file names something that is neither data nor a known class."""
 
 
-@dataclass(eq=False)
+class Budget:
+    """Bytes that may be made of a pickle of `size` bytes; what was spent is not given back, which bounds time too."""
+
+    def __init__(self, size: int = 0) -> None:
+        self.left = FLOOR + FACTOR * size
+
+    def spend(self, size: int) -> None:
+        """Take bytes from the budget.
+
+        Raises:
+            DamagedError: there are not that many left.
+        """
+        self.left -= size
+        if self.left < 0:
+            raise DamagedError(f"values without end, or more than {FACTOR} bytes of memory for each byte of the pickle")
+
+    def spend_text(self, value: Any) -> None:
+        """Pay for one more place where a value stands; texts cost what `repr` could make of them."""
+        if isinstance(value, set | frozenset):
+            for item in value:
+                self.spend_text(item)
+        self.spend(sys.getsizeof(value) * (4 if isinstance(value, str | bytes | bytearray) else 1))
+
+
+@dataclass(eq=False, slots=True)
 class Record:
     """An object of the file that was not built.
 
@@ -72,14 +106,14 @@ class Record:
         return self.name.rpartition(".")[2]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Name:
     """A function or class that the file names; never looked up."""
 
     name: str
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Storage:
     """Numbers of the file, read when asked for: type, key, count."""
 
@@ -88,7 +122,7 @@ class Storage:
     count: int
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, slots=True)
 class LazyTensor:
     """A view on a storage whose numbers are not read yet. Offset and strides count elements."""
 
@@ -106,6 +140,10 @@ def _keys(values: Iterable) -> list:
     values = list(values)
     if not all(isinstance(value, str | bytes | int | float | None) for value in values):
         raise DamagedError("a key that is neither text nor number")
+    if not all(len(value) <= MAX_TEXT_KEY for value in values if isinstance(value, str | bytes)):
+        raise DamagedError(f"a key of more than {MAX_TEXT_KEY} characters")
+    if sum(not isinstance(value, str | bytes) for value in values) > MAX_NUMBER_KEYS:
+        raise DamagedError(f"more than {MAX_NUMBER_KEYS} numbers as keys")
     if not all(abs(value) < MAX_KEY for value in values if isinstance(value, int | float)):
         raise DamagedError("a number as key that is too large")
     return values
@@ -205,16 +243,8 @@ _LITERALS = set(
     "INT BININT BININT1 BININT2 LONG LONG1 LONG4 FLOAT BINFLOAT STRING BINSTRING SHORT_BINSTRING UNICODE BINUNICODE "
     "SHORT_BINUNICODE BINUNICODE8 BINBYTES SHORT_BINBYTES BINBYTES8 BYTEARRAY8".split()
 )
-_CONSTANTS: dict[str, Callable[[], Any]] = {
-    "NONE": lambda: None,
-    "NEWTRUE": lambda: True,
-    "NEWFALSE": lambda: False,
-    "EMPTY_TUPLE": tuple,
-    "EMPTY_LIST": list,
-    "EMPTY_DICT": dict,
-    "EMPTY_SET": set,
-    "MARK": lambda: _MARK,
-}
+_CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False, "EMPTY_TUPLE": (), "MARK": _MARK}
+_EMPTY: dict[str, type] = {"EMPTY_LIST": list, "EMPTY_DICT": dict, "EMPTY_SET": set}
 _TUPLES = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
 _PUTS, _GETS = {"PUT", "BINPUT", "LONG_BINPUT"}, {"GET", "BINGET", "LONG_BINGET"}
 
@@ -227,7 +257,7 @@ class _Machine:
         classes: names that become records.
 
     Attributes:
-        storages: what the pickle says about them. records: the classes that it names.
+        storages: what the pickle says about them. records: the classes that it names. budget: what is left.
     """
 
     def __init__(self, data_only: bool = False, classes: re.Pattern[str] | None = None) -> None:
@@ -236,22 +266,28 @@ class _Machine:
         self.memo: dict[int, Any] = {}
         self.storages: dict[str, Storage] = {}
         self.records: set[str] = set()
-        self.built = 0
+        self.number_keys = 0
+        self.budget = Budget()
 
     def run(self, file: BinaryIO) -> Any:
+        read = file.tell()
         for code, arg, _ in pickletools.genops(file):
+            self.budget.left += FACTOR * (file.tell() - read)
+            read = file.tell()
             if code.name == "STOP":
                 return self.stack.pop()
             if code.name in _LITERALS:
-                self.stack.append(arg)
+                self.push(arg)
             elif code.name in _CONSTANTS:
-                self.stack.append(_CONSTANTS[code.name]())
+                self.push_again(_CONSTANTS[code.name])
+            elif code.name in _EMPTY:
+                self.push(_EMPTY[code.name]())
             elif code.name in _TUPLES:
-                self.stack.append(tuple(self.take(_TUPLES[code.name])))
+                self.push(tuple(self.take(_TUPLES[code.name])))
             elif code.name in _PUTS:
-                self.memo[arg] = self.stack[-1]
+                self.remember(arg)
             elif code.name in _GETS:
-                self.stack.append(self.memo[arg])
+                self.push_again(self.memo[arg])
             else:
                 step = getattr(self, f"do_{code.name.lower()}", None)
                 if step is None:
@@ -267,11 +303,35 @@ class _Machine:
         del self.stack[len(self.stack) - n :]
         return items
 
-    def spend(self, items: int) -> None:
-        """Count what calls copy: an instruction of two bytes can copy a list of millions, and a next one again."""
-        self.built += items
-        if self.built > MAX_BUILT:
-            raise DamagedError(f"calls that copy more than {MAX_BUILT} items")
+    def push(self, value: Any) -> None:
+        """Push a value that was made just now."""
+        if isinstance(value, int) and value.bit_length() > MAX_BITS:
+            raise DamagedError(f"an integer of more than {MAX_BITS} bits")
+        self.budget.spend(SLOT + sys.getsizeof(value))
+        self.stack.append(value)
+
+    def push_again(self, value: Any) -> None:
+        """Push a value that exists already."""
+        self.budget.spend(SLOT)
+        self.stack.append(value)
+
+    def remember(self, place: int) -> None:
+        """Put the value on top into the memo."""
+        if place not in self.memo:
+            self.budget.spend(MEMO)
+        self.memo[place] = self.stack[-1]
+
+    def count_keys(self, keys: Iterable) -> None:
+        """Count the keys whose hash can be foreseen."""
+        self.number_keys += sum(not isinstance(key, str | bytes) for key in keys)
+        if self.number_keys > MAX_NUMBER_KEYS:
+            raise DamagedError(f"more than {MAX_NUMBER_KEYS} numbers as keys")
+
+    def keys(self, values: Iterable) -> list:
+        """Check and count the keys of a mapping or set."""
+        values = _keys(values)
+        self.count_keys(values)
+        return values
 
     def take_marked(self) -> list[Any]:
         """Pop all values above the last mark, and the mark."""
@@ -294,35 +354,37 @@ class _Machine:
         self.take_marked()
 
     def do_dup(self, _: Any) -> None:
-        self.stack.append(self.stack[-1])
+        self.push_again(self.stack[-1])
 
     def do_memoize(self, _: Any) -> None:
-        self.memo[len(self.memo)] = self.stack[-1]
+        self.remember(len(self.memo))
 
     def do_tuple(self, _: Any) -> None:
-        self.stack.append(tuple(self.take_marked()))
+        self.push(tuple(self.take_marked()))
 
     def do_list(self, _: Any) -> None:
-        self.stack.append(self.take_marked())
+        self.push(self.take_marked())
 
     def do_dict(self, _: Any) -> None:
         items = self.take_marked()
-        self.stack.append(dict(zip(_keys(items[::2]), items[1::2], strict=True)))
+        self.push(dict(zip(self.keys(items[::2]), items[1::2], strict=True)))
 
     def do_frozenset(self, _: Any) -> None:
-        self.stack.append(frozenset(_keys(self.take_marked())))
+        self.push(frozenset(self.keys(self.take_marked())))
 
     def fill(self, kind: type, items: list[Any]) -> None:
         """Put items into the container on top, which must be of this kind."""
         target = self.stack[-1]
         if type(target) is not kind:
             raise DamagedError(f"items for a {kind.__name__}, but found a {type(target).__name__}")
+        before = sys.getsizeof(target)
         if kind is list:
             target.extend(items)
         elif kind is set:
-            target.update(_keys(items))
+            target.update(self.keys(items))
         else:
-            target.update(zip(_keys(items[::2]), items[1::2], strict=True))
+            target.update(zip(self.keys(items[::2]), items[1::2], strict=True))
+        self.budget.spend(sys.getsizeof(target) - before)
 
     def do_append(self, _: Any) -> None:
         self.fill(list, self.take(1))
@@ -355,12 +417,15 @@ class _Machine:
 
     def push_name(self, module: str, name: str) -> None:
         """Push a name that is in one of the tables; refuse every other."""
-        full = f"{module}.{name}"
+        full = f"{module[:MAX_NAME]}.{name[:MAX_NAME]}"
+        if max(len(module), len(name)) > MAX_NAME:
+            raise RefusedError(f"{full:.{MAX_NAME}}...")
         if self.classes and self.classes.fullmatch(full):
             self.records.add(full)
         elif full not in DATA and (self.data_only or (full not in CALLS and full not in VALUES)):
             raise RefusedError(full)
-        self.stack.append(Name(full))
+        self.budget.spend(MEMO + sys.getsizeof(full))
+        self.push(Name(full))
 
     def call(self, target: Any, args: Any) -> Any:
         """Make the value or the record that a call stands for."""
@@ -369,21 +434,29 @@ class _Machine:
         if not isinstance(target, Name) or not isinstance(args, tuple):
             raise RefusedError(f"a call of {getattr(target, 'name', 'a value')}")
         if target.name in CALLS:
-            self.spend(1 + sum(len(arg) for arg in args if isinstance(arg, str | bytes | list | tuple | dict | set)))
+            sized = [arg for arg in args if isinstance(arg, str | bytes | list | tuple | dict | set)]
+            self.budget.spend(SLOT * sum(map(len, sized)))  # two bytes can name a list of millions, again and again
             return CALLS[target.name](*args)
         if target.name in VALUES:
             raise RefusedError(f"a call of {target.name}")
         return Record(target.name, args)
 
+    def push_made(self, value: Any) -> None:
+        """Push the result of a call."""
+        self.budget.spend(MEMO)  # for what it holds besides, such as the state of a record
+        if isinstance(value, dict | set):
+            self.count_keys(value)
+        self.push(value)
+
     def do_reduce(self, _: Any) -> None:
         target, args = self.take(2)
-        self.stack.append(self.call(target, args))
+        self.push_made(self.call(target, args))
 
     do_newobj = do_reduce
 
     def do_newobj_ex(self, _: Any) -> None:
         target, args, keywords = self.take(3)
-        self.stack.append(self.call(target, args))
+        self.push_made(self.call(target, args))
         if keywords != {}:
             raise RefusedError(f"keywords for {target.name}")
 
@@ -391,20 +464,22 @@ class _Machine:
         target, state = self.take(2)
         if isinstance(target, Record):
             parts = state if isinstance(state, tuple) and len(state) == 2 else (state,)
+            before = sys.getsizeof(target.state)
             if all(isinstance(part, dict) or part is None for part in parts):
                 for part in parts:
-                    self.spend(len(part or {}))
+                    self.budget.spend(SLOT * len(part or {}))
                     target.state.update(part or {})
             else:
                 target.state[""] = state
+            self.budget.spend(sys.getsizeof(target.state) - before)
         elif not isinstance(target, dict | LazyTensor):  # these two may carry attributes, which nobody reads
             raise RefusedError(f"a state for {getattr(target, 'name', 'a value')}")
-        self.stack.append(target)
+        self.push_again(target)
 
     def do_binpersid(self, _: Any) -> None:
         key = self.stack.pop()
         if isinstance(key, tuple) and len(key) in (4, 5) and key[0] == "module":  # stream: class, file, source text
-            self.stack.append(key[1])
+            self.push_again(key[1])
             return
         if not isinstance(key, tuple) or len(key) not in (5, 6) or key[0] != "storage" or key[5:] not in ((), (None,)):
             raise DamagedError("an unknown kind of reference")
@@ -412,10 +487,13 @@ class _Machine:
         dtype = STORAGES.get(kind.name.removeprefix("torch.")) if isinstance(kind, Name) else None
         if dtype is None or not isinstance(name, str | int) or type(count) is not int or count < 0:
             raise DamagedError("a storage without type, key or count")
+        if len(str(name)) > MAX_NAME:
+            raise DamagedError(f"a storage whose key has more than {MAX_NAME} characters")
+        self.budget.spend(MEMO + sys.getsizeof(name))
         storage = self.storages.setdefault(str(name), Storage(dtype, str(name), count))
         if storage != Storage(dtype, str(name), count):
             raise DamagedError(f"storage {name} with two types or sizes")
-        self.stack.append(storage)
+        self.push(storage)
 
 
 def interpret(
@@ -445,4 +523,4 @@ def interpret(
     except DamagedError as e:
         raise DamagedError(f"damaged: {e}") from None
     except (IndexError, KeyError, TypeError, ValueError, AttributeError) as e:  # of the instructions, or of their order
-        raise DamagedError(f"damaged: {e}") from None
+        raise DamagedError(f"damaged: {e!s:.200}") from None

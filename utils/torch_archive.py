@@ -16,27 +16,40 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from utils.inert_pickle import MAX_PICKLE, DamagedError, LazyTensor, Name, Record, RefusedError, Storage, interpret
+from utils.inert_pickle import (
+    MAX_PICKLE,
+    Budget,
+    DamagedError,
+    LazyTensor,
+    Name,
+    Record,
+    RefusedError,
+    Storage,
+    interpret,
+)
 from utils.model_archive import BROKEN, NoArchiveError, open_model_archive
 
 STREAM_MAGIC = 0x1950A86A20F9469CFC6C  # first value of the stream format
 STREAM_PROTOCOL = 1001  # second value
 STREAM_HEAD = pickle.dumps(STREAM_MAGIC, protocol=2)  # so the file begins
 MAX_STREAM_KEYS = 1_000_000
-MAX_VALUES = 500_000  # containers and values that `content` copies; a checkpoint of ours has some thousand
 MAX_DEPTH = 64  # of containers in containers
+MAX_SHARED = 4  # times the size of the file that its tensors may have together, where they share storages
 
 
 class Bounded:
-    """A binary file of `size` bytes that never makes room for more than it has, whatever length is asked for."""
+    """A binary file up to byte `end` that never makes room for more than it has, whatever length is asked for."""
 
-    def __init__(self, file: BinaryIO, size: int) -> None:
-        self.file, self.size = file, size
-        self.readline, self.tell = file.readline, file.tell
+    def __init__(self, file: BinaryIO, end: int) -> None:
+        self.file, self.end, self.tell = file, end, file.tell
 
     def read(self, length: int) -> bytes:
         """Read at most `length` bytes."""
-        return self.file.read(min(length, max(self.size - self.file.tell(), 0)))
+        return self.file.read(min(length, max(self.end - self.file.tell(), 0)))
+
+    def readline(self) -> bytes:
+        """Read to the end of the line or of the file."""
+        return self.file.readline(max(self.end - self.file.tell(), 0))
 
 
 class InertFile:
@@ -48,6 +61,7 @@ class InertFile:
 
     Attributes:
         root: its object. records: names of the classes in it. size: bytes. is_stream: the format before 1.6.
+        memory: what may be made of `root` by those who read it.
 
     Raises:
         ValueError: the file is damaged, or names what may not be named; without the path.
@@ -58,6 +72,7 @@ class InertFile:
         self.file: BinaryIO = io.BytesIO(file) if isinstance(file, bytes) else file.open("rb")
         self.size = self.file.seek(0, io.SEEK_END)
         self.budget = self.size  # no more numbers than the file has bytes
+        self.viewed = 0  # bytes of the tensors that were read
         self.data_only, self.little = data_only, True
         self.storages: dict[str, Tensor] = {}
         self.records: set[str] = set()
@@ -95,7 +110,9 @@ class InertFile:
             self.little = self._entry(f"{self.folder}byteorder") != b"big"
         if self.archive.getinfo(heads[0]).file_size > MAX_PICKLE:
             raise DamagedError(f"damaged: {heads[0]} is larger than {MAX_PICKLE} bytes")
-        root, _, self.records = interpret(io.BytesIO(self._entry(heads[0])), self.data_only)
+        code = self._entry(heads[0])
+        root, _, self.records = interpret(io.BytesIO(code), self.data_only)
+        self.memory = Budget(len(code))
         return root
 
     def _entry(self, name: str) -> bytes:
@@ -110,7 +127,9 @@ class InertFile:
             raise DamagedError("damaged: a stream of another protocol")
         system = self._next(file)[0]
         self.little = not isinstance(system, dict) or system.get("little_endian", True) is True
+        start = file.tell()
         root, storages, self.records = self._next(file)
+        self.memory = Budget(file.tell() - start)
         keys = self._next(file)[0]
         if not isinstance(keys, list) or len(keys) > MAX_STREAM_KEYS:
             raise DamagedError("damaged: no list of the keys of its numbers")
@@ -127,11 +146,7 @@ class InertFile:
 
     def _next(self, file: BinaryIO) -> tuple[Any, dict[str, Storage], set[str]]:
         """Interpret the next pickle of a stream."""
-        start = file.tell()
-        found = interpret(Bounded(file, self.size), self.data_only)
-        if file.tell() - start > MAX_PICKLE:
-            raise DamagedError(f"damaged: a pickle larger than {MAX_PICKLE} bytes")
-        return found
+        return interpret(Bounded(file, min(self.size, file.tell() + MAX_PICKLE)), self.data_only)
 
     def _numbers(self, storage: Storage, data: bytes) -> Tensor:
         """Turn bytes into the flat tensor of a storage."""
@@ -152,15 +167,18 @@ class InertFile:
         """Read the numbers of a tensor.
 
         Raises:
-            ValueError: they are missing or too few.
+            ValueError: they are missing or too few, or tensors that share them add up to far more than the file.
         """
         storage = lazy.storage
+        self.viewed += math.prod(lazy.size) * storage.dtype.itemsize
+        if self.viewed > MAX_SHARED * self.size:
+            raise DamagedError(f"damaged: tensors of more than {MAX_SHARED} times the size of the file")
         if storage.key not in self.storages:
             name = f"{self.folder}data/{storage.key}" if self.archive else storage.key
             if not self.archive or name not in self.archive.NameToInfo:
-                raise DamagedError(f"damaged: the numbers {name} are missing")
+                raise DamagedError(f"damaged: the numbers {name[-300:]} are missing")
             if self.archive.getinfo(name).file_size > self.budget:
-                raise DamagedError(f"damaged: {name} is larger than the file")
+                raise DamagedError(f"damaged: {name[-300:]} is larger than the file")
             self.storages[storage.key] = self._numbers(storage, self._entry(name))
         if not math.prod(lazy.size):
             return torch.empty(lazy.size, dtype=storage.dtype)
@@ -172,18 +190,18 @@ class InertFile:
         Raises:
             ValueError: it holds classes, numbers are missing, or it is nested or repeated without end.
         """
-        return self._plain(self.root, torch.device(device), 0, [0])
+        return self._plain(self.root, torch.device(device), 0)
 
-    def _plain(self, value: Any, device: torch.device, depth: int, count: list[int]) -> Any:
-        count[0] += 1
-        if depth > MAX_DEPTH or count[0] > MAX_VALUES:
+    def _plain(self, value: Any, device: torch.device, depth: int) -> Any:
+        if depth > MAX_DEPTH:
             raise DamagedError("damaged: values within values without end")
+        self.memory.spend_text(value)
         if isinstance(value, LazyTensor):
             return self.tensor(value).to(device)
         if isinstance(value, dict):
-            return {key: self._plain(item, device, depth + 1, count) for key, item in value.items()}
+            return {key: self._plain(item, device, depth + 1) for key, item in value.items()}
         if isinstance(value, list | tuple):
-            return type(value)([self._plain(item, device, depth + 1, count) for item in value])
+            return type(value)([self._plain(item, device, depth + 1) for item in value])
         if isinstance(value, Record | Name | Storage):
             raise RefusedError("refused, the file holds Python objects, not only numbers and texts")
         return value

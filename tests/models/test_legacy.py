@@ -21,7 +21,7 @@ from models.transfer import transfer_weights
 from models.yolo import DetectionModel
 from tests.waiting import HANG
 from utils.files import yaml_load
-from utils.inert_pickle import Record
+from utils.inert_pickle import Budget, Record
 
 MODELS = Path(__file__).resolve().parents[2] / "models"
 WRITER = Path(__file__).with_name("foreign_writer.py")
@@ -191,8 +191,8 @@ def test_modules_without_end():
     loop = Record("models.yolo.Model")
     loop.state["_modules"] = {"a": loop, "b": loop}
     with pytest.raises(ValueError, match="without end"):
-        list(legacy._walk(loop))
+        list(legacy._walk(loop, Budget()))
     nest = []
     nest.append(nest)
     with pytest.raises(ValueError, match="without end"):
-        legacy._plain({"a": nest})
+        legacy._plain({"a": nest}, Budget())

@@ -15,7 +15,7 @@ from models.checkpoint import FIELDS, build_model, load_checkpoint, save_checkpo
 from models.convolutions import Conv
 from models.transfer import transfer_weights
 from models.yolo import DetectionModel
-from utils.inert_pickle import LazyTensor, Record, Storage
+from utils.inert_pickle import Budget, LazyTensor, Record, Storage
 from utils.torch_utils import ModelEMA, load_state
 
 CFG = {
@@ -150,7 +150,7 @@ def test_the_average_follows_a_profiled_model(which):
 def test_counters_in_a_file_of_the_original_are_left_out():
     tensor = LazyTensor(Storage(torch.float64, "0", 1), 0, (1,), (1,))
     record = Record("models.common.Conv", (), {"_buffers": {"total_ops": tensor, "total_params": tensor, "b": tensor}})
-    assert [name for name, _ in legacy._tensors("model.0", record)] == ["model.0.b"]
+    assert [name for name, _ in legacy._tensors("model.0", record, Budget())] == ["model.0.b"]
 
 
 def test_no_module_or_tensor_stands_at_the_level_of_a_module_or_class():
