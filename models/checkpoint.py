@@ -99,7 +99,7 @@ def save_checkpoint(path: str | Path, ckpt: Mapping[str, Any]) -> None:
     if filled.keys() != FIELDS.keys():
         missing, unknown = sorted(FIELDS.keys() - filled.keys()), sorted(filled.keys() - FIELDS.keys())
         raise ValueError(f"{path}: a checkpoint lacks {missing} and does not know {unknown}")
-    filled |= {key: without_counters(filled[key]) for key in ("model", "ema") if filled[key] is not None}
+    filled |= {key: without_counters(filled[key]) for key in ("model", "ema") if isinstance(filled[key], Mapping)}
     plain = {key: _plain(filled[key], key) for key in FIELDS}
     try:
         with atomic_path(_follow(Path(path))) as tmp, tmp.open("wb") as file:
