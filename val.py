@@ -38,7 +38,7 @@ from utils.general import (
     log_options,
     run_folder,
 )
-from utils.labels import check_dataset
+from utils.labels import check_dataset, result_ids
 from utils.metrics import ApResult
 from utils.report import ValReport
 from utils.result_files import JsonFile, TextFiles, open_files
@@ -153,7 +153,9 @@ def run(
     if plots or texts or save_json or report:
         save_dir.mkdir(parents=True, exist_ok=True)
 
-    files = open_files(save_dir, dataloader.dataset.im_files, data["val"], weights, texts, save_conf, save_json)
+    im_files = dataloader.dataset.im_files
+    ids = result_ids(data["val" if task == "speed" else task], im_files) if save_json else None
+    files = open_files(save_dir, im_files, weights, texts, save_conf, ids)
     page = ValReport(save_dir, names) if report else None
     callbacks = callbacks or Callbacks()
     tally = Tally(len(names))

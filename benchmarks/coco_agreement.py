@@ -19,15 +19,17 @@ import val
 from utils.dataloaders import create_dataloader
 from utils.general import LOGGER, cli_errors
 from utils.labels import check_dataset
+from utils.result_files import image_ids
 
 
 def ground_truth(data: dict[str, Any]) -> dict[str, Any]:
     """Write the labels of the val split as a COCO mapping; images are numbered from 1."""
     _, dataset = create_dataloader(data["val"], 640, 1, 32, nc=data["nc"], workers=0)
     images, annotations = [], []
+    ids = image_ids(dataset.im_files)
     for file, (width, height), labels in zip(dataset.im_files, dataset.shapes, dataset.labels, strict=True):
         number = len(images) + 1
-        images.append({"id": number, "stem": Path(file).stem, "width": int(width), "height": int(height)})
+        images.append({"id": number, "result": ids[file], "width": int(width), "height": int(height)})
         for cls, x, y, w, h in np.asarray(labels, np.float64):
             box = [(x - w / 2) * width, (y - h / 2) * height, w * width, h * height]
             annotations.append(
@@ -70,12 +72,9 @@ def main() -> None:
             opt.data, weights=opt.weights, imgsz=opt.imgsz, save_json=True, plots=False, project=folder, workers=0
         )
         detections = json.loads(next(Path(folder).rglob("*_predictions.json")).read_text())
-    numbers = {str(image["stem"]): image["id"] for image in truth["images"]}
+    numbers = {image["result"]: image["id"] for image in truth["images"]}
     for detection in detections:
-        stem = str(detection["image_id"])
-        detection["image_id"] = numbers.get(stem) or next(
-            n for s, n in numbers.items() if s.isdigit() and int(s) == int(stem)
-        )
+        detection["image_id"] = numbers[detection["image_id"]]
     for max_det in (100, 300):
         ap50, ap = coco_map(truth, detections, max_det)
         LOGGER.info(

@@ -15,6 +15,11 @@ LARGEST = 10**9  # no image is wider, and no coordinate of it larger
 
 
 def read_coco(file: str | Path) -> dict[str, Annotation]:
+    """Return the annotation of each image of a COCO file by its `file_name`; errors as of `read_tables`."""
+    return read_tables(file)[0]
+
+
+def read_tables(file: str | Path) -> tuple[dict[str, Annotation], dict[int | str, str]]:
     """Read a COCO file of detection or segmentation labels.
 
     The box of an object is its `bbox`, or encloses its polygons where that is missing. Crowd regions (`iscrowd` 1)
@@ -22,7 +27,8 @@ def read_coco(file: str | Path) -> dict[str, Annotation]:
     (`join_parts`); a mask in run lengths gives no outline.
 
     Returns:
-        The annotation of each image by its `file_name`, with messages about the objects left out.
+        The annotation of each image by its `file_name`, with messages about the objects left out; and the name of each
+        category by its id.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -42,7 +48,10 @@ def read_coco(file: str | Path) -> dict[str, Annotation]:
     try:
         names = {category["id"]: str(category["name"]) for category in tables[1]}
         images = {
-            image["id"]: (str(image["file_name"]), Annotation((_side(image, "width"), _side(image, "height")), [], []))
+            image["id"]: (
+                str(image["file_name"]),
+                Annotation((_side(image, "width"), _side(image, "height")), [], [], image["id"]),
+            )
             for image in tables[0]
         }
     except (KeyError, TypeError, ValueError, OverflowError) as e:
@@ -58,7 +67,7 @@ def read_coco(file: str | Path) -> dict[str, Annotation]:
             annotation.objects.append(_read_object(entry, names))
         except (KeyError, TypeError, ValueError, OverflowError) as e:
             annotation.messages.append(f"{file}: object {entry.get('id')!r:.40} left out: {e}")
-    return dict(images.values())
+    return dict(images.values()), names
 
 
 def _side(image: Mapping[str, Any], name: str) -> int:
@@ -130,6 +139,7 @@ class CocoReader:
         self.cache = Path(split.annotations[0]).with_suffix(".cache")
         self.classes = {name: number for number, name in split.names.items()}
         self.annotations: dict[int, Annotation] = {}
+        self.categories: list[tuple[int | str, str]] = []
 
     def start(self) -> list[str]:
         """Read the files and find the image of each entry.
@@ -142,7 +152,9 @@ class CocoReader:
         """
         entries: dict[str, Annotation] = {}
         for file in self.sources:
-            entries |= read_coco(file)
+            images, names = read_tables(file)
+            entries |= images
+            self.categories += names.items()
         source = ", ".join(self.sources)
         found = {item.name for annotation in entries.values() for item in annotation.objects}
         if found and not found & self.classes.keys():
@@ -161,6 +173,27 @@ class CocoReader:
         for annotation in self.annotations.values():
             annotation.objects[:] = [item for item in annotation.objects if item.name in self.classes]
         return messages
+
+    def result_ids(self) -> tuple[dict[str, int | str], list[int | str]]:
+        """Return the ids by which results are scored against the files, after `start`.
+
+        Returns:
+            Image -> id, for the images in the files; and the id of the category of each class. A class that the files
+            do not have gets a new number.
+
+        Raises:
+            ValueError: several files have one id for different images, or different ids for one category.
+        """
+        source = ", ".join(self.sources)
+        ids = {self.im_files[i]: annotation.id for i, annotation in self.annotations.items()}
+        if len(set(ids.values())) < len(ids):
+            raise ValueError(f"{source}: these files have one id for several images")
+        known: dict[str, int | str] = {}
+        for number, name in self.categories:
+            if known.setdefault(name, number) != number and name in self.classes:
+                raise ValueError(f"{source}: the category {name} has the ids {known[name]} and {number}")
+        free = max((number for number, _ in self.categories if isinstance(number, int)), default=0) + 1
+        return ids, [known.get(name, free + cls) for name, cls in self.classes.items()]
 
     def _match(self, entries: dict[str, Annotation]) -> int:
         """Give each image its entry; return how many have one."""

@@ -70,11 +70,12 @@ class LabelledObject(NamedTuple):
 
 
 class Annotation(NamedTuple):
-    """What a file says about one image: (width, height), 0 where unknown; objects; complaints."""
+    """What a file says about one image: (width, height), 0 where unknown; objects; complaints; its id in the file."""
 
     size: tuple[int, int]
     objects: list[LabelledObject]
     messages: list[str]
+    id: int | str | None = None
 
 
 @dataclass

@@ -26,6 +26,7 @@ from utils.label_coco import CocoReader
 from utils.label_reader import Split, Verified, reason, verify_image_label
 from utils.label_scan import check_all
 from utils.label_voc import VocReader
+from utils.result_files import COCO_CATEGORIES, ResultIds, image_ids
 from utils.text import MAX_NAME
 
 SPLITS = ("train", "val", "test")
@@ -268,6 +269,29 @@ def load_labels(source: str | Path | Sequence[str | Path] | Split, nc: int | Non
         except OSError as error:
             LOGGER.warning(f"{prefix}label cache {cache} not written, labels are read at every start: {reason(error)}")
     return label_set
+
+
+def result_ids(source: str | Path | Sequence[str | Path] | Split, im_files: Sequence[str]) -> ResultIds:
+    """Return the ids by which results on a split are written: those of its COCO files, else `image_ids` and the class.
+
+    The split `coco/val2017.txt` has the categories of COCO, from 1 to 90 with gaps.
+
+    Args:
+        source: as for `load_labels`.
+        im_files: images of the split that will have results.
+
+    Raises:
+        FileNotFoundError, ValueError: an annotation file is missing or no COCO file.
+    """
+    if isinstance(source, Split) and source.format == "coco":
+        reader = CocoReader(source, list_images(source.images), None)
+        reader.start()
+        try:
+            return ResultIds(*reader.result_ids())
+        except ValueError as error:
+            LOGGER.warning(f"{error}: results get file names and class numbers instead")
+    coco = isinstance(source, str) and Path(source).parts[-2:] == ("coco", "val2017.txt")
+    return ResultIds(image_ids(im_files), COCO_CATEGORIES if coco else None)
 
 
 def cache_path(images: str | Path | Sequence[str | Path], label_files: list[str]) -> Path:

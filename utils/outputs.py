@@ -14,7 +14,7 @@ from utils.general import LOGGER, colorstr
 from utils.pictures import Crops, Pictures, draw, picture_names
 from utils.pipeline import Frame
 from utils.report import DetectReport
-from utils.result_files import CsvFile, JsonFile, TextFiles, unique_stems
+from utils.result_files import CsvFile, JsonFile, ResultIds, TextFiles, image_ids
 from utils.sources import Source
 from utils.text import printable
 
@@ -88,8 +88,8 @@ class Outputs:
             corners = wanted.save_format == 1
             self.tables.append(TextFiles(folder / "labels", source.names, wanted.save_conf, corners, True, numbered))
         if wanted.save_json:
-            stems = unique_stems(source.names, numbered)
-            self.tables.append(JsonFile(folder / "predictions.json", names=stems))
+            ids = ResultIds(image_ids(source.names, numbered))
+            self.tables.append(JsonFile(folder / "predictions.json", ids))
         self.titles = {name: name if source.live else _image_name(name, pictures[name]) for name in source.names}
         if wanted.save_csv:
             self.tables.append(CsvFile(folder / "predictions.csv", self.titles, names))

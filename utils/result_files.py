@@ -10,6 +10,7 @@ from collections.abc import Collection, Mapping, Sequence
 from io import TextIOWrapper
 from itertools import count
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -57,6 +58,42 @@ def name_part(text: str) -> str:
     """Return a name of a file as it is if a longer name can begin with it in any folder, else a similar one."""
     fits = text.strip(".") and len(os.fsencode(text)) <= MAX_STEM
     return text if fits else file_name(text, MAX_STEM)
+
+
+class ResultIds(NamedTuple):
+    """By which a file of results names images and classes: image -> id, and the id of each class, None for its number.
+
+    Ids differ between images. Frame n of a video has `<id>_<n>`.
+    """
+
+    images: Mapping[str, int | str]
+    categories: Sequence[int | str] | None = None
+
+
+def image_ids(files: Sequence[str], numbered: Collection[str] = ()) -> dict[str, int | str]:
+    """Give each image an id: the stem of its file name, as a number if it is one.
+
+    Images that share a stem get their path below the common folder (`unique_stems`), those that share a number (`7` and
+    `007`) their stem as it is; a warning says so.
+
+    Args:
+        files: paths, or names of streams.
+        numbered: those that give several results, see `unique_stems`; their id is never a number.
+
+    Returns:
+        File -> id, all different.
+    """
+    names = unique_stems(files, numbered)
+    digits = [file for file in names if names[file].isascii() and names[file].isdecimal() and file not in numbered]
+    numbers = Counter(int(names[file]) for file in digits)
+    ids: dict[str, int | str] = names | {f: int(names[f]) for f in digits if numbers[int(names[f])] == 1}
+    changed = [f for f in names if names[f] != Path(f).stem or (f in digits and isinstance(ids[f], str))]
+    if changed:
+        LOGGER.warning(
+            f"{len(changed)} images have file names that are not ids of their own: their image_id is longer, such as "
+            f"{ids[changed[0]]!r} of {changed[0]}"
+        )
+    return ids
 
 
 class TextFiles:
@@ -121,12 +158,11 @@ class JsonFile:
 
     Args:
         file: target, written by `close`; its folder must exist.
-        coco: number the 80 classes as COCO does, with gaps from 1 to 90; else the category is the class.
-        names: image -> image id; by default it is the stem.
+        ids: of all images that will come, and of the classes.
     """
 
-    def __init__(self, file: Path, coco: bool = False, names: Mapping[str, str] | None = None) -> None:
-        self.file, self.coco, self.names = file, coco, names or {}
+    def __init__(self, file: Path, ids: ResultIds) -> None:
+        self.file, self.ids = file, ids
         self.count = 0
         self._rows = tempfile.TemporaryFile("w+", encoding="utf-8", dir=file.parent)
 
@@ -135,17 +171,18 @@ class JsonFile:
 
         Args:
             detections: (D, 6) `[xyxy_img, confidence, class]`.
-            path: the image; its stem is the image id, as a number if it is one.
+            path: the image, one of `ids`.
             shape: not used, COCO wants pixels; here because `TextFiles` needs it.
             number: of the frame of a video, which ends the image id; 0 for an image.
         """
-        stem = self.names.get(path, Path(path).stem) + (f"_{number}" if number else "")
+        image, categories = self.ids.images[path], self.ids.categories
+        image = f"{image}_{number}" if number else image
         boxes = xyxy2xywh(detections[:, :4])
         boxes[:, :2] -= boxes[:, 2:] / 2  # corner and size
         for box, (conf, cls) in zip(boxes.tolist(), detections[:, 4:].tolist(), strict=True):
             row = {
-                "image_id": int(stem) if stem.isdecimal() else stem,
-                "category_id": COCO_CATEGORIES[int(cls)] if self.coco else int(cls),
+                "image_id": image,
+                "category_id": categories[int(cls)] if categories else int(cls),
                 "bbox": [round(value, 3) for value in box],
                 "score": round(conf, 5),
             }
@@ -210,30 +247,27 @@ class CsvFile:
 def open_files(
     folder: Path,
     im_files: Sequence[str],
-    split: str | Sequence[str],
     weights: str | Path | Sequence[str | Path] | None = None,
     save_txt: bool = False,
     save_conf: bool = False,
-    save_json: bool = False,
+    ids: ResultIds | None = None,
 ) -> list[TextFiles | JsonFile]:
     """Open the files that a validation was asked for.
 
     Args:
         folder: where to; text files go into labels/ below.
         im_files: all images that will come.
-        split: the validation split; `coco/val2017.txt` makes the JSON file use the categories of COCO.
         weights: checkpoint, or the first of several, after which <stem>_predictions.json is called; None leaves its
             part out.
         save_txt: write text files, with the confidence if `save_conf` says so.
         save_conf: see `save_txt`.
-        save_json: write the JSON file.
+        ids: of a JSON file; None writes none.
     """
     files = []
     if save_txt:
         files.append(TextFiles(folder / "labels", im_files, save_conf))
-    if save_json:
+    if ids:
         first = weights if isinstance(weights, str | Path | None) else weights[0]
         name = f"{Path(first).stem}_predictions.json" if first else "predictions.json"
-        coco = isinstance(split, str) and Path(split).parts[-2:] == ("coco", "val2017.txt")
-        files.append(JsonFile(folder / name, coco))
+        files.append(JsonFile(folder / name, ids))
     return files

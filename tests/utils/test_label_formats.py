@@ -12,9 +12,12 @@ from PIL import Image
 
 from utils import labels as lb
 from utils.files import yaml_load
+from utils.image_lists import list_images
 from utils.label_coco import join_parts, read_coco
 from utils.label_reader import Annotation, LabelledObject, Split, verify_objects
 from utils.label_voc import MAX_BYTES, parse_xml, read_voc
+from utils.labels import load_labels, result_ids
+from utils.result_files import COCO_CATEGORIES
 
 SQUARE = [2, 2, 12, 2, 12, 8, 2, 8]
 
@@ -364,3 +367,49 @@ def test_labels_for_a_picture_of_another_shape_are_left_out(tmp_path):
 
 def test_a_split_reads_as_its_images():
     assert f"{Split('a', 'voc', {})} {Split(['a', 'b'], 'voc', {})}" == "a a, b"
+
+
+# Ids of results -------------------------------------------------------------------------------------------------------
+
+
+def coco_split(folder, *files, names=("cat", "dog")):
+    """A split of two images and annotation files [(image ids by file name), (category ids by name)]."""
+    for name in ("a.png", "b.png"):
+        draw(folder / "images" / name)
+    paths = []
+    for number, (images, categories) in enumerate(files):
+        entries = [{"id": i, "file_name": name, "width": 40, "height": 20} for name, i in images.items()]
+        content = {"images": entries, "categories": [{"id": i, "name": name} for name, i in categories]}
+        paths.append(str(write_json(folder / f"{number}.json", content)))
+    return Split(str(folder / "images"), "coco", dict(enumerate(names)), tuple(paths))
+
+
+def test_results_get_the_ids_of_the_annotation_file(tmp_path):
+    split = coco_split(tmp_path, ({"b.png": 11, "a.png": "x"}, [("dog", 7), ("bird", 20), ("cat", 3)]))
+    files = load_labels(split).im_files
+    ids = result_ids(split, files)
+    assert {Path(file).name: ids.images[file] for file in files} == {"a.png": "x", "b.png": 11}
+    assert ids.categories == [3, 7]
+    more = coco_split(tmp_path, ({"b.png": 11, "a.png": 12}, [("dog", 7)]))
+    assert result_ids(more, files).categories == [8, 7]  # the file has no cat
+
+
+@pytest.mark.parametrize(
+    ("second", "message"),
+    [
+        (({"b.png": 1}, [("cat", 3), ("dog", 7)]), "have one id for several images"),
+        (({"b.png": 2}, [("cat", 4), ("dog", 7)]), "the category cat has the ids 3 and 4"),
+    ],
+)
+def test_files_that_contradict_each_other_give_no_ids(tmp_path, second, message, caplog):
+    split = coco_split(tmp_path, ({"a.png": 1}, [("cat", 3), ("dog", 7)]), second)
+    files = list_images(split.images)
+    assert result_ids(split, files) == (dict(zip(files, "ab", strict=True)), None)
+    assert message in caplog.text
+
+
+def test_results_on_other_splits_are_named_by_file():
+    files = ["/d/coco/images/000139.jpg"]
+    assert result_ids("/d/coco/val2017.txt", files) == ({files[0]: 139}, COCO_CATEGORIES)
+    assert result_ids("/d/coco/train2017.txt", files) == ({files[0]: 139}, None)
+    assert result_ids(["/d/coco/val2017.txt"], files).categories is None

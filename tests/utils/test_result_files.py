@@ -6,7 +6,7 @@ import os
 import pytest
 import torch
 
-from utils.result_files import COCO_CATEGORIES, JsonFile, TextFiles, open_files, unique_stems
+from utils.result_files import COCO_CATEGORIES, JsonFile, ResultIds, TextFiles, image_ids, open_files, unique_stems
 
 FOUND = torch.tensor([[10.0, 20, 30, 60, 0.875, 3], [0, 0, 100 / 3, 100, 0.5, 0]])
 SHAPE = (100, 200)  # height, width
@@ -72,18 +72,41 @@ def test_long_names_in_folders(tmp_path):
         (tmp_path / f"{name}.txt").touch()
 
 
-@pytest.mark.parametrize(("coco", "categories"), [(True, [4, 1]), (False, [3, 0])])
-def test_json_rows(tmp_path, coco, categories):
-    target = JsonFile(tmp_path / "p.json", coco)
+@pytest.mark.parametrize(("categories", "expected"), [(COCO_CATEGORIES, [4, 1]), (None, [3, 0]), ("wxyz", ["z", "w"])])
+def test_json_rows(tmp_path, categories, expected):
+    ids = ResultIds({"x/000123.jpg": 123, "x/empty.jpg": "empty", "x/clip.mp4": "clip"}, categories)
+    target = JsonFile(tmp_path / "p.json", ids)
     target.add(FOUND, "x/000123.jpg", SHAPE)
     target.add(NONE, "x/empty.jpg", SHAPE)
-    target.add(FOUND[:1], "x/name.jpg", SHAPE)
+    target.add(FOUND[:1], "x/clip.mp4", SHAPE, 7)
     target.close()
     assert json.loads((tmp_path / "p.json").read_text()) == [
-        {"image_id": 123, "category_id": categories[0], "bbox": [10, 20, 20, 40], "score": 0.875},
-        {"image_id": 123, "category_id": categories[1], "bbox": [0, 0, 33.333, 100], "score": 0.5},
-        {"image_id": "name", "category_id": categories[0], "bbox": [10, 20, 20, 40], "score": 0.875},
+        {"image_id": 123, "category_id": expected[0], "bbox": [10, 20, 20, 40], "score": 0.875},
+        {"image_id": 123, "category_id": expected[1], "bbox": [0, 0, 33.333, 100], "score": 0.5},
+        {"image_id": "clip_7", "category_id": expected[0], "bbox": [10, 20, 20, 40], "score": 0.875},
     ]
+
+
+@pytest.mark.parametrize(
+    ("files", "expected"),
+    [
+        (["/d/000139.jpg", "/d/n.png", "/d/12a.jpg"], [139, "n", "12a"]),
+        (["/d/a/1.jpg", "/d/b/1.jpg", "/d/b/2.jpg"], ["a/1.jpg", "b/1.jpg", 2]),
+        (["/d/7.jpg", "/d/007.jpg", "/d/8.jpg"], ["7", "007", 8]),
+        (["/d/\u0667.jpg", "/d/7.jpg", "/d/\u00b2.jpg"], ["\u0667", 7, "\u00b2"]),  # digits of other scripts are text
+    ],
+)
+def test_image_ids_are_numbers_where_they_can_and_never_one_twice(files, expected, caplog):
+    assert image_ids(files) == dict(zip(files, expected, strict=True))
+    assert len(set(expected)) == len(files)
+    told = [record.getMessage() for record in caplog.records]
+    assert len(told) == any(isinstance(e, str) and e not in ("n", "12a", "\u0667", "\u00b2") for e in expected)
+
+
+def test_ids_of_frames_differ_from_those_of_images():
+    videos = ["/d/a.mp4", "/d/5.mp4"]
+    ids = image_ids([*videos, "/d/a_1.jpg", "/d/51.jpg"], videos)
+    assert ids == {"/d/a.mp4": "a", "/d/5.mp4": "5", "/d/a_1.jpg": "a_1.jpg", "/d/51.jpg": 51}
 
 
 def test_categories_of_coco():
@@ -94,14 +117,15 @@ def test_categories_of_coco():
 def test_input_is_not_changed(tmp_path):
     found = FOUND.clone()
     TextFiles(tmp_path, ["a.jpg"]).add(found, "a.jpg", SHAPE)
-    JsonFile(tmp_path / "p.json").add(found, "a.jpg", SHAPE)
+    JsonFile(tmp_path / "p.json", ResultIds({"a.jpg": 1})).add(found, "a.jpg", SHAPE)
     assert torch.equal(found, FOUND)
 
 
 def test_only_what_was_asked_for_is_opened(tmp_path):
-    assert open_files(tmp_path, ["a.jpg"], "/d/coco/val2017.txt") == []
-    text, result = open_files(tmp_path, ["a.jpg"], "/d/coco/val2017.txt", "w/best.pt", True, True, True)
+    ids = ResultIds({"a.jpg": 1})
+    assert open_files(tmp_path, ["a.jpg"]) == []
+    text, result = open_files(tmp_path, ["a.jpg"], "w/best.pt", True, True, ids)
     assert (text.folder, text.save_conf) == (tmp_path / "labels", True)
-    assert (result.file, result.coco) == (tmp_path / "best_predictions.json", True)
-    (result,) = open_files(tmp_path, ["a.jpg"], ["/d/coco/val2017.txt"], save_json=True)
-    assert (result.file, result.coco) == (tmp_path / "predictions.json", False)
+    assert (result.file, result.ids) == (tmp_path / "best_predictions.json", ids)
+    (result,) = open_files(tmp_path, ["a.jpg"], ids=ids)
+    assert result.file == tmp_path / "predictions.json"
