@@ -9,7 +9,8 @@ python detect.py --weights best.pt --source aerial.tif --slice 640 --overlap 0.2
 import argparse
 
 from utils.general import cli_errors
-from utils.options.detect import parse_opt
+from utils.options.check import checked_by
+from utils.options.detect import make_parser, parse_opt
 
 if __name__ == "__main__":  # before torch is loaded: --help and mistyped options are answered at once
     with cli_errors():
@@ -53,6 +54,7 @@ class Result(NamedTuple):
     image: NDArray | None = None
 
 
+@checked_by(make_parser, but=("device",))
 def run(
     weights: str | Path | Sequence[str | Path] | None = None,
     source: str | Path = ROOT / "data/images",

@@ -13,7 +13,8 @@ deprecated since).
 import argparse
 
 from utils.general import cli_errors
-from utils.options.export import parse_opt
+from utils.options.check import checked_by
+from utils.options.export import make_parser, parse_opt
 
 if __name__ == "__main__":  # before torch is loaded: --help and mistyped options are answered at once
     with cli_errors():
@@ -52,6 +53,7 @@ class Outcome:
     seconds: float = 0.0
 
 
+@checked_by(make_parser, but=("data", "device"))
 def run(
     weights: str | Path | Sequence[str | Path] | None = None,
     include: Sequence[str] = ("onnx",),
@@ -151,9 +153,6 @@ def check_options(options: ExportOptions, formats: Sequence[Format], tensorrt_ch
     """
     if not formats:
         raise ValueError(f"--include names no format. Allowed: {', '.join(EXPORTS)}")
-    for name, value in (("batch-size", options.batch), ("calibration", options.calibration_images)):
-        if value < 1:
-            raise ValueError(f"--{name} is {value}, but must be at least 1")
     if options.half and options.int8:
         raise ValueError("--half and --int8 exclude each other: choose one")
     if options.workspace <= 0:

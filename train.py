@@ -15,7 +15,8 @@ same weights as without the stop. After a harder end (kill -9, power) it goes on
 import argparse
 
 from utils.general import cli_errors
-from utils.options.train import parse_opt
+from utils.options.check import checked
+from utils.options.train import make_parser, parse_opt
 
 if __name__ == "__main__":  # before torch is loaded: --help and mistyped options are answered at once
     with cli_errors():
@@ -516,14 +517,11 @@ def run(**options: Any) -> tuple[float, ...]:
     """Train from Python: `run(data="data/demo.yaml", imgsz=320, epochs=5)`; options as on the command line.
 
     Raises:
-        ValueError: an option that does not exist.
+        ValueError: an option that does not exist, or a value that it does not take.
     """
     opt = parse_opt([])
     del opt.given
-    for key, value in options.items():
-        if key not in vars(opt):
-            raise ValueError(f"unknown option {key!r}; allowed: {', '.join(vars(opt))}")
-        setattr(opt, key, value)
+    vars(opt).update(checked(make_parser(), options))
     opt.given = list(options)
     return main(opt)
 

@@ -9,7 +9,8 @@ python val.py --weights small.pt large.pt --data data/coco.yaml --task study    
 import argparse
 
 from utils.general import cli_errors
-from utils.options.val import SPLIT_TASKS, parse_opt
+from utils.options.check import checked_by
+from utils.options.val import SPLIT_TASKS, make_parser, parse_opt
 
 if __name__ == "__main__":  # before torch is loaded: --help and mistyped options are answered at once
     with cli_errors():
@@ -53,6 +54,7 @@ FEW_CLASSES = 50  # below this, a call by hand prints every class
 Metrics = tuple[tuple[float, ...], np.ndarray, tuple[float, ...]]
 
 
+@checked_by(make_parser, but=("data", "device"))
 def run(
     data: str | Path | dict[str, Any],
     weights: str | Path | Sequence[str | Path] | None = None,
@@ -136,7 +138,7 @@ def run(
         FileNotFoundError: weights, data set or split are missing.
     """
     by_hand = model is None and dataloader is None
-    check_options(batch_size, imgsz, conf_thres, iou_thres, max_det, workers)
+    _check_sides(imgsz)
     if model is None:
         _check_settings(weights, task, conf_thres, save_txt or save_hybrid, save_conf, save_hybrid)
         chosen = device if isinstance(device, torch.device) else select_device(device, batch_size)
@@ -208,26 +210,6 @@ def table_rows(tally: Tally, result: ApResult, names: Mapping[int, str]) -> list
 # Preparation ----------------------------------------------------------------------------------------------------------
 
 
-def check_options(
-    batch_size: int, imgsz: int | Sequence[int], conf_thres: float, iou_thres: float, max_det: int, workers: int
-) -> None:
-    """Refuse values that cannot work; see `run`.
-
-    Raises:
-        ValueError: naming the option.
-    """
-    sides = (imgsz,) if isinstance(imgsz, int) else tuple(imgsz)
-    if len(sides) not in (1, 2):
-        raise ValueError(f"--imgsz is {list(sides)}, but must be one size, or a height and a width, in pixels")
-    counts = (("batch-size", batch_size, 1), ("imgsz", min(sides), 1), ("max-det", max_det, 1), ("workers", workers, 0))
-    for name, value, least in counts:
-        if value < least:
-            raise ValueError(f"--{name} is {value}, but must be at least {least}")
-    for name, value in (("conf-thres", conf_thres), ("iou-thres", iou_thres)):
-        if not 0 <= value <= 1:
-            raise ValueError(f"--{name} is {value}, but must be between 0 and 1")
-
-
 def _open_weights(
     weights: str | Path | Sequence[str | Path],
     device: torch.device,
@@ -253,6 +235,12 @@ def _check_suppression(
             "the curves end where this file drops boxes, so mAP is lower than that of the checkpoint: measure an "
             "export without --nms"
         )
+
+
+def _check_sides(imgsz: int | Sequence[int]) -> None:
+    """Raise ValueError unless there are one or two sides."""
+    if not isinstance(imgsz, int) and len(imgsz) not in (1, 2):
+        raise ValueError(f"--imgsz is {imgsz}, but must be one size, or a height and a width, in pixels")
 
 
 def _check_settings(

@@ -22,6 +22,7 @@ from utils.downloads import fetch, is_url, shown
 from utils.general import LOGGER, make_divisible
 from utils.label_reader import decode_image, has_more_pages
 from utils.nms import non_max_suppression
+from utils.options.check import COUNT, SHARE, SIDE, Number
 from utils.result_files import name_part
 from utils.text import file_name
 from utils.torch_utils import Profile, amp_context
@@ -97,6 +98,8 @@ class AutoShape(nn.Module):
             raise ValueError("profile=True needs a PyTorch model: this one is run by another program")
         if isinstance(ims, Tensor):
             return self._infer(self._check_tensor(ims), augment, profile)
+        size = [SIDE.check("size", side) for side in (size if isinstance(size, tuple | list) else [size])]
+        self._check_settings()
 
         times = Profile(), Profile(), Profile()
         with times[0]:
@@ -135,14 +138,19 @@ class AutoShape(nn.Module):
         device, dtype = self._place()
         return images.to(device, dtype)
 
-    def _frame(self, shape: tuple[int, int], size: int | tuple[int, int]) -> tuple[int, int]:
+    def _check_settings(self) -> None:
+        """Raise ValueError for a setting that someone gave a value of a wrong type, or out of range."""
+        self.conf, self.iou = SHARE.check("conf", self.conf), SHARE.check("iou", self.iou)
+        self.max_det = COUNT.check("max_det", self.max_det)
+        if self.classes is not None:
+            classes = [self.classes] if isinstance(self.classes, int) else self.classes
+            self.classes = [Number(int, 0).check("classes", number) for number in classes]
+
+    def _frame(self, shape: tuple[int, int], size: Sequence[int]) -> tuple[int, int]:
         """Height and width of the network input for a picture of this height and width."""
         if self.imgsz:
             return tuple(self.imgsz)
-        long = max(size) if isinstance(size, tuple | list) else size
-        if long < 1:
-            raise ValueError(f"size is {size}, but must be at least 1 pixel, for example 640")
-        gain = long / max(shape)
+        gain = max(size) / max(shape)
         return tuple(make_divisible(max(int(side * gain), 1), self.stride) for side in shape)
 
     def _batches(self, frames: Sequence[tuple[int, int]]) -> list[list[int]]:

@@ -1,16 +1,18 @@
 """The options of train.py: completed from the run that is resumed, and checked."""
 
 import argparse
+from functools import partial
 from pathlib import Path
 
 import torch
 
 from models.pretrained import PUBLISHED
 from utils.distributed import launched_processes
-from utils.files import yaml_load
+from utils.files import key_place, yaml_load
 from utils.general import LOGGER, ROOT, check_file, get_latest_run
 from utils.loggers.services import check_services
-from utils.options.train import AMP_NAMES, DEFAULT_CFG, NAN_POLICIES
+from utils.options.check import checked
+from utils.options.train import DEFAULT_CFG, make_parser
 from utils.torch_utils import parse_device
 
 MAY_CHANGE_ON_RESUME = ("amp", "data", "device", "epochs", "nan_policy", "patience", "workers")
@@ -35,7 +37,9 @@ def resume_options(opt: argparse.Namespace) -> argparse.Namespace:
         names = ", ".join("--" + key.replace("_", "-") for key in ignored)
         LOGGER.warning(f"--resume ignores {names}: taken from {folder / 'opt.yaml'}")
     changed = {key: getattr(opt, key) for key in MAY_CHANGE_ON_RESUME if key in opt.given}
-    merged = {**vars(opt), **{k: v for k, v in stored.items() if k in vars(opt)}, **changed}
+    own = {"cfg", "weights", "hyp", "resume", "given"}  # of this start, not of the run
+    known = {k: v for k, v in stored.items() if k in vars(opt) and k not in own}
+    merged = {**vars(opt), **checked(make_parser(), known, partial(key_place, folder / "opt.yaml")), **changed}
     merged |= {"cfg": "", "weights": str(last), "hyp": str(folder / "hyp.yaml"), "resume": True}
     if merged["shard_optimizer"] and launched_processes() == 1:
         LOGGER.info("--resume in one process: the state of the optimizer is no longer spread")
@@ -49,15 +53,9 @@ def check_options(opt: argparse.Namespace) -> None:
     Raises:
         ValueError, FileNotFoundError: naming the option.
     """
-    for name, least in (("epochs", 1), ("batch_size", 1), ("imgsz", 1), ("workers", 0), ("patience", 0), ("seed", 0)):
-        if getattr(opt, name) < least and not (name == "batch_size" and opt.batch_size == -1):
-            raise ValueError(f"--{name.replace('_', '-')} is {getattr(opt, name)}, but must be at least {least}")
-    if opt.label_smoothing is not None and not 0 <= opt.label_smoothing < 1:
-        raise ValueError(f"--label-smoothing is {opt.label_smoothing}, but must be at least 0 and below 1")
-    if opt.amp not in AMP_NAMES:
-        raise ValueError(f"--amp is {opt.amp!r}; allowed: {', '.join(AMP_NAMES)}")
-    if opt.nan_policy not in NAN_POLICIES:
-        raise ValueError(f"--nan-policy is {opt.nan_policy!r}; allowed: {', '.join(NAN_POLICIES)}")
+    vars(opt).update(checked(make_parser(), {key: value for key, value in vars(opt).items() if key != "save_dir"}))
+    if opt.label_smoothing == 1:
+        raise ValueError("--label-smoothing is 1, but must be below 1: the targets would say nothing")
     if opt.nan_policy == "rollback" and opt.nosave:
         raise ValueError("--nan-policy rollback goes back to the checkpoint of the last epoch: leave --nosave out")
     opt.freeze = [opt.freeze] if isinstance(opt.freeze, int | str) else list(opt.freeze)
@@ -108,8 +106,6 @@ def check_evolution(opt: argparse.Namespace, processes: int) -> None:
     Raises:
         ValueError: naming the option.
     """
-    if opt.evolve < 1:
-        raise ValueError(f"--evolve is {opt.evolve}, but must be at least 1")
     if processes > 1:
         raise ValueError("--evolve runs in one process: start it with python, not with torchrun")
     opt.noval = opt.nosave = opt.noplots = True

@@ -262,7 +262,7 @@ def freeze_layers(model: DetectionModel, freeze: Sequence[int | str]) -> list[nn
             raise ValueError(f"--freeze {' '.join(map(str, freeze))}: give backbone alone, or numbers of rows")
         freeze = [len(model.yaml["backbone"])]
     rows = range(freeze[0]) if len(freeze) == 1 else freeze
-    if min(freeze) < 0 or max(rows, default=-1) >= len(model.model):
+    if min(freeze) < 0 or max(freeze) > len(model.model) - (len(freeze) > 1):
         raise ValueError(f"--freeze {' '.join(map(str, freeze))}: the model has rows 0 to {len(model.model) - 1}")
     frozen = [model.model[i] for i in rows]
     for row in frozen:

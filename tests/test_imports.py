@@ -14,7 +14,8 @@ LEVELS = {
     -1: "models.windows models.attention models.layers utils.text utils.files",
     0: """
         models.runtimes utils.exporters.folder utils models utils.general utils.boxes utils.callbacks
-        utils.options utils.options.exporter utils.formats utils.demo utils.annotate utils.label_reader
+        utils.options utils.options.check utils.options.exporter utils.formats utils.demo utils.annotate
+        utils.label_reader
         utils.loggers.to_csv models.cached_inference models.lean_autograd models.convolutions
         utils.exporters.compare utils.engine_file utils.inert_pickle utils.pipeline models.open_windows
         utils.extra_augmentations utils.interrupts utils.model_archive

@@ -173,6 +173,8 @@ def test_a_best_checkpoint_that_is_gone_is_written_again(copy):
         ({"opt": {"batch_size": -1}}, "opt.yaml: batch_size is -1, but the run was trained with 2"),
         ({"opt": {"freeze": [1]}}, r"opt.yaml: freeze is \[1\], but the run was trained with \[0\]"),
         ({"opt": {"optimizer": "AdamW"}}, "opt.yaml: optimizer is AdamW, but"),
+        ({"opt": {"imgsz": 1000000}}, r"opt.yaml:\d+: --imgsz is 1000000, but must be at most 16000"),
+        ({"opt": {"epochs": "4"}}, r"opt.yaml:\d+: --epochs is '4', but must be an integer"),
         ({"opt": {"seed": 1}}, "opt.yaml: seed is 1, but"),
     ],
 )

@@ -41,7 +41,7 @@ def test_freeze_the_backbone(model):
         freeze_layers(model, ["backbone", 2])
 
 
-@pytest.mark.parametrize("freeze", [[-1], [4], [0, 3]])
+@pytest.mark.parametrize("freeze", [[-1], [4], [0, 3], [10**18], [0, 10**18]])
 def test_freeze_refuses_rows_that_are_not_there(model, freeze):
     with pytest.raises(ValueError, match="the model has rows 0 to 2"):
         freeze_layers(model, freeze)

@@ -4,6 +4,7 @@ import argparse
 from collections.abc import Sequence
 
 from utils.general import ROOT
+from utils.options.check import COUNT, SHARE, SIDE, Number
 
 FORMS = (
     "an image, a video, a folder, a pattern in quotes such as 'photos/**/*.jpg', a .txt list of those, a .streams "
@@ -11,10 +12,8 @@ FORMS = (
 )
 
 
-def parse_opt(
-    argv: Sequence[str] | None = None, description: str = "Find objects in images and videos."
-) -> argparse.Namespace:
-    """Read the options from `argv`, or from the command line."""
+def make_parser(description: str = "") -> argparse.ArgumentParser:
+    """Return the parser; it also checks what comes from Python (`utils.options.check`)."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("--weights", nargs="+", help="model file; several .pt files work as an ensemble. Needed: none is downloaded")
@@ -25,13 +24,13 @@ def parse_opt(
         "--img",
         "--img-size",
         nargs="+",
-        type=int,
+        type=SIDE,
         default=[640],
         help="network input: side, or height width",
     )
-    add("--conf-thres", type=float, default=0.25, help="lowest confidence")
-    add("--iou-thres", type=float, default=0.45, help="IoU above which NMS drops the weaker box")
-    add("--max-det", type=int, default=1000, help="detections kept per image")
+    add("--conf-thres", type=SHARE, default=0.25, help="lowest confidence")
+    add("--iou-thres", type=SHARE, default=0.45, help="IoU above which NMS drops the weaker box")
+    add("--max-det", type=COUNT, default=1000, help="detections kept per image")
     add("--device", default="", help="0, cpu, mps; empty: CUDA if there is one")
     add("--view-img", action="store_true", help="show results in windows; q or Esc ends")
     add(
@@ -49,7 +48,7 @@ def parse_opt(
     )
     add("--report", action="store_true", help="write report.html: all pictures on a page, to be filtered in a browser")
     add("--nosave", action="store_true", help="write no annotated images and videos")
-    add("--classes", nargs="+", type=int, help="keep these class numbers only, such as --classes 0 2")
+    add("--classes", nargs="+", type=Number(int, 0), help="keep these class numbers only, such as --classes 0 2")
     add("--agnostic-nms", action="store_true", help="let boxes of different classes suppress each other")
     add("--augment", action="store_true", help="look at three views of each image: slower, finds a little more")
     add("--visualize", action="store_true", help="save feature maps, of videos those of the first frame")
@@ -57,13 +56,25 @@ def parse_opt(
     add("--project", default=str(ROOT / "runs/detect"), help="parent of the run folder")
     add("--name", default="exp", help="run folder")
     add("--exist-ok", action="store_true", help="use the run folder even if it exists")
-    add("--line-thickness", type=int, help="of boxes in pixels; by default it follows the size of the image")
+    add("--line-thickness", type=COUNT, help="of boxes in pixels; by default it follows the size of the image")
     add("--hide-labels", action="store_true", help="draw boxes only")
     add("--hide-conf", action="store_true", help="write class names without confidences")
     add("--half", action="store_true", help="compute in float16 where the device can")
     add("--dnn", action="store_true", help="use OpenCV for .onnx files")
-    add("--window", nargs="+", type=int, help="other windows for the Swin stages: one side for all, or one for each")
-    add("--vid-stride", type=int, default=1, help="look at every so many frames of videos and streams")
-    add("--slice", type=int, default=0, help="look at large images in tiles of this side in pixels too, such as 640")
-    add("--overlap", type=float, default=0.2, help="share of a tile that neighbours have in common")
-    return parser.parse_args(argv)
+    add("--window", nargs="+", type=COUNT, help="other windows for the Swin stages: one side for all, or one for each")
+    add("--vid-stride", type=COUNT, default=1, help="look at every so many frames of videos and streams")
+    add(
+        "--slice",
+        type=Number(int, 0, SIDE.high),
+        default=0,
+        help="look at large images in tiles of this side in pixels too, such as 640",
+    )
+    add("--overlap", type=SHARE, default=0.2, help="share of a tile that neighbours have in common")
+    return parser
+
+
+def parse_opt(
+    argv: Sequence[str] | None = None, description: str = "Find objects in images and videos."
+) -> argparse.Namespace:
+    """Read the options from `argv`, or from the command line."""
+    return make_parser(description).parse_args(argv)

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from utils.general import ROOT
+from utils.options.check import BATCH, COUNT, SHARE, SIDE, WORKERS, Number
 
 DEFAULT_CFG = "models/yolov5s-swinv2.yaml"
 HYP_OF_SWIN, HYP_OF_CONV = "data/hyps/hyp.swinv2.yaml", "data/hyps/hyp.scratch-low.yaml"
@@ -34,8 +35,8 @@ def freeze_value(text: str) -> int | str:
     return text if text == "backbone" else int(text)
 
 
-def parse_opt(argv: Sequence[str] | None = None, description: str = "Train a detector.") -> argparse.Namespace:
-    """Read the options; `given` lists those that were named."""
+def make_parser(description: str = "") -> argparse.ArgumentParser:
+    """Return the parser; it also checks what comes from Python (`utils.options.check`)."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add(
@@ -46,16 +47,28 @@ def parse_opt(argv: Sequence[str] | None = None, description: str = "Train a det
     add("--cfg", default="", help=f"model YAML; default: the checkpoint's, or {DEFAULT_CFG}")
     add("--data", default="data/demo.yaml", help="dataset YAML")
     add("--hyp", default="", help=f"hyperparameter YAML; default: {HYP_OF_SWIN} for Swin backbones, else {HYP_OF_CONV}")
-    add("--epochs", type=int, default=100, help="total epochs")
-    add("--batch-size", type=int, default=16, help="images per batch of all devices; -1: as many as the GPU takes")
-    add("--imgsz", "--img", "--img-size", type=int, default=640, help="training and validation size, pixels")
+    add("--epochs", type=COUNT, default=100, help="total epochs")
+    add(
+        "--batch-size",
+        type=Number(int, 1, BATCH.high // 2, also=-1),
+        default=16,
+        help="images per batch of all devices; -1: as many as the GPU takes",
+    )
+    add(
+        "--imgsz",
+        "--img",
+        "--img-size",
+        type=Number(int, 1, SIDE.high // 2),
+        default=640,
+        help="training and validation size, pixels",
+    )
     add("--rect", action="store_true", help="rectangular training batches; no mosaic, no shuffling")
     add("--resume", nargs="?", const=True, default=False, help="go on with the newest run, or with the given last.pt")
     add("--nosave", action="store_true", help="save only the final checkpoint")
     add("--noval", action="store_true", help="validate only the final epoch")
     add("--noautoanchor", action="store_true", help="keep the anchors of the model")
     add("--noplots", action="store_true", help="draw nothing")
-    add("--evolve", nargs="?", type=int, const=300, help="evolve the hyperparameters over so many trainings (300)")
+    add("--evolve", nargs="?", type=COUNT, const=300, help="evolve the hyperparameters over so many trainings (300)")
     add("--tuner", choices=TUNERS, default="genetic", help="who chooses the hyperparameters of --evolve")
     add("--storage", default="", help="data base of --tuner optuna that processes share, such as sqlite:///study.db")
     add("--evolve_population", default="", help="folder of hyperparameter files: the first generations of --evolve")
@@ -71,8 +84,8 @@ def parse_opt(argv: Sequence[str] | None = None, description: str = "Train a det
     add("--device", default="", help="cpu, mps, 0 (first CUDA device), ...; default: CUDA if there is one")
     add("--amp", choices=AMP_NAMES, default="auto", help="mixed precision; auto: fp16 on CUDA, off elsewhere")
     add("--activation-checkpointing", action="store_true", help="recompute Swin blocks to save memory")
-    add("--checkpoint-stages", nargs="+", type=int, help="the same for some Swin stages only, 1 for the first")
-    add("--window", nargs="+", type=int, help="other windows for the Swin stages: one side for all, or one for each")
+    add("--checkpoint-stages", nargs="+", type=COUNT, help="the same for some Swin stages only, 1 for the first")
+    add("--window", nargs="+", type=COUNT, help="other windows for the Swin stages: one side for all, or one for each")
     add("--multi-scale", action="store_true", help="vary the image size by 50 %%")
     add("--sync-bn", action="store_true", help="batch statistics over all GPUs, with torchrun")
     add("--shard-optimizer", action="store_true", help="spread the optimizer state over the processes of torchrun")
@@ -80,14 +93,14 @@ def parse_opt(argv: Sequence[str] | None = None, description: str = "Train a det
     add(
         "--optimizer", choices=("SGD", "Adam", "AdamW"), default=None, help="default: the hyperparameter file's, or SGD"
     )
-    add("--workers", type=int, default=8, help="most processes that load data")
+    add("--workers", type=WORKERS, default=8, help="most processes that load data")
     add("--project", default=str(ROOT / "runs/train"), help="folder of the runs")
     add("--name", default="exp", help="name of this run; cfg: that of the model")
     add("--exist-ok", action="store_true", help="write into an existing run folder")
     add("--quad", action="store_true", help="four images in one of twice the sides; --batch-size is a multiple of 4")
     add("--cos-lr", action="store_true", help="cosine instead of linear schedule")
-    add("--label-smoothing", type=float, help="share of the class target that is spread; default: hyperparameter file")
-    add("--patience", type=int, default=100, help="stop after so many epochs without improvement; 0: never")
+    add("--label-smoothing", type=SHARE, help="share of the class target that is spread; default: hyperparameter file")
+    add("--patience", type=Number(int, 0), default=100, help="stop after so many epochs without improvement; 0: never")
     add(
         "--freeze",
         nargs="+",
@@ -102,14 +115,20 @@ def parse_opt(argv: Sequence[str] | None = None, description: str = "Train a det
         metavar="SERVICE",
         help="also log to wandb, mlflow or clearml; besides results.csv and TensorBoard",
     )
-    add("--save-period", type=int, default=-1, help="also keep epoch<N>.pt every so many epochs")
+    add("--save-period", type=Number(int, -1), default=-1, help="also keep epoch<N>.pt every so many epochs")
     add(
         "--nan-policy", choices=NAN_POLICIES, default="stop",
         help="when numbers are not finite or the loss diverges: stop, or go back an epoch with half the learning rate",
     )  # fmt: skip
-    add("--seed", type=int, default=0, help="seed of everything random")
+    add("--seed", type=Number(int, 0, 2**32 - 1), default=0, help="seed of everything random")
     for option in REFUSED:
         add(option, nargs="?", action=Refuse, default=argparse.SUPPRESS, help=argparse.SUPPRESS)
+    return parser
+
+
+def parse_opt(argv: Sequence[str] | None = None, description: str = "Train a detector.") -> argparse.Namespace:
+    """Read the options; `given` lists those that were named."""
+    parser = make_parser(description)
     opt = parser.parse_args(argv)
     unset = object()
     named = parser.parse_args(argv, argparse.Namespace(**dict.fromkeys(vars(opt), unset)))

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from utils.general import ROOT
+from utils.options.check import BATCH, COUNT, SHARE, SIDE, WORKERS
 
 SPLIT_TASKS = ("train", "val", "test", "speed")
 TASKS = (*SPLIT_TASKS, "study")
@@ -20,31 +21,29 @@ class Sides(argparse.Action):
         setattr(namespace, self.dest, values if len(values) > 1 else values[0])
 
 
-def parse_opt(
-    argv: Sequence[str] | None = None, description: str = "Measure a detector on a labelled data set."
-) -> argparse.Namespace:
-    """Read the options from `argv`, or from the command line."""
+def make_parser(description: str = "") -> argparse.ArgumentParser:
+    """Return the parser; it also checks what comes from Python (`utils.options.check`)."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("--data", default="data/demo.yaml", help="data set YAML")
     add("--weights", nargs="+", required=True, help="checkpoint; several make an ensemble, or are timed one by one")
-    add("--batch-size", type=int, default=32, help="images per batch")
+    add("--batch-size", type=BATCH, default=32, help="images per batch")
     add(
         "--imgsz",
         "--img",
         "--img-size",
         action=Sides,
         nargs="+",
-        type=int,
+        type=SIDE,
         default=640,
         help="long side of the network input, pixels; or height and width of every input, as files exported so need",
     )
-    add("--conf-thres", type=float, default=0.001, help="lowest confidence that counts")
-    add("--iou-thres", type=float, default=0.6, help="IoU above which NMS drops the weaker box")
-    add("--max-det", type=int, default=300, help="detections kept per image")
+    add("--conf-thres", type=SHARE, default=0.001, help="lowest confidence that counts")
+    add("--iou-thres", type=SHARE, default=0.6, help="IoU above which NMS drops the weaker box")
+    add("--max-det", type=COUNT, default=300, help="detections kept per image")
     add("--task", default="val", choices=TASKS, help="split to measure; time per image; or image sizes 256 to 1536")
     add("--device", default="", help="0, cpu, mps; empty: CUDA if there is one")
-    add("--workers", type=int, default=8, help="most loader processes")
+    add("--workers", type=WORKERS, default=8, help="most loader processes")
     add("--single-cls", action="store_true", help="treat all classes as one")
     add("--augment", action="store_true", help="look at each image in three views")
     add("--verbose", action="store_true", help="print every class")
@@ -58,5 +57,12 @@ def parse_opt(
     add("--exist-ok", action="store_true", help="use the run folder even if it exists")
     add("--half", action="store_true", help="compute in float16, CUDA only")
     add("--dnn", action="store_true", help="use OpenCV for .onnx files")
-    add("--window", nargs="+", type=int, help="other windows for the Swin stages: one side for all, or one for each")
-    return parser.parse_args(argv)
+    add("--window", nargs="+", type=COUNT, help="other windows for the Swin stages: one side for all, or one for each")
+    return parser
+
+
+def parse_opt(
+    argv: Sequence[str] | None = None, description: str = "Measure a detector on a labelled data set."
+) -> argparse.Namespace:
+    """Read the options from `argv`, or from the command line."""
+    return make_parser(description).parse_args(argv)
