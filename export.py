@@ -156,7 +156,7 @@ def check_options(options: ExportOptions, formats: Sequence[Format], tensorrt_ch
     if options.half and options.int8:
         raise ValueError("--half and --int8 exclude each other: choose one")
     if options.workspace <= 0:
-        raise ValueError(f"--workspace is {options.workspace} GiB, but must be more than 0")
+        raise ValueError(f"--workspace is {options.workspace:g} GiB, but must be more than 0")
     if options.agnostic_nms and not options.nms:
         raise ValueError("--agnostic-nms has no effect without --nms")
     for flag in FLAGS:

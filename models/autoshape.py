@@ -140,11 +140,11 @@ class AutoShape(nn.Module):
 
     def _check_settings(self) -> None:
         """Raise ValueError for a setting that someone gave a value of a wrong type, or out of range."""
-        self.conf, self.iou = SHARE.check("conf", self.conf), SHARE.check("iou", self.iou)
-        self.max_det = COUNT.check("max_det", self.max_det)
-        if self.classes is not None:
-            classes = [self.classes] if isinstance(self.classes, int) else self.classes
-            self.classes = [Number(int, 0).check("classes", number) for number in classes]
+        SHARE.check("conf", self.conf)
+        SHARE.check("iou", self.iou)
+        COUNT.check("max_det", self.max_det)
+        for number in [self.classes] if isinstance(self.classes, int) else self.classes or ():
+            Number(int, 0).check("classes", number)
 
     def _frame(self, shape: tuple[int, int], size: Sequence[int]) -> tuple[int, int]:
         """Height and width of the network input for a picture of this height and width."""

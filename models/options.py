@@ -53,7 +53,8 @@ def check_options(opt: argparse.Namespace) -> None:
     Raises:
         ValueError, FileNotFoundError: naming the option.
     """
-    vars(opt).update(checked(make_parser(), {key: value for key, value in vars(opt).items() if key != "save_dir"}))
+    own = {key: value for key, value in vars(opt).items() if key not in ("given", "save_dir")}
+    vars(opt).update(checked(make_parser(), own))
     if opt.label_smoothing == 1:
         raise ValueError("--label-smoothing is 1, but must be below 1: the targets would say nothing")
     if opt.nan_policy == "rollback" and opt.nosave:

@@ -1,6 +1,7 @@
 """The script export.py: options, table of results, failures, the check for TensorRT."""
 
 import ast
+import inspect
 import logging
 from pathlib import Path
 
@@ -36,8 +37,7 @@ def lines(caplog):
 
 def test_default_and_run_agree():
     opt = vars(export.parse_opt([]))
-    code = export.run.__code__
-    defaults = dict(zip(code.co_varnames[: code.co_argcount], export.run.__defaults__, strict=True))
+    defaults = {name: parameter.default for name, parameter in inspect.signature(export.run).parameters.items()}
     opt["tensorrt_check"] = opt.pop("check_tensorrt")
     for key, value in defaults.items():
         assert tuple(opt[key]) == value if isinstance(value, tuple) else opt[key] == value, key

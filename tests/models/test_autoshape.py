@@ -215,6 +215,25 @@ def test_settings_are_followed(shaped):
     assert model(im, size=(60, 90)).s == (1, 3, 96, 96)
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("conf", "0.5", "conf is '0.5', but must be a number"),
+        ("iou", 2, "iou is 2, but must be between 0 and 1"),
+        ("max_det", -1, "max_det is -1, but must be at least 1"),
+        ("classes", "cat", "classes is 'c', but must be an integer"),
+        ("size", "640", "size is '640', but must be an integer"),
+        ("size", 10**6, "size is 1000000, but must be at most 32000"),
+    ],
+)
+def test_settings_that_cannot_work_are_refused(shaped, name, value, message):
+    model = AutoShape(shaped.model)
+    size = value if name == "size" else 64
+    setattr(model, name, value)
+    with pytest.raises(ValueError, match=message):
+        model(picture(64, 64), size=size)
+
+
 def test_augment_and_profile(shaped, caplog):
     caplog.set_level(logging.INFO, logger="yolov5")
     im = picture(64, 64)
