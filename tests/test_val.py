@@ -571,7 +571,7 @@ def test_height_and_width_of_val_are_read_as_in_detect():
     with pytest.raises(ValueError, match="must be one size, or a height and a width"):
         val.run("absent.yaml", "absent.pt", imgsz=[32, 64, 96])
     with pytest.raises(ValueError, match="--imgsz is 0, but must be at least 1"):
-        val.check_options(1, [32, 0], 0.1, 0.5, 10, 0)
+        val.run("absent.yaml", "absent.pt", imgsz=[32, 0])
 
 
 def test_pycocotools_reads_the_results_and_agrees(tmp_path):
