@@ -5,8 +5,8 @@ in the order of the windows (padding and roll are in the index) and written once
 last, so that the others need no mask. The results are those of `SwinV2Block.forward` up to rounding.
 
 CPU time as a multiple of that with the plain form (whole fused models on a core of a shared machine, medians of turns):
-yolov5n-swinv2 at 320 px 1.01, 1.01 and 0.95 for batches of 1, 8 and 16, at 640 px 0.97 and 0.81 for 1 and 8;
-yolov5s-swinv2 at 320 px 1.01 and 0.94, at 640 px 0.98 for 1.
+yolov5n-swinv2 at 320 px 1.01, 1.01 and 0.95 for batches of 1, 8 and 16, at 640 px 0.97, 0.81 and 0.86;
+yolov5s-swinv2 at 320 px 1.01, 0.94 and 0.92, at 640 px 0.98 and 0.86 for 1 and 8.
 
 Letters: B batch, H W map, T = H * W tokens of an image, K windows per image, N tokens per window, C channels, h heads,
 d head width.

@@ -142,3 +142,13 @@ def test_size_of_a_folder(tmp_path):
         (tmp_path / name).write_bytes(b"x" * 250_000)
     assert export.size_mb(tmp_path) == 0.5
     assert export.size_mb(Path(tmp_path / "y")) == 0.25
+
+
+def test_metadata_by_hand():
+    model = DetectionModel("yolov5n.yaml", nc=2, verbose=False)
+    model.names = {0: "a", 1: "b"}
+    found = export.make_metadata(model, ExportOptions(imgsz=(64, 96), batch=3, dynamic=True), 32)
+    expected = {"stride": 32, "names": {0: "a", 1: "b"}, "imgsz": [64, 96], "batch": 3, "channels": 3}
+    assert expected.items() <= found.items()
+    assert (found["dynamic"], found["half"], found["int8"], found["nms"]) == (True, False, False, False)
+    assert found["description"] == "YOLOv5-SwinV2 yolov5n detector"

@@ -1,10 +1,12 @@
 """A run that is resumed on other data or with other options: it goes on rightly, or says why it does not."""
 
 import os
+import random
 import shutil
 import signal
 from argparse import Namespace
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -12,11 +14,13 @@ import yaml
 import train
 from models import training
 from models.checkpoint import load_checkpoint, save_checkpoint
+from models.yolo import DetectionModel
 from utils import demo
 from utils.callbacks import Callbacks
 from utils.files import yaml_load, yaml_save
-from utils.optim import same_warmup
-from utils.torch_utils import EarlyStopping
+from utils.hyp import Hyp
+from utils.optim import build_optimizer, same_warmup
+from utils.torch_utils import EarlyStopping, ModelEMA
 
 MODEL = """
 nc: 4
@@ -260,3 +264,55 @@ def test_gradients_follow_the_scale_of_the_scaler(before, now):
     progress = {"batch": 1, "best_saved": False, "losses": torch.zeros(3), "grads": grads, "rng": rng}
     training.restore_progress(state, progress, now / before)
     assert (model.weight.grad / now).tolist() == [[1.0, 2.0]]
+
+
+def fresh_state(seed):
+    torch.manual_seed(seed)
+    model = DetectionModel(yaml.safe_load(MODEL), verbose=False)
+    optimizer = build_optimizer(model, "SGD", 0.1, 0.9, 0.0)
+    scaler, stopper = torch.amp.GradScaler("cpu", enabled=False), EarlyStopping(9)
+    return training.State(model, model, ModelEMA(model), optimizer, scaler, stopper)
+
+
+def same(a, b):
+    """Equality of nested containers with tensors."""
+    if isinstance(a, torch.Tensor):
+        return torch.equal(a, b)
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(same(a[key], b[key]) for key in a)
+    return len(a) == len(b) and all(map(same, a, b)) if isinstance(a, list | tuple) else a == b
+
+
+def test_every_part_of_a_state_comes_back(tmp_path):
+    """What a restored state would save is what was saved."""
+    data = {split: {"images": 3, "digest": split} for split in ("train", "val")}
+    plan = Namespace(
+        opt=Namespace(data="set.yaml", patience=9), data=data, batches=5, warmup=120, hyp=Hyp(), git=None,
+        save_dir=tmp_path,
+    )  # fmt: skip
+    state = fresh_state(1)
+    for p in state.model.parameters():
+        p.grad = torch.randn_like(p)
+    state.optimizer.step()
+    state.ema.update(state.model)
+    state.stopper(3, 0.5)
+    state.stopper(5, 0.4)
+    state.epoch, state.iteration, state.last_step, state.best_fitness, state.rollbacks = 5, 29, 27, 0.5, 2
+    state.maps = np.array([0.1, 0.2, 0.3, 0.4])
+    for begun in (False, True):
+        torch.manual_seed(7)
+        random.seed(7)
+        progress = training.progress_of(state, plan) if begun else None
+        saved = training.to_checkpoint(state, plan, progress)
+        save_checkpoint(tmp_path / "last.pt", saved)
+        other = fresh_state(2)
+        training.restore(other, plan, load_checkpoint(tmp_path / "last.pt"))
+        assert other.epoch == (5 if progress else 6)
+        counters = (other.iteration, other.last_step, other.best_fitness, other.rollbacks, other.ema.updates)
+        assert counters == (29, 27, 0.5, 2, 1)
+        other.epoch = state.epoch
+        again = training.to_checkpoint(other, plan, progress and training.progress_of(other, plan))
+        assert [key for key in saved if not same(saved[key], again[key])] == []
+    older = fresh_state(3)
+    training.restore(older, plan, load_checkpoint(tmp_path / "last.pt") | {"iteration": None})
+    assert (older.iteration, older.last_step) == (28, 27)

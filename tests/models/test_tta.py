@@ -52,6 +52,13 @@ def test_boxes_of_every_view_come_back():
     assert (rows[..., 2].std(1) < 1).all()  # the same side length from each scale
 
 
+def test_a_mirrored_view_is_off_by_no_pixel():
+    images = torch.zeros(1, 3, 300, 400)  # 0.83 and 0.67 of these sides are whole pixels
+    images[:, :, 100:200, 100:300] = 1
+    rows = forward_augmented(Blob(), images, 32, 3)
+    assert (rows[..., :2] - torch.tensor([200.0, 150.0])).abs().max() < 0.3
+
+
 def test_model_gives_boxes_of_three_views_and_no_raw_maps():
     model = DetectionModel("yolov5n.yaml", nc=2, verbose=False).eval()
     images = torch.rand(1, 3, 64, 96)

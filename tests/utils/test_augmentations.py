@@ -279,6 +279,16 @@ def test_mosaic_moves_polygons_and_keeps_them_beside_their_labels():
     assert len(labels) == len(segments)
 
 
+def test_polygons_of_a_wide_tile_keep_their_sides():
+    triangle = np.array([[0, 0], [20, 0], [0, 10]], np.float32)
+    tiles = [flat_tile(10, 20, i, (0, 0, 20, 10), [triangle]) for i in range(4)]
+    _, labels, segments = mosaic4(tiles, (20, 25), 20)
+    corners = [(0, 15), (20, 15), (0, 25), (20, 25)]
+    for (x, y), label, polygon in zip(corners, labels, segments, strict=True):
+        assert label[1:].tolist() == [x, y, x + 20, y + 10]
+        assert polygon.tolist() == [[x, y], [x + 20, y], [x, y + 10]]
+
+
 def test_mosaic_of_backgrounds():
     empty = aug.Tile(noise(20, 20), np.zeros((0, 5), np.float32), [])
     assert mosaic4([empty] * 4, (20, 20), 20).labels.shape == (0, 5)
