@@ -8,7 +8,7 @@ python detect.py --weights best.pt --source aerial.tif --slice 640 --overlap 0.2
 
 import argparse
 
-from utils.general import cli_errors
+from utils.console import cli_errors
 from utils.options.check import checked_by
 from utils.options.detect import make_parser, parse_opt
 
@@ -25,18 +25,19 @@ import cv2
 from numpy.typing import NDArray
 from torch import Tensor
 
-from models.backends import DetectMultiBackend
-from models.checkpoint import strip_optimizer
-from utils.general import LOGGER, ROOT, log_options, run_folder
+from engine.inference.pipeline import Prefetch, Worker
+from engine.inference.predictor import Predictor, Settings, choose_size
+from engine.inference.sources import Source, open_source
+from engine.results.feature_maps import FeatureMaps
+from engine.results.images import Windows, open_windows
+from engine.results.outputs import Outputs, Summary, Wanted
+from models.runtimes.backends import DetectMultiBackend
+from models.weights.checkpoint import strip_optimizer
+from utils.console import LOGGER, log_options
 from utils.interrupts import Interrupts
-from utils.outputs import Outputs, Summary, Wanted
-from utils.pictures import Windows, open_windows
-from utils.pipeline import Prefetch, Worker
-from utils.predictor import Predictor, Settings, choose_size
-from utils.result_files import unique_stems
-from utils.sources import Source, open_source
+from utils.output_names import unique_stems
+from utils.paths import ROOT, run_folder
 from utils.torch_utils import select_device
-from utils.visualize import FeatureMaps
 
 
 class Result(NamedTuple):
@@ -114,7 +115,7 @@ def run(
         overlap: share of a tile that neighbours have in common.
         stream: return an iterator of results with images, for sources that are long or have no end. Close it, or
             exhaust it, to finish the files.
-        **outputs: fields of `utils.outputs.Wanted`, such as `save_txt=True`; not `save_img`, see `nosave`.
+        **outputs: fields of `engine.results.outputs.Wanted`, such as `save_txt=True`; not `save_img`, see `nosave`.
 
     Returns:
         All results, without images; with `stream` an iterator.

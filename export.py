@@ -12,7 +12,7 @@ deprecated since).
 
 import argparse
 
-from utils.general import cli_errors
+from utils.console import cli_errors
 from utils.options.check import checked_by
 from utils.options.export import make_parser, parse_opt
 
@@ -28,14 +28,16 @@ from typing import Any
 
 import torch
 
-from models.checkpoint import attempt_load
+from engine.exporters import EXPORTERS
+from engine.exporters.calibration import calibration_images
+from engine.exporters.tensorrt_ops import check_tensorrt
+from models.weights.checkpoint import attempt_load
 from models.yolo import DetectionModel
-from utils.exporters import EXPORTERS
-from utils.exporters.calibration import calibration_images
-from utils.exporters.tensorrt_ops import check_tensorrt
+from utils.console import LOGGER, colorstr, log_options
 from utils.formats import EXPORTS, NMS, Format, output_path, parse_include
-from utils.general import LOGGER, VERSION, check_img_size, colorstr, log_options
+from utils.image_size import check_img_size
 from utils.options.exporter import DEFAULT_OPSET, OPSETS, ExportOptions
+from utils.paths import VERSION
 from utils.torch_utils import select_device
 
 LICENCE = "Apache-2.0"

@@ -94,11 +94,12 @@ def _own_packages() -> AbstractContextManager[None]:
 
 with _own_packages():
     from models.autoshape import AutoShape
-    from models.backends import DetectMultiBackend
-    from models.checkpoint import load_checkpoint
-    from models.transfer import transfer_weights
+    from models.runtimes.backends import DetectMultiBackend
+    from models.weights.checkpoint import load_checkpoint
+    from models.weights.transfer import transfer_weights
     from models.yolo import DetectionModel
-    from utils.general import LOGGER, ROOT
+    from utils.console import LOGGER
+    from utils.paths import ROOT
     from utils.torch_utils import select_device
 
 dependencies = ["torch", "torchvision", "numpy", "cv2", "PIL", "yaml", "tqdm", "matplotlib"]

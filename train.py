@@ -14,7 +14,7 @@ same weights as without the stop. After a harder end (kill -9, power) it goes on
 
 import argparse
 
-from utils.general import cli_errors
+from utils.console import cli_errors
 from utils.options.check import checked
 from utils.options.train import make_parser, parse_opt
 
@@ -40,11 +40,16 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 import val
-from models.checkpoint import strip_optimizer
-from models.options import MAY_CHANGE_ON_RESUME, check_options, choose_evolution, resume_options
-from models.recovery import check_epoch, check_step, out_of_memory, roll_back, save_start, slowed, start_file
-from models.training import Inputs, Plan, State, choose_amp, prepare, read_inputs, save, save_progress
+from engine.training.checks import MAY_CHANGE_ON_RESUME, check_options, choose_evolution, resume_options
+from engine.training.evolve import RESULTS
+from engine.training.health import Diverged, LossWatch
+from engine.training.recovery import check_epoch, check_step, out_of_memory, roll_back, save_start, slowed, start_file
+from engine.training.state import Inputs, Plan, State, choose_amp, prepare, read_inputs, save, save_progress
+from engine.training.tuner import Search, read_population, run_genetic, run_optuna
+from models.weights.checkpoint import strip_optimizer
 from utils.callbacks import Callbacks
+from utils.console import LOGGER, TQDM_BAR_FORMAT, colorstr, log_options
+from utils.datasets.sampling import class_weights, image_weights
 from utils.distributed import (
     any_process,
     broadcast,
@@ -59,20 +64,16 @@ from utils.distributed import (
     shares_of_mean,
     world_size,
 )
-from utils.evolve import RESULTS
 from utils.files import yaml_load, yaml_save
-from utils.general import LOGGER, TQDM_BAR_FORMAT, colorstr, log_options, run_folder
-from utils.health import Diverged, LossWatch
 from utils.hyp import Hyp
 from utils.interrupts import Interrupts
 from utils.loggers import Loggers
 from utils.loss import ComputeLoss
 from utils.metrics import fitness
 from utils.optim import accumulate_at, set_schedule_
+from utils.paths import run_folder
 from utils.plots import plot_images, plot_results
-from utils.sampling import class_weights, image_weights
 from utils.torch_utils import amp_context, init_seeds, parse_device, select_device
-from utils.tuner import Search, read_population, run_genetic, run_optuna
 
 TRAIN_BATCHES_DRAWN = 3
 

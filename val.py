@@ -8,7 +8,7 @@ python val.py --weights small.pt large.pt --data data/coco.yaml --task study    
 
 import argparse
 
-from utils.general import cli_errors
+from utils.console import cli_errors
 from utils.options.check import checked_by
 from utils.options.val import SPLIT_TASKS, make_parser, parse_opt
 
@@ -25,25 +25,28 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader
 
-from models.backends import DetectMultiBackend
-from utils.callbacks import Callbacks
-from utils.dataloaders import create_dataloader
-from utils.evaluation import ImageResult, Loss, Runner, Tally, evaluating, log_table, plot_batch, plot_metrics, progress
-from utils.general import (
-    LOGGER,
-    ROOT,
-    check_file,
-    check_img_size,
-    colorstr,
-    increment_path,
-    log_options,
-    run_folder,
+from engine.results.files import JsonFile, TextFiles, open_files
+from engine.results.report import ValReport
+from engine.validation.evaluation import (
+    ImageResult,
+    Loss,
+    Runner,
+    Tally,
+    evaluating,
+    log_table,
+    plot_batch,
+    plot_metrics,
+    progress,
 )
-from utils.labels import check_dataset, result_ids
+from engine.validation.study import StudyFolder
+from models.runtimes.backends import DetectMultiBackend
+from utils.callbacks import Callbacks
+from utils.console import LOGGER, colorstr, log_options
+from utils.dataloaders import create_dataloader
+from utils.datasets.dataset import check_dataset, result_ids
+from utils.image_size import check_img_size
 from utils.metrics import ApResult
-from utils.report import ValReport
-from utils.result_files import JsonFile, TextFiles, open_files
-from utils.study import StudyFolder
+from utils.paths import ROOT, check_file, increment_path, run_folder
 from utils.text import printable
 from utils.torch_utils import de_parallel, select_device
 
@@ -339,7 +342,7 @@ def main(opt: argparse.Namespace) -> None:
 
 
 def study(weights: Sequence[str], settings: dict[str, Any]) -> Path:
-    """Measure files of weights at the image sizes of `utils.study.SIZES`; return the folder with tables and plot."""
+    """Measure weights at the image sizes `SIZES` of `engine.validation.study`; return the folder of tables and plot."""
     asked = [name for name in ("save_txt", "save_hybrid", "report") if settings[name]]
     if asked:
         raise ValueError(f"--task study writes its table and plot only: leave out {', '.join(asked)}")

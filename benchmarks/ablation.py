@@ -23,11 +23,11 @@ from torch import nn
 
 import val
 from benchmarks.variants import train_variant, vary
-from models.checkpoint import attempt_load
 from models.common import SwinV2Block
+from models.weights.checkpoint import attempt_load
+from utils.console import LOGGER, cli_errors
 from utils.dataloaders import create_dataloader
-from utils.general import LOGGER, cli_errors
-from utils.labels import check_dataset
+from utils.datasets.dataset import check_dataset
 from utils.torch_utils import select_device
 
 COMBINATIONS = list(itertools.product(("log", "table"), ("cosine", "dot"), ("post", "pre")))

@@ -31,7 +31,7 @@ from torchvision.models.swin_transformer import SwinTransformerBlockV2
 
 from benchmarks.tables import take_turns
 from models.common import SwinV2Block
-from utils.general import LOGGER, cli_errors
+from utils.console import LOGGER, cli_errors
 
 SHAPES = ("64x160", "128x80", "256x40", "512x20", "512x24", "512x25")
 NAMES = ("ours", "torchvision", "timm")

@@ -16,10 +16,10 @@ from typing import Any
 import numpy as np
 
 import val
+from utils.console import LOGGER, cli_errors
 from utils.dataloaders import create_dataloader
-from utils.general import LOGGER, cli_errors
-from utils.labels import check_dataset
-from utils.result_files import image_ids
+from utils.datasets.dataset import check_dataset
+from utils.output_names import image_ids
 
 
 def ground_truth(data: dict[str, Any]) -> dict[str, Any]:

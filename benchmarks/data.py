@@ -25,13 +25,14 @@ from torch.utils.data import DataLoader, Dataset
 
 from benchmarks.tables import log_table, save_json, take_turns
 from utils.augmentations import draw_mosaic
+from utils.console import LOGGER, cli_errors
 from utils.dataloaders import LoadImagesAndLabels, create_dataloader
-from utils.general import LOGGER, check_file, cli_errors
+from utils.datasets.dataset import cache_path, check_dataset, img2label_paths, list_images, load_labels
+from utils.datasets.label_cache import content_key, read_cache
+from utils.datasets.reader import Split
 from utils.hyp import Hyp
-from utils.label_cache import content_key, read_cache
-from utils.label_reader import Split
-from utils.labels import cache_path, check_dataset, img2label_paths, list_images, load_labels
 from utils.loader_processes import start_worker
+from utils.paths import check_file
 
 PARTS = ("mosaic", "start", "scan", "cache")
 CACHES = {"none": None, "ram": "ram", "disk": "disk"}

@@ -19,12 +19,12 @@ from matplotlib.figure import Figure
 import export
 import val
 from benchmarks.tables import take_turns
-from models.backends import DetectMultiBackend
+from engine.exporters.compare import Difference, measure
+from models.runtimes.backends import DetectMultiBackend
+from utils.console import LOGGER, cli_errors
 from utils.dataloaders import create_dataloader
-from utils.exporters.compare import Difference, measure
+from utils.datasets.dataset import check_dataset
 from utils.formats import EXPORTS, output_path
-from utils.general import LOGGER, cli_errors
-from utils.labels import check_dataset
 
 COLUMNS = ("format", "MB", "mAP50", "mAP50-95", "ms", "ratio", "relative", "score")
 

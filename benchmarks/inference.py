@@ -26,12 +26,12 @@ from torch import Tensor
 import export
 import val
 from benchmarks.tables import log_table, save_json, take_turns
-from models.backends import DetectMultiBackend
-from models.checkpoint import attempt_load
+from models.runtimes.backends import DetectMultiBackend
+from models.weights.checkpoint import attempt_load
 from utils.callbacks import Callbacks
+from utils.console import LOGGER, cli_errors
 from utils.dataloaders import create_dataloader
-from utils.general import LOGGER, cli_errors
-from utils.labels import check_dataset
+from utils.datasets.dataset import check_dataset
 from utils.nms import Candidates, batched_nms, non_max_suppression
 from utils.torch_utils import select_device
 

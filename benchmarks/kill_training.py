@@ -23,10 +23,11 @@ from typing import NamedTuple
 
 import torch
 
-from models.checkpoint import load_checkpoint
-from utils import demo
+from models.weights.checkpoint import load_checkpoint
+from utils.console import LOGGER, cli_errors
+from utils.datasets import demo
 from utils.files import yaml_load, yaml_save
-from utils.general import LOGGER, ROOT, cli_errors
+from utils.paths import ROOT
 
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
 STATUS = {signal.SIGKILL: -signal.SIGKILL, signal.SIGTERM: 128 + signal.SIGTERM, signal.SIGINT: 128 + signal.SIGINT}

@@ -14,9 +14,9 @@ from collections.abc import Callable
 from multiprocessing.pool import ThreadPool
 from pathlib import Path
 
-from utils.general import LOGGER, cli_errors
-from utils.label_reader import Split
-from utils.labels import SPLITS, YoloReader, check_dataset, list_images, scan
+from utils.console import LOGGER, cli_errors
+from utils.datasets.dataset import SPLITS, YoloReader, check_dataset, list_images, scan
+from utils.datasets.reader import Split
 
 
 def forget(files: list[str]) -> None:

@@ -19,11 +19,11 @@ import numpy as np
 import torch
 
 from benchmarks.tables import peak_resident
-from utils.evaluation import ImageResult, Tally, plot_metrics
-from utils.general import LOGGER, cli_errors
+from engine.validation.evaluation import ImageResult, Tally, plot_metrics
+from utils.console import LOGGER, cli_errors
+from utils.datasets.sampling import class_weights
 from utils.metrics import ConfusionMatrix
 from utils.plots import plot_confusion_matrix, plot_labels
-from utils.sampling import class_weights
 
 PER_IMAGE = 50
 STEPS = ("labels", "weights", "matrix", "dense", "metrics")

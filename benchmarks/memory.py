@@ -25,10 +25,11 @@ import torch.multiprocessing as mp
 
 from benchmarks.tables import peak_resident
 from models.yolo import DetectionModel
-from utils.general import LOGGER, check_file, cli_errors
+from utils.console import LOGGER, cli_errors
 from utils.hyp import Hyp
 from utils.loss import ComputeLoss
 from utils.optim import build_optimizer
+from utils.paths import check_file
 from utils.torch_utils import amp_context, init_seeds, select_device
 
 MEASURES = ("none", "checkpoint", "sequential", "checkpoint sequential", "checkpoint12", "checkpoint bf16")

@@ -16,12 +16,12 @@ from pathlib import Path
 
 import torch
 
-from models.checkpoint import attempt_load
+from engine.exporters.compare import TOLERANCE, Difference, measure
+from engine.exporters.onnx_check import make_session
+from engine.exporters.to_onnx import export_onnx
+from models.weights.checkpoint import attempt_load
 from models.yolo import DetectionModel
-from utils.exporters.compare import TOLERANCE, Difference, measure
-from utils.exporters.onnx_check import make_session
-from utils.exporters.to_onnx import export_onnx
-from utils.general import LOGGER, cli_errors
+from utils.console import LOGGER, cli_errors
 from utils.options.exporter import ExportOptions
 
 BATCHES = (1, 2, 5)

@@ -20,9 +20,10 @@ from pathlib import Path
 from typing import Any
 
 import train
+from utils.console import LOGGER, cli_errors
+from utils.datasets.dataset import check_dataset, load_labels
 from utils.files import yaml_load, yaml_save
-from utils.general import LOGGER, ROOT, cli_errors
-from utils.labels import check_dataset, load_labels
+from utils.paths import ROOT
 
 SMALL = {"depth_multiple": 0.33, "width_multiple": 0.25}  # of yolov5n, for tables that come in one size
 CASES: dict[str, dict[str, Any]] = {

@@ -23,11 +23,12 @@ from torch.nn.parallel import DistributedDataParallel
 
 from benchmarks.tables import exponent, log_table, save_json, take_turns
 from models.yolo import DetectionModel
-from utils.general import LOGGER, check_file, cli_errors
+from utils.console import LOGGER, cli_errors
 from utils.hyp import Hyp
 from utils.loss import ComputeLoss
 from utils.nms import non_max_suppression
 from utils.optim import build_optimizer
+from utils.paths import check_file
 from utils.torch_utils import init_seeds, select_device
 
 PARTS = ("size", "window", "batch", "classes", "boxes", "processes")

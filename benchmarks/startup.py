@@ -15,7 +15,8 @@ from collections.abc import Callable
 from functools import partial
 
 from benchmarks.tables import log_table, save_json, take_turns
-from utils.general import ROOT, cli_errors
+from utils.console import cli_errors
+from utils.paths import ROOT
 
 SCRIPTS = {"train": "--epochs 3", "val": "--weights a.pt", "detect": "--weights a.pt", "export": "--weights a.pt"}
 

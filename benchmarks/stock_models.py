@@ -16,7 +16,7 @@ from typing import NamedTuple
 from torch import Tensor, nn
 
 from models.yolo import DetectionModel
-from utils.general import LOGGER, cli_errors
+from utils.console import LOGGER, cli_errors
 
 
 class Measures(NamedTuple):

@@ -14,7 +14,8 @@ from typing import Any, TypeVar
 
 import torch
 
-from utils.general import LOGGER, git_describe
+from utils.console import LOGGER
+from utils.paths import git_describe
 
 T = TypeVar("T")
 

@@ -22,14 +22,15 @@ from typing import Any
 import torch
 
 from benchmarks.tables import draw_orders, log_table, peak_resident, save_json
-from models.training import HYP_OF_CONV, HYP_OF_SWIN, SWIN_MODULES
+from engine.training.state import HYP_OF_CONV, HYP_OF_SWIN, SWIN_MODULES
 from models.yolo import DetectionModel
+from utils.console import cli_errors
 from utils.dataloaders import create_dataloader
-from utils.general import check_file, cli_errors
+from utils.datasets.dataset import check_dataset
 from utils.hyp import Hyp
-from utils.labels import check_dataset
 from utils.loss import ComputeLoss
 from utils.optim import build_optimizer
+from utils.paths import check_file
 from utils.torch_utils import ModelEMA, amp_context, init_seeds, select_device
 
 PHASES = ("load", "forward", "loss", "backward", "optimizer", "average")

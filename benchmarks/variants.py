@@ -4,9 +4,9 @@ from pathlib import Path
 from typing import Any
 
 import train
-from models.checkpoint import load_checkpoint
+from models.weights.checkpoint import load_checkpoint
 from utils.files import yaml_load, yaml_save
-from utils.general import check_file
+from utils.paths import check_file
 
 SWIN_ROWS = ("C3SwinV2", "SwinV2Stage")
 

@@ -20,12 +20,12 @@ import numpy as np
 import torch
 
 import detect
-from models.checkpoint import save_checkpoint
+from engine.inference.predictor import Predictor, Prepared, Settings, choose_size
+from engine.inference.video import read_video
+from models.weights.checkpoint import save_checkpoint
 from models.yolo import DetectionModel
-from utils.general import LOGGER, cli_errors
-from utils.predictor import Predictor, Prepared, Settings, choose_size
+from utils.console import LOGGER, cli_errors
 from utils.torch_utils import select_device
-from utils.video import read_video
 
 SHAPE = (720, 1280)
 

@@ -20,8 +20,8 @@ from matplotlib import pyplot as plt
 
 import val
 from benchmarks.variants import train_variant, vary
-from models.checkpoint import attempt_load
-from utils.general import LOGGER, cli_errors
+from models.weights.checkpoint import attempt_load
+from utils.console import LOGGER, cli_errors
 from utils.torch_utils import select_device
 
 BIASES = ("log", "linear", "table")

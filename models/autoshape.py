@@ -18,12 +18,13 @@ from torch import Tensor, nn
 from models.detections import Detections
 from utils.augmentations import letterbox
 from utils.boxes import scale_boxes
+from utils.console import LOGGER
+from utils.datasets.reader import decode_image, has_more_pages
 from utils.downloads import fetch, is_url, shown
-from utils.general import LOGGER, make_divisible
-from utils.label_reader import decode_image, has_more_pages
+from utils.image_size import make_divisible
 from utils.nms import non_max_suppression
 from utils.options.check import COUNT, SHARE, SIDE, Number
-from utils.result_files import name_part
+from utils.output_names import name_part
 from utils.text import file_name
 from utils.torch_utils import Profile, amp_context
 

@@ -16,17 +16,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from models import cached_inference
-from models.attention import (
-    NORM_FLOOR,
-    at_least_float32,
-    attend_explicit,
-    attend_in_sequence,
-    autocast_off,
-    choose_core,
-    logit_factor,
-    normalize_queries_keys,
-)
 from models.convolutions import (
     C3,
     C3SPP,
@@ -52,7 +41,19 @@ from models.convolutions import (
     TransformerLayer,
     autopad,
 )
-from models.layers import (
+from models.swin import cached_inference
+from models.swin.attention import (
+    NORM_FLOOR,
+    at_least_float32,
+    attend_explicit,
+    attend_in_sequence,
+    autocast_off,
+    choose_core,
+    logit_factor,
+    normalize_queries_keys,
+)
+from models.swin.dynamic_windows import gather_windows, ungather_windows
+from models.swin.layers import (
     DropPath,
     LayerNorm2d,
     Mlp,
@@ -62,9 +63,8 @@ from models.layers import (
     choose_heads,
     drop_path_rates,
 )
-from models.lean_autograd import AttendInParts, SplitHeads, in_parts_pays
-from models.open_windows import gather_windows, ungather_windows
-from models.windows import (
+from models.swin.lean_autograd import AttendInParts, SplitHeads, in_parts_pays
+from models.swin.windows import (
     effective_shift,
     padded_size,
     relative_coords,
@@ -290,8 +290,8 @@ class SwinV2Block(nn.Module):
     """Window attention and MLP, each normalised after it ran, inside its residual branch (figure 1, section 3.2).
 
     The map may have any size: it is padded at the bottom and right to whole windows, then rolled. Blocked tokens are
-    never attended to, as they are in torchvision and timm at a high temperature (see `models.attention`). With zero
-    gains (the authors' initialisation) a fresh block is the identity.
+    never attended to, as they are in torchvision and timm at a high temperature (see `models.swin.attention`). With
+    zero gains (the authors' initialisation) a fresh block is the identity.
 
     Args:
         dim: channels.

@@ -14,7 +14,8 @@ from torch import Tensor
 
 from utils.annotate import FULL_COLOUR, Annotator, colors, crop_box, write_image
 from utils.boxes import xyxy2xywh
-from utils.general import LOGGER, increment_path
+from utils.console import LOGGER
+from utils.paths import increment_path
 from utils.text import file_names, printable
 
 CORNERS = ["xmin", "ymin", "xmax", "ymax", "confidence", "class", "name"]

@@ -18,7 +18,6 @@ from torch import Tensor, nn
 from models import common
 from models.activations import ACTIVATIONS, default_activation, in_place
 from models.activations import parse_activation as parse_activation
-from models.attention import choose_core
 from models.flops import (
     count_gflops,
     count_multihead_attention,
@@ -28,9 +27,12 @@ from models.flops import (
     count_window_attention,
     meta_copy,
 )
+from models.swin.attention import choose_core
 from models.tta import forward_augmented
+from utils.console import LOGGER, colorstr
 from utils.files import yaml_load
-from utils.general import LOGGER, check_file, colorstr, make_divisible
+from utils.image_size import make_divisible
+from utils.paths import check_file
 from utils.torch_utils import fuse_conv_and_bn, initialize_weights
 
 COUNTERS = {

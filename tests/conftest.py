@@ -17,11 +17,11 @@ import torch
 import yaml
 from torch import nn
 
-from models import backends
-from models.checkpoint import save_checkpoint
+from models.runtimes import backends
 from models.runtimes.base import Runtime
+from models.weights.checkpoint import save_checkpoint
 from models.yolo import DetectionModel
-from utils import demo
+from utils.datasets import demo
 from utils.files import yaml_load
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -27,8 +27,8 @@ from typing import NamedTuple
 
 import yaml
 
-from models.options import check_options
-from models.training import build_model, read_inputs
+from engine.training.checks import check_options
+from engine.training.state import build_model, read_inputs
 from tests.malformed_files import (
     GOOD_LINE,
     Case,
@@ -40,11 +40,11 @@ from tests.malformed_files import (
     voc_cases,
 )
 from tests.malformed_yaml import MODEL, data_cases, hyp_cases, model_cases
+from utils.console import LOGGER, cli_errors
 from utils.dataloaders import create_dataloader
-from utils.general import LOGGER, cli_errors
+from utils.datasets.dataset import check_dataset
+from utils.datasets.dataset import main as check
 from utils.hyp import Hyp
-from utils.labels import check_dataset
-from utils.labels import main as check
 from utils.options.train import parse_opt
 
 

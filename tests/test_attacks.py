@@ -35,13 +35,13 @@ from torch import nn
 import hubconf
 import train
 import val
-from models.backends import DetectMultiBackend
-from models.checkpoint import attempt_load, load_checkpoint, save_checkpoint, strip_optimizer
-from models.pretrained import read_published
+from models.runtimes.backends import DetectMultiBackend
+from models.weights.checkpoint import attempt_load, load_checkpoint, save_checkpoint, strip_optimizer
+from models.weights.imagenet import read_published
 from models.yolo import DetectionModel
 from tests.torch_archives import in_archive
-from utils.pt2_file import load_pt2
-from utils.torch_archive import STREAM_MAGIC
+from utils.model_files.pt2 import load_pt2
+from utils.model_files.torch_file import STREAM_MAGIC
 
 SECONDS = 40  # of CPU time; no refusal may take longer
 

@@ -17,22 +17,23 @@ import numpy as np
 import pytest
 import torch
 
-from models.checkpoint import load_checkpoint
-from models.runtimes.base import Runtime, parse_names, parse_shape, parse_size, parse_value
+from models.class_names import parse_names, parse_value
+from models.runtimes.base import Runtime, parse_shape, parse_size
 from models.runtimes.onnx_files import OnnxRuntimeBackend
 from models.runtimes.torch_files import TorchScriptBackend
+from models.weights.checkpoint import load_checkpoint
 from models.yolo import DetectionModel
 from utils.archives import unpack
-from utils.engine_file import read_engine
+from utils.datasets.coco import read_coco
+from utils.datasets.dataset import check_dataset
+from utils.datasets.label_cache import read_cache
+from utils.datasets.voc import read_voc
 from utils.files import MAX_NODES, yaml_load
 from utils.hyp import Hyp
-from utils.label_cache import read_cache
-from utils.label_coco import read_coco
-from utils.label_voc import read_voc
-from utils.labels import check_dataset
-from utils.model_archive import open_model_archive
-from utils.pt2_file import load_pt2
-from utils.torchscript_file import load_torchscript
+from utils.model_files.archive import open_model_archive
+from utils.model_files.engine import read_engine
+from utils.model_files.pt2 import load_pt2
+from utils.model_files.torchscript import load_torchscript
 
 SECONDS, MEGABYTES = 40, 400  # CPU time and memory; no refusal may take more
 

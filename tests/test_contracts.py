@@ -11,8 +11,8 @@ import torch
 from models.yolo import DetectionModel
 from utils.boxes import scale_boxes, xywh2xyxy, xywhn2xyxy
 from utils.dataloaders import create_dataloader
+from utils.datasets.dataset import check_dataset, load_labels
 from utils.hyp import Hyp
-from utils.labels import check_dataset, load_labels
 from utils.loss import ComputeLoss
 from utils.metrics import IOU_THRESHOLDS, ap_per_class, match_predictions
 from utils.nms import non_max_suppression

@@ -13,11 +13,12 @@ import pytest
 import torch
 
 import detect
-from models.checkpoint import load_checkpoint, save_checkpoint
 from models.detections import Detections
+from models.weights.checkpoint import load_checkpoint, save_checkpoint
 from tests.waiting import HANG, wait_for
 from utils.boxes import xyxy2xywhn
-from utils.general import ROOT, cli_errors
+from utils.console import cli_errors
+from utils.paths import ROOT
 
 IMGSZ = 96
 NAMES = {0: "cat", 1: "a/b", 2: "白细胞"}
@@ -294,7 +295,7 @@ def test_summary_names_what_was_not_read(run, tmp_path, lines):
 def test_a_folder_with_a_number_opens_no_window(run, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     write(tmp_path / "2024/x.png", picture())
-    monkeypatch.setattr("utils.pictures.display_problem", lambda: pytest.fail("a camera"))
+    monkeypatch.setattr("engine.results.images.display_problem", lambda: pytest.fail("a camera"))
     assert len(run("2024", nosave=True)) == 1
 
 

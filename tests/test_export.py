@@ -10,10 +10,11 @@ import torch
 
 import export
 from models.yolo import DetectionModel
+from utils.console import cli_errors
 from utils.files import yaml_load
 from utils.formats import parse_include
-from utils.general import ROOT, cli_errors
 from utils.options.exporter import ExportOptions
+from utils.paths import ROOT
 
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")

@@ -18,21 +18,21 @@ from matplotlib.figure import Figure
 
 import detect
 import val
+from engine.inference.pipeline import Frame
+from engine.results import images as pictures
+from engine.results.files import CsvFile
+from engine.results.images import Crops, Windows
+from engine.results.report import DetectReport
+from engine.validation.evaluation import ImageResult, Tally, log_table
 from models.autoshape import AutoShape
-from models.checkpoint import attempt_load
+from models.class_names import fit_names, parse_names
 from models.detections import Detections
-from models.runtimes.base import fit_names, parse_names
-from utils import pictures
+from models.weights.checkpoint import attempt_load
 from utils.annotate import Annotator, plot_images
 from utils.callbacks import Callbacks
-from utils.evaluation import ImageResult, Tally, log_table
 from utils.files import yaml_load, yaml_save
 from utils.loggers import Loggers
-from utils.pictures import Crops, Windows
-from utils.pipeline import Frame
 from utils.plots import plot_confusion_matrix, plot_labels, plot_mc_curve, plot_pr_curve, plot_val_study
-from utils.report import DetectReport
-from utils.result_files import CsvFile
 from utils.text import csv_text, printable
 
 HOSTILE = [

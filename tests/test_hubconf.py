@@ -12,7 +12,8 @@ import hubconf
 from models.autoshape import AutoShape
 from models.yolo import DetectionModel
 from tests.waiting import HANG
-from utils.general import LOGGER, ROOT
+from utils.console import LOGGER
+from utils.paths import ROOT
 
 
 @pytest.fixture(scope="module")

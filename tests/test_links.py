@@ -9,10 +9,10 @@ import pytest
 import detect
 import train
 import val
-from models.backends import DetectMultiBackend
-from utils.converters import convert_voc
-from utils.general import ROOT
-from utils.label_coco import read_coco
+from models.runtimes.backends import DetectMultiBackend
+from utils.datasets.coco import read_coco
+from utils.datasets.converters import convert_voc
+from utils.paths import ROOT
 
 HYP = ROOT / "data/hyps/hyp.scratch-low.yaml"
 

@@ -9,7 +9,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 # Function -> files that may call it, and why it is safe there. A name ending in `.*` is all of a module.
 DOORS = {
-    "torch.load": (),  # utils/torch_archive.py reads such files without running them
+    "torch.load": (),  # utils/model_files/torch_file.py reads such files without running them
     "torch.package.*": (),
     "torch.hub.load": (),
     "torch.hub.load_state_dict_from_url": (),
@@ -20,9 +20,9 @@ DOORS = {
     "torch._C._load_for_lite_interpreter": (),
     "torch.export.pt2_archive.*": (),
     "torch._inductor.aoti_load_package": (),
-    "torch.jit.load": ("utils/torchscript_file.py",),  # between its two checks
-    "torch.export.load": ("utils/pt2_file.py",),  # between its two checks
-    "safetensors.torch.load_file": ("models/pretrained.py",),  # a format of numbers alone
+    "torch.jit.load": ("utils/model_files/torchscript.py",),  # between its two checks
+    "torch.export.load": ("utils/model_files/pt2.py",),  # between its two checks
+    "safetensors.torch.load_file": ("models/weights/imagenet.py",),  # a format of numbers alone
     "pickle.load": (),
     "pickle.loads": (),
     "pickle.Unpickler": (),
@@ -30,8 +30,11 @@ DOORS = {
     "shelve.*": (),
     "dill.*": (),
     "joblib.*": (),
-    "numpy.load": ("utils/label_cache.py",),  # without pickle, behind a look at the sizes
-    "numpy.fromfile": ("utils/image_cache.py", "utils/label_reader.py"),  # bytes, with a checksum or for OpenCV
+    "numpy.load": ("utils/datasets/label_cache.py",),  # without pickle, behind a look at the sizes
+    "numpy.fromfile": (
+        "utils/datasets/image_cache.py",
+        "utils/datasets/reader.py",
+    ),  # bytes, with a checksum or for OpenCV
     "yaml.load": ("utils/files.py",),  # with a loader of few tags and bounded work
     "yaml.unsafe_load": (),
     "yaml.full_load": (),
@@ -39,14 +42,14 @@ DOORS = {
     "zipfile.ZipFile": (
         "models/runtimes/mobile_files.py",  # one small entry, never extracted
         "utils/archives.py",
-        "utils/exporters/to_litert.py",  # writes one
-        "utils/label_cache.py",
-        "utils/model_archive.py",
-        "utils/study.py",  # writes one
+        "engine/exporters/to_litert.py",  # writes one
+        "utils/datasets/label_cache.py",
+        "utils/model_files/archive.py",
+        "engine/validation/study.py",  # writes one
     ),
     "tarfile.open": ("utils/archives.py",),
     "shutil.unpack_archive": (),
-    "xml.etree.ElementTree.parse": (),  # utils/label_voc.py builds its own parser, without entities
+    "xml.etree.ElementTree.parse": (),  # utils/datasets/voc.py builds its own parser, without entities
     "xml.etree.ElementTree.fromstring": (),
     "eval": (),
     "exec": (),
@@ -57,8 +60,8 @@ DOORS = {
     "os.system": (),
     "os.popen": (),
     "subprocess.run": (
-        "utils/general.py",  # git
-        "utils/exporters/to_ncnn.py",  # pnnx, of which the path is ours
+        "utils/paths.py",  # git
+        "engine/exporters/to_ncnn.py",  # pnnx, of which the path is ours
         "benchmarks/many_classes.py",
         "benchmarks/memory.py",
         "benchmarks/startup.py",
@@ -67,7 +70,7 @@ DOORS = {
     "subprocess.Popen": ("benchmarks/kill_training.py",),
     "ast.literal_eval": (
         "models/activations.py",
-        "models/runtimes/base.py",  # texts of bounded length
+        "models/class_names.py",  # texts of bounded length
         "examples/onnxruntime_python/detect.py",
     ),
 }
@@ -142,13 +145,15 @@ def check(path, text):
 def sources():
     for path in sorted(ROOT.rglob("*.py")):
         parts = path.relative_to(ROOT).parts
-        if not any(part.startswith(".") or part in SKIPPED for part in parts[:-1]):
+        if not any(part.startswith(".") for part in parts[:-1]) and parts[0] not in SKIPPED:
             yield str(Path(*parts)), path.read_text(encoding="utf-8")
 
 
 def test_every_file_is_read_through_its_door():
     found = dict(sources())
-    assert {"train.py", "utils/torch_archive.py", "models/checkpoint.py"} <= set(found), "the walk lost files"
+    assert {"train.py", "utils/model_files/torch_file.py", "models/weights/checkpoint.py"} <= set(found), (
+        "the walk lost files"
+    )
     errors = [error for path, text in found.items() for error in check(path, text)]
     assert not errors, "\n" + "\n".join(errors)
 

@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from tests import malformed
-from utils.general import ROOT
+from utils.paths import ROOT
 
 CASES = malformed.corpus()
 
@@ -16,7 +16,7 @@ def test_there_are_enough_and_each_has_a_name():
     assert len({(case.group, case.name) for case in CASES}) == len(CASES)
 
 
-@pytest.mark.filterwarnings("ignore:Corrupt EXIF data")  # as utils/label_reader.py does; pytest forgets its filter
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF data")  # as utils/datasets/reader.py does; pytest forgets its filter
 @pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case.group}-{case.name}"[:60])
 def test_case(case, tmp_path):
     assert malformed.complaints(case, tmp_path / "set") == []
@@ -28,7 +28,7 @@ def test_command_lists_all_problems_and_ends_with_a_summary(tmp_path):
     (folder / "labels/good.txt").write_text(malformed.GOOD_LINE + "0 .5 nan .2 .2\n" * 12)
     (folder / "images/bad.jpg").write_bytes(b"")
     before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-    command = [sys.executable, "-m", "utils.labels", "CHECK", str(folder / "data.yaml")]
+    command = [sys.executable, "-m", "utils.datasets.dataset", "CHECK", str(folder / "data.yaml")]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     lines = done.stderr.splitlines()
     assert done.returncode == 0

@@ -12,8 +12,8 @@ import detect
 import export
 import train
 import val
-from utils.general import ROOT
 from utils.options.train import REFUSED
+from utils.paths import ROOT
 
 IMG = ("--imgsz", "--img", "--img-size")
 

@@ -12,11 +12,11 @@ import torch
 import yaml
 
 import train
-from models import training
-from models.checkpoint import load_checkpoint, save_checkpoint
+from engine.training import state as training
+from models.weights.checkpoint import load_checkpoint, save_checkpoint
 from models.yolo import DetectionModel
-from utils import demo
 from utils.callbacks import Callbacks
+from utils.datasets import demo
 from utils.files import yaml_load, yaml_save
 from utils.hyp import Hyp
 from utils.optim import build_optimizer, same_warmup

@@ -14,10 +14,10 @@ import yaml
 
 import train
 import val
-from models.checkpoint import attempt_load, load_checkpoint
+from models.weights.checkpoint import attempt_load, load_checkpoint
 from utils.callbacks import Callbacks
-from utils.general import ROOT
 from utils.loggers.to_csv import RESULT_COLUMNS
+from utils.paths import ROOT
 
 TINY = {"imgsz": 64, "batch_size": 4, "workers": 0, "weights": ""}
 MODEL = """

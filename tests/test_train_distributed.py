@@ -9,10 +9,10 @@ import pytest
 import torch
 import yaml
 
-from models.checkpoint import load_checkpoint
+from models.weights.checkpoint import load_checkpoint
 from tests.waiting import HANG
-from utils.demo import CLASSES, draw_demo
-from utils.general import ROOT
+from utils.datasets.demo import CLASSES, draw_demo
+from utils.paths import ROOT
 
 TABLE = {
     "nc": 4,

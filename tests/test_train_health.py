@@ -11,12 +11,13 @@ import torch
 import yaml
 
 import train
-from models import recovery, training
-from models.checkpoint import load_checkpoint
+from engine.training import recovery
+from engine.training import state as training
+from engine.training.health import Diverged
+from models.weights.checkpoint import load_checkpoint
 from tests.waiting import HANG
 from utils.callbacks import Callbacks
-from utils.general import ROOT
-from utils.health import Diverged
+from utils.paths import ROOT
 
 TABLE = {
     "nc": 4,

@@ -15,17 +15,18 @@ from torch import nn
 
 import export
 import val
-from models.backends import RUNTIMES
-from models.checkpoint import attempt_load
+from models.runtimes.backends import RUNTIMES
+from models.weights.checkpoint import attempt_load
 from models.yolo import DetectionModel
 from utils.boxes import xywhn2xyxy, xyxy2xywh
 from utils.callbacks import Callbacks
+from utils.console import cli_errors
 from utils.dataloaders import create_dataloader
+from utils.datasets.dataset import check_dataset
 from utils.files import yaml_load
-from utils.general import ROOT, cli_errors
 from utils.hyp import Hyp
-from utils.labels import check_dataset
 from utils.loss import ComputeLoss
+from utils.paths import ROOT
 
 IMGSZ = 96
 

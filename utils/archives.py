@@ -15,9 +15,9 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
+from utils.console import LOGGER, cli_errors
 from utils.files import atomic_path
-from utils.general import LOGGER, cli_errors
-from utils.model_archive import BROKEN, is_outside
+from utils.model_files.archive import BROKEN, is_outside
 
 MAX_MEMBERS = 1_000_000
 MAX_UNPACKED = 1 << 40  # bytes

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from utils.general import LOGGER, colorstr
+from utils.console import LOGGER, colorstr
 from utils.torch_utils import amp_context
 
 SIZES = (1, 2, 4, 8, 16)

@@ -45,14 +45,14 @@ from utils.augmentations import (
     visible_part,
 )
 from utils.boxes import xywhn2xyxy, xyxy2xywhn
+from utils.console import LOGGER
+from utils.datasets.dataset import load_labels
+from utils.datasets.image_cache import ImageCache, free_memory
+from utils.datasets.reader import decode_image
+from utils.datasets.sampling import EpochSampler
 from utils.extra_augmentations import ExtraAugmentations
-from utils.general import LOGGER
 from utils.hyp import Hyp
-from utils.image_cache import ImageCache, free_memory
-from utils.label_reader import decode_image
-from utils.labels import load_labels
 from utils.loader_processes import Loader, start_worker, workers_that_fit
-from utils.sampling import EpochSampler
 
 Shapes = tuple[tuple[int, int], tuple[tuple[float, float], tuple[int, int]]] | None
 Sample = tuple[Tensor, Tensor, str, Shapes]

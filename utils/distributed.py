@@ -15,7 +15,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from utils.general import LOGGER
+from utils.console import LOGGER
 
 TIMEOUT = timedelta(hours=3)  # the others wait this long while the first one reads labels or validates
 

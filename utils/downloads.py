@@ -21,8 +21,9 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from urllib.parse import SplitResult, quote, unquote, urljoin, urlsplit
 
+from utils.console import LOGGER
 from utils.files import atomic_path
-from utils.general import LOGGER, VERSION
+from utils.paths import VERSION
 from utils.text import file_name, printable
 
 MAX_IMAGE = 64 << 20  # bytes of an image that is kept in memory

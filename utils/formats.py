@@ -1,6 +1,7 @@
 """The table of file formats: how each is asked for, what its file is called, what it needs and which options apply.
 
-`export.py` writes these files, `models/backends.py` picks a run time by them, `benchmarks/formats.py` measures them.
+`export.py` writes these files, `models/runtimes/backends.py` picks a runtime by them, `benchmarks/formats.py` measures
+them.
 """
 
 from dataclasses import dataclass

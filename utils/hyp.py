@@ -7,8 +7,8 @@ from math import isnan
 from pathlib import Path
 from typing import Any
 
+from utils.console import LOGGER
 from utils.files import key_place, yaml_load
-from utils.general import LOGGER
 
 OPTIMIZERS = ("SGD", "Adam", "AdamW")
 

@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 import cv2
 from torch.utils.data import DataLoader
 
-from utils.general import LOGGER
+from utils.console import LOGGER
 from utils.interrupts import shield_worker
 from utils.torch_utils import keep_freed_memory
 

@@ -7,7 +7,7 @@ import numpy as np
 from torch import nn
 from torch.optim import SGD, Adam, AdamW, Optimizer
 
-from utils.general import LOGGER
+from utils.console import LOGGER
 
 OPTIMIZERS = {"SGD": SGD, "Adam": Adam, "AdamW": AdamW}
 BIAS, DECAY, NORM = range(3)  # order of the groups in the optimizer; results.csv calls their rates x/lr0, x/lr1, x/lr2

@@ -17,7 +17,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from utils.general import LOGGER, VERSION, git_describe
+from utils.console import LOGGER
+from utils.paths import VERSION, git_describe
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, KEPT_BYTES = -1, -3, 2**31 - 1  # of mallopt(3)
 

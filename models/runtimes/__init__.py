@@ -1,1 +1,1 @@
-"""The run times of exported files, one class each; `models.backends` picks one."""
+"""The run times of exported files, one class each; `models.runtimes.backends` picks one."""

@@ -7,10 +7,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from models.runtimes.base import Runtime, parse_value
+from models.class_names import parse_value
+from models.runtimes.base import Runtime
 from utils.files import yaml_load
 from utils.formats import require
-from utils.model_archive import BROKEN
+from utils.model_files.archive import BROKEN
 
 LARGEST_NOTES = 1_000_000  # bytes of metadata
 
@@ -89,7 +90,7 @@ def read_appended(file: Path) -> dict:
 
 
 class LiteRtBackend(Runtime):
-    """LiteRT (TensorFlow Lite) on the CPU, of a file that `utils.exporters.to_litert` wrote.
+    """LiteRT (TensorFlow Lite) on the CPU, of a file that `engine.exporters.to_litert` wrote.
 
     Args:
         file: .tflite file: float32 images (B, H, W, 3) to boxes (B, R, 5 + nc) in pixels.

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from models.runtimes.base import Runtime, image_axes, parse_shape
-from utils.pt2_file import load_pt2
-from utils.torchscript_file import load_torchscript
+from utils.model_files.pt2 import load_pt2
+from utils.model_files.torchscript import load_torchscript
 
 
 class TorchScriptBackend(Runtime):

@@ -25,9 +25,20 @@ import torch  # noqa: F401 - before the instrumented imports, which are not to r
 
 ROOT = Path(__file__).resolve().parents[2]
 TARGETS = ("labels", "coco", "voc", "image", "yaml", "pickle", "archive", "engine", "tflite")
-INSTRUMENTED = ["models.checkpoint", "models.legacy", "models.inert_pickle", "utils.inert_pickle"]
-INSTRUMENTED += ["utils.torch_archive", "utils.archives", "utils.engine_file", "utils.files", "utils.label_reader"]
-INSTRUMENTED += ["utils.label_coco", "utils.label_voc", "models.runtimes", "yaml", "PIL"]
+INSTRUMENTED = [
+    "models.weights.checkpoint",
+    "models.weights.yolov5",
+    "models.inert_pickle",
+    "utils.model_files.inert_pickle",
+]
+INSTRUMENTED += [
+    "utils.model_files.torch_file",
+    "utils.archives",
+    "utils.model_files.engine",
+    "utils.files",
+    "utils.datasets.reader",
+]
+INSTRUMENTED += ["utils.datasets.coco", "utils.datasets.voc", "models.runtimes", "yaml", "PIL"]
 LIMITS = ["-rss_limit_mb=2560", "-timeout=20", "-max_len=20000", "-print_final_stats=1"]
 
 

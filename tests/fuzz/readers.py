@@ -15,14 +15,14 @@ import numpy as np
 import torch
 from PIL import Image
 
-from models.checkpoint import load_checkpoint
 from models.runtimes.mobile_files import read_appended
-from utils.engine_file import read_engine
+from models.weights.checkpoint import load_checkpoint
+from utils.datasets.coco import read_coco
+from utils.datasets.reader import image_size, verify_image_label, verify_objects
+from utils.datasets.voc import read_voc
 from utils.files import yaml_load, yaml_save
-from utils.general import ROOT
-from utils.label_coco import read_coco
-from utils.label_reader import image_size, verify_image_label, verify_objects
-from utils.label_voc import read_voc
+from utils.model_files.engine import read_engine
+from utils.paths import ROOT
 
 Image.init()  # loads the readers of all formats, so that they are instrumented with this file
 NC = 3

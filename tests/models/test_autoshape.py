@@ -14,13 +14,13 @@ from PIL import Image
 from torch import nn
 
 from models.autoshape import AutoShape, load_picture
-from models.backends import DetectMultiBackend
 from models.detections import Detections
 from models.ensemble import Ensemble
+from models.runtimes.backends import DetectMultiBackend
 from models.yolo import DetectionModel
 from utils import downloads
 from utils.files import yaml_load
-from utils.general import ROOT
+from utils.paths import ROOT
 
 
 def network(seed=1):

@@ -18,9 +18,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import export
 import train
 import val
-from models import activations, attention, common, convolutions, layers, open_windows, tta, windows
-from models.backends import DetectMultiBackend
-from models.checkpoint import attempt_load
+from engine.exporters.compare import measure
+from models import activations, common, convolutions, tta
 from models.common import (
     C3SwinV2,
     DropPath,
@@ -32,9 +31,12 @@ from models.common import (
     SwinV2Stage,
     WindowAttention,
 )
+from models.runtimes.backends import DetectMultiBackend
+from models.swin import attention, layers, windows
+from models.swin import dynamic_windows as open_windows
+from models.weights.checkpoint import attempt_load
 from models.yolo import BLOCKS, KEPT, Detect, DetectionModel
 from utils import boxes, loss, nms
-from utils.exporters.compare import measure
 from utils.hyp import Hyp
 from utils.loss import ComputeLoss
 

@@ -11,17 +11,19 @@ import numpy as np
 import pytest
 import torch
 
-from models import cached_inference, common, open_windows
+from models import common
 from models.autoshape import AutoShape
-from models.backends import DetectMultiBackend
 from models.common import SwinV2Block
 from models.ensemble import Ensemble
-from models.windows import window_mask
+from models.runtimes.backends import DetectMultiBackend
+from models.swin import cached_inference
+from models.swin import dynamic_windows as open_windows
+from models.swin.windows import window_mask
 from models.yolo import DetectionModel
 from utils.augmentations import letterbox
 from utils.files import yaml_load
-from utils.general import ROOT
 from utils.nms import non_max_suppression
+from utils.paths import ROOT
 
 VALUES = (float("nan"), float("inf"), float("-inf"))
 # made equally narrow, so the larger ones of a family are the same; those of the paper cannot be

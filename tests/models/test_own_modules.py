@@ -10,12 +10,12 @@ from torch import nn
 
 import models
 import utils
-from models import legacy
-from models.checkpoint import FIELDS, build_model, load_checkpoint, save_checkpoint
 from models.convolutions import Conv
-from models.transfer import transfer_weights
+from models.weights import yolov5 as legacy
+from models.weights.checkpoint import FIELDS, build_model, load_checkpoint, save_checkpoint
+from models.weights.transfer import transfer_weights
 from models.yolo import DetectionModel
-from utils.inert_pickle import Budget, LazyTensor, Record, Storage
+from utils.model_files.inert_pickle import Budget, LazyTensor, Record, Storage
 from utils.torch_utils import ModelEMA, load_state
 
 CFG = {

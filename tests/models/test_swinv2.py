@@ -11,8 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from models import attention, common, layers, windows, yolo
+from models import common, yolo
 from models.common import C3SwinV2, PatchEmbed, SwinV2Block, SwinV2Stage, WindowAttention
+from models.swin import attention, layers, windows
 from models.yolo import DetectionModel
 from utils.optim import param_groups
 from utils.torch_utils import ModelEMA
@@ -432,7 +433,7 @@ def size_faults(tree):
 def test_r17_forward_uses_only_integer_arithmetic_on_sizes():
     functions = forward_functions()
     names = {name for name, _ in functions}
-    assert {"models.windows.padded_size", "SwinV2Block.attend", "PatchMerging.forward", "Detect.decode"} <= names
+    assert {"models.swin.windows.padded_size", "SwinV2Block.attend", "PatchMerging.forward", "Detect.decode"} <= names
     assert len(names) > 35
     assert [(name, size_faults(tree)) for name, tree in functions if size_faults(tree)] == []
     assert size_faults(ast.parse("def f(x): return math.ceil(x.shape[1] / 2) + int(x)")) == ["math.ceil", "int"]

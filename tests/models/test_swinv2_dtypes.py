@@ -11,11 +11,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from models import attention, common, layers
+from models import common
 from models.common import (
     SwinV2Block,
     WindowAttention,
 )
+from models.swin import attention, layers
 from models.yolo import DetectionModel
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -8,9 +8,9 @@ from torch import nn
 from torchvision.models import swin_transformer as torchvision_swin
 
 from models import common
-from models.attention import attend_in_sequence
 from models.common import C3SwinV2, SwinV2Block, SwinV2Stage, WindowAttention
-from models.windows import build_relative_coords, resize_bias_table
+from models.swin.attention import attend_in_sequence
+from models.swin.windows import build_relative_coords, resize_bias_table
 from models.yolo import DetectionModel
 from utils.optim import param_groups
 

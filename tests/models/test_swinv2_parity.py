@@ -9,8 +9,8 @@ import torch
 from torch import nn
 from torchvision.models import swin_transformer as torchvision_swin
 
-from models import attention
 from models.common import LayerNorm2d, PatchEmbed, PatchMerging, SwinV2Block, SwinV2Stage
+from models.swin import attention
 
 
 class SwinV2(nn.Module):

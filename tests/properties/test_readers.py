@@ -11,10 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from utils.datasets.coco import join_parts, read_coco
+from utils.datasets.reader import parse_labels, verify_objects
+from utils.datasets.voc import read_voc
 from utils.files import yaml_load, yaml_save
-from utils.label_coco import join_parts, read_coco
-from utils.label_reader import parse_labels, verify_objects
-from utils.label_voc import read_voc
 
 NC = 4
 CLASSES = {"a": 0, "b": 1, "it's ß": 2}

@@ -7,8 +7,9 @@ pytest.importorskip("hypothesis")
 from hypothesis import given
 from hypothesis import strategies as st
 
-from models import open_windows, windows
 from models.common import SwinV2Block
+from models.swin import dynamic_windows as open_windows
+from models.swin import windows
 
 SIDE = st.integers(1, 23)
 WINDOW = st.tuples(st.integers(1, 9), st.integers(1, 9))
@@ -77,7 +78,7 @@ def test_attention_of_any_map(drawn, bias, attention, seed):
     for other in ({"core": "sdpa"}, {"core": "explicit", "sequential": 2}, {"core": "auto", "sequential": 3}):
         twin = SwinV2Block(8, 2, window, shift, **settings, **other).eval()
         twin.load_state_dict(block.state_dict())
-        with torch.no_grad():  # on a CPU a form of its own, see models/cached_inference.py
+        with torch.no_grad():  # on a CPU a form of its own, see models/swin/cached_inference.py
             torch.testing.assert_close(twin(x), y, atol=1e-5, rtol=1e-5)
         torch.testing.assert_close(twin(x).detach(), y, atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(alone.detach(), y, atol=1e-5, rtol=1e-5)

@@ -12,21 +12,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from utils import general
-from utils.general import (
-    LOGGER,
-    ROOT,
-    check_file,
-    check_img_size,
-    cli_errors,
-    colorstr,
-    get_latest_run,
-    git_describe,
-    increment_path,
-    log_options,
-    make_divisible,
-    run_folder,
-)
+from utils import paths
+from utils.console import LOGGER, cli_errors, colorstr, log_options
+from utils.image_size import check_img_size, make_divisible
+from utils.paths import ROOT, check_file, get_latest_run, git_describe, increment_path, run_folder
 
 
 @pytest.fixture
@@ -45,7 +34,7 @@ def repository(tmp_path, monkeypatch):
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     monkeypatch.chdir(elsewhere)
-    monkeypatch.setattr(general, "ROOT", root)
+    monkeypatch.setattr(paths, "ROOT", root)
     return root
 
 
@@ -62,7 +51,7 @@ def test_root_is_the_repository():
 
 
 def test_version_is_that_of_the_project_file():
-    assert f'version = "{general.VERSION}"' in (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    assert f'version = "{paths.VERSION}"' in (ROOT / "pyproject.toml").read_text(encoding="utf-8")
 
 
 def test_colours_only_on_a_terminal(terminal, monkeypatch):
@@ -210,13 +199,16 @@ def test_a_run_folder_is_there_from_the_start_and_goes_if_it_stays_empty(tmp_pat
 
 def test_every_script_takes_the_folder_of_its_run_when_it_chooses_the_name():
     calls = []
-    for file in (*ROOT.glob("*.py"), *ROOT.glob("models/**/*.py"), *ROOT.glob("utils/**/*.py")):
+    for file in (
+        *ROOT.glob("*.py"),
+        *(f for part in ("utils", "models", "engine") for f in ROOT.glob(f"{part}/**/*.py")),
+    ):
         for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Call) and ast.unparse(node.func) == "increment_path":
                 given = {word.arg for word in node.keywords}
                 calls.append(file.name)
                 assert given & {"mkdir", "sep"}, f"{file}:{node.lineno}"  # with `sep` it numbers files
-    assert {"val.py", "detections.py", "general.py"} <= set(calls)
+    assert {"val.py", "detections.py", "paths.py"} <= set(calls)
 
 
 def test_check_file_takes_an_existing_path_first(repository):
@@ -294,7 +286,7 @@ def test_latest_run_with_links(tmp_path):
 
 
 def test_git_describe_names_the_commit_and_never_raises(tmp_path, monkeypatch):
-    monkeypatch.setattr(general, "ROOT", tmp_path)
+    monkeypatch.setattr(paths, "ROOT", tmp_path)
     assert git_describe() is None  # no repository
     git = ["git", "-C", str(tmp_path), "-c", "user.name=x", "-c", "user.email=x@x"]
     try:

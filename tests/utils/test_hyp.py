@@ -5,8 +5,8 @@ from dataclasses import FrozenInstanceError, fields
 import pytest
 
 from utils.files import yaml_load, yaml_save
-from utils.general import ROOT
 from utils.hyp import Hyp
+from utils.paths import ROOT
 
 # Table 5.15 of the behaviour notes: scratch-low, and for the others what differs from it.
 LOW = (

@@ -13,8 +13,8 @@ from torch.utils.data import Dataset
 
 from utils import loader_processes
 from utils.dataloaders import create_dataloader
+from utils.datasets.reader import decode_image
 from utils.hyp import Hyp
-from utils.label_reader import decode_image
 from utils.loader_processes import Loader, LoaderError, start_worker, workers_that_fit
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="needs fork and /dev/shm")

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from utils.general import ANSI, ANSI_END, LOGGER, cli_errors, colorstr
+from utils.console import ANSI, ANSI_END, LOGGER, cli_errors, colorstr
 from utils.text import MAX_FILE_NAME, csv_cell, csv_text, file_name, file_names, name_list, one_line, printable
 
 HARMLESS = ["cat", "白细胞", "人　犬", "naïve café", "👩‍🚀", "می‌خواهم", "$1_$5", "_x", "a/b", "%s {0} [a-z]*", ""]

@@ -9,8 +9,8 @@ import numpy as np
 from torch import nn
 
 from utils.callbacks import Callbacks
+from utils.console import LOGGER
 from utils.files import open_regular
-from utils.general import LOGGER
 from utils.loggers.services import SERVICES, ServiceLogger
 from utils.loggers.to_csv import RESULT_COLUMNS, CsvLogger
 from utils.loggers.to_tensorboard import TensorBoardLogger

@@ -12,8 +12,8 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from utils.console import LOGGER, colorstr
 from utils.files import open_regular
-from utils.general import LOGGER, colorstr
 from utils.text import printable
 
 POINTS = 101  # of a PR curve

@@ -3,8 +3,8 @@
 import argparse
 from collections.abc import Sequence
 
-from utils.general import ROOT
 from utils.options.check import COUNT, SHARE, SIDE, Number
+from utils.paths import ROOT
 
 FORMS = (
     "an image, a video, a folder, a pattern in quotes such as 'photos/**/*.jpg', a .txt list of those, a .streams "

@@ -4,14 +4,14 @@ import argparse
 from collections.abc import Sequence
 from typing import Any
 
-from utils.general import ROOT
 from utils.options.check import BATCH, COUNT, SHARE, SIDE, WORKERS, Number
+from utils.paths import ROOT
 
 DEFAULT_CFG = "models/yolov5s-swinv2.yaml"
 HYP_OF_SWIN, HYP_OF_CONV = "data/hyps/hyp.swinv2.yaml", "data/hyps/hyp.scratch-low.yaml"
 AMP_NAMES = ("auto", "off", "fp16", "bf16")
 NAN_POLICIES = ("stop", "rollback")
-TUNERS = ("genetic", "optuna")  # who searches, see `utils.tuner`
+TUNERS = ("genetic", "optuna")  # who searches, see `engine.training.tuner`
 REFUSED = {  # options of YOLOv5 that this program does not have -> what to do instead
     "--bucket": "nothing is copied to a cloud; several machines share a study with --tuner optuna --storage",
     "--entity": "set the variable WANDB_ENTITY, and log with --logger wandb",

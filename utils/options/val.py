@@ -4,8 +4,8 @@ import argparse
 from collections.abc import Sequence
 from typing import Any
 
-from utils.general import ROOT
 from utils.options.check import BATCH, COUNT, SHARE, SIDE, WORKERS
+from utils.paths import ROOT
 
 SPLIT_TASKS = ("train", "val", "test", "speed")
 TASKS = (*SPLIT_TASKS, "study")

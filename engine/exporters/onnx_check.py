@@ -1,0 +1,123 @@
+"""Check an ONNX file after it was written: ONNX's own checker, then ONNX Runtime against the PyTorch model."""
+
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from engine.exporters.compare import Difference, check_difference, measure
+from engine.exporters.onnx_nms import OUTPUTS
+from utils.console import LOGGER
+from utils.nms import non_max_suppression
+from utils.options.exporter import ExportOptions
+
+REAL_IMAGES = 4  # of the data set, run through both
+
+
+def make_session(file: str | Path | bytes) -> Any:
+    """Load a file, or the bytes of one, on the CPU with PyTorch's number of threads and only errors logged."""
+    import onnxruntime
+
+    settings = onnxruntime.SessionOptions()
+    settings.intra_op_num_threads = torch.get_num_threads()
+    settings.log_severity_level = 3
+    source = file if isinstance(file, bytes) else str(file)
+    return onnxruntime.InferenceSession(source, settings, providers=["CPUExecutionProvider"])
+
+
+def check_sizes(options: ExportOptions, stride: int) -> list[tuple[int, int, int]]:
+    """Return the (batch, height, width) at which a file is compared.
+
+    A file with fixed sizes has one. One with open sizes is also run at other batches, at sizes that windows do not
+    divide, and where the coarsest map is a single cell high, less than any window.
+    """
+    height, width = options.imgsz
+    if not options.dynamic:
+        return [(options.batch, height, width)]
+    half = -(-height // (2 * stride)) * stride
+    return [(1, height, width), (2, half, width + stride), (3, height + 3 * stride, half), (2, stride, 2 * stride)]
+
+
+def check_inputs(options: ExportOptions, stride: int, channels: int) -> Iterator[tuple[str, Tensor]]:
+    """Yield a name and images, float32 (B, C, H, W) in 0..1: noise at each of `check_sizes`, then real images."""
+    chance = torch.Generator().manual_seed(0)
+    for batch, height, width in check_sizes(options, stride):
+        name = f"random {batch}x{channels}x{height}x{width}"
+        yield name, torch.rand(batch, channels, height, width, generator=chance)
+    if options.calibration is not None:
+        for i, image in enumerate(islice(options.calibration(), REAL_IMAGES)):
+            yield f"real image {i + 1}", image.repeat(1 if options.dynamic else options.batch, 1, 1, 1)
+
+
+@torch.inference_mode()
+def compare_onnx(session: Any, model: nn.Module, inputs: Iterator[tuple[str, Tensor]], precision: str) -> Difference:
+    """Run both on all inputs and log the largest differences.
+
+    Args:
+        session: file with the output `output0`.
+        model: float32 model that returns (boxes,).
+        inputs: from `check_inputs`.
+        precision: key of `compare.TOLERANCE`.
+
+    Raises:
+        ValueError: a difference above the tolerance, a shape or a value that is wrong; names the input.
+    """
+    worst = {"random": Difference(), "real": Difference()}
+    device = next(model.parameters()).device
+    for name, images in inputs:
+        expected = model(images.to(device))[0]
+        (found,) = session.run(["output0"], {"images": images.numpy()})
+        try:
+            difference = measure(expected, found)
+        except ValueError as error:
+            raise ValueError(f"ONNX, {name}: {error}") from error
+        check_difference(difference, precision, f"ONNX, {name}")
+        worst[name.split()[0]] |= difference
+    LOGGER.info(f"ONNX: largest difference on random images {worst['random']}")
+    if worst["real"] != Difference():
+        LOGGER.info(f"ONNX: largest difference on real images {worst['real']}")
+    return worst["random"] | worst["real"]
+
+
+def check_nms(
+    session: Any,
+    plain: Any,
+    inputs: Iterator[tuple[str, Tensor]],
+    options: ExportOptions,
+) -> None:
+    """Compare the detections of a file with those that `non_max_suppression` makes of the same boxes.
+
+    Args:
+        session: file with the outputs `detections` and `num`.
+        plain: the same graph before the suppression was added.
+        inputs: from `check_inputs`.
+        options: thresholds of the file.
+
+    Raises:
+        ValueError: another number of detections, another order or class, or a value off by more than 1e-3 of its size.
+    """
+    total = 0
+    for name, images in inputs:
+        feed = {"images": images.numpy()}
+        (boxes,) = plain.run(["output0"], feed)
+        expected = non_max_suppression(
+            torch.from_numpy(boxes),
+            options.conf_thres,
+            options.iou_thres,
+            agnostic=options.agnostic_nms,
+            max_det=options.topk_all,
+        )
+        detections, counts = session.run(list(OUTPUTS), feed)
+        for rows, found, number in zip(expected, detections, counts, strict=True):
+            total += len(rows)
+            if number != len(rows):
+                raise ValueError(f"ONNX NMS, {name}: {number} detections, expected were {len(rows)}")
+            padded = np.zeros_like(found)
+            padded[:number] = rows.numpy()
+            if not np.allclose(found, padded, rtol=1e-3, atol=1e-3):
+                raise ValueError(f"ONNX NMS, {name}: the detections differ by up to {np.abs(found - padded).max():.3g}")
+    LOGGER.info(f"ONNX: the suppression in the graph equals that of PyTorch on {total} detections")

@@ -1,0 +1,1 @@
+"""From sources to detections: images, videos and streams, letterbox, model, NMS, tiles."""

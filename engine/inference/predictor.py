@@ -1,0 +1,178 @@
+"""From frames to detections in their pixels: letterbox, model, NMS, tiles of large images."""
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from engine.inference.pipeline import Frame
+from engine.inference.slicing import Window, merge_tiles, tile_grid
+from utils.augmentations import letterbox
+from utils.boxes import scale_boxes
+from utils.console import LOGGER
+from utils.nms import non_max_suppression
+from utils.torch_utils import Profile
+
+TILES_AT_ONCE = 4
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Frames and the network input made of them: arrays (3, H, W) RGB uint8 of one shape, one per frame."""
+
+    frames: list[Frame]
+    inputs: list[NDArray]
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How to detect.
+
+    Attributes:
+        imgsz: height and width of the network input; multiples of the model's stride.
+        conf_thres, iou_thres, classes, agnostic, max_det: see `non_max_suppression`.
+        augment: look at three views.
+        tile: side of the tiles into which images are cut, in pixels; 0 does not cut.
+        overlap: see `tile_grid`.
+    """
+
+    imgsz: tuple[int, int] = (640, 640)
+    conf_thres: float = 0.25
+    iou_thres: float = 0.45
+    max_det: int = 1000
+    classes: Sequence[int] | None = None
+    agnostic: bool = False
+    augment: bool = False
+    tile: int = 0
+    overlap: float = 0.2
+
+
+class Predictor:
+    """Detect in frames. `prepare` may run in another thread than the rest.
+
+    Args:
+        model: a `DetectMultiBackend`.
+        settings: see there.
+
+    Attributes:
+        times: `Profile` of inference and NMS.
+        preparing: seconds of letterboxing.
+        shape: of the last input of the model, (B, 3, H, W).
+
+    Raises:
+        ValueError: a setting that the model, or nothing, can follow.
+    """
+
+    def __init__(self, model: Callable[..., Tensor], settings: Settings) -> None:
+        self.model, self.settings = model, settings
+        self.times = Profile(), Profile()
+        self.preparing = 0.0
+        self.shape: tuple[int, ...] = (1, 3, *settings.imgsz)
+        if settings.tile:
+            tile_grid(1, 1, settings.tile, settings.overlap)
+        # An empty prediction shows what NMS thinks of the rest.
+        empty = torch.zeros(1, 0, 5 + model.nc)
+        s = settings
+        non_max_suppression(empty, s.conf_thres, s.iou_thres, s.classes, s.agnostic, max_det=s.max_det)
+
+    def batches(self, source: Iterable[list[Frame]]) -> Iterator[Prepared]:
+        """Prepare what a source gives."""
+        for frames in source:
+            yield self.prepare(frames)
+
+    def prepare(self, frames: list[Frame]) -> Prepared:
+        """Make the network input of frames: as small as all of them allow alike, if the model takes any size."""
+        start = time.perf_counter()
+        inputs = self._fit([frame.image for frame in frames])
+        return Prepared(frames, inputs, time.perf_counter() - start)
+
+    def _fit(self, images: Sequence[NDArray]) -> list[NDArray]:
+        """Letterbox images, (H, W, 3) BGR, to (3, H, W) RGB of one shape."""
+        size, stride, free = self.settings.imgsz, self.model.stride, self.model.imgsz is None
+        fitted = [letterbox(image, size, auto=free, stride=stride)[0] for image in images]
+        if len({image.shape for image in fitted}) > 1:
+            fitted = [letterbox(image, size, auto=False)[0] for image in images]
+        return [cv2.cvtColor(image, cv2.COLOR_BGR2RGB).transpose(2, 0, 1) for image in fitted]
+
+    @torch.inference_mode()
+    def __call__(self, prepared: Prepared) -> list[Tensor]:
+        """Detect.
+
+        Returns:
+            For each frame (D, 6) `[xyxy_img, confidence, class]` on the CPU, best first.
+        """
+        self.preparing += prepared.seconds
+        found = self._detect(prepared.inputs, [frame.shape for frame in prepared.frames])
+        if self.settings.tile:
+            found = [self._slice(f, whole) for f, whole in zip(prepared.frames, found, strict=True)]
+        return found
+
+    def _detect(self, inputs: Sequence[NDArray], shapes: Sequence[tuple[int, int]]) -> list[Tensor]:
+        """Run model and NMS on inputs of one shape, in batches that the model takes."""
+        s, found = self.settings, []
+        size = self.model.batch_size or len(inputs)
+        for start in range(0, len(inputs), size):
+            part = np.stack(inputs[start : start + size])  # (B, 3, H, W)
+            given = len(part)
+            if self.model.batch_size:  # a file with a fixed number of images; the rest stay black
+                part = np.pad(part, ((0, size - given), (0, 0), (0, 0), (0, 0)))
+            with self.times[0]:
+                images = torch.from_numpy(part).to(self.model.device)
+                images = (images.half() if self.model.fp16 else images.float()) / 255
+                self.shape = tuple(images.shape)
+                boxes = self.model(images, augment=s.augment)[:given]  # (B, R, 5 + nc)
+            with self.times[1]:
+                kept = non_max_suppression(
+                    boxes, s.conf_thres, s.iou_thres, s.classes, s.agnostic, max_det=s.max_det
+                )  # B of (D, 6)
+                kept = [detections.cpu() for detections in kept]
+            net = part.shape[2:]
+            found += [scale_boxes(net, d, shape) for d, shape in zip(kept, shapes[start : start + size], strict=True)]
+        return found
+
+    def _slice(self, frame: Frame, whole: Tensor) -> Tensor:
+        """Add what the tiles of a frame show to what was found in all of it."""
+        s, (height, width) = self.settings, frame.shape
+        windows = tile_grid(height, width, s.tile, s.overlap)
+        if len(windows) == 1:
+            return whole
+        found: list[Tensor] = []
+        for start in range(0, len(windows), TILES_AT_ONCE):
+            part: list[Window] = windows[start : start + TILES_AT_ONCE]
+            tiles = [frame.image[y1:y2, x1:x2] for x1, y1, x2, y2 in part]
+            kept = self._detect(self._fit(tiles), [tile.shape[:2] for tile in tiles])
+            for detections, (x1, y1, _, _) in zip(kept, part, strict=True):
+                moved = detections.clone()
+                moved[:, :4] += torch.tensor([x1, y1, x1, y1])
+                found.append(moved)
+        with self.times[1]:
+            found, windows = [whole, *found], [(0, 0, width, height), *windows]
+            return merge_tiles(found, windows, frame.shape, s.iou_thres, s.agnostic, s.max_det)
+
+
+def choose_size(imgsz: Sequence[int], fixed: tuple[int, int] | None, stride: int) -> tuple[int, int]:
+    """Return height and width of the network input for the option --imgsz, one number or two.
+
+    Args:
+        imgsz: as the user gave it.
+        fixed: the only size a file can take, or None.
+        stride: sizes are rounded up to multiples of it, with a warning.
+
+    Raises:
+        ValueError: not one or two numbers of at least 1.
+    """
+    if len(imgsz) not in (1, 2) or min(imgsz) < 1:
+        raise ValueError(f"--imgsz is {list(imgsz)}, but must be one size or a height and a width, in pixels")
+    asked = (imgsz[0], imgsz[-1])
+    if fixed and fixed != asked:
+        LOGGER.warning(f"the model file takes images of {fixed[0]} x {fixed[1]} only: --imgsz {asked} is not followed")
+    rounded = fixed or tuple(-(-side // stride) * stride for side in asked)
+    if not fixed and rounded != asked:
+        LOGGER.warning(f"image size {asked} must be a multiple of {stride}: using {rounded}")
+    return tuple(rounded)

@@ -1,0 +1,272 @@
+"""What detect.py reads: the grammar of --source, and images and videos as files."""
+
+import glob
+import os
+import re
+import threading
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import cv2
+from numpy.typing import NDArray
+from PIL import Image
+
+from engine.inference.pipeline import Frame
+from engine.inference.streams import Screen, Streams, check_no_page
+from engine.inference.video import VID_FORMATS, read_video
+from utils.console import LOGGER
+from utils.datasets.reader import IMG_FORMATS, decode_image, has_more_pages
+from utils.downloads import download, is_url
+from utils.options.detect import FORMS
+from utils.text import printable
+
+READ = IMG_FORMATS + VID_FORMATS
+NAMED = 5  # files that a message names
+SCHEMES = ("rtsp://", "rtsps://", "rtmp://", "http://", "https://", "udp://", "tcp://", "srt://")
+
+
+def read_image(path: str) -> NDArray:
+    """Read an image of any depth and channels, turned as its EXIF data say.
+
+    Returns:
+        (H, W, 3) BGR uint8. Transparency is dropped; of several pages the first one is read, with a warning.
+
+    Raises:
+        OSError: the file cannot be read.
+        ValueError: it is damaged, cut off, or of a format that OpenCV does not know.
+    """
+    image = decode_image(path, cv2.IMREAD_COLOR)
+    if image is None:
+        raise ValueError(f"{path}: cannot be decoded: damaged, or no image of a known format")
+    if has_more_pages(path):
+        LOGGER.warning(f"{path}: has several pages or animation frames, only the first is read")
+    with open(path, "rb") as file:
+        if file.read(2) == b"\xff\xd8":  # of a JPEG that is cut off, some releases of OpenCV make up the rest
+            file.seek(-2, 2)
+            if file.read() != b"\xff\xd9":
+                _check_whole(path)
+    return image
+
+
+def _check_whole(path: str) -> None:
+    """Raise ValueError if an image ends too early."""
+    try:
+        with Image.open(path) as image:
+            image.load()
+    except (OSError, SyntaxError) as error:
+        raise ValueError(f"{path}: damaged: {error}") from None
+
+
+class Files:
+    """Image and video files, one frame at a time. What cannot be read is reported and skipped.
+
+    Args:
+        images: read first, in this order.
+        videos: read after them.
+        vid_stride: take the last of every so many frames of a video.
+        left_out: what was found beside them and is not read, in words; "" for nothing.
+
+    Attributes:
+        names: all files, images first.
+        failed: files of which nothing could be read, so far.
+    """
+
+    live = False
+
+    def __init__(self, images: Sequence[str], videos: Sequence[str], vid_stride: int = 1, left_out: str = "") -> None:
+        self.images, self.videos, self.vid_stride, self.left_out = list(images), list(videos), vid_stride, left_out
+        self.names = [*self.images, *self.videos]
+        self.failed: list[str] = []
+        self._stopped = threading.Event()
+
+    def __iter__(self) -> Iterator[list[Frame]]:
+        for path in self.names:
+            try:
+                for frame in self._read(path):
+                    if self._stopped.is_set():
+                        return
+                    yield [frame]
+            except (ValueError, OSError) as error:
+                self.failed.append(path)
+                text = str(error) if path in str(error) else f"{path}: {error}"
+                LOGGER.warning(f"{text}; skipped")
+
+    def _read(self, path: str) -> Iterator[Frame]:
+        if _suffix(path) in VID_FORMATS:
+            yield from read_video(path, self.vid_stride)
+        else:
+            yield Frame(read_image(path), path)
+
+    def stop(self) -> None:
+        """End the iteration."""
+        self._stopped.set()
+
+
+Source = Files | Streams | Screen
+
+
+def open_source(source: str | Path, folder: Path, vid_stride: int = 1) -> Source:
+    """Find out what a source is, and open it.
+
+    Args:
+        source: see `FORMS`. A folder that exists is read, whatever its name could mean else. Folders are not searched
+            below their own level, patterns with `**` are. Lines of a list are looked for from the working folder, then
+            from the folder of the list; those that are missing are reported. A `.streams` file holds one camera number,
+            URL or video a line. In both, lines that begin with `#` are left out. What an HTTP URL leads to is
+            downloaded if it is an image or its suffix is that of a video; anything else is a stream.
+        folder: where downloads go; created when there is one.
+        vid_stride: see `Files` and `Stream`.
+
+    Returns:
+        An iterable of lists of `Frame`, with `names`, `live`, and `stop()`.
+
+    Raises:
+        ValueError, FileNotFoundError: there is nothing to read, or the text is none of these forms.
+        OSError: a stream, camera or screen cannot be opened, or a download fails.
+    """
+    text = str(source).strip()
+    if not text:
+        raise ValueError(f"--source is empty: give {FORMS}")
+    if vid_stride < 1:
+        raise ValueError(f"--vid-stride is {vid_stride}, but must be at least 1")
+    path = os.path.expanduser(text)
+    if os.path.isdir(path):
+        return _files(text, find_files(text), vid_stride)
+    if text.isdecimal():
+        return Streams([text], vid_stride)
+    if text.split()[0] == "screen" and not os.path.exists(path):
+        return _screen(text)
+    if text.lower().startswith(SCHEMES):
+        file = _download(text, folder) if is_url(text) else None
+        return Streams([text], vid_stride) if file is None else _files(text, [str(file)], vid_stride)
+    if text.lower().endswith(".streams"):
+        return Streams(_lines(text), vid_stride)
+    if text.lower().endswith(".txt"):
+        return _files(text, [file for line in _lines(text) for file in _listed(line, Path(path))], vid_stride)
+    return _files(text, find_files(text), vid_stride)
+
+
+def _download(url: str, folder: Path) -> Path | None:
+    """Return what a URL leads to as a file, None for a stream."""
+    check_no_page(url)
+    try:
+        return download(url, folder, READ)
+    except OSError:
+        if _suffix(urlsplit(url).path) in READ:
+            raise
+        return None  # FFmpeg knows more ways to ask, and says what is wrong
+
+
+def _files(text: str, found: Sequence[str], vid_stride: int) -> Files:
+    """Sort what was found into images and videos, and describe the rest.
+
+    Raises:
+        FileNotFoundError: there is neither an image nor a video.
+    """
+    found = list(dict.fromkeys(found))
+    images = [file for file in found if _suffix(file) in IMG_FORMATS and os.path.isfile(file)]
+    videos = [file for file in found if _suffix(file) in VID_FORMATS and os.path.isfile(file)]
+    chosen = {*images, *videos}
+    left_out = _left_out([file for file in found if file not in chosen])
+    if not images and not videos:
+        raise FileNotFoundError(
+            f"{text}: no images or videos found{f', but {left_out}' if left_out else ''}. Images end in "
+            f"{' '.join(IMG_FORMATS)}; videos in {' '.join(VID_FORMATS)}"
+        )
+    return Files(images, videos, vid_stride, left_out)
+
+
+def _left_out(files: Sequence[str]) -> str:
+    """Describe files and folders that are not read: how many of each kind, and some names."""
+    kinds = Counter("folder" if os.path.isdir(f) else f".{_suffix(f)}" if _suffix(f) else "no suffix" for f in files)
+    counts = ", ".join(f"{n} {kind}{'s' * (kind == 'folder' and n > 1)}" for kind, n in kinds.most_common())
+    names = ", ".join(os.path.basename(file) for file in files[:NAMED])
+    return printable(f"{counts} ({names}{', ...' * (len(files) > NAMED)})") if files else ""
+
+
+def find_files(text: str) -> list[str]:
+    """List what a path, folder or pattern means, sorted: files of any kind, and the subfolders of a folder.
+
+    The leading folders of a pattern that exist are taken as they are written, with brackets in their names. If nothing
+    fits, so are all brackets.
+
+    Raises:
+        FileNotFoundError: no such path, and nothing fits the pattern.
+        ValueError: a single file that ends neither like an image nor like a video.
+    """
+    path = os.path.expanduser(text)
+    if os.path.isdir(path):
+        return sorted(str(entry) for entry in Path(path).iterdir())
+    if os.path.isfile(path):
+        if _suffix(path) not in READ:
+            raise ValueError(
+                f"{text}: ends neither like an image ({' '.join(IMG_FORMATS)}) nor a video ({' '.join(VID_FORMATS)})"
+            )
+        return [path]
+    if any(letter in text for letter in "*?["):
+        folder, rest = _existing(path)
+        for pattern in (rest, rest.replace("[", "[[]")):
+            found = glob.glob(os.path.join(glob.escape(folder), pattern), recursive=True)
+            if files := sorted(file for file in found if os.path.isfile(file)):
+                return files
+        hint = "; brackets are a pattern, write [[] for one in a name" if "[" in text else ""
+        raise FileNotFoundError(f"{text}: no file fits this pattern (from {Path.cwd()}){hint}")
+    raise FileNotFoundError(f"{text}: no such file or folder (from {Path.cwd()}). A source is {FORMS}")
+
+
+def _existing(path: str) -> tuple[str, str]:
+    """Split a pattern after the leading folders that exist as they are written."""
+    folder, rest = path, ""
+    while folder and not os.path.isdir(folder) and os.path.dirname(folder) != folder:
+        folder, name = os.path.split(folder)
+        rest = os.path.join(name, rest) if rest else name
+    return folder, rest
+
+
+def _listed(line: str, list_file: Path) -> list[str]:
+    """Return the files of one line of a list; a line that leads nowhere is reported."""
+    try:
+        return find_files(line)
+    except (FileNotFoundError, ValueError) as error:
+        if not os.path.isabs(line):
+            try:
+                return find_files(str(list_file.parent / line))
+            except (FileNotFoundError, ValueError):
+                pass  # the first message names the line as it stands
+        LOGGER.warning(f"{list_file}: {error}; line left out")
+        return []
+
+
+def _lines(file: str) -> list[str]:
+    """Read the lines of a list that are neither empty nor remarks."""
+    path = Path(os.path.expanduser(file))
+    if not path.is_file():
+        raise FileNotFoundError(f"{file}: no such list (from {Path.cwd()})")
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{file}: not a list: no text in UTF-8 at byte {error.start}") from None
+    lines = [line.strip() for line in text.split("\n")]
+    lines = [line for line in lines if line and not line.startswith("#")]
+    if not lines:
+        raise ValueError(f"{file}: the list is empty")
+    return lines
+
+
+def _screen(text: str) -> Screen:
+    """Open what `screen [number] [left top width height]` means."""
+    words = text.split()[1:]
+    if len(words) not in (0, 1, 4, 5) or not all(re.fullmatch(r"\d+", word) for word in words):
+        raise ValueError(f"--source {text!r}: expected screen, screen N, or screen [N] LEFT TOP WIDTH HEIGHT in pixels")
+    numbers = [int(word) for word in words]
+    monitor = numbers.pop(0) if len(numbers) in (1, 5) else 0
+    if numbers and min(numbers[2:]) < 1:
+        raise ValueError(f"--source {text!r}: width and height must be at least 1 pixel")
+    return Screen(monitor, tuple(numbers) if numbers else None)
+
+
+def _suffix(path: str) -> str:
+    """Return the suffix of a path in lower case, without the dot."""
+    return Path(path).suffix.lower().removeprefix(".")

@@ -1,0 +1,119 @@
+"""Video files: read their frames, write annotated ones."""
+
+import math
+from collections.abc import Iterator
+from pathlib import Path
+
+import cv2
+from numpy.typing import NDArray
+
+from engine.inference.pipeline import STREAM_FPS, Frame
+from utils.console import LOGGER
+from utils.files import open_new
+
+VID_FORMATS = ("asf", "avi", "gif", "m4v", "mkv", "mov", "mp4", "mpeg", "mpg", "ts", "webm", "wmv")
+BROKEN_IN_A_ROW = 50  # frames; after so many that cannot be decoded the rest of a video is given up
+
+
+def reported_fps(capture: cv2.VideoCapture) -> float:
+    """Return the frames per second a source tells of, `STREAM_FPS` where it tells nonsense."""
+    fps = capture.get(cv2.CAP_PROP_FPS)
+    return fps if math.isfinite(fps) and 0 < fps <= 1000 else STREAM_FPS
+
+
+def reported_frames(capture: cv2.VideoCapture) -> int:
+    """Return the number of frames a source tells of, 0 for endless or unknown."""
+    count = capture.get(cv2.CAP_PROP_FRAME_COUNT)
+    return int(count) if math.isfinite(count) and 0 < count < 2**31 else 0
+
+
+def read_video(path: str, vid_stride: int = 1) -> Iterator[Frame]:
+    """Read the frames of a video file, turned as its metadata say.
+
+    A frame that cannot be decoded is reported and skipped; so is a rest that cannot be read.
+
+    Args:
+        path: video.
+        vid_stride: take the last of every so many frames; the rate is divided by it.
+
+    Raises:
+        ValueError: OpenCV cannot open it, or not a single frame can be read.
+    """
+    capture = cv2.VideoCapture(path)
+    try:
+        if not capture.isOpened():
+            raise ValueError(f"{path}: not a video that OpenCV can open (damaged, or a codec it does not have)")
+        fps, count = reported_fps(capture) / vid_stride, reported_frames(capture)
+        number = broken = grabbed = 0
+        while broken < BROKEN_IN_A_ROW:
+            steps = sum(1 for _ in range(vid_stride) if capture.grab())
+            grabbed += steps
+            if steps < vid_stride:
+                break
+            decoded, image = capture.retrieve()
+            if not decoded:
+                broken += 1
+                LOGGER.warning(f"{path}: frame {grabbed} cannot be decoded, skipped")
+                continue
+            broken, number = 0, number + 1
+            yield Frame(image, path, "video", number, count // vid_stride, fps)
+        if not number and grabbed < vid_stride:
+            raise ValueError(f"{path}: {grabbed} frames, but every {vid_stride}th is wanted: none to look at")
+        if not number:
+            raise ValueError(f"{path}: no frame of this video can be decoded")
+        if grabbed < count - vid_stride:  # the count of some containers is an estimate
+            LOGGER.warning(f"{path}: the video ends or is damaged after frame {grabbed} of {count}")
+    finally:
+        capture.release()
+
+
+class VideoFile:
+    """Write frames into an mp4 file.
+
+    Args:
+        path: target; its folder is made.
+        fps: frames per second.
+        shape: height and width of the frames; of an odd side the encoder drops the last row or column.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+
+    def __init__(self, path: Path, fps: float, shape: tuple[int, int]) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self.path, self.shape = path, shape
+        self._written = 0
+        open_new(path, "wb").close()  # OpenCV would write through a link
+        self._writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"mp4v"), fps, shape[::-1])
+        if not self._writer.isOpened():
+            raise OSError(f"{path}: the video cannot be written ({shape[1]} x {shape[0]} pixels, {fps:g} fps, mp4v)")
+
+    def write(self, image: NDArray) -> None:
+        """Append a frame, (H, W, 3) BGR uint8 of `shape`."""
+        self._writer.write(image)
+        self._written += 1
+
+    def close(self) -> None:
+        """Finish the file, without this it does not play, and look at it: OpenCV's writer reports no error.
+
+        Raises:
+            OSError: not all frames are in the file.
+        """
+        self._writer.release()
+        count, sound = _look_at(self.path)
+        if self._written and (count < self._written or not sound):
+            raise OSError(
+                f"{self.path}: the video could not be written: {count} of {self._written} frames are in the file"
+                f"{'' if sound else ', and it cannot be played to its end'}. Is the disk full?"
+            )
+
+
+def _look_at(path: Path) -> tuple[int, bool]:
+    """Return the number of frames that a video file tells of, and whether its last one can be decoded."""
+    capture = cv2.VideoCapture(str(path))
+    try:
+        count = reported_frames(capture) if capture.isOpened() else 0
+        capture.set(cv2.CAP_PROP_POS_FRAMES, max(count - 1, 0))
+        return count, count > 0 and capture.read()[0]
+    finally:
+        capture.release()

@@ -1,0 +1,99 @@
+"""Feature maps of a model as pictures and arrays."""
+
+import math
+from collections.abc import Callable
+from io import BytesIO
+from pathlib import Path
+from types import TracebackType
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from utils.annotate import write_image
+from utils.console import LOGGER
+from utils.files import write_whole
+
+CHANNELS = 32  # shown in a picture
+COLUMNS = 8
+SMALLEST = 64  # pixels of the shorter side of a channel in a picture; smaller maps are enlarged
+GAP = 2
+
+
+class FeatureMaps:
+    """Save what the rows of a model give out. Use as a context: leaving it takes the hooks away.
+
+    For each row but the last (Detect) whose map is larger than one cell: `stage<i>_<Module>_features.png` with the
+    first 32 channels in 8 columns, each from its own smallest value (dark) to its largest (bright), and the whole map
+    of the first image as `.npy`, (C, H, W) float32.
+
+    Args:
+        model: has the rows as `model.model`; see `DetectionModel`.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self._folder: Path | None = None
+        rows = list(model.model)[:-1]
+        self._seen: set[int] = set()
+        self._hooks = [row.register_forward_hook(self._hook(i, row)) for i, row in enumerate(rows)]
+
+    def __enter__(self) -> "FeatureMaps":
+        return self
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        for hook in self._hooks:
+            hook.remove()
+
+    def save_next(self, folder: Path) -> None:
+        """Save the maps of the next forward pass into a folder, which is made."""
+        folder.mkdir(parents=True, exist_ok=True)
+        self._folder, self._seen = folder, set()
+
+    def done(self) -> None:
+        """Save no more until the next `save_next`, and say where the maps are."""
+        if self._folder:
+            LOGGER.info(f"feature maps of {len(self._seen)} modules saved to {self._folder}")
+        self._folder = None
+
+    def _hook(self, i: int, row: nn.Module) -> Callable[..., None]:
+        name = str(getattr(row, "type", type(row).__name__)).rpartition(".")[2]
+
+        def hook(_: nn.Module, __: tuple, output: Tensor) -> None:
+            if self._folder is None or i in self._seen:  # later passes are other views or tiles of the same image
+                return
+            if not isinstance(output, Tensor) or output.ndim != 4 or max(output.shape[2:]) <= 1:
+                return
+            self._seen.add(i)
+            features = output[0].detach().float().cpu().numpy()  # (C, H, W)
+            file = self._folder / f"stage{i}_{name}_features"
+            array = BytesIO()
+            np.save(array, features)
+            write_whole(file.with_suffix(".npy"), array.getvalue())
+            write_image(file.with_suffix(".png"), feature_picture(features))
+
+        return hook
+
+
+def feature_picture(features: NDArray) -> NDArray:
+    """Lay out the first 32 channels of a map in 8 columns.
+
+    Args:
+        features: (C, H, W) float.
+
+    Returns:
+        (H2, W2, 3) BGR uint8; a channel without differences is dark, white lines stand between channels.
+    """
+    shown = features[:CHANNELS].astype(np.float32)
+    low, high = shown.min((1, 2), keepdims=True), shown.max((1, 2), keepdims=True)
+    grey = ((shown - low) / np.maximum(high - low, 1e-12) * 255).astype(np.uint8)  # (n, H, W)
+    scale = max(math.ceil(SMALLEST / min(grey.shape[1:])), 1)
+    h, w = grey.shape[1] * scale, grey.shape[2] * scale
+    columns = min(COLUMNS, len(grey))
+    rows = math.ceil(len(grey) / columns)
+    picture = np.full((rows * (h + GAP) - GAP, columns * (w + GAP) - GAP, 3), 255, np.uint8)
+    for i, channel in enumerate(grey):
+        y, x = i // columns * (h + GAP), i % columns * (w + GAP)
+        large = cv2.resize(channel, (w, h), interpolation=cv2.INTER_NEAREST)
+        picture[y : y + h, x : x + w] = cv2.applyColorMap(large, cv2.COLORMAP_VIRIDIS)
+    return picture

@@ -1,0 +1,195 @@
+"""Detections as files: a text file per image, a JSON file in the result format of COCO, a table."""
+
+import csv
+import json
+import shutil
+import tempfile
+from collections.abc import Collection, Mapping, Sequence
+from io import TextIOWrapper
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from utils.boxes import xyxy2xywh, xyxy2xywhn
+from utils.console import LOGGER
+from utils.files import atomic_path, naming, open_regular, write_whole
+from utils.output_names import ResultIds, unique_stems
+from utils.text import csv_cell
+
+
+class TextFiles:
+    """Write a text file per image with detections: rows `class xywhn [confidence]`, 6 significant digits.
+
+    A file is called after its image, see `unique_stems`, frame n of a video `<stem>_<n>`. A file left by an earlier run
+    in the folder is replaced, or removed.
+
+    Args:
+        folder: made if need be.
+        im_files: all images that will come.
+        save_conf: end each row with the confidence.
+        corners: write xyxyn instead of xywhn.
+        ascending: write the best row last instead of first.
+        numbered: those of `im_files` that are videos or streams.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        im_files: Sequence[str],
+        save_conf: bool = False,
+        corners: bool = False,
+        ascending: bool = False,
+        numbered: Collection[str] = (),
+    ) -> None:
+        self.folder, self.save_conf, self.corners, self.ascending = folder, save_conf, corners, ascending
+        self.names = unique_stems(im_files, numbered)
+
+    def add(self, detections: Tensor, path: str, shape: tuple[int, int], number: int = 0) -> None:
+        """Write the file of one image.
+
+        Args:
+            detections: (D, 6) `[xyxy_img, confidence, class]`, best first.
+            path: the image, one of `im_files`.
+            shape: its height and width in pixels.
+            number: of the frame of a video, from 1; 0 for an image.
+        """
+        file = self.folder / f"{self.names[path]}{f'_{number}' if number else ''}.txt"
+        if not len(detections):
+            file.unlink(missing_ok=True)
+            return
+        detections = detections.flip(0) if self.ascending else detections
+        boxes = detections[:, :4]
+        if self.corners:
+            boxes = boxes / boxes.new_tensor([shape[1], shape[0], shape[1], shape[0]])
+        else:
+            boxes = xyxy2xywhn(boxes, shape[1], shape[0])
+        columns = [detections[:, 5:6], boxes]
+        if self.save_conf:
+            columns.append(detections[:, 4:5])
+        lines = [" ".join(f"{value:g}" for value in row) + "\n" for row in torch.cat(columns, 1).tolist()]
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(file, "".join(lines).encode())
+
+    def close(self) -> None:
+        """Do nothing: every file is complete."""
+
+
+class JsonFile:
+    """Collect all detections for one file, to be scored with the tools of COCO. They wait on disk, not in memory.
+
+    Args:
+        file: target, written by `close`; its folder must exist.
+        ids: of all images that will come, and of the classes.
+    """
+
+    def __init__(self, file: Path, ids: ResultIds) -> None:
+        self.file, self.ids = file, ids
+        self.count = 0
+        self._rows = tempfile.TemporaryFile("w+", encoding="utf-8", dir=file.parent)
+
+    def add(self, detections: Tensor, path: str, shape: tuple[int, int], number: int = 0) -> None:  # noqa: ARG002
+        """Collect one image.
+
+        Args:
+            detections: (D, 6) `[xyxy_img, confidence, class]`.
+            path: the image, one of `ids`.
+            shape: not used, COCO wants pixels; here because `TextFiles` needs it.
+            number: of the frame of a video, which ends the image id; 0 for an image.
+        """
+        image, categories = self.ids.images[path], self.ids.categories
+        image = f"{image}_{number}" if number else image
+        boxes = xyxy2xywh(detections[:, :4])
+        boxes[:, :2] -= boxes[:, 2:] / 2  # corner and size
+        for box, (conf, cls) in zip(boxes.tolist(), detections[:, 4:].tolist(), strict=True):
+            row = {
+                "image_id": image,
+                "category_id": categories[int(cls)] if categories else int(cls),
+                "bbox": [round(value, 3) for value in box],
+                "score": round(conf, 5),
+            }
+            with naming(self.file):
+                self._rows.write(("," if self.count else "") + json.dumps(row))
+            self.count += 1
+
+    def close(self) -> None:
+        """Write the file."""
+        with atomic_path(self.file) as tmp, tmp.open("w", encoding="utf-8") as out, self._rows:
+            self._rows.seek(0)
+            out.write("[")
+            shutil.copyfileobj(self._rows, out)
+            out.write("]")
+        LOGGER.info(f"{self.count} detections saved to {self.file}")
+
+
+class CsvFile:
+    """Write a table with one row per box, best last: name of the image, of the class, confidence with two decimals.
+
+    Names that a spreadsheet would compute stand after an apostrophe, see `utils.text.csv_cell`.
+    Rows that an earlier run left there stay, unless they are of one of the images of this run.
+
+    Args:
+        file: target; its folder must exist.
+        images: image -> name in the table, of all that will come.
+        names: class names by index.
+
+    Raises:
+        ValueError: there is a file with other columns.
+    """
+
+    HEADER = ("Image Name", "Prediction", "Confidence")
+
+    def __init__(self, file: Path, images: Mapping[str, str], names: Mapping[int, str]) -> None:
+        self.images, self.names = images, names
+        kept = []
+        if file.exists():
+            with TextIOWrapper(open_regular(file), "utf-8", newline="") as old:
+                header, *rows = [*csv.reader(old)] or [self.HEADER]
+            if tuple(header) != self.HEADER:
+                raise ValueError(f"{file}: this table has the columns {header}, not {self.HEADER}: move it away")
+            own = set(map(csv_cell, images.values()))
+            kept = [row for row in rows if row and row[0] not in own]
+        with atomic_path(file) as tmp, tmp.open("w", newline="", encoding="utf-8") as new:
+            csv.writer(new).writerows([self.HEADER, *kept])
+        self._file = file.open("a", newline="", encoding="utf-8")
+        self._writer = csv.writer(self._file)
+
+    def add(self, detections: Tensor, path: str, shape: tuple[int, int], number: int = 0) -> None:  # noqa: ARG002
+        """Write the rows of one image: (D, 6) `[xyxy_img, confidence, class]`, best first; the rest as `TextFiles`."""
+        for conf, cls in detections[:, 4:].flip(0).tolist():
+            with naming(self._file.name):
+                self._writer.writerow([csv_cell(self.images[path]), csv_cell(self.names[int(cls)]), f"{conf:.2f}"])
+
+    def close(self) -> None:
+        """Finish the file."""
+        with naming(self._file.name):
+            self._file.close()
+
+
+def open_files(
+    folder: Path,
+    im_files: Sequence[str],
+    weights: str | Path | Sequence[str | Path] | None = None,
+    save_txt: bool = False,
+    save_conf: bool = False,
+    ids: ResultIds | None = None,
+) -> list[TextFiles | JsonFile]:
+    """Open the files that a validation was asked for.
+
+    Args:
+        folder: where to; text files go into labels/ below.
+        im_files: all images that will come.
+        weights: checkpoint, or the first of several, after which <stem>_predictions.json is called; None leaves its
+            part out.
+        save_txt: write text files, with the confidence if `save_conf` says so.
+        save_conf: see `save_txt`.
+        ids: of a JSON file; None writes none.
+    """
+    files = []
+    if save_txt:
+        files.append(TextFiles(folder / "labels", im_files, save_conf))
+    if ids:
+        first = weights if isinstance(weights, str | Path | None) else weights[0]
+        name = f"{Path(first).stem}_predictions.json" if first else "predictions.json"
+        files.append(JsonFile(folder / name, ids))
+    return files

@@ -1,0 +1,234 @@
+"""What a run of detect.py shows and keeps as pictures: annotated images and videos, crops, windows."""
+
+import os
+import re
+import socket
+import sys
+from collections import Counter, deque
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+
+import cv2
+from numpy.typing import NDArray
+from torch import Tensor
+
+from engine.inference.pipeline import Frame
+from engine.inference.video import VID_FORMATS, VideoFile
+from utils.annotate import FULL_COLOUR, Annotator, colors, crop_box, write_image
+from utils.console import LOGGER
+from utils.output_names import name_part, unique_stems
+from utils.text import file_names, printable
+
+WRITABLE = ("bmp", "jpeg", "jpg", "png", "tif", "tiff", "webp")
+
+
+def draw(
+    image: NDArray,
+    detections: Tensor,
+    names: Mapping[int, str],
+    line_width: int | None = None,
+    hide_labels: bool = False,
+    hide_conf: bool = False,
+) -> NDArray:
+    """Return a copy of an image with its detections, the most confident on top.
+
+    Args:
+        image: (H, W, 3) BGR uint8.
+        detections: (D, 6) `[xyxy_img, confidence, class]`, best first.
+        names: class names by index.
+        line_width: in pixels; None follows the size of the image.
+        hide_labels: draw boxes only.
+        hide_conf: write the class only.
+    """
+    picture = Annotator(image, line_width)
+    for *box, conf, cls in detections.flip(0).tolist():
+        label = "" if hide_labels else names[int(cls)] if hide_conf else f"{names[int(cls)]} {conf:.2f}"
+        picture.box_label(box, label, colors(int(cls), bgr=True))
+    return picture.result()
+
+
+def picture_names(sources: Sequence[str], live: bool) -> dict[str, str]:
+    """Name the annotated picture or video of each source.
+
+    An image keeps its name (with .jpg behind it where its format cannot be written), a video is `<stem>.mp4`. Where two
+    would get the same, both get their path below the common folder.
+    """
+    simple = {}
+    for source in sources:
+        path = Path(source)
+        suffix = path.suffix.lower().removeprefix(".")
+        if live:
+            simple[source] = f"{source}.mp4"
+        elif suffix in VID_FORMATS:
+            simple[source] = f"{path.stem}.mp4"
+        else:
+            simple[source] = path.name if suffix in WRITABLE else f"{path.name}.jpg"
+    count = Counter(name.lower() for name in simple.values())  # some file systems do not tell cases apart
+    repeated = [source for source in sources if count[simple[source].lower()] > 1]
+    if repeated:
+        common = os.path.commonpath([os.path.dirname(os.path.abspath(source)) for source in sources])
+        for source in repeated:
+            name = os.path.relpath(source, common)
+            ending = Path(simple[source]).suffix
+            simple[source] = name if name.lower().endswith(ending.lower()) and ending != ".mp4" else name + ending
+    long = {source for source, name in simple.items() if len(os.fsencode(os.path.basename(name))) > 255}
+    return simple | {s: stem + Path(simple[s]).suffix for s, stem in unique_stems(sources).items() if s in long}
+
+
+class Pictures:
+    """Write annotated images, videos and, if asked, the frames of videos as images of their own.
+
+    Args:
+        folder: of the run.
+        names: source -> name below `folder`, of `picture_names`.
+        save: write images and videos.
+        frames: write frames too, as `frames/<stem>_<number>.jpg`.
+
+    Raises:
+        ValueError: a picture would replace its own source.
+    """
+
+    def __init__(self, folder: Path, names: Mapping[str, str], save: bool = True, frames: bool = False) -> None:
+        self.folder, self.names, self.save, self.frames = folder, names, save, frames
+        self._stems = unique_stems(list(names), [n for n in names if Path(names[n]).suffix == ".mp4"])
+        self._videos: dict[str, VideoFile] = {}
+        self._parts: Counter[str] = Counter()
+        for source, name in names.items():
+            if save and (folder / name).exists() and Path(source).exists() and (folder / name).samefile(source):
+                raise ValueError(
+                    f"{source}: its annotated picture would replace it. Choose another --project or --name"
+                )
+
+    def add(self, frame: Frame, picture: NDArray) -> None:
+        """Write the annotated `picture` of a frame."""
+        if frame.kind == "image":
+            if self.save:
+                write_image(self.folder / self.names[frame.source], picture)
+            return
+        if self.frames:
+            write_image(self.folder / "frames" / f"{self._stems[frame.source]}_{frame.number}.jpg", picture)
+        if self.save:
+            self._video(frame).write(picture)
+
+    def _video(self, frame: Frame) -> VideoFile:
+        """Return the open video of a source; a new one when frames change their size, as streams may."""
+        video = self._videos.get(frame.source)
+        if video and video.shape == frame.shape:
+            return video
+        if frame.kind == "video" and not video:  # files come one after the other: the one before is complete
+            self.close()
+        target = self.folder / self.names[frame.source]
+        if video:
+            video.close()
+            self._parts[frame.source] += 1
+            target = target.with_stem(f"{target.stem}-{self._parts[frame.source] + 1}")
+            LOGGER.warning(f"{frame.source}: the size of the frames changed, going on in {target}")
+        self._videos[frame.source] = VideoFile(target, frame.fps, frame.shape)
+        return self._videos[frame.source]
+
+    def close(self) -> None:
+        """Finish all videos."""
+        with ExitStack() as stack:
+            for video in self._videos.values():
+                stack.callback(video.close)
+            self._videos.clear()
+
+
+class Crops:
+    """Write each box as a picture of its own: `<class>/<stem>.jpg`, then `<stem>-2.jpg`, ...
+
+    They are cut by `crop_box` from the image without drawings.
+
+    Args:
+        folder: where to.
+        sources: all that will come.
+        names: class names by index.
+    """
+
+    def __init__(self, folder: Path, sources: Sequence[str], names: Mapping[int, str]) -> None:
+        self.folder, self._groups = folder, file_names(names)
+        stems = {source: name_part(re.sub(r"[\\/]", "_", stem)) for source, stem in unique_stems(sources).items()}
+        bases = set(stems.values())
+        for source, stem in stems.items():  # the second crop of `a` is a-2, so the first one of `a-2` is not
+            base, _, number = stem.rpartition("-")
+            if number.isdecimal() and base in bases:
+                stems[source] = f"{stem}{Path(source).suffix}_"
+        self._stems = stems
+        self._count: Counter[tuple[str, str]] = Counter()
+
+    def add(self, frame: Frame, detections: Tensor) -> None:
+        """Write the crops of a frame, best first; (D, 6) `[xyxy_img, confidence, class]`."""
+        for *box, _, cls in detections.tolist():
+            write_image(self._file(frame, int(cls)), crop_box(frame.image, box), FULL_COLOUR)
+
+    def _file(self, frame: Frame, cls: int) -> Path:
+        """Return the next path for a class and source."""
+        group, stem = self._groups[cls], self._stems[frame.source]
+        self._count[group, stem] += 1
+        n = self._count[group, stem]
+        name = stem if n == 1 else f"{stem}-{n}"
+        return self.folder / group / f"{name}.jpg"
+
+
+# Windows --------------------------------------------------------------------------------------------------------------
+
+
+def display_problem() -> str:
+    """Say why no window can be opened here; "" if one can. OpenCV itself would end the program."""
+    gui = re.search(r"GUI:\s*(\S+)", cv2.getBuildInformation())
+    if gui is None or gui.group(1).upper() == "NONE":
+        return "this OpenCV is built without windows: pip install opencv-python instead of opencv-python-headless"
+    if sys.platform in ("win32", "darwin"):
+        return ""
+    if os.environ.get("WAYLAND_DISPLAY") and not os.environ.get("DISPLAY"):
+        return ""
+    name = os.environ.get("DISPLAY", "")
+    found = re.fullmatch(r"(.*):(\d+)(?:\.\d+)?", name)
+    if not found:
+        return "there is no display (the variable DISPLAY is not set)"
+    host, number = found.group(1), int(found.group(2))
+    local = host in ("", "unix")
+    try:
+        with socket.socket(socket.AF_UNIX if local else socket.AF_INET) as probe:
+            probe.settimeout(3)
+            probe.connect(f"/tmp/.X11-unix/X{number}" if local else (host, 6000 + number))
+    except OSError as error:
+        return f"the display {name} does not answer ({error})"
+    return ""
+
+
+class Windows:
+    """Show annotated frames, one window per source. Only for the main thread."""
+
+    def __init__(self) -> None:
+        self._open: deque[str] = deque(maxlen=16)
+
+    def show(self, frame: Frame, picture: NDArray) -> bool:
+        """Show a frame; False if the user pressed q or Esc."""
+        title = printable(frame.source)
+        if title not in self._open:
+            self._open.append(title)
+            cv2.namedWindow(title, cv2.WINDOW_NORMAL | cv2.WINDOW_KEEPRATIO)
+            cv2.resizeWindow(title, picture.shape[1], picture.shape[0])
+        cv2.imshow(title, picture)
+        return cv2.waitKey(1) & 0xFF not in (ord("q"), 27)
+
+    def close(self) -> None:
+        """Close all windows."""
+        if self._open:
+            cv2.destroyAllWindows()
+
+
+def open_windows(asked: bool, camera: bool) -> Windows | None:
+    """Open windows if asked, or for a camera if possible.
+
+    Raises:
+        ValueError: they were asked for, and none can be opened.
+    """
+    if not asked and not camera:
+        return None
+    problem = display_problem()
+    if problem and asked:
+        raise ValueError(f"--view-img: {problem}")
+    return None if problem else Windows()

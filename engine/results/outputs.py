@@ -1,0 +1,203 @@
+"""Everything that a run of detect.py writes or tells: files of all kinds, lines for each frame, the summary."""
+
+import time
+from collections import Counter
+from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+from numpy.typing import NDArray
+from torch import Tensor
+
+from engine.inference.pipeline import Frame
+from engine.inference.sources import Source
+from engine.results.files import CsvFile, JsonFile, TextFiles
+from engine.results.images import Crops, Pictures, draw, picture_names
+from engine.results.report import DetectReport
+from utils.console import LOGGER, colorstr
+from utils.output_names import ResultIds, image_ids
+from utils.text import printable
+
+TELL_EVERY = 1.0  # seconds between lines about one video or stream
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What to write, named as the options of detect.py.
+
+    Attributes:
+        save_img: annotated images and videos.
+        report: a page with all images and frames, report.html.
+        line_thickness: of boxes in pixels; None follows the size of the image.
+
+    Raises:
+        ValueError: a number that cannot work.
+    """
+
+    save_img: bool = True
+    save_frames: bool = False
+    save_txt: bool = False
+    save_format: int = 0
+    save_conf: bool = False
+    save_csv: bool = False
+    save_json: bool = False
+    save_crop: bool = False
+    report: bool = False
+    line_thickness: int | None = None
+    hide_labels: bool = False
+    hide_conf: bool = False
+
+    def __post_init__(self) -> None:
+        if self.save_format not in (0, 1):
+            raise ValueError(f"--save-format is {self.save_format}, but must be 0 (xywh) or 1 (xyxy)")
+        if self.line_thickness is not None and self.line_thickness < 1:
+            raise ValueError(f"--line-thickness is {self.line_thickness}, but must be at least 1 pixel")
+        if self.save_conf and not self.save_txt:
+            LOGGER.warning("--save-conf has no effect without --save-txt")
+
+    @property
+    def files(self) -> bool:
+        """Whether anything is written."""
+        w = self
+        tables = w.save_txt or w.save_csv or w.save_json
+        return w.save_img or w.save_frames or tables or w.save_crop or w.report
+
+
+class Outputs:
+    """Write what was asked for. Use as a context: leaving it finishes the files, after an error or Ctrl-C too.
+
+    Args:
+        folder: of the run; made if something is written.
+        source: what will come.
+        names: class names by index.
+        wanted: what to write.
+    """
+
+    def __init__(self, folder: Path, source: Source, names: Mapping[int, str], wanted: Wanted) -> None:
+        self.folder, self.names, self.wanted = folder, names, wanted
+        pictures = picture_names(source.names, source.live)
+        numbered = source.names if source.live else source.videos
+        if wanted.files:
+            folder.mkdir(parents=True, exist_ok=True)
+        save_pictures = wanted.save_img or wanted.save_frames
+        self.pictures = Pictures(folder, pictures, wanted.save_img, wanted.save_frames) if save_pictures else None
+        self.crops = Crops(folder / "crops", source.names, names) if wanted.save_crop else None
+        self.report = DetectReport(folder, names) if wanted.report else None
+        self.tables: list[TextFiles | CsvFile | JsonFile] = []
+        if wanted.save_txt:
+            corners = wanted.save_format == 1
+            self.tables.append(TextFiles(folder / "labels", source.names, wanted.save_conf, corners, True, numbered))
+        if wanted.save_json:
+            ids = ResultIds(image_ids(source.names, numbered))
+            self.tables.append(JsonFile(folder / "predictions.json", ids))
+        self.titles = {name: name if source.live else _image_name(name, pictures[name]) for name in source.names}
+        if wanted.save_csv:
+            self.tables.append(CsvFile(folder / "predictions.csv", self.titles, names))
+
+    def __enter__(self) -> "Outputs":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with ExitStack() as stack:  # one that fails does not keep the others from being finished
+            for part in (self.report, *reversed(self.tables), self.pictures):
+                if part:
+                    stack.callback(part.close)
+
+    def draw(self, frame: Frame, detections: Tensor) -> NDArray:
+        """Return a frame with its detections (D, 6) `[xyxy_img, confidence, class]` drawn on a copy."""
+        w = self.wanted
+        return draw(frame.image, detections, self.names, w.line_thickness, w.hide_labels, w.hide_conf)
+
+    def add(self, frame: Frame, detections: Tensor, picture: NDArray | None = None) -> None:
+        """Write one frame; `picture` is what `draw` made of it if that was done already."""
+        for table in self.tables:
+            table.add(detections, frame.source, frame.shape, frame.number)
+        if self.crops:
+            self.crops.add(frame, detections)
+        if self.report:
+            title = self.titles[frame.source] + (f" frame {frame.number}" if frame.number else "")
+            self.report.add(frame.image, title, detections)
+        if self.pictures and (self.wanted.save_img or frame.kind != "image"):
+            self.pictures.add(frame, self.draw(frame, detections) if picture is None else picture)
+
+
+def _image_name(source: str, picture: str) -> str:
+    """Name an image in the table: its file name, or the path that tells it from another of that name."""
+    name = Path(source).name
+    return name if Path(picture).parent == Path(".") else str(Path(picture).parent / name)
+
+
+class Summary:
+    """Count what was found, tell of each image at once and of each video once a second, and sum up at the end.
+
+    Args:
+        source: what will come.
+        names: class names by index.
+    """
+
+    def __init__(self, source: Source, names: Mapping[int, str]) -> None:
+        self.source, self.names = source, names
+        self.index = {name: i for i, name in enumerate(source.names, 1)}
+        self.found: Counter[int] = Counter()  # boxes of each class
+        self.seen_in: Counter[int] = Counter()  # frames that show a class
+        self.frames = self.empty = 0
+        self._sources: Counter[str] = Counter()
+        self._told: dict[str, float] = {}
+
+    def add(self, frame: Frame, detections: Tensor, net: tuple[int, int], milliseconds: float) -> None:
+        """Count one frame and, if it is time, log a line about it."""
+        count = Counter(int(cls) for cls in detections[:, 5].tolist())
+        self.found += count
+        self.seen_in.update(count.keys())
+        self.frames += 1
+        self.empty += not count
+        self._sources[frame.source] += 1
+        now = time.monotonic()
+        last = frame.kind == "video" and frame.number == frame.total
+        if frame.kind != "image" and now - self._told.get(frame.source, -1e9) < TELL_EVERY and not last:
+            return
+        self._told[frame.source] = now
+        place = f"{frame.kind} {self.index[frame.source]}/{len(self.index)} "
+        if frame.number:
+            place += f"({frame.number}{f'/{frame.total}' if frame.total else ''}) "
+        LOGGER.info(f"{place}{frame.source}: {net[0]}x{net[1]} {self.text(count)}, {milliseconds:.1f}ms")
+
+    def text(self, count: Counter[int]) -> str:
+        """Put counts of classes into words: `2 cats, 1 dog`."""
+        words = [
+            f"{n} {printable(self.names[cls])}{'s' * (n > 1 and not self.names[cls].endswith('s'))}"
+            for cls, n in sorted(count.items())
+        ]
+        return ", ".join(words) or "(no detections)"
+
+    def log(self, times: tuple[float, float, float], shape: tuple[int, ...], folder: Path | None) -> None:
+        """Log the end of a run.
+
+        Args:
+            times: seconds of all pre-processing, inference and NMS.
+            shape: of the last network input.
+            folder: where results were saved, None for nowhere.
+        """
+        if left_out := getattr(self.source, "left_out", ""):
+            LOGGER.warning(f"not read, as they are neither images nor videos by their suffix: {left_out}")
+        if not self.frames:
+            LOGGER.warning("nothing was read")
+            return
+        frames = f"{self.frames} {'image' if self._only_images() else 'frame'}{'s' * (self.frames > 1)}"
+        origin = "" if self._only_images() else f" of {len(self._sources)} source{'s' * (len(self._sources) > 1)}"
+        parts = [f"{self.found[cls]} {printable(self.names[cls])} in {self.seen_in[cls]}" for cls in sorted(self.found)]
+        nothing = f"; nothing in {self.empty}" if self.empty else ""
+        LOGGER.info(f"Found in {frames}{origin}: {', '.join(parts) or 'no objects'}{nothing if parts else ''}")
+        failed = getattr(self.source, "failed", [])
+        if failed:
+            LOGGER.warning(f"{len(failed)} of {len(self.index)} files could not be read: {', '.join(failed[:10])}")
+        speed = [t / self.frames * 1e3 for t in times]
+        LOGGER.info(
+            "Speed: {:.1f}ms pre-process, {:.1f}ms inference, {:.1f}ms NMS per image at shape {}".format(*speed, shape)
+        )
+        if folder:
+            LOGGER.info(f"Results saved to {colorstr('bold', str(folder))}")
+
+    def _only_images(self) -> bool:
+        return not self.source.live and all(self._sources[name] == 0 for name in self.source.videos)

@@ -1,0 +1,528 @@
+"""The state of a training: built from the options, brought back from a checkpoint, and saved."""
+
+import argparse
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.utils.data import DataLoader
+
+from models.weights.checkpoint import load_checkpoint, refuse_foreign_resume, save_checkpoint
+from models.weights.imagenet import PUBLISHED, Published, load_published, read_published
+from models.weights.transfer import transfer_weights
+from models.yolo import DetectionModel
+from utils.autoanchor import check_anchors
+from utils.autobatch import autobatch
+from utils.callbacks import Callbacks
+from utils.console import LOGGER, colorstr
+from utils.dataloaders import LoadImagesAndLabels, create_dataloader
+from utils.datasets.dataset import check_dataset
+from utils.distributed import gather, is_main, main_first, rank, world_size
+from utils.files import yaml_load
+from utils.hyp import Hyp
+from utils.image_size import check_img_size
+from utils.optim import build_optimizer, same_warmup, scaled_decay, warmup_iterations
+from utils.options.train import AMP_NAMES, HYP_OF_CONV, HYP_OF_SWIN
+from utils.paths import check_file, git_describe
+from utils.plots import plot_labels
+from utils.text import printable
+from utils.torch_utils import EarlyStopping, ModelEMA, load_state, rng_state, set_rng_state, set_torch_rng_state
+
+KEPT_OPTIONS = (  # on which the optimizer, the order of the images or the network depend
+    "batch_size", "freeze", "image_weights", "imgsz", "optimizer", "quad", "rect", "seed", "single_cls", "window",
+)  # fmt: skip
+SWIN_MODULES = {"C3SwinV2", "SwinV2Stage"}
+AMP_TYPES = dict(zip(AMP_NAMES[1:], (None, torch.float16, torch.bfloat16), strict=True))  # all but "auto"
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What a run reads before it makes its folder.
+
+    Attributes:
+        data: from `check_dataset`.
+        ckpt: from `load_checkpoint`, or None to train from scratch or from published weights.
+        cfg: path of the model YAML, or the table of the checkpoint.
+        hyp: hyperparameters as read.
+        published: ImageNet weights for the backbone, or None.
+    """
+
+    data: dict[str, Any]
+    ckpt: dict[str, Any] | None
+    cfg: str | dict[str, Any]
+    hyp: Hyp
+    published: Published | None = None
+
+
+@dataclass
+class State:
+    """Everything that changes while a run goes on, and that a checkpoint brings back.
+
+    Attributes:
+        net: what the batches go through, the model or its wrapper for several processes.
+        epoch: the one that runs, or the next one.
+        iteration: number of the next batch, counted from the start of the run. last_step: that of the last optimizer
+            step.
+        best_fitness: highest so far. best_saved: whether best.pt was written by this run.
+        maps: mAP50-95 of each class (nc,) at the last validation, None before.
+        rollbacks: how often the run went back to an earlier epoch; each one halves the learning rate.
+        batch: batches of `epoch` that are done. losses: their mean box, objectness and class loss, (3,).
+    """
+
+    model: DetectionModel
+    net: nn.Module
+    ema: ModelEMA
+    optimizer: torch.optim.Optimizer
+    scaler: torch.amp.GradScaler
+    stopper: EarlyStopping
+    epoch: int = 0
+    iteration: int = 0
+    last_step: int = -1
+    best_fitness: float = 0.0
+    best_saved: bool = False
+    maps: np.ndarray | None = None
+    rollbacks: int = 0
+    batch: int = 0
+    losses: torch.Tensor = field(default_factory=lambda: torch.zeros(3))
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What stays fixed during a run.
+
+    Attributes:
+        opt: options in effect. hyp: hyperparameters, loss gains fitted to this run. device, amp: where, in which type.
+        imgsz, stride: image size and largest stride, pixels. batches: per epoch. warmup: iterations.
+        data: fingerprints of the datasets `train` and `val`. frozen: rows of the model that do not learn.
+        save_dir: run folder. git: state of the repository.
+    """
+
+    opt: argparse.Namespace
+    hyp: Hyp
+    device: torch.device
+    amp: torch.dtype | None
+    imgsz: int
+    stride: int
+    batches: int
+    warmup: int
+    data: dict[str, dict[str, int | str]]
+    frozen: list[nn.Module]
+    save_dir: Path
+    git: str | None
+
+
+def read_inputs(opt: argparse.Namespace) -> Inputs:
+    """Read dataset, checkpoint, model table and hyperparameters; nothing is written but a drawn demo dataset.
+
+    Raises:
+        ValueError, FileNotFoundError: a file is missing or cannot be used.
+    """
+    data = check_dataset(opt.data)
+    published = read_published(opt.weights) if opt.weights and not opt.resume else None
+    ckpt = load_checkpoint(opt.weights) if opt.weights and not published else None
+    if opt.resume:
+        check_resumable(ckpt, opt, data)
+    if published and not opt.cfg:
+        if opt.weights not in PUBLISHED:
+            raise ValueError(f"--weights {opt.weights}: name the model too, such as --cfg models/yolov5-swinv2t.yaml")
+        opt.cfg = str(check_file(PUBLISHED[opt.weights][1], (".yaml", ".yml")))
+    table = yaml_load(opt.cfg) if opt.cfg else ckpt["yaml"]
+    hyp = Hyp.load(opt.hyp) if opt.resume else choose_hyp(opt, table)
+    return Inputs(data, ckpt, opt.cfg or table, hyp, published)
+
+
+def check_resumable(ckpt: dict[str, Any], opt: argparse.Namespace, data: dict[str, Any]) -> None:
+    """Refuse to resume a finished run, and one whose classes, epochs or options do not fit what was trained so far.
+
+    Raises:
+        ValueError: saying which.
+    """
+    refuse_foreign_resume(ckpt, opt.weights)
+    if ckpt["optimizer"] is None:
+        raise ValueError(
+            f"{opt.weights}: this run is finished, nothing to resume; start a new one with --weights {opt.weights}"
+        )
+    nc = 1 if opt.single_cls else data["nc"]
+    if ckpt["yaml"]["nc"] != nc:
+        raise ValueError(f"{opt.data}: {nc} classes, but the run that is resumed has {ckpt['yaml']['nc']}")
+    if not opt.single_cls:
+        refuse_moved_names(data["names"], ckpt["names"], opt.data)
+    done, begun = ckpt["epoch"] + 1, ckpt["progress"] is not None
+    if opt.epochs < done + begun:
+        raise ValueError(
+            f"--epochs {opt.epochs}: the run that is resumed has finished {done} epochs"
+            f"{' and begun the next' * begun}; give at least {done + begun}"
+        )
+    for key in KEPT_OPTIONS:
+        now, before = getattr(opt, key), ckpt["opt"].get(key, getattr(opt, key))
+        if now != before:
+            raise ValueError(
+                f"{Path(opt.save_dir) / 'opt.yaml'}: {key} is {now}, but the run was trained with {before} so far. Put "
+                f"that back, or start a new run with --weights {opt.weights}"
+            )
+
+
+def refuse_moved_names(names: Mapping[int, str], before: Mapping[int, str], file: str) -> None:
+    """Raise ValueError if a class has another number than before; a class may get another name, with a warning."""
+    numbers = {name: number for number, name in before.items()}
+    for number, name in names.items():
+        if name in numbers and before.get(number) != name:
+            raise ValueError(
+                f"{file}: the class {printable(name)} has number {number}, but {numbers[name]} in the run that is "
+                "resumed: give the names in the order of that run"
+            )
+    renamed = [n for n, name in names.items() if n in before and before[n] != name]
+    if renamed:
+        pairs = ", ".join(f"{n}: {printable(before[n])} is now {printable(names[n])}" for n in renamed[:10])
+        LOGGER.warning(f"{file}: {len(renamed)} classes have other names than before: {pairs}")
+
+
+def refuse_other_hyp(fitted: Hyp, ckpt: dict[str, Any], file: str) -> None:
+    """Raise ValueError if the hyperparameters of a resumed run are not those that it was trained with so far."""
+    now, before = fitted.to_dict(), ckpt["hyp"] or {}
+    keys = [key for key in {**before, **now} if now.get(key) != before.get(key)]
+    if keys:
+        raise ValueError(
+            f"{file}: changed since the run was stopped: {', '.join(keys)}. Put the values back, or start a new run "
+            "with --weights and --hyp"
+        )
+
+
+def choose_hyp(opt: argparse.Namespace, table: dict[str, Any]) -> Hyp:
+    """Load --hyp, or the file that suits the backbone of the model table when none is given."""
+    rows = table.get("backbone")
+    rows = rows if isinstance(rows, list) else []  # the model says what is wrong with it
+    modules = {str(row[2]) for row in rows if isinstance(row, list) and len(row) == 4}
+    file = opt.hyp or (HYP_OF_SWIN if modules & SWIN_MODULES else HYP_OF_CONV)
+    opt.hyp = str(check_file(file, (".yaml", ".yml")))
+    hyp = Hyp.load(opt.hyp)
+    values = ", ".join(f"{key}={value}" for key, value in hyp.to_dict().items())
+    LOGGER.info(f"{colorstr('hyperparameters: ')}{opt.hyp}: {values}")
+    return hyp
+
+
+def build_model(opt: argparse.Namespace, inputs: Inputs) -> DetectionModel:
+    """Build the model for the classes of the dataset and copy the weights of the checkpoint that fit."""
+    hyp, data, ckpt = inputs.hyp, inputs.data, inputs.ckpt
+    model = DetectionModel(inputs.cfg, nc=1 if opt.single_cls else data["nc"], anchors=hyp.anchors)
+    if model.yaml["ch"] != 3:
+        raise ValueError(f"{opt.cfg or opt.weights}: 'ch' is {model.yaml['ch']}, but training images have 3 channels")
+    if ckpt:
+        new_anchors = (opt.cfg or hyp.anchors) and not opt.resume
+        report = transfer_weights(model, ckpt, exclude=("anchor",) if new_anchors else ())
+        report.log(opt.weights)
+        if is_main() and not opt.resume:
+            report.write(Path(opt.save_dir) / "transfer.csv")
+    if inputs.published:
+        load_published(model, inputs.published)
+    model.names = {0: "item"} if opt.single_cls and len(data["names"]) != 1 else data["names"]
+    if hyp.drop_path is not None:
+        model.set_drop_path(hyp.drop_path)
+    if opt.window:
+        model.set_window(opt.window[0] if len(opt.window) == 1 else opt.window)
+    if opt.checkpoint_stages:
+        model.set_activation_checkpointing(opt.checkpoint_stages)
+    if opt.activation_checkpointing and not model.set_activation_checkpointing(True):
+        LOGGER.warning("--activation-checkpointing has no effect: the model has no Swin stage")
+    return model
+
+
+def choose_amp(name: str, device: torch.device) -> torch.dtype | None:
+    """Return the autocast type: with `auto` float16 on CUDA and none elsewhere.
+
+    Raises:
+        ValueError: float16 without CUDA (gradients would underflow without a scaler).
+    """
+    if name == "auto":
+        name = "fp16" if device.type == "cuda" else "off"
+    if name == "fp16" and device.type != "cuda":
+        raise ValueError(f"--amp fp16 needs a CUDA device, not {device.type}; use --amp bf16 or --amp off")
+    return AMP_TYPES[name]
+
+
+def freeze_layers(model: DetectionModel, freeze: Sequence[int | str]) -> list[nn.Module]:
+    """Stop the gradients of some rows.
+
+    Args:
+        model: changed in place.
+        freeze: one number n for rows 0 to n - 1, several numbers for exactly those rows, or `backbone` for the rows
+            that the model table calls so.
+
+    Returns:
+        The frozen rows; they are to stay in evaluation mode so that their batch statistics do not move either.
+
+    Raises:
+        ValueError: a number is not a row of the model, or `backbone` stands beside others.
+    """
+    if "backbone" in freeze:
+        if len(freeze) > 1:
+            raise ValueError(f"--freeze {' '.join(map(str, freeze))}: give backbone alone, or numbers of rows")
+        freeze = [len(model.yaml["backbone"])]
+    rows = range(freeze[0]) if len(freeze) == 1 else freeze
+    if min(freeze) < 0 or max(freeze) > len(model.model) - (len(freeze) > 1):
+        raise ValueError(f"--freeze {' '.join(map(str, freeze))}: the model has rows 0 to {len(model.model) - 1}")
+    frozen = [model.model[i] for i in rows]
+    for row in frozen:
+        row.requires_grad_(False)
+    if frozen:
+        LOGGER.info(f"Frozen rows: {', '.join(map(str, rows))}")
+    return frozen
+
+
+def has_placeholder_anchors(model: DetectionModel) -> bool:
+    """Whether the anchors are still the numbers 0, 1, 2, ... that stand for `anchors: 3` in a model file."""
+    head = model.detect
+    pixels = (head.anchors * head.stride.view(-1, 1, 1)).flatten(1)
+    return bool((pixels == torch.arange(pixels.shape[1], device=pixels.device)).all())
+
+
+@torch.no_grad()
+def fit_anchors(model: DetectionModel, dataset: LoadImagesAndLabels, hyp: Hyp, imgsz: int, seed: int) -> None:
+    """Replace the anchors of the model, in place, if they fit the boxes of the dataset badly.
+
+    Raises:
+        ValueError: the model file has only placeholders for anchors, and the dataset gave no better ones.
+    """
+    head = model.detect
+    stride = head.stride.view(-1, 1, 1)
+    pixels = (head.anchors * stride).clamp(min=1.0).cpu().numpy()  # placeholders begin at 0
+    strides = head.stride.cpu().numpy()
+    new, message = check_anchors(dataset.shapes, dataset.labels, pixels, strides, hyp.anchor_t, imgsz, seed)
+    LOGGER.info(f"{colorstr('AutoAnchor: ')}{message}")
+    if new is not None:
+        head.anchors.copy_(torch.as_tensor(new, device=head.anchors.device) / stride)
+    elif has_placeholder_anchors(model):
+        raise ValueError(
+            f"{model.yaml_file or 'model'}: 'anchors' is a number, and the dataset gave no anchors: {message}"
+        )
+
+
+def make_loaders(
+    opt: argparse.Namespace, inputs: Inputs, imgsz: int, stride: int, device: torch.device
+) -> tuple[DataLoader, LoadImagesAndLabels, DataLoader]:
+    """Return the training loader, its dataset, and the validation loader."""
+    data = inputs.data
+    common = {
+        "hyp": inputs.hyp, "single_cls": opt.single_cls, "nc": data["nc"], "names": data["names"], "seed": opt.seed,
+        "workers": opt.workers, "pin_memory": device.type == "cuda",
+    }  # fmt: skip
+    cache = (None, "ram") if opt.cache == "val" else (opt.cache, opt.cache)  # of training and validation
+    with main_first():  # it writes the label caches
+        train_loader, dataset = create_dataloader(
+            data["train"], imgsz, opt.batch_size, stride, augment=True, rect=opt.rect, shuffle=not opt.rect,
+            prefix=colorstr("train: "), quad=opt.quad, rank=rank(), world_size=world_size(),
+            cache=cache[0], **common,
+        )  # fmt: skip
+        val_loader, _ = create_dataloader(
+            data["val"], imgsz, opt.batch_size * 2, stride, rect=True, pad=0.5, prefix=colorstr("val: "),
+            cache=cache[1], **common,
+        )  # fmt: skip
+    return train_loader, dataset, val_loader
+
+
+def prepare(
+    opt: argparse.Namespace, inputs: Inputs, device: torch.device, callbacks: Callbacks
+) -> tuple[State, Plan, DataLoader, DataLoader]:
+    """Build everything a run needs, in the order in which the parts depend on each other."""
+    save_dir, hyp = Path(opt.save_dir), inputs.hyp
+    model = build_model(opt, inputs).to(device, memory_format=torch.channels_last)
+    if opt.noautoanchor and has_placeholder_anchors(model):
+        raise ValueError("--noautoanchor: the model has only placeholders for anchors; leave the option out")
+    frozen = freeze_layers(model, opt.freeze)
+
+    stride = int(max(model.stride.max(), 32))
+    imgsz = check_img_size(opt.imgsz, stride, floor=2 * stride)
+    if opt.batch_size == -1:
+        opt.batch_size = autobatch(model.train(), imgsz, choose_amp(opt.amp, device))
+    train_loader, dataset, val_loader = make_loaders(opt, inputs, imgsz, stride, device)
+    if not opt.noautoanchor and not opt.resume:
+        fit_anchors(model, dataset, hyp, imgsz, opt.seed)
+    labels = np.concatenate(dataset.labels)
+    if not opt.noplots and not opt.resume and is_main():
+        plot_labels(labels, model.names, save_dir)
+    callbacks.run("on_pretrain_routine_end", labels=labels, names=model.names)
+
+    batches = len(train_loader)
+    decay = scaled_decay(hyp.weight_decay, opt.batch_size, hyp.nominal_batch)
+    name = opt.optimizer or hyp.optimizer or "SGD"
+    optimizer = build_optimizer(model, name, hyp.lr0, hyp.momentum, decay, hyp.beta2, sharded=opt.shard_optimizer)
+    amp = choose_amp(opt.amp, device)
+    scaler = torch.amp.GradScaler(device.type, enabled=amp == torch.float16)
+    smoothing = hyp.label_smoothing if opt.label_smoothing is None else opt.label_smoothing
+    fitted = hyp.scaled(model.detect.nl, model.nc, imgsz, smoothing)
+    model.hyp = fitted.to_dict()
+    state = State(model, model, ModelEMA(model), optimizer, scaler, EarlyStopping(opt.patience))
+    warmup = warmup_iterations(hyp.warmup_epochs, batches, opt.epochs)
+    prints = {"train": dataset.fingerprint(), "val": val_loader.dataset.fingerprint()}
+    plan = Plan(opt, fitted, device, amp, imgsz, stride, batches, warmup, prints, frozen, save_dir, git_describe())
+    if opt.resume:
+        refuse_other_hyp(fitted, inputs.ckpt, opt.hyp)
+        restore(state, plan, inputs.ckpt)
+    if opt.sync_bn:
+        state.model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+    if world_size() > 1:
+        state.net = DistributedDataParallel(state.model, [device.index] if device.type == "cuda" else None)
+    return state, plan, train_loader, val_loader
+
+
+def restore(state: State, plan: Plan, ckpt: dict[str, Any]) -> None:
+    """Bring a state back to what it was when the checkpoint was written, then fit it to data that have changed since.
+
+    Raises:
+        ValueError: the checkpoint does not fit the model and the optimizer.
+    """
+    try:
+        _restore(state, ckpt)
+    except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as e:
+        reason = str(e).strip().splitlines()[0] if str(e).strip() else type(e).__name__
+        raise ValueError(
+            f"{plan.save_dir / 'weights'}: the training state in this checkpoint is damaged or belongs to another "
+            f"model: {reason}"
+        ) from e
+    state.best_saved &= ckpt["epoch"] >= 0 or bool(ckpt["progress"])
+    state.best_saved &= (plan.save_dir / "weights/best.pt").is_file()
+    fit_to_data(state, plan, ckpt)
+
+
+def _restore(state: State, ckpt: dict[str, Any]) -> None:
+    """Bring a state, and all random numbers, back to what they were when the checkpoint was written."""
+    load_state(state.model, ckpt["model"])
+    load_state(state.ema.ema, ckpt["ema"])
+    state.ema.updates = ckpt["updates"]
+    state.optimizer.load_state_dict(ckpt["optimizer"])
+    if ckpt["scaler"] and state.scaler.is_enabled():  # empty when the run had no scaler
+        state.scaler.load_state_dict(ckpt["scaler"])
+    state.stopper.load_state_dict(ckpt["stopper"])
+    state.epoch = ckpt["epoch"] + 1
+    state.last_step = ckpt["last_step"]
+    state.best_fitness = ckpt["best_fitness"]
+    state.maps = None if ckpt["maps"] is None else np.array(ckpt["maps"])
+    state.best_saved, state.batch = True, 0
+    state.rollbacks = ckpt["opt"].get("rollbacks", 0)
+    set_rng_state(ckpt["rng"])
+    if ckpt["progress"]:
+        scale = ckpt["scaler"]["scale"] if ckpt["scaler"] else 1.0
+        restore_progress(state, ckpt["progress"], state.scaler.get_scale() / scale)
+
+
+def fit_to_data(state: State, plan: Plan, ckpt: dict[str, Any]) -> None:
+    """Fit a state to what a resumed run may have changed: its images and labels, its batches per epoch, its epochs.
+
+    Nothing changes where these did not. An epoch in the middle begins again with other training images, and so does the
+    search for the best epoch with other validation images. Iterations keep their distance to the last optimizer step
+    and their place in the warmup, which may be shorter or longer now.
+    """
+    begun, before = ckpt["progress"], ckpt["data"] or {}
+    changed = {split: before[split] for split in before if before[split] != plan.data[split]}
+    for split, old in changed.items():
+        LOGGER.warning(
+            f"{plan.opt.data}: the images or labels of {split!r} are not those that the run had until epoch "
+            f"{ckpt['epoch']}: {plan.data[split]['images']} images instead of {old['images']}, or other files or labels"
+        )
+    if begun and ("train" in changed or begun["batches"] != plan.batches):
+        LOGGER.warning(f"epoch {state.epoch} was broken off after {state.batch} batches of other data: it begins again")
+        state.batch = 0
+    if "val" in changed:
+        LOGGER.warning("the fitness before cannot be compared: best.pt is chosen among the epochs from now on")
+        state.best_fitness, state.stopper = 0.0, EarlyStopping(plan.opt.patience)
+
+    if ckpt["iteration"] is None:  # of an older program, which counted in batches of its own
+        done = (ckpt["epoch"] + 1) * (begun["batches"] if begun else plan.batches) + (begun["batch"] if begun else 0)
+        state.iteration = max(done, ckpt["last_step"] + 1)
+    else:
+        state.iteration = same_warmup(ckpt["iteration"], ckpt["warmup"], plan.warmup)
+        state.last_step = ckpt["last_step"] + state.iteration - ckpt["iteration"]
+
+
+def progress_of(state: State, plan: Plan) -> dict[str, Any]:
+    """Return what a run needs to go on after batch `state.batch`; call it in every process."""
+    return {
+        "batch": state.batch,
+        "batches": plan.batches,
+        "losses": state.losses.cpu(),
+        "grads": {name: p.grad for name, p in state.model.named_parameters() if p.grad is not None},
+        "rng": gather({key: value for key, value in rng_state().items() if key in ("torch", "cuda")}),
+        "best_saved": state.best_saved,
+    }
+
+
+def restore_progress(state: State, progress: dict[str, Any], scale: float) -> None:
+    """Bring a state back into the middle of an epoch: batches done, gradients not stepped yet, random numbers.
+
+    Args:
+        state: changed in place.
+        progress: from `progress_of`.
+        scale: that of the gradients now, divided by that at the time; other than 1 if --amp or the device has changed.
+    """
+    state.batch, state.best_saved = progress["batch"], progress["best_saved"]
+    parameters = dict(state.model.named_parameters())
+    state.losses = progress["losses"].to(next(iter(parameters.values())).device)
+    for name, grad in progress["grads"].items():
+        grad = grad.to(parameters[name].device)  # keeps its strides, on which sums depend
+        parameters[name].grad = grad if scale == 1 else grad * scale
+    rngs = progress["rng"]
+    if world_size() == len(rngs):
+        set_torch_rng_state(rngs[rank()])
+    else:  # other random numbers than in an undisturbed run, but not the same in all processes
+        torch.manual_seed(hash((state.epoch, state.batch, rank())))
+
+
+def to_checkpoint(state: State, plan: Plan, progress: dict[str, Any] | None = None) -> dict[str, Any]:
+    """Collect what `restore` and a later user of the weights need; `progress` if the epoch is not finished."""
+    model = state.model
+    return {
+        "epoch": state.epoch - 1 if progress else state.epoch,
+        "progress": progress,
+        "best_fitness": state.best_fitness,
+        "model": model.state_dict(),
+        "ema": state.ema.ema.state_dict(),
+        "updates": state.ema.updates,
+        "optimizer": state.optimizer.state_dict(),
+        "scaler": state.scaler.state_dict(),
+        "stopper": state.stopper.state_dict(),
+        "iteration": state.iteration,
+        "warmup": plan.warmup,
+        "last_step": state.last_step,
+        "maps": None if state.maps is None else state.maps.tolist(),
+        "rng": rng_state(),
+        "data": plan.data,
+        "yaml": model.yaml,
+        "names": dict(model.names),
+        "stride": model.stride.tolist(),
+        "hyp": plan.hyp.to_dict(),
+        "opt": vars(plan.opt) | {"rollbacks": state.rollbacks},
+        "git": plan.git,
+    }
+
+
+def save(state: State, plan: Plan, improved: bool) -> None:
+    """Write best.pt and epoch<N>.pt when it is their turn, and last.pt; call it in every process, the first one writes.
+
+    last.pt comes at the end: a run that is killed between the files repeats the epoch and writes all of them.
+    """
+    folder = plan.save_dir / "weights"
+    if plan.opt.shard_optimizer:
+        state.optimizer.consolidate_state_dict(to=0)
+    if not is_main():
+        return
+    ckpt = to_checkpoint(state, plan)
+    if improved or not state.best_saved:
+        save_checkpoint(folder / "best.pt", ckpt)
+        state.best_saved = True
+    if plan.opt.save_period > 0 and state.epoch % plan.opt.save_period == 0:
+        save_checkpoint(folder / f"epoch{state.epoch}.pt", ckpt)
+    save_checkpoint(folder / "last.pt", ckpt)
+
+
+def save_progress(state: State, plan: Plan) -> None:
+    """Write last.pt in the middle of an epoch; call it in every process, the first one writes."""
+    if plan.opt.shard_optimizer:
+        state.optimizer.consolidate_state_dict(to=0)
+    progress = progress_of(state, plan)
+    if is_main():
+        save_checkpoint(plan.save_dir / "weights/last.pt", to_checkpoint(state, plan, progress))

@@ -1,0 +1,1 @@
+"""Validation: batches through a model to counts, tables and plots; studies over image sizes."""

@@ -1,0 +1,245 @@
+"""What validation does with a loader: batches through a model and NMS, counts for the metrics, table and pictures."""
+
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+from tqdm import tqdm
+
+from utils.boxes import scale_boxes, xywhn2xyxy
+from utils.callbacks import Callbacks
+from utils.console import LOGGER, TQDM_BAR_FORMAT
+from utils.metrics import ApResult, ConfusionMatrix, ap_per_class, match_predictions
+from utils.nms import non_max_suppression
+from utils.plots import output_to_target, plot_confusion_matrix, plot_images, plot_mc_curve, plot_pr_curve
+from utils.text import printable
+from utils.torch_utils import Profile, amp_context
+
+HEADER = ("%22s" + "%11s" * 6) % ("Class", "Images", "Instances", "P", "R", "mAP50", "mAP50-95")
+ROW = "%22s" + "%11i" * 2 + "%11.3g" * 4
+
+Loss = Callable[[list[Tensor], Tensor], tuple[Tensor, Tensor]]  # see utils/loss.py
+
+
+@dataclass(frozen=True)
+class ImageResult:
+    """One image: detections (D, 6) `[xyxy_img, confidence, class]`, labels (M, 5) `[class, xyxy_img]`, (h, w), file."""
+
+    detections: Tensor
+    labels: Tensor
+    shape: tuple[int, int]
+    path: str
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One batch: images (B, 3, H, W) 0..1, targets (T, 6), B detections (D, 6) `[xyxy_net, ...]`, and B results.
+
+    The memory of the images is used again by the next batch.
+    """
+
+    images: Tensor
+    targets: Tensor
+    found: list[Tensor]
+    results: list[ImageResult]
+
+
+class Runner:
+    """Put batches through a model and NMS, and keep count of time and loss.
+
+    Args:
+        model: in evaluation mode while `batches` runs.
+        conf_thres, iou_thres, max_det: see `non_max_suppression`.
+        single_cls: give every detection class 0.
+        half: compute in float16; without CUDA not followed.
+        compute_loss: the training loss, or None; it needs a model that gives its raw maps too.
+        augment: look at each image in three views; not together with `compute_loss`.
+        hybrid: let the labels enter the suppression with confidence 1.
+
+    Attributes:
+        times: `Profile` of pre-processing, inference and NMS.
+        loss: (3,) box, obj, cls, sum over batches.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        conf_thres: float,
+        iou_thres: float,
+        max_det: int,
+        single_cls: bool,
+        half: bool,
+        compute_loss: Loss | None,
+        augment: bool = False,
+        hybrid: bool = False,
+    ) -> None:
+        self.hybrid = hybrid
+        self.model, self.single_cls, self.compute_loss = model, single_cls, compute_loss
+        if augment and compute_loss:
+            raise ValueError("augment=True gives no raw maps, which compute_loss needs: leave one of them out")
+        self.keywords = {"augment": True} if augment else {}
+        self.conf_thres, self.iou_thres, self.max_det = conf_thres, iou_thres, max_det
+        self.device = getattr(model, "device", None) or next(model.parameters()).device
+        self.dtype = torch.float16 if half and self.device.type == "cuda" else None
+        self.times = Profile(), Profile(), Profile()
+        self.loss = torch.zeros(3, device=self.device)
+        self._memory = torch.zeros(0, device=self.device)
+        non_max_suppression(torch.zeros(1, 0, 6), conf_thres, iou_thres, max_det=max_det)  # loads torchvision untimed
+
+    @torch.no_grad()  # not inference_mode: what a module caches here must stay usable when training goes on
+    def batches(self, loader: Iterable, callbacks: Callbacks) -> Iterator[Batch]:
+        """Yield the batches of a loader with their detections, in the coordinates of the original images too."""
+        for images, targets, paths, shapes in loader:
+            callbacks.run("on_val_batch_start")
+            with self.times[0]:
+                images = self._unit_range(images.to(self.device, non_blocking=True))  # (B, 3, H, W)
+                targets = targets.to(self.device, non_blocking=True)  # (T, 6)
+            with self.times[1], amp_context(self.device, self.dtype):
+                output = self.model(images, **self.keywords)
+            decoded, raw = output if isinstance(output, tuple) else (output, None)  # (B, R, 5 + nc) and the raw maps
+            if self.compute_loss:
+                self.loss += self.compute_loss(raw, targets)[1]
+            frame = tuple(images.shape[2:])
+            known = _labels_in_pixels(targets, len(images), frame) if self.hybrid else ()
+            with self.times[2]:
+                found = [d.cpu() for d in self._suppress(decoded, known)]  # B of (D, 6)
+            labels = [targets[targets[:, 0] == i, 1:].cpu() for i in range(len(images))]  # B of (M, 5)
+            results = [_to_original(*item, frame) for item in zip(found, labels, shapes, paths, strict=True)]
+            yield Batch(images, targets, found, results)
+
+    def _unit_range(self, images: Tensor) -> Tensor:
+        """Convert 0..255 to float32 0..1, in the same memory for all batches: new memory costs more than the rest."""
+        if self._memory.numel() < images.numel():
+            self._memory = torch.empty(images.numel(), device=self.device)
+        return self._memory[: images.numel()].view(images.shape).copy_(images).div_(255)
+
+    def _suppress(self, decoded: Tensor, known: Sequence[Tensor]) -> list[Tensor]:
+        """Apply NMS to predictions and known boxes `[class, xywh_net]`; (D, 6) `[xyxy_net, confidence, class]` each."""
+        found = non_max_suppression(
+            decoded,
+            self.conf_thres,
+            self.iou_thres,
+            agnostic=self.single_cls,
+            multi_label=True,
+            labels=known,
+            max_det=self.max_det,
+        )
+        if self.single_cls:
+            for detections in found:
+                detections[:, 5] = 0
+        return found
+
+
+def _labels_in_pixels(targets: Tensor, count: int, frame: tuple[int, int]) -> list[Tensor]:
+    """Split targets (T, 6) `[image, class, xywhn]` into one (M, 5) `[class, xywh_net]` for each of `count` images."""
+    height, width = frame
+    scale = targets.new_tensor([1, width, height, width, height])
+    return [targets[targets[:, 0] == i, 1:] * scale for i in range(count)]
+
+
+def _to_original(
+    detections: Tensor,
+    labels: Tensor,
+    shapes: tuple[tuple[int, int], tuple[tuple[float, float], tuple[float, float]]],
+    path: str,
+    frame: tuple[int, int],
+) -> ImageResult:
+    """Bring detections (D, 6) in pixels of the frame and labels (M, 5) `[class, xywhn]` to pixels of the image."""
+    shape, ratio_pad = shapes
+    boxes = xywhn2xyxy(labels[:, 1:], frame[1], frame[0])
+    labels = torch.cat((labels[:, :1], scale_boxes(frame, boxes, shape, ratio_pad)), 1)
+    return ImageResult(scale_boxes(frame, detections, shape, ratio_pad), labels, shape, path)
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Put a model in evaluation mode and give every module its own mode back, also after an error."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
+
+
+class Tally:
+    """Collect from each image what the metrics need.
+
+    Args:
+        nc: number of classes.
+
+    Attributes:
+        seen: images so far.
+        confusion: the `ConfusionMatrix` of them.
+    """
+
+    def __init__(self, nc: int) -> None:
+        self.nc = nc
+        self.seen = 0
+        self.confusion = ConfusionMatrix(nc)
+        self._correct: list[np.ndarray] = []
+        self._conf: list[np.ndarray] = []
+        self._classes: list[np.ndarray] = []
+        self._labels: list[np.ndarray] = []
+
+    def add(self, result: ImageResult) -> None:
+        """Count one image."""
+        self.seen += 1
+        self._correct.append(match_predictions(result.detections, result.labels).numpy())
+        self._conf.append(result.detections[:, 4].numpy())
+        self._classes.append(result.detections[:, 5].numpy())
+        self._labels.append(result.labels[:, 0].numpy())
+        self.confusion.update(result.detections, result.labels)
+
+    def compute(self) -> ApResult:
+        """Return the metrics of all images so far, at least one."""
+        return ap_per_class(*(np.concatenate(x) for x in (self._correct, self._conf, self._classes, self._labels)))
+
+    def label_counts(self) -> np.ndarray:
+        """Return the number of labels of each class, (nc,)."""
+        return np.bincount(np.concatenate(self._labels).astype(int), minlength=self.nc)
+
+
+def progress(loader: DataLoader) -> tqdm:
+    """Show the head of the table on the progress bar; without a terminal as a plain line, and no bar."""
+    plain = not sys.stderr.isatty()
+    if plain:
+        LOGGER.info(HEADER)
+    return tqdm(loader, desc=HEADER, bar_format=TQDM_BAR_FORMAT, disable=plain)
+
+
+def log_table(tally: Tally, result: ApResult, names: Mapping[int, str], every_class: bool) -> None:
+    """Log the row of all classes and, if asked and there are several, one for each class with labels."""
+    counts = tally.label_counts()
+    LOGGER.info(ROW % ("all", tally.seen, counts.sum(), *result.means()))
+    if every_class and len(names) > 1:
+        for c, row in zip(result.classes, result.rows(), strict=True):
+            LOGGER.info(ROW % (printable(names[c]), tally.seen, counts[c], *row))
+
+
+def plot_batch(batch: Batch, save_dir: Path, i: int, names: Mapping[int, str]) -> None:
+    """Draw the labels and the detections of batch `i`."""
+    paths = [result.path for result in batch.results]
+    plot_images(batch.images, batch.targets, paths, save_dir / f"val_batch{i}_labels.jpg", names)
+    rows = output_to_target(batch.found, tuple(batch.images.shape[2:]))
+    plot_images(batch.images, rows, paths, save_dir / f"val_batch{i}_pred.jpg", names)
+
+
+def plot_metrics(tally: Tally, result: ApResult, save_dir: Path, names: Mapping[int, str]) -> None:
+    """Draw the confusion matrix and the four curves."""
+    matrix, size = tally.confusion.blocks()
+    plot_confusion_matrix(matrix, names, save_dir / "confusion_matrix.png", classes_per_cell=size)
+    plot_pr_curve(result.px, result.prec_values, result.ap, save_dir / "PR_curve.png", names, result.classes)
+    for curve, file, label in (
+        (result.f1_curve, "F1_curve.png", "F1"),
+        (result.p_curve, "P_curve.png", "precision"),
+        (result.r_curve, "R_curve.png", "recall"),
+    ):
+        plot_mc_curve(result.px, curve, save_dir / file, names, ylabel=label, classes=result.classes)

@@ -1,0 +1,88 @@
+"""Weights of one model for another one: what fits is copied, and what was not is told."""
+
+import csv
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from utils.console import LOGGER
+from utils.files import atomic_path
+from utils.text import csv_cell
+from utils.torch_utils import intersect_dicts, without_counters
+
+
+@dataclass(frozen=True)
+class Transfer:
+    """What `transfer_weights` did, by names of entries (parameters and buffers).
+
+    Attributes:
+        taken: copied. reshaped: not copied, being of another shape: (name, shape in the file, shape in the model).
+        kept: not copied because they were excluded. missing: of the model, not in the file. unused: in the file only.
+    """
+
+    taken: list[str]
+    reshaped: list[tuple[str, tuple[int, ...], tuple[int, ...]]]
+    kept: list[str]
+    missing: list[str]
+    unused: list[str]
+
+    @property
+    def total(self) -> int:
+        """Return the number of entries of the model."""
+        return len(self.taken) + len(self.reshaped) + len(self.kept) + len(self.missing)
+
+    def log(self, source: str | Path) -> None:
+        """Log the counts, and the first names of each kind that was not taken."""
+        LOGGER.info(f"Transferred {len(self.taken)}/{self.total} tensors from {source}")
+        kinds = {
+            "of another shape": [f"{n} {_sides(old)} -> {_sides(new)}" for n, old, new in self.reshaped],
+            "kept as the model file says": self.kept,
+            "not in the file": self.missing,
+            "in the file, but not in the model": self.unused,
+        }
+        for kind, names in kinds.items():
+            if names:
+                more = f" and {len(names) - 4} more" if len(names) > 4 else ""
+                LOGGER.info(f"  {len(names)} {kind}: {', '.join(names[:4])}{more}")
+
+    def write(self, file: Path) -> None:
+        """Write all names to a table with the columns name, what, in_file, in_model (the shapes, if they differ)."""
+        rows = [(csv_cell(name), "taken", "", "") for name in self.taken]
+        rows += [(csv_cell(name), "another shape", _sides(old), _sides(new)) for name, old, new in self.reshaped]
+        for what in ("kept", "missing", "unused"):
+            rows += [(csv_cell(name), what, "", "") for name in getattr(self, what)]
+        with atomic_path(file) as tmp, tmp.open("w", newline="", encoding="utf-8") as stream:
+            csv.writer(stream, lineterminator="\n").writerows([("name", "what", "in_file", "in_model"), *rows])
+
+
+def _sides(shape: Sequence[int]) -> str:
+    """Return a shape as text, such as 255x128x1x1."""
+    return "x".join(map(str, shape)) or "1"
+
+
+def transfer_weights(model: nn.Module, ckpt: Mapping[str, Any], exclude: Iterable[str] = ()) -> Transfer:
+    """Copy into `model` what fits from a checkpoint: same name and same shape, here another number of classes too.
+
+    Args:
+        model: changed in place.
+        ckpt: from `load_checkpoint`; its entry `model` is taken.
+        exclude: entries whose name holds one of these texts stay as they are, for example "anchors".
+
+    Returns:
+        What was copied and what was not.
+    """
+    own, theirs, exclude = without_counters(model.state_dict()), ckpt["model"], tuple(exclude)
+    taken = intersect_dicts(theirs, own, exclude)
+    model.load_state_dict(taken, strict=False)
+    left = [name for name in own if name not in taken]
+    kept = [name for name in left if name in theirs and any(text in name for text in exclude)]
+    return Transfer(
+        [name for name in own if name in taken],
+        [(n, tuple(theirs[n].shape), tuple(own[n].shape)) for n in left if n in theirs and n not in kept],
+        kept,
+        [name for name in left if name not in theirs],
+        [name for name in theirs if name not in own],
+    )

@@ -1,0 +1,136 @@
+"""The parts of a training's set-up that tests/test_train.py does not show one by one."""
+
+from argparse import Namespace
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from torchvision.models import swin_transformer
+
+from engine.training import state as training
+from engine.training.state import choose_amp, choose_hyp, freeze_layers, has_placeholder_anchors
+from models.yolo import DetectionModel
+
+TABLE = {
+    "nc": 2,
+    "depth_multiple": 1.0,
+    "width_multiple": 1.0,
+    "anchors": 2,
+    "backbone": [[-1, 1, "Conv", [8, 3, 2]], [-1, 1, "Conv", [16, 3, 2]]],
+    "head": [[[0, 1], 1, "Detect", ["nc", "anchors"]]],
+}
+
+
+@pytest.fixture
+def model():
+    return DetectionModel(TABLE, verbose=False)
+
+
+@pytest.mark.parametrize(("freeze", "frozen"), [([0], []), ([2], [0, 1]), ([1, 2], [1, 2]), ([0, 2], [0, 2])])
+def test_freeze_one_number_is_a_count_and_several_are_rows(model, freeze, frozen):
+    rows = freeze_layers(model, freeze)
+    assert [row.i for row in rows] == frozen
+    still = {row.i for row in model.model if any(p.requires_grad for p in row.parameters())}
+    assert still == {0, 1, 2} - set(frozen)
+
+
+def test_freeze_the_backbone(model):
+    assert [row.i for row in freeze_layers(model, ["backbone"])] == [0, 1]
+    with pytest.raises(ValueError, match="--freeze backbone 2: give backbone alone"):
+        freeze_layers(model, ["backbone", 2])
+
+
+@pytest.mark.parametrize("freeze", [[-1], [4], [0, 3], [10**18], [0, 10**18]])
+def test_freeze_refuses_rows_that_are_not_there(model, freeze):
+    with pytest.raises(ValueError, match="the model has rows 0 to 2"):
+        freeze_layers(model, freeze)
+
+
+def test_placeholder_anchors_are_told_from_real_ones(model):
+    assert has_placeholder_anchors(model)
+    real = DetectionModel(TABLE | {"anchors": [[10, 13, 16, 30], [33, 23, 30, 61]]}, verbose=False)
+    assert not has_placeholder_anchors(real)
+
+
+def test_amp_type_follows_the_device():
+    cpu, cuda = torch.device("cpu"), torch.device("cuda:0")
+    assert choose_amp("auto", cpu) is None
+    assert choose_amp("auto", cuda) is torch.float16
+    assert choose_amp("bf16", cpu) is torch.bfloat16
+    assert choose_amp("off", cuda) is None
+    with pytest.raises(ValueError, match="--amp fp16 needs a CUDA device, not cpu"):
+        choose_amp("fp16", cpu)
+
+
+@pytest.mark.parametrize(
+    ("module", "name"),
+    [("C3SwinV2", "hyp.swinv2.yaml"), ("SwinV2Stage", "hyp.swinv2.yaml"), ("C3", "hyp.scratch-low.yaml")],
+)
+def test_hyperparameters_suit_the_backbone(module, name):
+    opt = Namespace(hyp="")
+    choose_hyp(opt, {"backbone": [[-1, 1, "Conv", [8]], [-1, 1, module, [8]]]})
+    assert opt.hyp.endswith(name)
+
+
+def test_last_is_written_after_best(monkeypatch, tmp_path):
+    """A kill between the files must repeat the epoch, so last.pt is the last one."""
+    written = []
+    monkeypatch.setattr(training, "to_checkpoint", lambda *_: {})
+    monkeypatch.setattr(training, "save_checkpoint", lambda path, _: written.append(path.name))
+    state = Namespace(best_saved=False, epoch=4, optimizer=None)
+    plan = Namespace(save_dir=tmp_path, opt=Namespace(save_period=2, shard_optimizer=False))
+    training.save(state, plan, improved=False)
+    assert written == ["best.pt", "epoch4.pt", "last.pt"]
+    training.save(state, plan, improved=False)
+    assert written[3:] == ["epoch4.pt", "last.pt"]
+
+
+# Published weights ----------------------------------------------------------------------------------------------------
+
+PAPER = TABLE | {
+    "backbone": [
+        [-1, 1, "PatchEmbed", [8, 4]],
+        *[row for c in (8, 16, 32, 64) for row in ([-1, 1, "PatchMerging", [c]], [-1, 2, "SwinV2Stage", [c, 4, 1]])][
+            1:
+        ],
+    ],
+    "head": [[[3, 7], 1, "Detect", ["nc", "anchors"]]],
+}
+
+
+@pytest.fixture
+def options(tmp_path, monkeypatch):
+    """Options of a run that starts from a small file in torchvision's layout; the data set is left out."""
+    vision = swin_transformer.SwinTransformer(
+        [4, 4], 8, [2] * 4, [1] * 4, [8, 8], num_classes=3,
+        block=swin_transformer.SwinTransformerBlockV2, downsample_layer=swin_transformer.PatchMergingV2,
+    )  # fmt: skip
+    torch.save(vision.state_dict(), tmp_path / "vision.pth")
+    (tmp_path / "paper.yaml").write_text(yaml.safe_dump(PAPER))
+    monkeypatch.setattr(training, "check_dataset", lambda data: {"nc": 2, "names": {0: "a", 1: "b"}})
+    return Namespace(
+        data="", weights=str(tmp_path / "vision.pth"), cfg=str(tmp_path / "paper.yaml"), hyp="", resume=False,
+        single_cls=False, activation_checkpointing=False, window=None, checkpoint_stages=None,
+    )  # fmt: skip
+
+
+def test_published_file_fills_the_backbone_of_the_named_model(options):
+    inputs = training.read_inputs(options)
+    assert inputs.ckpt is None
+    model = training.build_model(options, inputs)
+    state = torch.load(options.weights)
+    assert torch.equal(model.model[5].blocks[1].mlp.fc2.weight, state["features.5.1.mlp.3.weight"])
+    assert model.names == {0: "a", 1: "b"}
+    options.cfg = ""
+    with pytest.raises(ValueError, match=r"vision.pth: name the model too, such as --cfg models/yolov5-swinv2t.yaml"):
+        training.read_inputs(options)
+
+
+def test_name_of_published_weights_implies_its_model(options, monkeypatch):
+    monkeypatch.setattr(training, "read_published", lambda name: name)
+    options.weights, options.cfg = "swinv2_s", ""
+    inputs = training.read_inputs(options)
+    assert inputs.published == "swinv2_s"
+    assert Path(inputs.cfg).name == "yolov5-swinv2s.yaml"
+    assert options.hyp.endswith("hyp.swinv2.yaml")

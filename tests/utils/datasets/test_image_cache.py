@@ -1,0 +1,105 @@
+"""Images on disk: made once, made again when damaged or outdated, never wrong."""
+
+import os
+
+import numpy as np
+import pytest
+
+from utils.datasets.image_cache import HEADER, ImageCache
+
+SHAPE = (6, 5)
+
+
+@pytest.fixture
+def source(tmp_path):
+    file = tmp_path / "a.jpg"
+    file.write_bytes(b"picture")
+    return file
+
+
+class Maker:
+    def __init__(self):
+        self.calls = 0
+
+    def __call__(self):
+        self.calls += 1
+        return np.random.default_rng(0).integers(0, 256, (6, 5, 3), dtype=np.uint8)
+
+
+def test_image_is_made_once_and_comes_back_equal(tmp_path, source):
+    make = Maker()
+    for _ in range(3):
+        cache = ImageCache(tmp_path / "cache", "64 train")
+        np.testing.assert_array_equal(cache.get(str(source), SHAPE, make), Maker()())
+    assert make.calls == 1
+    assert source.read_bytes() == b"picture"
+
+
+@pytest.mark.parametrize("damage", ["cut", "flip", "empty", "head"])
+def test_damaged_file_is_made_again(tmp_path, source, damage):
+    cache, make = ImageCache(tmp_path / "cache", "v"), Maker()
+    cache.get(str(source), SHAPE, make)
+    file = cache.file_of(str(source))
+    content = bytearray(file.read_bytes())
+    if damage == "flip":
+        content[HEADER.size + 7] ^= 1
+    elif damage == "head":
+        content[5] ^= 1
+    file.write_bytes({"cut": content[:-1], "empty": b""}.get(damage, content))
+    np.testing.assert_array_equal(cache.get(str(source), SHAPE, make), Maker()())
+    assert make.calls == 2
+    cache.get(str(source), SHAPE, make)
+    assert make.calls == 2
+
+
+def test_changed_source_and_other_variant_have_files_of_their_own(tmp_path, source):
+    cache = ImageCache(tmp_path / "cache", "v")
+    files = {cache.file_of(str(source)), ImageCache(tmp_path / "cache", "w").file_of(str(source))}
+    source.write_bytes(b"other")
+    os.utime(source, ns=(1, 1))
+    files.add(cache.file_of(str(source)))
+    assert len(files) == 3
+
+
+def test_folder_that_cannot_be_made_is_warned_of(tmp_path, caplog):
+    (tmp_path / "images.images.cache").write_text("in the way")
+    assert ImageCache.beside(str(tmp_path / "images" / "a.jpg"), 64, augment=True) is None
+    assert "images not cached" in caplog.text
+
+
+def test_folder_that_is_a_link_is_not_filled(tmp_path, caplog):
+    (tmp_path / "home").mkdir()
+    (tmp_path / "images.images.cache").symlink_to(tmp_path / "home")
+    assert ImageCache.beside(str(tmp_path / "images" / "a.jpg"), 64, augment=True) is None
+    assert "images.images.cache: a link, not a folder: remove it" in caplog.text
+
+
+def test_sound_file_of_another_shape_is_made_again(tmp_path, source):
+    """As another dataset, or somebody who knows the format, could have left it."""
+    cache, make = ImageCache(tmp_path / "cache", "v"), Maker()
+    cache.get(str(source), (3, 4), lambda: np.zeros((3, 4, 3), np.uint8))
+    assert cache.get(str(source), SHAPE, make).shape == (6, 5, 3)
+    assert make.calls == 1
+
+
+@pytest.mark.parametrize("kind", ["link", "pipe", "folder", "device", "huge"])
+def test_what_is_no_file_of_ours_costs_the_cache_only(tmp_path, source, kind):
+    cache, make = ImageCache(tmp_path / "cache", "v"), Maker()
+    file, victim = cache.file_of(str(source)), tmp_path / "victim"
+    victim.write_text("of the user")
+    if kind == "huge":
+        file.touch()
+        os.truncate(file, 1 << 40)
+    else:
+        made = {"link": victim, "device": "/dev/zero"}
+        os.symlink(made[kind], file) if kind in made else {"pipe": os.mkfifo, "folder": os.mkdir}[kind](file)
+    for _ in range(2):
+        np.testing.assert_array_equal(cache.get(str(source), SHAPE, make), Maker()())
+    assert make.calls == (1 if kind in ("link", "device", "huge") else 2)  # the first three were replaced
+    assert victim.read_text() == "of the user"
+
+
+def test_lost_folder_costs_the_cache_only(tmp_path, source):
+    cache, make = ImageCache(tmp_path / "cache", "v"), Maker()
+    (tmp_path / "cache").rmdir()
+    np.testing.assert_array_equal(cache.get(str(source), SHAPE, make), Maker()())

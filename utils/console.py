@@ -1,0 +1,128 @@
+"""Log lines, colours, and errors as a user sees them."""
+
+import logging
+import os
+import re
+import sys
+import traceback
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from utils.paths import ROOT
+from utils.text import one_line
+
+TQDM_BAR_FORMAT = "{desc}{percentage:4.0f}%|{bar:10}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}, {rate_fmt}]"
+ANSI = {name: f"\033[{30 + i}m" for i, name in enumerate("black red green yellow blue magenta cyan white".split())}
+ANSI |= {f"bright_{name}": code.replace("[3", "[9") for name, code in ANSI.items()}
+ANSI |= {"bold": "\033[1m", "underline": "\033[4m"}
+ANSI_END = "\033[0m"
+
+
+class ConsoleHandler(logging.Handler):
+    """Write to standard error without tearing a running progress bar.
+
+    Silent while the root logger has a stream handler of its own: an application that configures `logging` then gets
+    every line once, in its own format.
+    """
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Print one record, warnings and errors with a coloured prefix."""
+        if any(type(handler) is logging.StreamHandler for handler in logging.getLogger().handlers):
+            return
+        prefix = {"WARNING": colorstr("yellow", "WARNING: "), "ERROR": colorstr("red", "bold", "ERROR: ")}
+        tqdm.write(prefix.get(record.levelname, "") + self.format(record), file=sys.stderr)
+
+
+class OneLine(logging.Filter):
+    """Make the message of every record harmless for a terminal, whatever names and paths are in it.
+
+    A filter of the logger and not of its handler, so that the handlers of an application get harmless text too.
+    """
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Reduce the message to one line without control characters but our own colour codes.
+
+        A record with `extra={"lines": True}` keeps its line breaks: its caller vouches that all of them are its own.
+        """
+        kept = (*ANSI.values(), ANSI_END) if _colored() else ()
+        text = record.getMessage()
+        lines = text.split("\n") if getattr(record, "lines", False) else [text]
+        record.msg, record.args = "\n".join(one_line(line, kept) for line in lines), None
+        return True
+
+
+def _make_logger() -> logging.Logger:
+    logger = logging.getLogger("yolov5")
+    logger.setLevel(logging.INFO)
+    if not any(type(handler).__name__ == "ConsoleHandler" for handler in logger.handlers):
+        logger.addHandler(ConsoleHandler())
+        logger.addFilter(OneLine())
+    return logger
+
+
+def _colored() -> bool:
+    """Whether texts get colours: on a terminal without NO_COLOR."""
+    return sys.stderr.isatty() and not os.environ.get("NO_COLOR")
+
+
+LOGGER = _make_logger()
+
+
+def colorstr(*parts: str) -> str:
+    """Wrap the last of `parts` in terminal colours.
+
+    Args:
+        *parts: names of `ANSI` (colours, bright_ colours, bold, underline), then the text. The text alone is shown
+            bold and blue.
+
+    Returns:
+        The text; without any codes when standard error is not a terminal or the variable NO_COLOR is set.
+    """
+    *styles, text = parts
+    if not _colored():
+        return text
+    return "".join(ANSI[style] for style in styles or ("blue", "bold")) + text + ANSI_END
+
+
+def log_options(script: str | Path, options: Mapping[str, Any]) -> None:
+    """Log all options of a run in one line: `train: weights=, cfg=yolov5n.yaml, ...`; passwords in addresses hidden."""
+    text = ", ".join(f"{key}={value}" for key, value in options.items())
+    LOGGER.info(colorstr(f"{Path(script).stem}: ") + re.sub(r"(\w://)[^/@\s]+@", r"\1***@", text))
+
+
+@contextmanager
+def cli_errors() -> Iterator[None]:
+    """Turn user errors inside the block into one clear line and an exit status, for the `main` of a script.
+
+    ValueError and OSError (missing file, forbidden, disk full, ...) end with status 1, Ctrl-C with 130.
+    The traceback is added when the environment says `YOLOv5_VERBOSE=true`. Other exceptions pass: they are bugs.
+
+    Raises:
+        SystemExit: one of the above happened.
+    """
+    try:
+        yield
+    except KeyboardInterrupt:
+        _log_traceback()
+        LOGGER.error("stopped by the keyboard (Ctrl-C)")
+        raise SystemExit(130) from None
+    except (ValueError, OSError) as e:
+        verbose = _log_traceback()
+        text = f"{e.filename}: {e.strerror}" if isinstance(e, OSError) and e.filename and e.strerror else str(e)
+        last = traceback.extract_tb(e.__traceback__)[-1]
+        ours = Path(last.filename).resolve().is_relative_to(ROOT) and (last.line or "").startswith("raise ")
+        hint = "" if verbose or ours else f" ({type(e).__name__}; set YOLOv5_VERBOSE=true to see where)"
+        LOGGER.error((text or type(e).__name__) + hint)
+        raise SystemExit(1) from None
+
+
+def _log_traceback() -> bool:
+    """Log the current exception in full if the user asked for it; return whether that was done."""
+    verbose = os.environ.get("YOLOv5_VERBOSE", "").strip().lower() in ("1", "true", "yes", "on")
+    if verbose:
+        LOGGER.error(traceback.format_exc(), extra={"lines": True})
+    return verbose

@@ -1,0 +1,1 @@
+"""Datasets: their YAML, images, labels in each format, caches, lists, sampling and converters."""

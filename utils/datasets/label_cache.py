@@ -1,0 +1,173 @@
+"""The labels of a whole split and their cache: plain arrays in an NPZ file, valid until an image or label changes.
+
+A cache comes with the dataset and may be made by whoever made that. It is read only if it is a regular file of a size
+that suits the images, its arrays are checked as labels are, and another file of its name is neither followed nor lost.
+"""
+
+import errno
+import hashlib
+import json
+import os
+import zipfile
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from utils.datasets.reader import MAX_CLASS, NO_POLYGON, Split
+from utils.files import atomic_path, open_regular
+
+IMAGE_BYTES = 1 << 16  # of a cache for one image at most; 3000 boxes or 8000 corners
+MARKS = (b"PK", b"\x93NUMPY")  # first bytes of our caches, and of those of YOLOv5
+STATES = ("found", "missing", "empty", "corrupt")
+CACHE_VERSION = 4  # of the cache file and of the rules in label_reader.py; raise it when either changes
+
+
+@dataclass
+class LabelSet:
+    """The usable images of a split, in the order given, and their labels.
+
+    Attributes:
+        im_files: N image paths.
+        label_files: N label paths, existing or not.
+        labels: N arrays (M, 5) float32 `[class, xywhn]`.
+        segments: N lists of polygons (P, 2) xyn, one per label, (0, 2) for a box; empty lists without any polygon.
+        sizes: (N, 2) int, width and height.
+        counts: images by state: found, missing, empty, corrupt.
+        messages: complaints about single files.
+    """
+
+    im_files: list[str]
+    label_files: list[str]
+    labels: list[np.ndarray]
+    segments: list[list[np.ndarray]]
+    sizes: np.ndarray
+    counts: dict[str, int]
+    messages: list[str]
+
+
+def content_key(im_files: list[str], sources: list[str], nc: int | None, split: Split) -> str:
+    """Return a SHA-256 over all that the cached labels depend on: rules, options, paths, sizes and times of change."""
+    options = "" if split.format == "yolo" else f" {split.format} {split.first_pixel} {list(split.names.values())}"
+    digest = hashlib.sha256(f"{CACHE_VERSION} {nc}{options}".encode())
+    for file in (*im_files, *sources):
+        try:
+            stat = os.stat(file)
+            digest.update(f"\n{file}\t{stat.st_size}\t{stat.st_mtime_ns}".encode(errors="surrogateescape"))
+        except OSError:
+            digest.update(f"\n{file}\t-".encode(errors="surrogateescape"))
+    return digest.hexdigest()
+
+
+def write_cache(cache: Path, key: str, label_set: LabelSet, im_files: list[str]) -> None:
+    """Store a label set as plain arrays (NPZ without pickle): labels and polygon points end to end, with lengths.
+
+    Raises:
+        OSError: the file cannot be written, or one of that name is something else than a label cache.
+    """
+    with suppress(FileNotFoundError), open_regular(cache) as old:
+        head = old.read(8)
+        if head and not head.startswith(MARKS):
+            raise FileExistsError(errno.EEXIST, "no label cache but another file, which is kept", str(cache))
+    kept = set(label_set.im_files)
+    segments = [s for image in label_set.segments for s in image]
+    arrays = {
+        "key": np.array(key),
+        "kept": np.array([f in kept for f in im_files]),
+        "sizes": label_set.sizes,
+        "labels": np.concatenate(label_set.labels or [np.zeros((0, 5), np.float32)], 0),
+        "labels_per_image": np.array([len(x) for x in label_set.labels], np.int64),
+        "points": np.concatenate(segments or [NO_POLYGON], 0),
+        "points_per_segment": np.array([len(s) for s in segments], np.int64),
+        "segments_per_image": np.array([len(s) for s in label_set.segments], np.int64),
+        "report": np.array(json.dumps({"counts": label_set.counts, "messages": label_set.messages})),
+    }
+    with atomic_path(cache) as temporary, open(temporary, "wb") as f:
+        np.savez(f, **arrays)
+
+
+def read_cache(
+    cache: Path, key: str, im_files: list[str], label_files: list[str], nc: int | None = None
+) -> LabelSet | None:
+    """Return the stored label set, or None if there is none, it is damaged, or `key` says that it is out of date.
+
+    Args:
+        cache: file; a link is not followed.
+        key: from `content_key`.
+        im_files: all images.
+        label_files: theirs.
+        nc: classes must be below this, None for any.
+    """
+    try:
+        with open_regular(cache, follow=False) as file:
+            size = os.fstat(file.fileno()).st_size
+            if size > (len(im_files) + 16) * IMAGE_BYTES:
+                return None
+            with zipfile.ZipFile(file) as archive:  # ours are not compressed: none can hold more than its file has
+                entries = archive.infolist()
+                if any(e.compress_type or e.flag_bits & 1 for e in entries) or sum(e.file_size for e in entries) > size:
+                    return None
+            file.seek(0)
+            with np.load(file, allow_pickle=False) as npz:
+                if str(npz["key"]) != key:
+                    return None
+                z = dict(npz)
+        report = json.loads(str(z["report"]))
+        kept = np.flatnonzero(z["kept"])
+        segments = split_by(z["points"], z["points_per_segment"])
+        counts = z["segments_per_image"].tolist()
+        ends = np.cumsum(z["segments_per_image"]).tolist()
+        label_set = LabelSet(
+            [im_files[i] for i in kept],
+            [label_files[i] for i in kept],
+            split_by(z["labels"], z["labels_per_image"]),
+            [segments[end - n : end] for end, n in zip(ends, counts, strict=True)],
+            z["sizes"],
+            report["counts"],
+            report["messages"],
+        )
+        return label_set if is_sound(label_set, z["labels"], z["points"], nc) else None
+    except (
+        OSError, EOFError, ValueError, LookupError, TypeError, AttributeError, RecursionError, MemoryError,
+        OverflowError, zipfile.BadZipFile,
+    ):  # fmt: skip
+        return None  # made new by the caller
+
+
+def is_sound(found: LabelSet, labels: np.ndarray, points: np.ndarray, nc: int | None) -> bool:
+    """Tell whether a label set from a file is one that reading the labels could have given.
+
+    Args:
+        found: all of it.
+        labels: its labels end to end.
+        points: its polygons end to end.
+        nc: classes must be below this, None for any.
+    """
+    n = len(found.im_files)
+    return (
+        labels.dtype == points.dtype == np.float32
+        and labels.shape[1:] == (5,)
+        and points.shape[1:] == (2,)
+        and found.sizes.dtype == np.int64
+        and found.sizes.shape == (n, 2)
+        and len(found.labels) == len(found.segments) == n
+        and all(len(s) in (0, len(x)) for s, x in zip(found.segments, found.labels, strict=True))
+        and bool((found.sizes > 0).all())
+        and all(bool(((values >= 0) & (values <= 1)).all()) for values in (labels[:, 1:], points))
+        and bool((labels[:, 3:] > 0).all())
+        and bool(((labels[:, 0] >= 0) & (labels[:, 0] < (MAX_CLASS if nc is None else nc))).all())
+        and bool((labels[:, 0] % 1 == 0).all())
+        and found.counts.keys() == set(STATES)
+        and all(type(count) is int for count in found.counts.values())
+        and isinstance(found.messages, list)
+        and all(isinstance(message, str) for message in found.messages)
+    )
+
+
+def split_by(rows: np.ndarray, lengths: np.ndarray) -> list[np.ndarray]:
+    """Cut rows laid end to end into one array per length; ValueError if they do not add up."""
+    ends = np.cumsum(lengths).tolist()
+    if ends and ends[-1] != len(rows):
+        raise ValueError(f"{len(rows)} rows for lengths that add up to {ends[-1]}")
+    return [rows[start:end] for start, end in zip([0, *ends], ends, strict=False)]

@@ -1,0 +1,113 @@
+"""Lists of images, from folders and from text files, and the label file that belongs to each."""
+
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from utils.console import LOGGER
+from utils.datasets.reader import IMG_FORMATS, twin_folder
+
+
+def list_images(source: str | Path | Sequence[str | Path]) -> list[str]:
+    """List the images of a split, sorted.
+
+    Args:
+        source: a folder (searched with all its subfolders), a text file with one image per line (lines that begin with
+            `./` start at the list's folder; below ImageSets/Main of Pascal VOC the lines are names of JPEGImages), or
+            several of them.
+
+    Returns:
+        Paths with a suffix of `IMG_FORMATS`, hidden files and folders (`._a.jpg` of macOS) left out.
+
+    Raises:
+        FileNotFoundError: an entry does not exist, or no image is found.
+    """
+    entries = [source] if isinstance(source, str | Path) else list(source)
+    files: list[str] = []
+    for entry in map(Path, entries):
+        if entry.is_dir():
+            files += walk(entry)
+        elif entry.is_file():
+            files += read_list(entry)
+        else:
+            raise FileNotFoundError(f"{entry}: no such folder or image list. Patterns with * are not supported.")
+    files = sorted(f for f in files if is_image_name(f))
+    if not files:
+        raise FileNotFoundError(f"no images in {', '.join(map(str, entries))}. Suffixes read: {', '.join(IMG_FORMATS)}")
+    return files
+
+
+def walk(folder: Path | str, above: frozenset[tuple[int, int]] = frozenset()) -> list[str]:
+    """List the files below a folder, links followed, in the order of their names.
+
+    Hidden subfolders are left out, and so is a link to a folder that the path goes through already: it would lead in a
+    circle. A subfolder that cannot be read is left out with a warning.
+
+    Args:
+        folder: where to begin.
+        above: device and inode of the folders that the path to it goes through.
+    """
+    try:
+        stat = os.stat(folder)
+        entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
+    except OSError as error:
+        LOGGER.warning(f"{folder}: folder left out: {error.strerror}")
+        return []
+    above |= {(stat.st_dev, stat.st_ino)}
+    files = []
+    for entry in entries:
+        path = os.path.join(folder, entry.name)
+        if not os.path.isdir(path):
+            files.append(path)
+        elif not entry.name.startswith("."):
+            stat = os.stat(path)
+            if (stat.st_dev, stat.st_ino) not in above:
+                files += walk(path, above)
+    return files
+
+
+def read_list(file: Path) -> list[str]:
+    """Read an image list, as described at `list_images`; lines that name no image are left out with a warning.
+
+    Raises:
+        ValueError: the file is not a text in UTF-8.
+    """
+    try:
+        text = file.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{file}: not an image list: no text in UTF-8 at byte {error.start}") from None
+    lines = {number: line.strip() for number, line in enumerate(text.split("\n"), 1) if line.strip()}
+    if file.absolute().parts[-3:-1] == ("ImageSets", "Main"):
+        folder = file.absolute().parents[2] / "JPEGImages"
+        return [str(folder / f"{line.split()[0]}.jpg") for line in lines.values()]
+    foreign = [number for number, line in lines.items() if not is_image_name(line)]
+    if foreign:
+        more = f" (and {len(foreign) - 1} more lines)" if len(foreign) > 1 else ""
+        LOGGER.warning(f"{file}:{foreign[0]}: not the name of an image, left out: {lines[foreign[0]][:60]!r}{more}")
+    return [str(file.parent / line[2:]) if line.startswith("./") else line for line in lines.values()]
+
+
+def is_image_name(file: str) -> bool:
+    """Tell by its name whether a path is an image we read."""
+    name = os.path.basename(file)
+    return not name.startswith(".") and name.rpartition(".")[2].lower() in IMG_FORMATS
+
+
+def img2label_paths(img_paths: Iterable[str | Path]) -> list[str]:
+    """Find the label file of each image: folder `images` -> `labels`, suffix -> `.txt`.
+
+    The last folder named `images` in the path counts. If the resulting folder does not exist (say, because `images` is
+    an unrelated parent) or there is no folder `images`, the label is expected beside the image.
+    """
+    starts: dict[str, str] = {}  # folder of images -> what stands before the name of a label file
+    result = []
+    for folder, name in map(os.path.split, map(os.fspath, img_paths)):
+        if folder not in starts:
+            starts[folder] = str(label_folder(Path(folder)) / "_")[:-1]
+        result.append(f"{starts[folder]}{os.path.splitext(name)[0]}.txt")
+    return result
+
+
+def label_folder(folder: Path) -> Path:
+    """Return the folder with the labels of the images in `folder`, as described at `img2label_paths`."""
+    return twin_folder(folder, "images", "labels") or folder

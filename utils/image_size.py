@@ -1,0 +1,31 @@
+"""Image sizes that a network takes."""
+
+import math
+
+from utils.console import LOGGER
+
+
+def make_divisible(x: float, divisor: int) -> int:
+    """Round `x` up to a multiple of `divisor`."""
+    return math.ceil(x / int(divisor)) * int(divisor)
+
+
+def check_img_size(imgsz: int, s: int = 32, floor: int = 0) -> int:
+    """Return the image size the network can take: `imgsz` or `floor`, rounded up to a multiple of `s`, with a warning.
+
+    Args:
+        imgsz: side in pixels, at least 1.
+        s: largest stride of the model.
+        floor: smallest size allowed.
+
+    Raises:
+        ValueError: `imgsz` is below 1.
+    """
+    if imgsz < 1:
+        raise ValueError(f"image size {imgsz}: expected at least 1 pixel, for example {20 * int(s)}")
+    size = make_divisible(max(imgsz, floor), s)
+    if size != imgsz:
+        LOGGER.warning(
+            f"image size {imgsz} must be a multiple of {int(s)} and at least {max(floor, int(s))}: using {size}"
+        )
+    return size

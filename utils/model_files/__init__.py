@@ -1,0 +1,1 @@
+"""Readers of untrusted model files: looked at before any library opens them."""

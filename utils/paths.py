@@ -1,0 +1,127 @@
+"""Where the repository, files and run folders are."""
+
+import os
+import re
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from difflib import get_close_matches
+from glob import escape
+from itertools import count
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]  # the repository
+VERSION = "0.1.0"
+
+
+def increment_path(path: str | Path, exist_ok: bool = False, sep: str = "", mkdir: bool = False) -> Path:
+    """Return `path`, or the first free of `path2`, `path3`, ... if it exists.
+
+    Args:
+        path: wanted folder or file; of an existing file the number goes before the suffix.
+        exist_ok: return `path` although it exists.
+        sep: put between name and number.
+        mkdir: create the folder too. Two runs that start at the same moment get two folders.
+    """
+    path = Path(path)
+    stem, suffix = (path.with_suffix(""), path.suffix) if path.is_file() else (path, "")
+    if mkdir:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    if exist_ok:
+        if mkdir:
+            path.mkdir(exist_ok=True)
+        return path
+    for n in count(1):
+        candidate = path if n == 1 else Path(f"{stem}{sep}{n}{suffix}")
+        if mkdir:
+            with suppress(FileExistsError):  # no look before: another run could be faster
+                candidate.mkdir(parents=True)
+                return candidate
+        elif not os.path.lexists(candidate):
+            return candidate
+    raise AssertionError("count() has no end")
+
+
+@contextmanager
+def run_folder(path: str | Path, exist_ok: bool = False) -> Iterator[Path]:
+    """Make the folder of a run, see `increment_path`; at the end it is removed if it is new and nothing was put in."""
+    path = Path(path)
+    new = [parent for parent in path.parents if not parent.exists()]
+    old = exist_ok and path.exists()
+    folder = increment_path(path, exist_ok, mkdir=True)
+    try:
+        yield folder
+    finally:
+        with suppress(OSError):  # the first that holds something, or is gone
+            for empty in () if old else (folder, *new):
+                empty.rmdir()
+
+
+def check_file(file: str | Path, suffixes: tuple[str, ...] = ()) -> Path:
+    """Find a file named by the user.
+
+    The path as given is tried first, then below the repository, then every file of that name in its folders data,
+    models and utils. Nothing is downloaded.
+
+    Args:
+        file: path or name.
+        suffixes: allowed endings such as (".yaml", ".yml"); () allows all. A name without suffix passes this check.
+
+    Raises:
+        ValueError: empty name, URL, wrong suffix, a folder, or several files of that name.
+        FileNotFoundError: no such file; the message lists where it was looked for.
+    """
+    name = str(file)
+    if not name:
+        raise ValueError(f"no file given: expected a path{' ending in ' + ' or '.join(suffixes) if suffixes else ''}")
+    if re.match(r"[a-zA-Z][a-zA-Z0-9+.-]+:/", name):
+        raise ValueError(f"{name}: addresses are not fetched. Download the file and give its path")
+    path = Path(os.path.expanduser(name))  # of an unknown user it stays as it is
+    if suffixes and path.suffix and path.suffix.lower() not in suffixes:
+        raise ValueError(f"{name}: expected a file ending in {' or '.join(suffixes)}")
+    if path.is_file():
+        return path
+    if path.is_dir():
+        raise ValueError(f"{name}: this is a folder, expected a file")
+    if not path.is_absolute() and (ROOT / path).is_file():
+        return ROOT / path
+    folders = [ROOT / folder for folder in ("data", "models", "utils")]
+    hits = (
+        [] if path.is_absolute() else sorted({hit for f in folders for hit in f.rglob(escape(name)) if hit.is_file()})
+    )
+    if len(hits) == 1:
+        return hits[0]
+    if hits:
+        raise ValueError(f"{name}: several files of that name, give the full path: {', '.join(map(str, hits))}")
+    known = {hit.name for folder in folders for ending in suffixes for hit in folder.rglob(f"*{ending}")}
+    close = get_close_matches(path.name, sorted(known), n=1) or get_close_matches(
+        f"{path.name}.yaml", known, n=1, cutoff=0.9
+    )
+    looked = [path.absolute()] if path.is_absolute() else [path.absolute(), ROOT / path, *folders]
+    raise FileNotFoundError(
+        f"{name}: file not found. Looked in {', '.join(dict.fromkeys(map(str, looked)))}"
+        + (f". Did you mean {close[0]!r}?" if close else "")
+    )
+
+
+def get_latest_run(search_dir: str | Path = ".") -> Path | None:
+    """Return the `weights/last*.pt` below `search_dir` that was written last, or None.
+
+    Links to folders are not followed, but that `search_dir`/runs, where runs are by default, may be one itself.
+    """
+    places = (Path(search_dir), Path(search_dir) / "runs", Path(search_dir) / "runs/train")
+    found = {file for place in places for file in place.rglob("last*.pt") if file.parent.name == "weights"}
+    return max(filter(Path.is_file, found), key=lambda file: file.stat().st_mtime_ns, default=None)
+
+
+def git_describe() -> str | None:
+    """Return tag, distance and commit of the repository (`v0.1.0-3-gabc1234-dirty`), None without git or history."""
+    if not (ROOT / ".git").exists():  # else git would describe a repository that merely contains this folder
+        return None
+    command = ["git", "-C", str(ROOT), "describe", "--tags", "--always", "--long", "--dirty"]
+    environment = os.environ | {"GIT_OPTIONAL_LOCKS": "0", "LC_ALL": "C"}
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=10, env=environment, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() or None if done.returncode == 0 else None
