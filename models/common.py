@@ -282,6 +282,7 @@ class WindowAttention(nn.Module):
         return self.proj(x.transpose(1, 2).reshape(windows, n, c))
 
     def extra_repr(self) -> str:
+        """Return the arguments that `print(model)` shows."""
         kinds = f", bias={self.bias_kind}, attention={self.attention_kind}"
         return f"heads={self.heads}, window={self.window}, core={self.core}{kinds}"
 
@@ -404,6 +405,7 @@ class SwinV2Block(nn.Module):
         return x if self.norm3 is None else self.norm3(x)
 
     def extra_repr(self) -> str:
+        """Return the arguments that `print(model)` shows."""
         return f"shift={self.shift}, mask_padding={self.mask_padding}, norm={'pre' if self.pre_norm else 'post'}"
 
 
@@ -467,6 +469,7 @@ class SwinV2Stage(nn.Module):
             block.set_shift(half if i % 2 else 0)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Map (B, C, H, W) to (B, C, H, W)."""
         x = x.permute(0, 2, 3, 1)  # (B, H, W, C)
         for block in self.blocks:
             if self.checkpointing and self.training and torch.is_grad_enabled():
@@ -501,6 +504,7 @@ class C3SwinV2(nn.Module):
         self.m = SwinV2Stage(h, h, n, window, heads, **stage)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Map (B, c1, H, W) to (B, c2, H, W)."""
         return self.cv3(torch.cat((self.m(self.cv1(x)), self.cv2(x)), 1))
 
 
@@ -517,6 +521,7 @@ class PatchEmbed(nn.Module):
         self.k = k
 
     def forward(self, x: Tensor) -> Tensor:
+        """Map an image (B, c1, H, W) to (B, c2, H / k, W / k), sides rounded up."""
         height, width = x.shape[2:]
         if height % self.k or width % self.k:
             x = F.pad(x, (0, -width % self.k, 0, -height % self.k))
@@ -537,6 +542,7 @@ class PatchMerging(nn.Module):
         nn.init.trunc_normal_(self.reduction.weight, std=0.02)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Map (B, c1, H, W) to (B, c2, H / 2, W / 2), sides rounded up."""
         height, width = x.shape[2:]
         x = x.permute(0, 2, 3, 1)  # (B, H, W, C)
         if height % 2 or width % 2:

@@ -1,7 +1,7 @@
 """Convolutional building blocks of the YOLOv5 family.
 
 c1, c2 channels in and out; k, s, p, g, d kernel, stride, padding, groups, dilation; n repeats; e hidden channels as a
-fraction of c2. Every block takes and gives (B, C, H, W).
+fraction of c2. Shapes: B batch, C channels, H W map; H / s is rounded up where the side is no multiple of the stride.
 """
 
 import math
@@ -11,8 +11,10 @@ from copy import deepcopy
 import torch
 from torch import Tensor, nn
 
+Kernel = int | tuple[int, int]  # one side, or (rows, columns)
 
-def autopad(k: int | Sequence[int], p: int | Sequence[int] | None = None, d: int = 1) -> int | list[int]:
+
+def autopad(k: int | Sequence[int], p: int | Sequence[int] | None = None, d: int = 1) -> int | Sequence[int]:
     """Return the padding that keeps the size at stride 1 for kernel `k` and dilation `d`, unless `p` is given."""
     if p is not None:
         return p
@@ -39,7 +41,15 @@ class Conv(nn.Module):
     default_act: nn.Module = nn.SiLU()
 
     def __init__(
-        self, c1: int, c2: int, k: int = 1, s: int = 1, p: int | None = None, g: int = 1, d: int = 1, act: bool = True
+        self,
+        c1: int,
+        c2: int,
+        k: Kernel = 1,
+        s: Kernel = 1,
+        p: Kernel | None = None,
+        g: int = 1,
+        d: int = 1,
+        act: bool | nn.Module = True,
     ) -> None:
         super().__init__()
         self.conv = nn.Conv2d(c1, c2, k, s, autopad(k, p, d), groups=g, dilation=d, bias=False)
@@ -49,10 +59,11 @@ class Conv(nn.Module):
         self.act = act if isinstance(act, nn.Module) else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
+        """Map (B, c1, H, W) to (B, c2, H / s, W / s)."""
         return self.act(self.bn(self.conv(x)))
 
     def forward_fuse(self, x: Tensor) -> Tensor:
-        """Run the block after its normalisation was folded into the convolution."""
+        """Do what `forward` does, after the normalisation was folded into the convolution."""
         return self.act(self.conv(x))
 
 
@@ -81,6 +92,7 @@ class Bottleneck(nn.Module):
         self.add = shortcut and c1 == c2
 
     def forward(self, x: Tensor) -> Tensor:
+        """Map (B, c1, H, W) to (B, c2, H, W)."""
         y = self.cv2(self.cv1(x))
         return x + y if self.add else y
 
@@ -98,6 +110,7 @@ class CrossConv(nn.Module):
         self.add = shortcut and c1 == c2
 
     def forward(self, x: Tensor) -> Tensor:
+        """Map (B, c1, H, W) to (B, c2, H / s, W / s)."""
         y = self.cv2(self.cv1(x))
         return x + y if self.add else y
 
@@ -130,6 +143,7 @@ class BottleneckCSP(nn.Module):
         self.m = nn.Sequential(*(Bottleneck(h, h, shortcut, g, e=1.0) for _ in range(n)))
 
     def forward(self, x: Tensor) -> Tensor:
+        """Map (B, c1, H, W) to (B, c2, H, W)."""
         deep = self.cv3(self.m(self.cv1(x)))
         return self.cv4(self.act(self.bn(torch.cat((deep, self.cv2(x)), 1))))
 
@@ -146,6 +160,7 @@ class C3(nn.Module):
         self.m = nn.Sequential(*(Bottleneck(h, h, shortcut, g, e=1.0) for _ in range(n)))
 
     def forward(self, x: Tensor) -> Tensor:
+        """Map (B, c1, H, W) to (B, c2, H, W)."""
         return self.cv3(torch.cat((self.m(self.cv1(x)), self.cv2(x)), 1))
 
 
@@ -207,6 +222,7 @@ class TransformerLayer(nn.Module):
         self.fc2 = nn.Linear(c, c, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Map tokens (H * W, B, c) to the same shape."""
         x = self.ma(self.q(x), self.k(x), self.v(x))[0] + x
         return self.fc2(self.fc1(x)) + x
 
@@ -221,6 +237,7 @@ class TransformerBlock(nn.Module):
         self.tr = nn.Sequential(*(TransformerLayer(c2, heads) for _ in range(layers)))
 
     def forward(self, x: Tensor) -> Tensor:
+        """Map (B, c1, H, W) to (B, c2, H, W)."""
         if self.conv is not None:
             x = self.conv(x)
         shape = x.shape
@@ -240,6 +257,7 @@ class SPP(nn.Module):
         self.m = nn.ModuleList(nn.MaxPool2d(side, 1, side // 2) for side in k)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Map (B, c1, H, W) to (B, c2, H, W)."""
         x = self.cv1(x)
         return self.cv2(torch.cat([x, *(pool(x) for pool in self.m)], 1))
 
@@ -255,6 +273,7 @@ class SPPF(nn.Module):
         self.m = nn.MaxPool2d(k, 1, k // 2)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Map (B, c1, H, W) to (B, c2, H, W)."""
         x = self.cv1(x)
         y = self.m(x)
         z = self.m(y)
@@ -271,6 +290,7 @@ class Focus(nn.Module):
         self.conv = Conv(c1 * 4, c2, k, s, p, g, act=act)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Map (B, c1, H, W), both sides even, to (B, c2, H / 2 / s, W / 2 / s)."""
         phases = (x[..., r::2, c::2] for c in (0, 1) for r in (0, 1))
         return self.conv(torch.cat(tuple(phases), 1))
 
@@ -285,6 +305,7 @@ class GhostConv(nn.Module):
         self.cv2 = Conv(h, h, 5, 1, None, h, act=act)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Map (B, c1, H, W) to (B, c2, H / s, W / s)."""
         y = self.cv1(x)
         return torch.cat((y, self.cv2(y)), 1)
 
@@ -305,6 +326,7 @@ class GhostBottleneck(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
+        """Map (B, c1, H, W) to (B, c2, H / s, W / s)."""
         return self.conv(x) + self.shortcut(x)
 
 
@@ -316,6 +338,7 @@ class Contract(nn.Module):
         self.gain = gain
 
     def forward(self, x: Tensor) -> Tensor:
+        """Map (B, C, H, W), both sides multiples of the gain g, to (B, C * g^2, H / g, W / g)."""
         b, c, h, w = x.shape
         g = self.gain
         x = x.view(b, c, h // g, g, w // g, g).permute(0, 3, 5, 1, 2, 4)  # (B, g, g, C, H / g, W / g)
@@ -330,6 +353,7 @@ class Expand(nn.Module):
         self.gain = gain
 
     def forward(self, x: Tensor) -> Tensor:
+        """Map (B, C, H, W), C a multiple of the squared gain g, to (B, C / g^2, H * g, W * g)."""
         b, c, h, w = x.shape
         g = self.gain
         x = x.view(b, g, g, c // g**2, h, w).permute(0, 3, 4, 1, 5, 2)  # (B, C / g^2, H, g, W, g)
@@ -344,6 +368,7 @@ class Concat(nn.Module):
         self.d = dimension
 
     def forward(self, x: list[Tensor]) -> Tensor:
+        """Join maps (B, C1, H, W), (B, C2, H, W), ... to (B, C1 + C2 + ..., H, W) for d = 1."""
         return torch.cat(x, self.d)
 
 
@@ -382,4 +407,5 @@ class MixConv2d(nn.Module):
         return shares
 
     def forward(self, x: Tensor) -> Tensor:
+        """Map (B, c1, H, W) to (B, c2, H / s, W / s)."""
         return self.act(self.bn(torch.cat([conv(x) for conv in self.m], 1)))

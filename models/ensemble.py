@@ -37,4 +37,5 @@ class Ensemble(nn.ModuleList):
         return max((model.stride for model in self), key=lambda stride: float(stride.max()))
 
     def forward(self, x: Tensor, augment: bool = False) -> tuple[Tensor, None]:
+        """Run images (B, 3, H, W); return boxes (B, R1 + R2 + ..., 5 + nc) and no raw maps."""
         return torch.cat([model(x, augment=augment)[0] for model in self], 1), None

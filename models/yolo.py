@@ -71,6 +71,12 @@ class Detect(nn.Module):
         self.m = nn.ModuleList(nn.Conv2d(c, self.no * self.na, 1) for c in ch)
 
     def forward(self, x: list[Tensor]) -> list[Tensor] | tuple[Tensor, ...]:
+        """Predict from one map (B, C, H, W) per level.
+
+        Returns:
+            In training the raw maps, (B, A, H, W, 5 + nc) per level; in evaluation (boxes, raw maps) with boxes
+            (B, R, 5 + nc), or (boxes,) with `export` set.
+        """
         raw = []
         for conv, feature in zip(self.m, x, strict=True):
             y = conv(feature)
@@ -447,7 +453,11 @@ class DetectionModel(nn.Module):
             bias[:, 5:] += math.log(0.6 / (head.nc - 0.99999))
 
     def forward(self, x: Tensor, augment: bool = False) -> list[Tensor] | tuple[Tensor, ...]:
-        """Run a batch; with `augment` in three views (`models.tta`), then there are boxes but no raw maps.
+        """Run a batch of images (B, ch, H, W); with `augment` in three views (`models.tta`), without raw maps then.
+
+        Returns:
+            What `Detect.forward` returns: raw maps (B, A, H, W, 5 + nc) per level in training, else boxes
+            (B, R, 5 + nc) and the raw maps or None.
 
         Raises:
             ValueError: `augment` in training mode.

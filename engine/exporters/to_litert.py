@@ -43,7 +43,7 @@ class ChannelsLast(nn.Module):
         self.model = model
 
     def forward(self, images: Tensor) -> Tensor:
-        """Return the boxes alone."""
+        """Run images (B, H, W, 3) and return the boxes alone, (B, R, 5 + classes)."""
         return self.model(images.permute(0, 3, 1, 2))[0]
 
 

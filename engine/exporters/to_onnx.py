@@ -32,7 +32,7 @@ class HalfModel(nn.Module):
         self.model = deepcopy(model).half()
 
     def forward(self, images: Tensor) -> tuple[Tensor]:
-        """Run float32 (B, 3, H, W) in float16."""
+        """Run float32 images (B, 3, H, W) in float16; return (boxes,) with float32 (B, R, 5 + nc)."""
         return self.model(images.half())
 
 

@@ -63,6 +63,7 @@ class PyTorchBackend(nn.Module):
         self.stride = max(int(self.model.stride.max()), 32)
 
     def forward(self, images: Tensor, augment: bool = False) -> Tensor:
+        """Run images (B, 3, H, W), floats 0..1; return the boxes, float32 (B, R, 5 + nc)."""
         images = images.to(self.dtype, memory_format=torch.channels_last)
         return self.model(images, augment=augment)[0].float()
 

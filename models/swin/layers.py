@@ -33,12 +33,14 @@ class DropPath(nn.Module):
         self.rate = rate
 
     def forward(self, x: Tensor) -> Tensor:
+        """Drop and scale samples of a branch, (B, ...) to the same shape, such as (B, H, W, C)."""
         if not self.training or self.rate == 0.0:
             return x
         keep = 1.0 - self.rate
         return x * x.new_empty((x.shape[0],) + (1,) * (x.ndim - 1)).bernoulli_(keep).div_(keep)
 
     def extra_repr(self) -> str:
+        """Return the rate as `print(model)` shows it."""
         return f"rate={self.rate:g}"
 
 
@@ -89,6 +91,7 @@ class Mlp(nn.Module):
         self.fc2 = nn.Linear(hidden, dim)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Map (B, H, W, C) to (B, H, W, C)."""
         x = self.fc1(x)  # (B, H, W, hidden)
         if self.dw is not None:
             x = self.dw(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
@@ -102,4 +105,5 @@ class LayerNorm2d(nn.LayerNorm):
         super().__init__(c1)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Normalise (B, C, H, W) over C, the shape stays."""
         return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)

@@ -27,6 +27,7 @@ class _Boxes(nn.Module):
         self.model = model
 
     def forward(self, images: Tensor) -> Tensor:
+        """Return the boxes (B, R, 5 + nc) of images (B, 3, H, W)."""
         return self.model(images)[0]
 
 
