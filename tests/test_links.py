@@ -11,7 +11,7 @@ import train
 import val
 from models.runtimes.backends import DetectMultiBackend
 from utils.datasets.coco import read_coco
-from utils.datasets.converters import convert_voc
+from utils.datasets.converters import Sample, write_samples
 from utils.paths import ROOT
 
 HYP = ROOT / "data/hyps/hyp.scratch-low.yaml"
@@ -92,15 +92,14 @@ def test_annotations_that_are_a_pipe_are_refused(tmp_path):
         read_coco(tmp_path / "a.json")
 
 
-def test_converter_replaces_a_link_beside_its_source(tmp_path):
-    box = "<bndbox><xmin>1</xmin><ymin>1</ymin><xmax>5</xmax><ymax>5</ymax></bndbox>"
-    text = f"<annotation><size><width>10</width><height>10</height></size><object><name>x</name>{box}</object>"
-    (tmp_path / "a.xml").write_text(f"{text}</annotation>")
+def test_converter_replaces_a_link(tmp_path):
+    sample = Sample(images(tmp_path / "src") / "0.png", "a", (10, 10), [[0, 1, 1, 5, 5]])
     (tmp_path / "victim").write_text("of the user")
-    (tmp_path / "a.txt").symlink_to(tmp_path / "victim")
-    convert_voc(tmp_path, tmp_path, ["x"])
+    (tmp_path / "dst/labels").mkdir(parents=True)
+    (tmp_path / "dst/labels/a.txt").symlink_to(tmp_path / "victim")
+    write_samples(tmp_path / "dst", [sample])
     assert (tmp_path / "victim").read_text() == "of the user"
-    assert (tmp_path / "a.txt").read_text().startswith("0 0.3")
+    assert (tmp_path / "dst/labels/a.txt").read_text().startswith("0 0.3")
 
 
 # Names of runs --------------------------------------------------------------------------------------------------------

@@ -489,6 +489,40 @@ def apply_hsv(im: np.ndarray, gains: np.ndarray) -> np.ndarray:
     return cv2.cvtColor(cv2.merge(planes, hsv), cv2.COLOR_HSV2BGR)
 
 
+class Filters(NamedTuple):
+    """Filters of an image: sides of the windows of blur and median, grey or not, clip limit of CLAHE; 0 for none."""
+
+    blur: int
+    median: int
+    grey: bool
+    contrast: float
+
+
+def draw_filters(rng: np.random.Generator, p: float) -> Filters:
+    """Draw each of four filters with probability `p`: windows of 3, 5 or 7 pixels, and a clip limit of 1 .. 4."""
+    blur, median, grey, contrast = rng.random(4) < p
+    sides, limit = rng.choice((3, 5, 7), 2).tolist(), float(rng.uniform(1, 4))
+    return Filters(blur * sides[0], median * sides[1], bool(grey), contrast * limit)
+
+
+def apply_filters(im: np.ndarray, filters: Filters) -> np.ndarray:
+    """Blur an image, make it grey, stretch its local contrast: (H, W, 3), or `im` itself where there is no filter."""
+    if not any(filters):
+        return im
+    im = im[..., :3]
+    if filters.blur:
+        im = cv2.blur(im, (filters.blur, filters.blur))
+    if filters.median:
+        im = cv2.medianBlur(im, filters.median)
+    if filters.grey:
+        im = cv2.cvtColor(cv2.cvtColor(im, cv2.COLOR_BGR2GRAY), cv2.COLOR_GRAY2BGR)
+    if filters.contrast:  # of the lightness alone, so that colours stay
+        lightness, *colour = cv2.split(cv2.cvtColor(im, cv2.COLOR_BGR2LAB))
+        lightness = cv2.createCLAHE(filters.contrast, (8, 8)).apply(lightness)
+        im = cv2.cvtColor(cv2.merge((lightness, *colour)), cv2.COLOR_LAB2BGR)
+    return im
+
+
 def draw_flips(rng: np.random.Generator, flipud: float, fliplr: float) -> tuple[bool, bool]:
     """Draw whether to flip (up-down, left-right) with these probabilities."""
     up, left = rng.random(2)

@@ -23,11 +23,13 @@ from torch.utils.data import DataLoader, Dataset, default_collate
 
 from utils.augmentations import (
     Tile,
+    apply_filters,
     apply_flips,
     apply_hsv,
     apply_perspective,
     copy_paste,
     draw_copy_paste,
+    draw_filters,
     draw_flips,
     draw_hsv,
     draw_mixup,
@@ -50,7 +52,6 @@ from utils.datasets.dataset import load_labels
 from utils.datasets.image_cache import ImageCache, free_memory
 from utils.datasets.reader import decode_image
 from utils.datasets.sampling import EpochSampler
-from utils.extra_augmentations import ExtraAugmentations
 from utils.hyp import Hyp
 from utils.loader_processes import Loader, start_worker, workers_that_fit
 
@@ -128,7 +129,6 @@ class LoadImagesAndLabels(Dataset):
             raise ValueError(f"imgsz is {imgsz}, but must be one number of pixels with augment or rect")
         self.imgsz, self.hyp, self.augment, self.rect, self.seed = max(self.frame), hyp, augment, rect, seed
         self.mosaic = augment and not rect
-        self.extra = ExtraAugmentations(hyp.albumentations) if augment and hyp.albumentations else None
         found = load_labels(path, nc=None if single_cls else nc, prefix=prefix)
         self.im_files, self.label_files = found.im_files, found.label_files
         self.labels, self.segments, self.shapes = found.labels, found.segments, found.sizes
@@ -201,9 +201,9 @@ class LoadImagesAndLabels(Dataset):
             im, labels, shapes = self._single(index, rng)
         height, width = im.shape[:2]
         labels = np.concatenate((labels[:, :1], xyxy2xywhn(labels[:, 1:5], width, height, clip=True, eps=CLIP_EPS)), 1)
-        if self.extra is not None:
-            im = self.extra.apply(im, self.extra.draw(rng))
         if self.augment:
+            if self.hyp.albumentations:  # draws nothing when it is off, so that the other draws stay what they are
+                im = apply_filters(im, draw_filters(rng, self.hyp.albumentations))
             im = apply_hsv(im, draw_hsv(rng, self.hyp.hsv_h, self.hyp.hsv_s, self.hyp.hsv_v))
             im, labels = apply_flips(im, labels, draw_flips(rng, self.hyp.flipud, self.hyp.fliplr))
         targets = torch.zeros(len(labels), 6)

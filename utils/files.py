@@ -7,15 +7,20 @@ before `atomic_path`. Links among the folders of a path are followed.
 
 import errno
 import glob
+import hashlib
+import lzma
 import os
 import re
 import secrets
 import shutil
 import stat
+import tarfile
 import time
-from collections.abc import Iterator, Mapping
+import zipfile
+import zlib
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 from typing import IO, Any, BinaryIO
 
 import numpy as np
@@ -25,6 +30,12 @@ MAX_YAML = 2 << 20  # bytes; 10,000 class names have about 0.2 MB
 MAX_NODES = 50_000  # keys, values and containers of a YAML file, each as often as aliases repeat it
 MAX_YAML_DEPTH = 32  # of containers in containers; a model file has 4
 MAX_DIGITS = 400  # of a number
+MAX_UNPACKED = 1 << 40  # bytes of an archive
+MAX_MEMBERS = 1_000_000
+BAD_ARCHIVE = (
+    zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, EOFError, NotImplementedError, RuntimeError,
+    UnicodeDecodeError,
+)  # fmt: skip
 STALE = 60.0  # seconds without a change after which a temporary file is taken for that of a killed process
 # Plain words of YAML 1.2 (core schema). PyYAML alone follows 1.1, where a class named `no` is False, `010` is eight,
 # `12:30` is 750 and `1e-3` is a text.
@@ -388,3 +399,81 @@ def key_place(source: Any, key: Any) -> str:
             if pattern.match(line):
                 return f"{source}:{number}"
     return str(source)
+
+
+def file_sha256(file: str | Path) -> str:
+    """Return the SHA-256 of a file in hexadecimal digits."""
+    digest = hashlib.sha256()
+    with Path(file).open("rb") as opened:
+        while block := opened.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def unpack(archive: str | Path, folder: str | Path, limit: int = MAX_UNPACKED) -> int:
+    """Unpack an untrusted .zip or .tar archive, compressed or not; nothing is written outside the folder.
+
+    Names and sizes of all files are checked before the first one is written.
+
+    Args:
+        archive: the kind is told by the content, not by the name.
+        folder: created if necessary; files that are in it stay as they are.
+        limit: most bytes of all files together.
+
+    Returns:
+        Number of files.
+
+    Raises:
+        ValueError: damaged or no such archive, or one with paths that lead out of the folder, links, devices, names
+            that appear twice or exist already, or too many bytes or files.
+        OSError: it cannot be read, a file cannot be written, or this Python has no `tarfile.data_filter`.
+    """
+    archive, folder = Path(archive), Path(folder)
+    packed_by_zip = zipfile.is_zipfile(archive)
+    if not packed_by_zip and not hasattr(tarfile, "data_filter"):
+        raise OSError(f"{archive}: unpacking needs Python 3.10.12, 3.11.4, 3.12 or newer; or unpack it yourself")
+    try:
+        with zipfile.ZipFile(archive) if packed_by_zip else tarfile.open(archive) as opened:
+            if isinstance(opened, zipfile.ZipFile):
+                entries = [(e, e.filename, e.file_size, e.is_dir(), e.external_attr >> 16) for e in opened.infolist()]
+            else:  # read one by one, so that the headers of a bomb end at the limit
+                entries = ((e, e.name, e.size, e.isdir(), 0 if e.isreg() else stat.S_IFCHR) for e in opened)
+            members = _check_members(entries, archive, folder, limit)
+            folder.mkdir(parents=True, exist_ok=True)
+            if isinstance(opened, zipfile.ZipFile):
+                opened.extractall(folder, members)
+            else:
+                opened.extractall(folder, members, filter="data")
+    except BAD_ARCHIVE as error:
+        raise ValueError(f"{archive}: damaged, or no archive: {error}") from None
+    return len(members)
+
+
+def _check_members(entries: Iterable[tuple], archive: Path, folder: Path, limit: int) -> list[Any]:
+    """Return the files of an archive; ValueError for what must not be unpacked.
+
+    Args:
+        entries: (entry, name, bytes, whether it is a folder, Unix mode or 0) each.
+        archive: for messages.
+        folder: where they will be.
+        limit: most bytes of all files together.
+    """
+    members, names, total = [], set(), 0
+    for entry, name, size, is_folder, mode in entries:
+        path, shown = PureWindowsPath(name), name[:80]  # knows the separators and drives of all systems
+        if path.anchor or ".." in path.parts or not (folder / name).resolve().is_relative_to(folder.resolve()):
+            raise ValueError(f"{archive}: refused, the path {shown!r} leads out of the folder")
+        if is_folder:
+            continue
+        if stat.S_IFMT(mode) not in (0, stat.S_IFREG):
+            raise ValueError(f"{archive}: refused, {shown!r} is a link or device, neither file nor folder")
+        if os.path.lexists(folder / name) or str(path).casefold() in names:
+            raise ValueError(f"{archive}: {folder / name} exists already, or appears twice: move it away")
+        names.add(str(path).casefold())
+        members.append(entry)
+        total += size
+        if total > limit or len(members) > MAX_MEMBERS:
+            raise ValueError(f"{archive}: refused, more than {limit} bytes or {MAX_MEMBERS} files")
+    if not members:
+        raise ValueError(f"{archive}: holds no files")
+    return members

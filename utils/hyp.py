@@ -78,7 +78,7 @@ class Hyp:
     )
     mosaic9: float = _hyp(0.0, "[0, 1]", "share of the mosaics that have nine images instead of four", ours=True)
     albumentations: float = _hyp(
-        0.0, "[0, 1]", "probability of each of blur, median blur, grey, local contrast; needs that package", ours=True
+        0.0, "[0, 1]", "probability of each of blur, median blur, grey, local contrast", ours=True
     )
     label_smoothing: float = _hyp(0.0, "[0, 1)", "share of a class target spread over both answers", ours=True)
 

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from models.common import LayerNorm2d, PatchEmbed, PatchMerging, SwinV2Stage
-from utils.archives import file_sha256
 from utils.console import LOGGER
 from utils.downloads import download
+from utils.files import file_sha256
 from utils.model_files.inert_pickle import DamagedError, RefusedError
 from utils.model_files.torch_file import InertFile
 

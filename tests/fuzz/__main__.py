@@ -33,7 +33,6 @@ INSTRUMENTED = [
 ]
 INSTRUMENTED += [
     "utils.model_files.torch_file",
-    "utils.archives",
     "utils.model_files.engine",
     "utils.files",
     "utils.datasets.reader",

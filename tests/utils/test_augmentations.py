@@ -444,6 +444,36 @@ def test_mixup_ratio_is_near_one_half():
 
 
 # Colour and flips -----------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("channels", [3, 4])  # mosaics have a fourth that means nothing
+def test_filters_one_by_one(channels):
+    im = noise(32, 40, channels)
+    bgr, before = np.ascontiguousarray(im[..., :3]), im.copy()
+    assert aug.apply_filters(im, aug.Filters(0, 0, False, 0.0)) is im
+    around = bgr[9:12, 19:22].reshape(9, 3)
+    blurred = aug.apply_filters(im, aug.Filters(3, 0, False, 0.0))
+    assert np.abs(blurred[10, 20] - around.mean(0)).max() <= 0.5
+    assert np.array_equal(aug.apply_filters(im, aug.Filters(0, 3, False, 0.0))[10, 20], np.median(around, 0))
+    grey = aug.apply_filters(im, aug.Filters(0, 0, True, 0.0))
+    assert np.abs(grey - (bgr @ (0.114, 0.587, 0.299))[..., None]).max() <= 1
+    flat = np.full((64, 64, channels), 100, np.uint8)
+    flat[..., 0], flat[20:40, 20:40] = 60, 108
+    stretched = aug.apply_filters(flat, aug.Filters(0, 0, False, 4.0)).astype(int)
+    assert np.ptp(stretched[..., 1]) > 1.5 * np.ptp(flat[..., 1])
+    assert all(aug.apply_filters(im, aug.Filters(5, 7, True, 2.0)).shape == (32, 40, 3) for _ in range(2))
+    assert np.array_equal(im, before)
+
+
+def test_filters_are_drawn_one_by_one_with_their_probability():
+    rng = np.random.default_rng(0)
+    drawn = [aug.draw_filters(rng, 0.3) for _ in range(1000)]
+    hits = np.array([[bool(value) for value in filters] for filters in drawn])
+    assert np.abs(hits.mean(0) - 0.3).max() < 0.05
+    assert np.abs(np.corrcoef(hits.T) - np.eye(4)).max() < 0.1
+    assert {f.blur for f in drawn} == {f.median for f in drawn} == {0, 3, 5, 7}
+    assert all(f.contrast == 0 or 1 <= f.contrast < 4 for f in drawn)
+    assert aug.draw_filters(rng, 0.0) == (0, 0, False, 0.0)
+
+
 def test_hsv_table_vectors():
     table = aug.hsv_table(np.array([1.01, 1.5, 0.7]))
     assert table[[178, 179, 180, 255], 0].tolist() == [179, 0, 1, 77]

@@ -232,6 +232,20 @@ def test_mosaic_probability_is_used(folder):
     assert 15 < sum(counts) < 45
 
 
+@pytest.mark.parametrize("mosaic", [0, 1])
+def test_filters_change_pixels_alone_and_repeat(tiny_dataset, mosaic):
+    folder = tiny_dataset.parent / "tiny" / "images" / "train"
+    hyp = {"mosaic": mosaic, "hsv_h": 0, "hsv_s": 0, "hsv_v": 0, "fliplr": 0, "scale": 0, "translate": 0}
+    plain = dl.LoadImagesAndLabels(folder, 64, augment=True, hyp=Hyp(**hyp))
+    filtered = dl.LoadImagesAndLabels(folder, 64, augment=True, hyp=Hyp(**hyp, albumentations=1))
+    for i in range(3):
+        (im, labels, *_), (im2, labels2, *_), (im3, *_) = plain[i], filtered[i], filtered[i]
+        assert labels.equal(labels2)
+        assert im2.equal(im3)
+        assert not im.equal(im2)
+        assert (im2[0].int() - im2[1].int()).abs().max() <= 1  # grey
+
+
 @pytest.mark.parametrize(("share", "low", "high"), [(0, 0, 0), (0.5, 5, 25), (1, 30, 30)])
 def test_share_of_mosaics_with_nine_images(folder, monkeypatch, share, low, high):
     sizes = []

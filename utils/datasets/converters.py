@@ -1,12 +1,10 @@
-"""Turn public data sets into YOLO text labels: one named function per data set, run by name, never by a data set YAML.
+"""Turn public datasets into YOLO text labels: one named function per dataset, run by name, never by a dataset YAML.
 
     python -m utils.datasets.converters visdrone  downloads/VisDrone  ../datasets/VisDrone
-    python -m utils.datasets.converters voc       my_set/Annotations  my_set/labels  --names cat,dog
-    python -m utils.datasets.converters coco      instances_val2017.json  labels/val2017
 
-SRC is what the archives unpack to, DST the `path` of the data set YAML; of `voc` and `coco`, which convert labels of
-any data set, DST is the folder of labels (their formats are also read directly: `format:` in the YAML). SRC is not
-changed; images are linked into DST, or copied where the disk does not allow that. Nothing is downloaded.
+SRC is what the archives unpack to, DST the `path` of the dataset YAML. SRC is not changed; images are linked into DST,
+or copied where the disk does not allow that. Nothing is downloaded. Labels of COCO and VOC need no converter: they are
+read as they are (`format:` in the YAML).
 """
 
 import argparse
@@ -22,9 +20,7 @@ from typing import NamedTuple
 import numpy as np
 
 from utils.console import LOGGER, cli_errors
-from utils.datasets.coco import read_coco
 from utils.datasets.reader import image_size
-from utils.datasets.voc import read_voc
 from utils.files import open_new, yaml_load
 from utils.paths import ROOT
 
@@ -43,7 +39,7 @@ VISDRONE_SPLITS = {
 class Sample(NamedTuple):
     """One image: file, name below images/ without suffix, (width, height), rows `[class, x1, y1, x2, y2]` in pixels."""
 
-    image: Path | None
+    image: Path
     name: str
     size: tuple[int, int]
     rows: list[list[float]]
@@ -61,8 +57,8 @@ def label_text(sample: Sample) -> str:
     return "".join(lines)
 
 
-def write_samples(dst: Path, samples: Iterable[Sample], folder: str = "labels") -> int:
-    """Write one text file for each sample below `folder`, link its image below images/, and return how many there were.
+def write_samples(dst: Path, samples: Iterable[Sample]) -> int:
+    """Write one text file for each sample below labels/, link its image below images/, and return how many there were.
 
     Raises:
         FileNotFoundError: an image does not exist.
@@ -73,12 +69,11 @@ def write_samples(dst: Path, samples: Iterable[Sample], folder: str = "labels") 
         if Path(sample.name).is_absolute() or ".." in Path(sample.name).parts:
             raise ValueError(f"{sample.name}: this name of an image leads out of {dst}")
         text = label_text(sample)
-        label = dst / folder / f"{sample.name}.txt"
+        label = dst / "labels" / f"{sample.name}.txt"
         label.parent.mkdir(parents=True, exist_ok=True)
         with open_new(label) as out:
             out.write(text)
-        if sample.image is not None:
-            link(sample.image, dst / "images" / f"{sample.name}{sample.image.suffix}")
+        link(sample.image, dst / "images" / f"{sample.name}{sample.image.suffix}")
         count, boxes = count + 1, boxes + text.count("\n")
     if not count:
         raise ValueError(f"{dst}: no images found to convert")
@@ -114,52 +109,7 @@ def existing(path: Path, what: str) -> Path:
     return path
 
 
-# Formats of many data sets --------------------------------------------------------------------------------------------
-def convert_voc(src: Path, dst: Path, names: list[str]) -> int:
-    """Convert a folder of Pascal VOC files. DST gets one text file per XML file.
-
-    Raises:
-        ValueError: no names are given, or an object has another one.
-    """
-    if not names:
-        raise ValueError("voc: name the classes in their order: --names cat,dog")
-
-    def samples() -> Iterator[Sample]:
-        for file in sorted(existing(src, "a folder of XML files").glob("*.xml")):
-            try:
-                annotation = read_voc(file)
-            except ValueError as e:
-                raise ValueError(f"{file}: {e}") from None
-            unknown = {item.name for item in annotation.objects} - set(names)
-            if unknown:
-                raise ValueError(f"{file}: class {sorted(unknown)[0]!r} is not in --names {','.join(names)}")
-            if min(annotation.size) <= 0:
-                raise ValueError(f"{file}: no size of the image")
-            rows = [[names.index(item.name), *item.box] for item in annotation.objects]
-            yield Sample(None, file.stem, annotation.size, rows)
-
-    return write_samples(dst, samples(), "")
-
-
-def convert_coco(src: Path, dst: Path, names: list[str]) -> int:
-    """Convert a COCO file. DST gets one text file per image; classes are numbered as `names`, or by category id."""
-    categories = json.loads(existing(src, "a JSON file").read_bytes()).get("categories", [])
-    names = names or [str(category["name"]) for category in sorted(categories, key=lambda category: category["id"])]
-    LOGGER.info(f"classes: {', '.join(f'{i} {name}' for i, name in enumerate(names))}")
-    samples = (
-        Sample(
-            None,
-            str(Path(file).with_suffix("")),
-            annotation.size,
-            [[names.index(item.name), *item.box] for item in annotation.objects if item.name in names],
-        )
-        for file, annotation in read_coco(src).items()
-    )
-    return write_samples(dst, samples, "")
-
-
-# Single data sets -----------------------------------------------------------------------------------------------------
-def convert_visdrone(src: Path, dst: Path, names: list[str]) -> int:
+def convert_visdrone(src: Path, dst: Path) -> int:
     """Convert VisDrone2019-DET: lines `x, y, w, h, score, category, truncation, occlusion`, categories 1 to 10.
 
     Regions to be ignored (score 0, category 0) and `others` (11) are left out.
@@ -183,7 +133,7 @@ def convert_visdrone(src: Path, dst: Path, names: list[str]) -> int:
     return write_samples(dst, samples())
 
 
-def convert_sku110k(src: Path, dst: Path, names: list[str]) -> int:
+def convert_sku110k(src: Path, dst: Path) -> int:
     """Convert SKU-110K: rows `image, x1, y1, x2, y2, class, width, height` without a head, all of one class."""
 
     def samples() -> Iterator[Sample]:
@@ -202,7 +152,7 @@ def convert_sku110k(src: Path, dst: Path, names: list[str]) -> int:
     return write_samples(dst, samples())
 
 
-def convert_globalwheat(src: Path, dst: Path, names: list[str]) -> int:
+def convert_globalwheat(src: Path, dst: Path) -> int:
     """Convert Global Wheat Detection 2020 (Kaggle): train.csv with `image_id, width, height, bbox, source`.
 
     The images of each source (a field campaign) go into a folder of their own. Images without any head, which the table
@@ -223,7 +173,7 @@ def convert_globalwheat(src: Path, dst: Path, names: list[str]) -> int:
     return write_samples(dst, samples())
 
 
-def convert_argoverse(src: Path, dst: Path, names: list[str]) -> int:
+def convert_argoverse(src: Path, dst: Path) -> int:
     """Convert Argoverse-HD: COCO boxes, and images by sequence folder `seq_dirs[sid]` and `name`."""
 
     def samples() -> Iterator[Sample]:
@@ -245,7 +195,7 @@ def convert_argoverse(src: Path, dst: Path, names: list[str]) -> int:
     return write_samples(dst, samples())
 
 
-def convert_objects365(src: Path, dst: Path, names: list[str]) -> int:
+def convert_objects365(src: Path, dst: Path) -> int:
     """Convert Objects365: COCO JSON, class = number of the category - 1, images in any folders below the source.
 
     Crowd regions are left out. Warns of names that differ from data/Objects365.yaml.
@@ -274,7 +224,7 @@ def convert_objects365(src: Path, dst: Path, names: list[str]) -> int:
     return write_samples(dst, samples())
 
 
-def convert_xview(src: Path, dst: Path, names: list[str]) -> int:
+def convert_xview(src: Path, dst: Path) -> int:
     """Convert xView: a GeoJSON file with `bounds_imcoords`, `image_id`, `type_id`; every tenth image goes to val.
 
     Types 75 and 82, which have no name, are left out.
@@ -295,14 +245,12 @@ def convert_xview(src: Path, dst: Path, names: list[str]) -> int:
     return write_samples(dst, samples())
 
 
-CONVERTERS: dict[str, Callable[[Path, Path, list[str]], int]] = {
+CONVERTERS: dict[str, Callable[[Path, Path], int]] = {
     "argoverse": convert_argoverse,
-    "coco": convert_coco,
     "globalwheat": convert_globalwheat,
     "objects365": convert_objects365,
     "sku110k": convert_sku110k,
     "visdrone": convert_visdrone,
-    "voc": convert_voc,
     "xview": convert_xview,
 }
 
@@ -317,12 +265,9 @@ def main(args: list[str] | None = None) -> None:
     parser.add_argument("name", choices=CONVERTERS, metavar="NAME", help=", ".join(CONVERTERS))
     parser.add_argument("src", type=Path, metavar="SRC")
     parser.add_argument("dst", type=Path, metavar="DST")
-    parser.add_argument("--names", default="", help="classes in their order, with commas; for voc and coco")
     opt = parser.parse_args(args)
-    if opt.names and opt.name not in ("voc", "coco"):
-        raise ValueError(f"{opt.name}: --names is for voc and coco; this data set has its own classes")
     try:
-        CONVERTERS[opt.name](opt.src, opt.dst, [name.strip() for name in opt.names.split(",") if name.strip()])
+        CONVERTERS[opt.name](opt.src, opt.dst)
     except (KeyError, IndexError, TypeError, AttributeError, json.JSONDecodeError) as e:
         raise ValueError(f"{opt.src}: not in the form that {opt.name} has ({type(e).__name__}: {e})") from e
 
