@@ -18,7 +18,10 @@ PACKAGES = (
 )  # import no other of them, only the ground:
 # files of utils that import no package
 SCRIPT_OF_SCRIPT = {"train": {"val"}}  # the only script that imports another one
-LAZY = ()  # files whose __getattr__ may import upwards: YOLOv5's addresses
+LAZY = (  # files whose __getattr__ may import upwards: YOLOv5's addresses
+    "utils/dataloaders.py",  # LoadImages, LoadStreams, LoadScreenshots: they stand on engine.inference
+    "utils/datasets/__init__.py",  # the same in YOLOv5 up to 6.1; this package stands below utils/dataloaders.py
+)
 
 # Optional or slow to load: imported inside the one function that needs them.
 HEAVY = (

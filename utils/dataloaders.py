@@ -5,14 +5,19 @@ neither on the number of workers nor on what was loaded before, and a run resume
 would have seen. The sampler carries the epoch to the workers: it yields (epoch, index) pairs.
 """
 
+import glob as glob  # this and `math`, `random`, `time`: for scripts that say `from utils.dataloaders import *`
 import hashlib
+import math as math
 import os
+import random as random
 import sys
 import threading
+import time as time
 import zlib
 from collections.abc import Mapping, Sequence
 from multiprocessing.pool import ThreadPool
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -50,6 +55,9 @@ from utils.boxes import xywhn2xyxy, xyxy2xywhn
 from utils.console import LOGGER
 from utils.datasets.dataset import load_labels
 from utils.datasets.image_cache import ImageCache, free_memory
+from utils.datasets.lists import img2label_paths as img2label_paths
+from utils.datasets.reader import IMG_FORMATS as IMG_FORMATS
+from utils.datasets.reader import VID_FORMATS as VID_FORMATS
 from utils.datasets.reader import decode_image
 from utils.datasets.sampling import EpochSampler
 from utils.hyp import Hyp
@@ -503,3 +511,28 @@ def create_dataloader(
         persistent_workers=workers > 0,
     )
     return loader, dataset
+
+
+# YOLOv5's other names at this address ---------------------------------------------------------------------------------
+_ABOVE = ("LoadImages", "LoadStreams", "LoadScreenshots")
+_LEFT_OUT = {
+    "ClassificationDataset": "only detection is here: {} belongs to classification of YOLOv5",
+    "create_classification_dataloader": "only detection is here: {} belongs to classification of YOLOv5",
+    "HUBDatasetStats": "{} was removed from YOLOv5 itself; it is not here",
+    "extract_boxes": "{} is not here: detect.py --save-crop cuts out boxes",
+    "flatten_recursive": "{} is not here: folders of images are searched with all their subfolders",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Return a loader of inference; lazily, as the engine that reads images, videos and streams stands above utils."""
+    if name in _LEFT_OUT:
+        raise ImportError(_LEFT_OUT[name].format(name))
+    if name not in _ABOVE:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from engine.inference import loaders  # noqa: PLC0415
+
+    return getattr(loaders, name)
+
+
+__all__ = [name for name in globals() if not name.startswith("_")] + list(_ABOVE)

@@ -15,9 +15,9 @@ from PIL import Image
 
 from engine.inference.pipeline import Frame
 from engine.inference.streams import Screen, Streams, check_no_page
-from engine.inference.video import VID_FORMATS, read_video
+from engine.inference.video import open_video, read_video
 from utils.console import LOGGER
-from utils.datasets.reader import IMG_FORMATS, decode_image, has_more_pages
+from utils.datasets.reader import IMG_FORMATS, VID_FORMATS, decode_image, has_more_pages
 from utils.downloads import download, is_url
 from utils.options.detect import FORMS
 from utils.text import printable
@@ -71,6 +71,7 @@ class Files:
     Attributes:
         names: all files, images first.
         failed: files of which nothing could be read, so far.
+        capture: the video that is being read, None before the first one.
     """
 
     live = False
@@ -79,6 +80,7 @@ class Files:
         self.images, self.videos, self.vid_stride, self.left_out = list(images), list(videos), vid_stride, left_out
         self.names = [*self.images, *self.videos]
         self.failed: list[str] = []
+        self.capture: cv2.VideoCapture | None = None
         self._stopped = threading.Event()
 
     def __iter__(self) -> Iterator[list[Frame]]:
@@ -95,7 +97,8 @@ class Files:
 
     def _read(self, path: str) -> Iterator[Frame]:
         if _suffix(path) in VID_FORMATS:
-            yield from read_video(path, self.vid_stride)
+            self.capture = open_video(path)
+            yield from read_video(path, self.vid_stride, self.capture)
         else:
             yield Frame(read_image(path), path)
 
@@ -133,19 +136,34 @@ def open_source(source: str | Path, folder: Path, vid_stride: int = 1) -> Source
         raise ValueError(f"--vid-stride is {vid_stride}, but must be at least 1")
     path = os.path.expanduser(text)
     if os.path.isdir(path):
-        return _files(text, find_files(text), vid_stride)
+        return open_files(text, vid_stride)
     if text.isdecimal():
         return Streams([text], vid_stride)
     if text.split()[0] == "screen" and not os.path.exists(path):
-        return _screen(text)
+        return open_screen(text)
     if text.lower().startswith(SCHEMES):
         file = _download(text, folder) if is_url(text) else None
         return Streams([text], vid_stride) if file is None else _files(text, [str(file)], vid_stride)
     if text.lower().endswith(".streams"):
-        return Streams(_lines(text), vid_stride)
-    if text.lower().endswith(".txt"):
-        return _files(text, [file for line in _lines(text) for file in _listed(line, Path(path))], vid_stride)
-    return _files(text, find_files(text), vid_stride)
+        return Streams(read_lines(text), vid_stride)
+    return open_files(text, vid_stride)
+
+
+def open_files(source: str | Path | Sequence[str | Path], vid_stride: int = 1) -> Files:
+    """Find the images and videos of a file, folder, pattern, `.txt` list, or several of them.
+
+    Raises:
+        ValueError, FileNotFoundError: one of them does not exist, or there is nothing to read.
+    """
+    texts = [str(entry).strip() for entry in ([source] if isinstance(source, str | Path) else source)]
+    found: list[str] = []
+    for text in texts:
+        path = os.path.expanduser(text)
+        if text.lower().endswith(".txt") and not os.path.isdir(path):
+            found += [file for line in read_lines(text) for file in _listed(line, Path(path))]
+        else:
+            found += find_files(text)
+    return _files(", ".join(texts[:NAMED]), found, vid_stride)
 
 
 def _download(url: str, folder: Path) -> Path | None:
@@ -239,7 +257,7 @@ def _listed(line: str, list_file: Path) -> list[str]:
         return []
 
 
-def _lines(file: str) -> list[str]:
+def read_lines(file: str) -> list[str]:
     """Read the lines of a list that are neither empty nor remarks."""
     path = Path(os.path.expanduser(file))
     if not path.is_file():
@@ -255,7 +273,7 @@ def _lines(file: str) -> list[str]:
     return lines
 
 
-def _screen(text: str) -> Screen:
+def open_screen(text: str) -> Screen:
     """Open what `screen [number] [left top width height]` means."""
     words = text.split()[1:]
     if len(words) not in (0, 1, 4, 5) or not all(re.fullmatch(r"\d+", word) for word in words):

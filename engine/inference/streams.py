@@ -69,6 +69,7 @@ class Stream:
     Attributes:
         done: no frame will come any more.
         fps: frames per second, as the source says.
+        total: number of frames, as the source says; 0 for a live source. A file waits until its frames are taken.
 
     Raises:
         OSError: it cannot be opened at the start.
@@ -82,19 +83,19 @@ class Stream:
         if not self._capture.isOpened():
             what = "camera" if address.isdecimal() else "stream"
             raise OSError(f"{what} {name} cannot be opened: is it connected and reachable, and not in use elsewhere?")
-        self.finite = reported_frames(self._capture) > 0
+        self.total = reported_frames(self._capture)
         self.fps = reported_fps(self._capture) / vid_stride
         self.done = False
         self._stop = threading.Event()
         self._wait_until = float("inf")
         self._newest: Frame | None = None
         self._number = 0
-        self._thread = threading.Thread(target=self._run, name=f"stream {name}", daemon=True)
+        self.thread = threading.Thread(target=self._run, name=f"stream {name}", daemon=True)
 
     def start(self) -> None:
         """Begin to read."""
         _started.add(self)
-        self._thread.start()
+        self.thread.start()
 
     def take(self) -> Frame | None:
         """Return the newest frame and forget it; None if there is no new one. Hold `news` meanwhile."""
@@ -110,7 +111,7 @@ class Stream:
                 else:
                     LOGGER.warning(f"stream {self.name}: a frame cannot be decoded, skipped")
                 continue
-            if self.finite or self._stop.is_set() or not self._reconnect():
+            if self.total or self._stop.is_set() or not self._reconnect():
                 break
         self._capture.release()
         with self._news:
@@ -119,7 +120,7 @@ class Stream:
 
     def _publish(self, image: NDArray) -> None:
         with self._news:
-            if self.finite:  # a file can wait, so none of its frames need be dropped
+            if self.total:  # a file can wait, so none of its frames need be dropped
                 self._news.wait_for(lambda: self._newest is None or self._stop.is_set())
             self._number += 1
             self._newest = Frame(image, self.name, "live", self._number, 0, self.fps)
@@ -151,17 +152,17 @@ class Stream:
             self._wait_until = time.monotonic() + WAIT_FOR_THREAD
         with self._news:
             self._news.notify_all()
-        if self._thread.ident is None:
+        if self.thread.ident is None:
             self._capture.release()
 
     def join(self) -> None:
         """Wait for the end of the thread after `stop`, until `WAIT_FOR_THREAD` seconds after it."""
-        if self._thread.ident is None:
+        if self.thread.ident is None:
             return
-        self._thread.join(WAIT_IN_SILENCE)
-        if self._thread.is_alive():
+        self.thread.join(WAIT_IN_SILENCE)
+        if self.thread.is_alive():
             LOGGER.info(f"stream {self.name}: waiting for the end of a read")
-            self._thread.join(max(self._wait_until - time.monotonic(), 0))
+            self.thread.join(max(self._wait_until - time.monotonic(), 0))
 
 
 @atexit.register
@@ -185,6 +186,7 @@ class Streams:
 
     Attributes:
         names: names of the sources, all different.
+        streams: a `Stream` of each.
 
     Raises:
         OSError, ValueError: one of them cannot be opened at the start.
@@ -196,17 +198,21 @@ class Streams:
         self._news = threading.Condition()
         self._stopped = False
         self.names = list(file_names(dict(enumerate(map(stream_name, addresses)))).values())
-        self._streams: list[Stream] = []
+        self.streams: list[Stream] = []
         for address, name in zip(addresses, self.names, strict=True):
-            self._streams.append(Stream(address, name, vid_stride, self._news))
+            self.streams.append(Stream(address, name, vid_stride, self._news))
+
+    def start(self) -> None:
+        """Begin to read all of them."""
+        for stream in self.streams:
+            stream.start()
 
     def __iter__(self) -> Iterator[list[Frame]]:
-        for stream in self._streams:
-            stream.start()
+        self.start()
         while True:
             with self._news:
                 self._news.wait_for(self._ready)
-                frames = [frame for stream in self._streams if (frame := stream.take())]
+                frames = [frame for stream in self.streams if (frame := stream.take())]
                 self._news.notify_all()
                 if self._stopped or not frames:
                     return
@@ -215,16 +221,42 @@ class Streams:
     def _ready(self) -> bool:
         return (
             self._stopped
-            or any(stream._newest is not None for stream in self._streams)
-            or all(stream.done for stream in self._streams)
+            or any(stream._newest is not None for stream in self.streams)
+            or all(stream.done for stream in self.streams)
         )
+
+    def together(self) -> Iterator[list[Frame]]:
+        """Give one frame of every source at each step, in the order of `names`, until the first source ends.
+
+        Files wait for each other, so none of their frames is lost or comes twice. A live source that has no new frame
+        gives its last one again.
+        """
+        self.start()
+        last: list[Frame | None] = [None] * len(self.streams)
+
+        def ended() -> bool:
+            return self._stopped or any(stream.done and stream._newest is None for stream in self.streams)
+
+        def complete() -> bool:
+            new = [stream._newest is not None for stream in self.streams]
+            waits = [frame is None or stream.total for stream, frame in zip(self.streams, last, strict=True)]
+            return any(new) and all(n or not w for n, w in zip(new, waits, strict=True))
+
+        while True:
+            with self._news:
+                self._news.wait_for(lambda: ended() or complete())
+                if not complete() or self._stopped:
+                    return
+                last = [stream.take() or frame for stream, frame in zip(self.streams, last, strict=True)]
+                self._news.notify_all()
+            yield list(last)
 
     def stop(self) -> None:
         """End the iteration and the threads, and wait for them."""
         self._stopped = True
-        for stream in self._streams:
+        for stream in self.streams:
             stream.stop()
-        for stream in self._streams:
+        for stream in self.streams:
             stream.join()
 
 
@@ -234,6 +266,9 @@ class Screen:
     Args:
         monitor: 0 for all monitors together, 1 for the first, ...
         region: left, top, width, height in pixels, relative to the monitor; None for all of it.
+
+    Attributes:
+        area: left, top, width and height in pixels of all monitors together.
 
     Raises:
         ValueError: mss is not installed, or there is no such monitor or part of it.
@@ -247,7 +282,7 @@ class Screen:
         self.names = [f"screen{monitor}"]
         self._stopped = threading.Event()
         with self._open() as grabber:
-            self._area(grabber)
+            self.area = self._find_area(grabber)
 
     @staticmethod
     def _open() -> "mss.base.MSSBase":  # noqa: F821  optional
@@ -260,7 +295,7 @@ class Screen:
         except mss.ScreenShotError as error:
             raise OSError(f"the screen cannot be grabbed: {error}. Is there a display?") from None
 
-    def _area(self, grabber: "mss.base.MSSBase") -> dict[str, int]:  # noqa: F821  optional
+    def _find_area(self, grabber: "mss.base.MSSBase") -> dict[str, int]:  # noqa: F821  optional
         monitors = grabber.monitors
         if not 0 <= self.monitor < len(monitors):
             raise ValueError(f"screen {self.monitor} does not exist; there are 0 (all) to {len(monitors) - 1}")
@@ -278,7 +313,7 @@ class Screen:
     def __iter__(self) -> Iterator[list[Frame]]:
         number = 0
         with self._open() as grabber:  # belongs to the thread that made it
-            area = self._area(grabber)
+            area = self._find_area(grabber)
             while not self._stopped.is_set():
                 number += 1
                 pixels = np.asarray(grabber.grab(area))  # (H, W, 4) BGRA

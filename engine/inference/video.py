@@ -11,7 +11,6 @@ from engine.inference.pipeline import STREAM_FPS, Frame
 from utils.console import LOGGER
 from utils.files import open_new
 
-VID_FORMATS = ("asf", "avi", "gif", "m4v", "mkv", "mov", "mp4", "mpeg", "mpg", "ts", "webm", "wmv")
 BROKEN_IN_A_ROW = 50  # frames; after so many that cannot be decoded the rest of a video is given up
 
 
@@ -27,7 +26,15 @@ def reported_frames(capture: cv2.VideoCapture) -> int:
     return int(count) if math.isfinite(count) and 0 < count < 2**31 else 0
 
 
-def read_video(path: str, vid_stride: int = 1) -> Iterator[Frame]:
+def open_video(path: str) -> cv2.VideoCapture:
+    """Open a video file; ValueError if OpenCV cannot."""
+    capture = cv2.VideoCapture(path)
+    if not capture.isOpened():
+        raise ValueError(f"{path}: not a video that OpenCV can open (damaged, or a codec it does not have)")
+    return capture
+
+
+def read_video(path: str, vid_stride: int = 1, capture: cv2.VideoCapture | None = None) -> Iterator[Frame]:
     """Read the frames of a video file, turned as its metadata say.
 
     A frame that cannot be decoded is reported and skipped; so is a rest that cannot be read.
@@ -35,14 +42,13 @@ def read_video(path: str, vid_stride: int = 1) -> Iterator[Frame]:
     Args:
         path: video.
         vid_stride: take the last of every so many frames; the rate is divided by it.
+        capture: the video, from `open_video`; None opens it. It is released at the end.
 
     Raises:
         ValueError: OpenCV cannot open it, or not a single frame can be read.
     """
-    capture = cv2.VideoCapture(path)
+    capture = capture or open_video(path)
     try:
-        if not capture.isOpened():
-            raise ValueError(f"{path}: not a video that OpenCV can open (damaged, or a codec it does not have)")
         fps, count = reported_fps(capture) / vid_stride, reported_frames(capture)
         number = broken = grabbed = 0
         while broken < BROKEN_IN_A_ROW:

@@ -14,9 +14,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from engine.inference.pipeline import Frame
-from engine.inference.video import VID_FORMATS, VideoFile
+from engine.inference.video import VideoFile
 from utils.annotate import FULL_COLOUR, Annotator, colors, crop_box, write_image
 from utils.console import LOGGER
+from utils.datasets.reader import VID_FORMATS
 from utils.output_names import name_part, unique_stems
 from utils.text import file_names, printable
 

@@ -20,6 +20,7 @@ from utils.files import open_regular
 from utils.text import name_list
 
 IMG_FORMATS = ("avif", "bmp", "dng", "jfif", "jp2", "jpeg", "jpg", "mpo", "png", "tif", "tiff", "webp", "pfm")
+VID_FORMATS = ("asf", "avi", "gif", "m4v", "mkv", "mov", "mp4", "mpeg", "mpg", "ts", "webm", "wmv")
 TOLERANCE = 1e-3  # coordinates this far outside 0..1 are rounding errors and are clipped
 MAX_LABEL_BYTES = 64 << 20  # of a label file
 MAX_CLASS = 1 << 24  # class numbers below are exact in float32

@@ -313,7 +313,7 @@ def test_stream_that_dies_and_comes_back(lines, monkeypatch):
 def drain(source):
     """Forget the frame that was under way."""
     with source._news:
-        source._streams[0].take()
+        source.streams[0].take()
 
 
 def test_slow_reader_gets_the_newest_frame():
@@ -321,7 +321,7 @@ def test_slow_reader_gets_the_newest_frame():
         source = Streams([f"{address}/cam"])
         frames = iter(source)
         (first,) = next(frames)
-        wait_for(lambda: source._streams[0]._number > first.number + 10)
+        wait_for(lambda: source.streams[0]._number > first.number + 10)
         (second,) = next(frames)
         source.stop()
     assert second.number > first.number + 10
