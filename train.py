@@ -293,10 +293,8 @@ def finish(
         plot_results(plan.save_dir / "results.csv")
     strip_optimizer(last)
     again = f"--weights {best} --data {plan.opt.data} --img {plan.imgsz} --batch-size {plan.opt.batch_size * 2}"
-    LOGGER.info(
-        f"The same numbers again: python val.py {again}{' --single-cls' * plan.opt.single_cls}\n"
-        f"Results, weights and pictures are in {colorstr('bold', str(plan.save_dir))}"
-    )
+    LOGGER.info(f"To get the same numbers again: python val.py {again}{' --single-cls' * plan.opt.single_cls}")
+    LOGGER.info(f"Results, weights and images are in {colorstr('bold', str(plan.save_dir))}")
     return results
 
 
@@ -430,13 +428,12 @@ def train_until_stopped(
     compute_loss = ComputeLoss(state.model, shares=shares)
 
     start, first = time.time(), state.epoch
-    behind = f", behind batch {state.batch} of {plan.batches}" if state.batch else ""
+    after = f", after batch {state.batch} of {plan.batches}" if state.batch else ""
     how = f"Resuming {opt.weights} at epoch {first} of" if opt.resume else "Starting training for"
-    LOGGER.info(
-        f"Image sizes {plan.imgsz} train, {plan.imgsz} val\nUsing {loaders[0].num_workers} dataloader workers\n"
-        f"Logging results to {colorstr('bold', str(save_dir))}\n"
-        f"{how} {opt.epochs} epochs{behind}..."
-    )
+    LOGGER.info(f"Image sizes {plan.imgsz} train, {plan.imgsz} val")
+    LOGGER.info(f"Using {loaders[0].num_workers} dataloader workers")
+    LOGGER.info(f"Logging results to {colorstr('bold', str(save_dir))}")
+    LOGGER.info(f"{how} {opt.epochs} epochs{after}...")
     try:
         callbacks.run("on_train_start")
         with interrupts.patient():

@@ -605,7 +605,7 @@ class DetectionModel(nn.Module):
         name = Path(self.yaml_file).stem if self.yaml_file else "Model"
         LOGGER.info(
             f"{colorstr(name)} summary: {layers} layers, {parameters} parameters, {gradients} gradients, "
-            f"{self.gflops(imgsz):.1f} GFLOPs at {imgsz}\n"
+            f"{self.gflops(imgsz):.1f} GFLOPs at {imgsz}"
         )
 
 

@@ -162,8 +162,9 @@ def roll_back(state: State, plan: Plan, error: Diverged) -> None:
     state.rollbacks = rollbacks
     if is_main():
         save_checkpoint(file, ckpt | {"opt": ckpt["opt"] | {"rollbacks": rollbacks}})
+    LOGGER.warning(str(error))
     LOGGER.warning(
-        f"{error}\nRolled back to {file}, epoch {state.epoch} starts again with {0.5**rollbacks:g} of the learning "
+        f"Rolled back to {file}, epoch {state.epoch} starts again with {0.5**rollbacks:g} of the learning "
         f"rate (rollback {rollbacks} of at most {MAX_ROLLBACKS})"
     )
 
