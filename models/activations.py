@@ -4,6 +4,7 @@ import ast
 from collections.abc import Iterator
 from contextlib import contextmanager
 from copy import deepcopy
+from typing import Any
 
 from torch import nn
 
@@ -21,7 +22,7 @@ def parse_activation(text: str) -> nn.Module:
     """
     allowed = f"allowed: {', '.join(f'nn.{name}(...)' for name in ACTIVATIONS)}"
     try:
-        call = ast.parse(text, mode="eval").body
+        call: Any = ast.parse(text, mode="eval").body  # what is no call lacks `func`: AttributeError
         name = call.func.attr
         args = [ast.literal_eval(arg) for arg in call.args]
         keywords = {keyword.arg: ast.literal_eval(keyword.value) for keyword in call.keywords}

@@ -10,6 +10,7 @@ Source: Liu et al., "Swin Transformer V2: Scaling Up Capacity and Resolution", C
 import math
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -137,6 +138,9 @@ class WindowAttention(nn.Module):
     Raises:
         ValueError: `dim` cannot be divided by `heads`, or an option has an unknown value.
     """
+
+    factor: Tensor  # buffers of a fused attention
+    bias: Tensor
 
     def __init__(
         self,
@@ -332,7 +336,7 @@ class SwinV2Block(nn.Module):
         depthwise: bool = False,
         norm: str = "post",
         extra_norm: bool = False,
-        **attention: object,
+        **attention: Any,
     ) -> None:
         super().__init__()
         check_choice("norm", norm, ("post", "pre"))
@@ -353,7 +357,8 @@ class SwinV2Block(nn.Module):
         Raises:
             ValueError: they do not lie within the window.
         """
-        self.shift = (shift, shift) if isinstance(shift, int) else tuple(shift)
+        rows, columns = (shift, shift) if isinstance(shift, int) else shift
+        self.shift = (rows, columns)
         if not all(0 <= s < side for s, side in zip(self.shift, self.attn.window, strict=True)):
             raise ValueError(f"a shift must lie between 0 and the window {self.attn.window}, not {self.shift}")
 
@@ -374,8 +379,8 @@ class SwinV2Block(nn.Module):
         _, height, width, _ = x.shape
         window = self.attn.window
         if torch.compiler.is_exporting() and not (type(height) is type(width) is int):
-            windows, blocked, back = gather_windows(x, window, self.shift, self.mask_padding)  # (B, K, N, C)
-            return ungather_windows(self.attn(windows.flatten(0, 1), blocked).view(windows.shape), back)
+            windows, mask, back = gather_windows(x, window, self.shift, self.mask_padding)  # (B, K, N, C)
+            return ungather_windows(self.attn(windows.flatten(0, 1), mask).view(windows.shape), back)
         padded = padded_size(height, width, window)
         shift = effective_shift(padded, window, self.shift)
         pads = padded != (height, width)
@@ -394,7 +399,7 @@ class SwinV2Block(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, H, W, C) to (B, H, W, C)."""
         if cached_inference.applies(self, x):
-            padded = padded_size(*x.shape[1:3], self.attn.window)
+            padded = padded_size(x.shape[1], x.shape[2], self.attn.window)
             return cached_inference.run_block(self, x, effective_shift(padded, self.attn.window, self.shift))
         if self.pre_norm:
             x = x + self.drop_path(self.attend(self.norm1(x)))
@@ -439,7 +444,7 @@ class SwinV2Stage(nn.Module):
         head_width: int = 32,
         checkpointing: bool = False,
         extra_norm_period: int = 0,
-        **block: object,
+        **block: Any,
     ) -> None:
         super().__init__()
         if c1 != c2:
@@ -494,7 +499,7 @@ class C3SwinV2(nn.Module):
         heads: int | None = None,
         *,
         e: float = 0.5,
-        **stage: object,
+        **stage: Any,
     ) -> None:
         super().__init__()
         h = int(c2 * e)

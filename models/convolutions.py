@@ -151,6 +151,8 @@ class BottleneckCSP(nn.Module):
 class C3(nn.Module):
     """Cross-stage partial block with three 1x1 convolutions around n bottlenecks."""
 
+    m: nn.Module
+
     def __init__(self, c1: int, c2: int, n: int = 1, shortcut: bool = True, g: int = 1, e: float = 0.5) -> None:
         super().__init__()
         h = int(c2 * e)

@@ -4,11 +4,12 @@ import math
 import warnings
 from collections.abc import Callable
 from copy import deepcopy
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-Counter = Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]
+Counter = Callable[[Any, tuple[Tensor, ...], Tensor], None]  # of a module to which thop has added `total_ops`
 
 
 def count_nothing(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
@@ -22,7 +23,7 @@ def count_normalization(module: nn.Module, inputs: tuple[Tensor, ...], output: T
     basic_hooks.count_normalization(module, inputs, output)
 
 
-def count_window_attention(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+def count_window_attention(module: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
     """Add the multiply-adds of a window attention: four projections of each token, its logits and its weighted values.
 
     The position bias network is left out: it does not depend on the image and is folded away for inference.
@@ -31,13 +32,13 @@ def count_window_attention(module: nn.Module, inputs: tuple[Tensor, ...], output
     module.total_ops += torch.DoubleTensor([windows * n * (4 * c * c + 2 * n * c)])
 
 
-def count_multihead_attention(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+def count_multihead_attention(module: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
     """Add the multiply-adds of `nn.MultiheadAttention` on (T, B, C) inputs of equal length."""
     tokens, batch, c = inputs[0].shape
     module.total_ops += torch.DoubleTensor([batch * tokens * (4 * c * c + 2 * tokens * c)])
 
 
-def count_transposed_convolution(module: nn.ConvTranspose2d, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+def count_transposed_convolution(module: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
     """Add the multiply-adds of a transposed convolution: each input cell meets every weight of its group once."""
     kernel = math.prod(module.weight.shape[1:])  # output channels of a group times rows times columns
     module.total_ops += torch.DoubleTensor([inputs[0].numel() * kernel])

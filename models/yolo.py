@@ -19,6 +19,7 @@ from models import common
 from models.activations import ACTIVATIONS, default_activation, in_place
 from models.activations import parse_activation as parse_activation
 from models.flops import (
+    Counter,
     count_gflops,
     count_multihead_attention,
     count_normalization,
@@ -35,7 +36,7 @@ from utils.image_size import make_divisible
 from utils.paths import check_file
 from utils.torch_utils import fuse_conv_and_bn, initialize_weights
 
-COUNTERS = {
+COUNTERS: dict[type, Counter] = {
     common.WindowAttention: count_window_attention,
     nn.MultiheadAttention: count_multihead_attention,
     nn.AvgPool2d: count_nothing,
@@ -44,6 +45,8 @@ COUNTERS = {
     nn.ConvTranspose2d: count_transposed_convolution,
     common.DWConvTranspose2d: count_transposed_convolution,
 }
+
+Outputs = list[Tensor] | tuple[Tensor] | tuple[Tensor, list[Tensor] | None]  # raw maps; (boxes,); (boxes, raw maps)
 
 
 class Detect(nn.Module):
@@ -59,6 +62,9 @@ class Detect(nn.Module):
         ch: channels of each input.
     """
 
+    anchors: Tensor  # (levels, A, 2) in cells
+    stride: Tensor  # (levels,) pixels per cell
+
     def __init__(self, nc: int = 80, anchors: list[list[float]] = (), ch: list[int] = ()) -> None:
         super().__init__()
         self.nc = nc
@@ -70,7 +76,7 @@ class Detect(nn.Module):
         self.register_buffer("stride", torch.ones(self.nl), persistent=False)
         self.m = nn.ModuleList(nn.Conv2d(c, self.no * self.na, 1) for c in ch)
 
-    def forward(self, x: list[Tensor]) -> list[Tensor] | tuple[Tensor, ...]:
+    def forward(self, x: list[Tensor]) -> Outputs:
         """Predict from one map (B, C, H, W) per level.
 
         Returns:
@@ -194,7 +200,7 @@ def _check_anchors(anchors: Any) -> None:
     """Raise ValueError unless `anchors` is a number of anchors per level or flat lists of sides, all of one length."""
     if isinstance(anchors, int) and 0 < anchors <= MAX_ANCHORS:
         return
-    levels = anchors if isinstance(anchors, list) and anchors else [None]
+    levels: list[Any] = anchors if isinstance(anchors, list) and anchors else [None]
     if not all(isinstance(level, list) and level for level in levels):
         raise ValueError(f"'anchors' must be a positive number per level or lists [w, h, ...], not {anchors!r}")
     if any(len(level) != len(levels[0]) or len(level) % 2 for level in levels):
@@ -300,7 +306,7 @@ class _Parser:
         except (TypeError, RuntimeError, AttributeError, OverflowError, ZeroDivisionError) as error:
             reason = " ".join(str(error).split())
             raise ValueError(f"{name} cannot take the arguments {args} {keywords or ''}: {reason}") from error
-        module = copies[0] if stacked == 1 else nn.Sequential(*copies)
+        module: Any = copies[0] if stacked == 1 else nn.Sequential(*copies)
         module.i, module.f, module.type = i, f, name
         module.np = sum(p.numel() for p in module.parameters())
         self.save.update(index % i for index in froms if index != -1 and i)
@@ -308,7 +314,7 @@ class _Parser:
         self.log(module, len(copies), args, keywords)
         return module
 
-    def log(self, module: nn.Module, n: int, args: list[Any], keywords: dict[str, Any]) -> None:
+    def log(self, module: Any, n: int, args: list[Any], keywords: dict[str, Any]) -> None:
         if self.d.get("verbose", True):
             shown = str(args) + (f" {keywords}" if keywords else "")
             LOGGER.info(f"{module.i:>3}{module.f!s:>18}{n:>3}{module.np:>10}  {module.type:<24}{shown:<30}")
@@ -415,7 +421,8 @@ class DetectionModel(nn.Module):
     @property
     def detect(self) -> Detect:
         """The head."""
-        return self.model[-1]
+        head: Any = self.model[-1]
+        return head
 
     @property
     def stride(self) -> Tensor:
@@ -452,7 +459,7 @@ class DetectionModel(nn.Module):
             bias[:, 4] += math.log(8 / (640 / stride) ** 2)
             bias[:, 5:] += math.log(0.6 / (head.nc - 0.99999))
 
-    def forward(self, x: Tensor, augment: bool = False) -> list[Tensor] | tuple[Tensor, ...]:
+    def forward(self, x: Tensor, augment: bool = False) -> Outputs:
         """Run a batch of images (B, ch, H, W); with `augment` in three views (`models.tta`), without raw maps then.
 
         Returns:
@@ -471,8 +478,9 @@ class DetectionModel(nn.Module):
             return boxes, None
         return self._forward_once(x)
 
-    def _forward_once(self, x: Tensor) -> list[Tensor] | tuple[Tensor, ...]:
-        outputs = []
+    def _forward_once(self, x: Any) -> Any:
+        outputs: list[Any] = []
+        module: Any
         for module in self.model:
             if module.f != -1:
                 x = outputs[module.f] if isinstance(module.f, int) else [x if f == -1 else outputs[f] for f in module.f]

@@ -14,6 +14,7 @@ from torch import Tensor
 from models.class_names import parse_names, parse_value
 from utils.text import printable
 
+Axes = tuple[int | None, int | None, int | None]  # images, height, width of an input; None where dynamic
 MAX_STRIDE = 1024
 MAX_SIDE = 1 << 16  # pixels
 MAX_REASON = 300  # characters of a library's message that are shown
@@ -67,7 +68,7 @@ def expand_detections(found: Tensor, counts: Tensor, nc: int) -> Tensor:
     return torch.cat(((low + high) / 2, high - low, confidence * real[..., None], classes), -1)
 
 
-def image_axes(shape: Sequence[int | None], source: str | Path) -> tuple[int | None, int | None, int | None]:
+def image_axes(shape: Sequence[int | None], source: str | Path) -> Axes:
     """Return (B, H, W) of an input (B, C, H, W), of which some may be dynamic.
 
     Raises:
@@ -113,7 +114,7 @@ class Runtime:
         file: Path,
         device: torch.device,
         metadata: Mapping[str, Any],
-        shape: tuple[int | None, int | None, int | None] = (None, None, None),
+        shape: Axes = (None, None, None),
         columns: int | None = None,
     ) -> None:
         self.file, self.device = file, device
@@ -150,7 +151,7 @@ class Runtime:
             reason = printable(lines[self.reason_line][:MAX_REASON]) if lines else type(e).__name__
             raise ValueError(f"{file}: {self.library} cannot {doing} it: {reason}{self.hint}") from e
 
-    def run(self, images: Tensor) -> Tensor | tuple[Tensor, Tensor]:
+    def run(self, images: Tensor) -> Tensor | tuple[Tensor, ...]:
         """Run one batch of a count and size that the file takes.
 
         Args:
@@ -176,7 +177,8 @@ class Runtime:
         """
         if augment:
             raise ValueError(f"{self.file}: test-time augmentation needs a checkpoint (.pt): leave --augment out")
-        self.check_size(tuple(images.shape[2:]))
+        height, width = images.shape[2:]
+        self.check_size((height, width))
         images = images.float()
         if not len(images):
             raise ValueError(f"{self.file}: an empty batch was given")
@@ -192,7 +194,7 @@ class Runtime:
         with self.library_errors(self.file, "run"):
             output = self.run(images.contiguous())
         self._check_output(output, count)
-        boxes = expand_detections(*output, self.nc) if self.end2end else output
+        boxes = expand_detections(output[0], output[1], self.nc) if isinstance(output, tuple) else output
         return boxes[:wanted].float()
 
     def _check_output(self, output: Any, count: int) -> None:

@@ -120,7 +120,8 @@ class LiteRtBackend(Runtime):
                 f"{shapes} of {', '.join(sorted(kinds))}: export it with export.py --include tflite"
             )
         self.source, self.target = sources[0]["index"], targets[0]["index"]
-        super().__init__(file, device, metadata, shapes[0][:3], shapes[1][2])
+        (batch, height, width, _), (_, _, columns) = shapes
+        super().__init__(file, device, metadata, (batch, height, width), columns)
 
     def run(self, images: Tensor) -> Tensor:
         """See `Runtime.run`."""

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from models.runtimes.base import Runtime, image_axes
+from models.runtimes.base import Axes, Runtime, image_axes
 from utils.console import LOGGER
 from utils.formats import require
 
@@ -69,7 +69,7 @@ class OnnxRuntimeBackend(Runtime):
         metadata = self.session.get_modelmeta().custom_metadata_map
         super().__init__(file, device, metadata, shape, columns)
 
-    def run(self, images: Tensor) -> Tensor | tuple[Tensor, Tensor]:
+    def run(self, images: Tensor) -> Tensor | tuple[Tensor, ...]:
         """See `Runtime.run`."""
         if self.cuda and images.is_cuda:
             arrays = self._run_bound(images)
@@ -123,7 +123,7 @@ class OpenCvBackend(Runtime):
             raise ValueError(f"{file}: was exported with --nms, which OpenCV cannot run: leave --dnn out")
 
     @staticmethod
-    def _describe(file: Path, data: bytes) -> tuple[dict[str, str], tuple[int | None, ...], int | None]:
+    def _describe(file: Path, data: bytes) -> tuple[dict[str, str], Axes, int | None]:
         """Return metadata, input shape (B, H, W) and width of the output, as far as they can be read."""
         if find_spec("onnx") is None:
             return {}, (None, None, None), None

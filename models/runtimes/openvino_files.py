@@ -47,7 +47,7 @@ class OpenVinoBackend(Runtime):
         metadata = yaml_load(notes) if notes else {}
         super().__init__(file, device, metadata, image_axes(axes, xml), last[-1] if last else None)
 
-    def run(self, images: Tensor) -> Tensor | tuple[Tensor, Tensor]:
+    def run(self, images: Tensor) -> Tensor | tuple[Tensor, ...]:
         """See `Runtime.run`."""
         found = self.network([images.cpu().numpy().astype(self.dtype, copy=False)])
         outputs = tuple(torch.from_numpy(np.array(found[i])) for i in range(2 if self.end2end else 1))

@@ -104,7 +104,7 @@ class TensorRtBackend(Runtime):
             return super().__call__(images, augment)
         return torch.cat([super(TensorRtBackend, self).__call__(p, augment) for p in images.split(self.largest[0])])
 
-    def run(self, images: Tensor) -> Tensor | tuple[Tensor, Tensor]:
+    def run(self, images: Tensor) -> Tensor | tuple[Tensor, ...]:
         """See `Runtime.run`."""
         shape = tuple(images.shape)
         if tuple(self.context.get_tensor_shape(self.input)) != shape:

@@ -12,7 +12,7 @@ Letters: B batch, H W map, T = H * W tokens of an image, K windows per image, N 
 d head width.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -29,12 +29,12 @@ class Plan(NamedTuple):
     """Where the windows of one map lie.
 
     Attributes:
-        index: int64 (K, N), the token of the map (0 to T - 1, row by row) at each place, T where it is padding.
+        places: int64 (K, N), the token of the map (0 to T - 1, row by row) at each place, T where it is padding.
         free: windows that come first and need no mask.
         blocked: bool (K - free, N, N), True where attention is forbidden in the others.
     """
 
-    index: Tensor
+    places: Tensor
     free: int
     blocked: Tensor
 
@@ -68,7 +68,7 @@ def index_batch(index: Tensor, batch: int, tokens: int) -> Tensor:
     return rows.flatten(0, 1)
 
 
-def applies(block: nn.Module, x: Tensor) -> bool:
+def applies(block: Any, x: Tensor) -> bool:
     """Whether `run_block` can stand in for the forward of a `SwinV2Block` on this input."""
     attn = block.attn
     return (
@@ -89,7 +89,7 @@ def applies(block: nn.Module, x: Tensor) -> bool:
     )
 
 
-def run_block(block: nn.Module, x: Tensor, shift: tuple[int, int]) -> Tensor:
+def run_block(block: Any, x: Tensor, shift: tuple[int, int]) -> Tensor:
     """Map (B, H, W, C) to (B, H, W, C).
 
     Args:
@@ -101,12 +101,12 @@ def run_block(block: nn.Module, x: Tensor, shift: tuple[int, int]) -> Tensor:
     return finish_rows(block, x, attended)
 
 
-def attend_rows(attn: nn.Module, x: Tensor, shift: tuple[int, int]) -> Tensor:
+def attend_rows(attn: Any, x: Tensor, shift: tuple[int, int]) -> Tensor:
     """Return what a `WindowAttention` gives before its last layer, as rows in the order of the map, (B * T, C)."""
     b, height, width, c = x.shape
     n, heads = attn.window[0] * attn.window[1], attn.heads
     plan = plan_windows(height, width, attn.window, shift)
-    index = index_batch(plan.index, b, height * width)  # (K * B, N)
+    index = index_batch(plan.places, b, height * width)  # (K * B, N)
     free = plan.free * b
     factor, bias = attn.constants()
     bias = bias.to(x.dtype)  # (h, N, N)
@@ -155,7 +155,7 @@ def scale_to_unit(qk: Tensor, gain: Tensor) -> None:
         qk.copy_(wide.mul_(inverse.mul_(gain)))
 
 
-def finish_rows(block: nn.Module, x: Tensor, attended: Tensor) -> Tensor:
+def finish_rows(block: Any, x: Tensor, attended: Tensor) -> Tensor:
     """Do what follows the attention: last layer, norms, residuals and MLP.
 
     Args:
@@ -168,10 +168,10 @@ def finish_rows(block: nn.Module, x: Tensor, attended: Tensor) -> Tensor:
     """
     mlp, (_, height, width, c) = block.mlp, x.shape
     out = torch.empty(x.shape, dtype=x.dtype)
-    maps = (x, attended.view(x.shape), out)
+    maps = [x, attended.view(x.shape), out]
     at_once = max(TOKENS // (height * width), 1)  # images
     if mlp.dw is None:
-        maps, at_once = (m.reshape(-1, c) for m in maps), TOKENS
+        maps, at_once = [m.reshape(-1, c) for m in maps], TOKENS
     for before, y, after in zip(*(m.split(at_once) for m in maps), strict=True):
         y = block.norm1(block.attn.proj(y)).add_(before)
         hidden = mlp.fc1(y)

@@ -51,7 +51,7 @@ def window_tables(
         windows.append(divide(rolled, w, lines[axis]))
         inside.append(rolled - windows[axis] * w)
     back = (windows[0][:, None] * across + windows[1], inside[0][:, None] * wx + inside[1])  # 2 x (H, W)
-    return tuple(cells), padding[0] | padding[1], back, region[0] * 2 + region[1]
+    return (cells[0], cells[1]), padding[0] | padding[1], back, region[0] * 2 + region[1]
 
 
 def divide(a: Tensor, b: Tensor | int, quotients: Tensor) -> Tensor:

@@ -46,11 +46,11 @@ class SplitHeads(torch.autograd.Function):
             inverses.append(inverse)
         ctx.save_for_backward(*outputs, *inverses, factor)
         ctx.floor, ctx.dtype = floor, qkv.dtype
-        return *outputs, v.clone(memory_format=torch.contiguous_format)
+        return outputs[0], outputs[1], v.clone(memory_format=torch.contiguous_format)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gq: Tensor, gk: Tensor, gv: Tensor) -> tuple[Tensor, Tensor, None]:
+    def backward(ctx: Any, gq: Tensor, gk: Tensor, gv: Tensor) -> tuple[Tensor, Tensor | None, None]:
         """Return the gradients of `qkv` and the factor."""
         q, k, rq, rk, factor = ctx.saved_tensors
         windows, heads, n, d = q.shape  # dimensions as in `forward`

@@ -16,34 +16,45 @@ import math
 from collections import OrderedDict
 from collections.abc import Callable
 from functools import wraps
-from typing import TypeVar
+from typing import Any, ParamSpec, Protocol, TypeVar, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-C = TypeVar("C", bound=Tensor | tuple)
+P = ParamSpec("P")
+C = TypeVar("C", bound=Tensor | tuple, covariant=True)
 
 
-def cached_constant(build: Callable[..., C], size: int = 64) -> Callable[..., C]:
+class CachedConstant(Protocol[P, C]):
+    """A function that makes a constant, and the results that it keeps."""
+
+    cache: OrderedDict[tuple, Tensor | tuple]
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> C:
+        """Return the constant."""
+
+
+def cached_constant(build: Callable[P, C], size: int = 64) -> CachedConstant[P, C]:
     """Keep the last `size` results of a function that makes a constant, a tensor or a tuple of some.
 
     Arguments are hashable. The cache lies outside every module, so no state dict, deep copy or exponential average ever
     sees it. It is by-passed while a graph is traced, and fake tensors are never stored. Constants are made outside
     inference mode, so that a later training step may save them for its backward pass.
     """
-    store: OrderedDict[tuple, C] = OrderedDict()
+    make: Callable[..., Any] = build
+    store: OrderedDict[tuple, Any] = OrderedDict()
 
     @wraps(build)
-    def cached(*key: object) -> C:
+    def cached(*key: Any) -> Any:
         if torch.compiler.is_compiling():
-            return build(*key)
+            return make(*key)
         constant = store.pop(key, None)  # taken out and put back at the end: safe when threads share the cache
         if constant is not None:
             store[key] = constant
             return constant
         with torch.inference_mode(False), torch.no_grad():
-            constant = build(*key)
+            constant = make(*key)
         parts = constant if isinstance(constant, tuple) else (constant,)
         if all(type(part) is Tensor for part in parts if isinstance(part, Tensor)):
             store[key] = constant
@@ -51,8 +62,9 @@ def cached_constant(build: Callable[..., C], size: int = 64) -> Callable[..., C]
                 store.popitem(last=False)
         return constant
 
-    cached.cache = store
-    return cached
+    kept = cast("CachedConstant[P, C]", cached)
+    kept.cache = store
+    return kept
 
 
 def window_partition(x: Tensor, window: tuple[int, int]) -> Tensor:
@@ -111,7 +123,8 @@ def padded_size(height: int, width: int, window: tuple[int, int]) -> tuple[int, 
 
 def effective_shift(padded: tuple[int, int], window: tuple[int, int], shift: tuple[int, int]) -> tuple[int, int]:
     """Return the shift with 0 on each axis that a single window covers (there is nothing to connect on it)."""
-    return tuple(s if p > w else 0 for p, w, s in zip(padded, window, shift, strict=True))
+    rows, columns = [s if p > w else 0 for p, w, s in zip(padded, window, shift, strict=True)]
+    return rows, columns
 
 
 def _axis_codes(length: int, padded: int, window: int, shift: int, device: torch.device) -> tuple[Tensor, Tensor]:

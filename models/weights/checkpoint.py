@@ -51,7 +51,7 @@ FIELDS = {  # name -> what it holds
     "git": "str, state of the repository, or None",
     "date": "str, ISO time of writing",
 }
-KINDS = {  # first words of an entry of FIELDS -> types
+KINDS: dict[str, Any] = {  # first words of an entry of FIELDS -> types
     "int": int,
     "str": str,
     "float": int | float,
@@ -93,7 +93,7 @@ def save_checkpoint(path: str | Path, ckpt: Mapping[str, Any]) -> None:
         OSError: the file cannot be written; names it.
     """
     now = datetime.now().astimezone().isoformat()
-    filled = {"format": FORMAT, "version": VERSION, "last_step": None} | dict.fromkeys(YOUNGER_FIELDS)
+    filled: dict[str, Any] = {"format": FORMAT, "version": VERSION, "last_step": None} | dict.fromkeys(YOUNGER_FIELDS)
     filled |= {"date": now, **ckpt}
     if "git" not in filled:
         filled["git"] = git_describe()

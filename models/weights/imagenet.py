@@ -8,6 +8,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -115,7 +116,7 @@ def _read_state(path: Path) -> dict[str, Tensor] | None:
             from safetensors.torch import load_file  # noqa: PLC0415, optional
         except ImportError as error:
             raise ValueError(f"{path}: reading this needs safetensors: pip install safetensors") from error
-        content = load_file(path)
+        content: Any = load_file(path)
     else:
         try:
             with InertFile(path, data_only=True) as file:
@@ -174,12 +175,14 @@ def recognise(state: Mapping[str, Tensor], source: str) -> Published:
     layout = layout_of(state, source)
     rename = _from_torchvision if layout == "torchvision" else _from_layers
     renamed: dict[str, Tensor] = {}
-    dropped, unknown, windows = [], [], {}
+    dropped: list[str] = []
+    unknown: list[str] = []
+    windows: dict[int, int] = {}
     for key, value in state.items():
         if key.endswith(COMPUTED) or key.startswith(("head.", "decoder.", "mask_token")):
             dropped.append(key)
-            if key.endswith("relative_coords_table"):
-                windows[int(rename(key, layout).split(".")[1])] = trained_window(value)
+            if key.endswith("relative_coords_table") and (name := rename(key, layout)):
+                windows[int(name.split(".")[1])] = trained_window(value)
             continue
         name = rename(key, layout)
         if name is None:

@@ -117,7 +117,7 @@ def _take_out(file: InertFile) -> Foreign:
     if model.name not in MODELS:
         raise ValueError(f"the model is a {model.name}; only detection models can be read: {', '.join(MODELS)}")
     records = dict(_walk(model, file.memory))
-    lazy = {}
+    lazy: dict[str, LazyTensor] = {}
     for prefix, record in records.items():
         lazy |= _tensors(prefix, record, file.memory)
     if sum(math.prod(t.size) * t.storage.dtype.itemsize for t in lazy.values()) > file.size:
@@ -316,7 +316,7 @@ def _unfuse_(state: dict[str, Tensor], own: Mapping[str, Tensor], model: nn.Modu
     blocks = {block for block in blocks if f"{block}.conv.bias" in state}
     for block in blocks:
         bias = state.pop(f"{block}.conv.bias")
-        norm = model.get_submodule(f"{block}.bn")
+        norm: Any = model.get_submodule(f"{block}.bn")
         state[f"{block}.bn.weight"] = torch.ones_like(bias)
         state[f"{block}.bn.bias"] = bias
         state[f"{block}.bn.running_mean"] = torch.zeros_like(bias)

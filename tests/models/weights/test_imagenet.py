@@ -19,6 +19,7 @@ from models.weights.imagenet import (
     backbone_keys,
     load_published,
     read_published,
+    recognise,
     strip_prefixes,
     trained_window,
 )
@@ -215,6 +216,13 @@ def test_trained_window_is_read_from_the_table_of_offsets(window, trained):
     t = offsets.sign() * torch.log2(1 + offsets.abs()) / math.log2(8)
     table = torch.stack(torch.meshgrid(t, t, indexing="ij"), -1)[None]
     assert trained_window(table) == trained
+
+
+def test_window_table_outside_the_stages_is_left_out():
+    state = small_vision().state_dict()
+    published = recognise(state | {"other.relative_coords_table": torch.zeros(1, 15, 15, 2)}, "a file")
+    assert "other.relative_coords_table" in published.dropped
+    assert set(published.trained_windows) == {0, 1, 2, 3}
 
 
 def test_prefixes_are_stripped_in_any_order():
