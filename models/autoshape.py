@@ -29,6 +29,9 @@ from utils.text import file_name
 from utils.torch_utils import Profile, amp_context
 
 Picture = str | Path | Image.Image | NDArray
+FETCHED = (  # formats in PIL's names that are taken from a URL; an EPS file would be run as a program, by Ghostscript
+    "AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "MPO", "PNG", "TIFF", "WEBP",
+)  # fmt: skip
 
 
 class AutoShape(nn.Module):
@@ -260,7 +263,10 @@ def load_picture(source: Picture) -> tuple[NDArray, str]:
         data = fetch(source)
         try:
             stem = Path(unquote(urlsplit(source).path)).stem
-            return _from_pil(Image.open(BytesIO(data))), stem and file_name(stem)
+            image = Image.open(BytesIO(data))
+            if image.format not in FETCHED:
+                raise SyntaxError(f"an image of the format {image.format}")
+            return _from_pil(image), stem and file_name(stem)
         except (OSError, SyntaxError, Image.DecompressionBombError) as error:
             raise ValueError(f"{shown(source)}: what is there is not an image ({type(error).__name__})") from None
     if isinstance(source, str | Path):

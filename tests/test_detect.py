@@ -325,6 +325,7 @@ def test_update_strips_the_weights(run, tmp_path, weights):
         ({"dnn": True}, "--dnn needs .onnx files"),
         ({"save_format": 2}, "--save-format is 2"),
         ({"line_thickness": 0}, "--line-thickness is 0"),
+        ({"line_thickness": 10**8}, "--line-thickness is 100000000, but must be at most 500"),
         ({"classes": [3]}, "class 3 does not exist"),
         ({"vid_stride": 0}, "--vid-stride is 0"),
         ({"imgsz": (1, 2, 3)}, "--imgsz is"),

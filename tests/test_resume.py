@@ -194,6 +194,25 @@ def test_what_cannot_go_on_is_refused_and_kept(copy, change, message):
     assert (copy / "middle/weights/last.pt").read_bytes() == before
 
 
+def test_the_folder_of_a_stranger_does_not_begin_an_evolution(copy, tmp_path):
+    """Its `storage` would be a data base that is written at any path."""
+    file = copy / "middle/opt.yaml"
+    storage = f"sqlite:///{tmp_path / 'anywhere.db'}"
+    yaml_save(file, yaml_load(file) | {"evolve": 1, "tuner": "optuna", "storage": storage})
+    steps, _ = resume(copy / "middle")
+    assert steps
+    assert not (tmp_path / "anywhere.db").exists()
+    assert not list(copy.rglob("*evolve*"))
+
+
+@pytest.mark.parametrize("change", [{"data": {"train": {}}}, {"data": {"other": {"images": 1}}}, {"last_step": None}])
+def test_damaged_counters_of_a_run_are_an_error_that_says_so(copy, change):
+    last = copy / "middle/weights/last.pt"
+    save_checkpoint(last, load_checkpoint(last) | change)
+    with pytest.raises(ValueError, match="the training state in this checkpoint is damaged"):
+        resume(copy / "middle")
+
+
 def test_a_class_may_be_renamed(copy, caplog):
     names = ["disc", *list(demo.CLASSES)[1:]]
     yaml_save(copy / "set.yaml", yaml_load(copy / "set.yaml") | {"names": names})

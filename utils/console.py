@@ -20,6 +20,9 @@ ANSI = {name: f"\033[{30 + i}m" for i, name in enumerate("black red green yellow
 ANSI |= {f"bright_{name}": code.replace("[3", "[9") for name, code in ANSI.items()}
 ANSI |= {"bold": "\033[1m", "underline": "\033[4m"}
 ANSI_END = "\033[0m"
+NO_MEMORY = re.compile(  # what libraries say that want more memory than there is
+    r"Insufficient memory|can't allocate memory|Cannot allocate memory|Unable to allocate|MemoryError|out of memory"
+)
 
 
 class ConsoleHandler(logging.Handler):
@@ -91,14 +94,15 @@ def colorstr(*parts: str) -> str:
 def log_options(script: str | Path, options: Mapping[str, Any]) -> None:
     """Log all options of a run in one line: `train: weights=, cfg=yolov5n.yaml, ...`; passwords in addresses hidden."""
     text = ", ".join(f"{key}={value}" for key, value in options.items())
-    LOGGER.info(colorstr(f"{Path(script).stem}: ") + re.sub(r"(\w://)[^/@\s]+@", r"\1***@", text))
+    LOGGER.info(colorstr(f"{Path(script).stem}: ") + re.sub(r"(\w://)[^/\s]+@", r"\1***@", text))
 
 
 @contextmanager
 def cli_errors() -> Iterator[None]:
     """Turn user errors inside the block into one clear line and an exit status, for the `main` of a script.
 
-    ValueError and OSError (missing file, forbidden, disk full, ...) end with status 1, Ctrl-C with 130.
+    ValueError, OSError (missing file, forbidden, disk full, ...) and too little memory end with status 1, Ctrl-C with
+    130.
     The traceback is added when the environment says `YOLOv5_VERBOSE=true`. Other exceptions pass: they are bugs.
 
     Raises:
@@ -117,6 +121,13 @@ def cli_errors() -> Iterator[None]:
         ours = Path(last.filename).resolve().is_relative_to(ROOT) and (last.line or "").startswith("raise ")
         hint = "" if verbose or ours else f" ({type(e).__name__}; set YOLOv5_VERBOSE=true to see where)"
         LOGGER.error((text or type(e).__name__) + hint)
+        raise SystemExit(1) from None
+    except (MemoryError, RuntimeError) as e:
+        if not isinstance(e, MemoryError) and not NO_MEMORY.search(str(e)):
+            raise
+        _log_traceback()
+        reason = next(iter(str(e).strip().splitlines()), type(e).__name__)
+        LOGGER.error(f"out of memory: {reason[:200]}. Try a smaller --img, --batch-size or --window")
         raise SystemExit(1) from None
 
 

@@ -14,16 +14,13 @@ from typing import Any, NoReturn
 import cv2
 from torch.utils.data import DataLoader
 
-from utils.console import LOGGER
+from utils.console import LOGGER, NO_MEMORY
 from utils.interrupts import shield_worker
 from utils.torch_utils import keep_freed_memory
 
 SHARED = Path("/dev/shm")  # where processes on Linux hand over batches
 DIED = re.compile(r"DataLoader worker \(pid|Pin memory thread exited")  # how PyTorch begins when a process ended
 WRAPPED = re.compile(r"Caught \w+ in (DataLoader worker process|pin memory thread)[^\n]*\n")
-NO_MEMORY = re.compile(
-    r"Insufficient memory|can't allocate memory|Cannot allocate memory|Unable to allocate|MemoryError"
-)
 NO_SHARED_MEMORY = re.compile(r"shared memory|</torch_|unable to mmap|Bus error")
 NO_FILES = re.compile(r"Too many open files|items of ancdata")
 

@@ -33,7 +33,7 @@ def stream_name(address: str) -> str:
 
     `rtsp://me:secret@10.0.0.7/cam?x=1` becomes `rtsp___10_0_0_7_cam_x_1`.
     """
-    address = re.sub(r"^([a-zA-Z][\w+.-]*://)[^/@]*@", r"\1", address)
+    address = re.sub(r"^([a-zA-Z][\w+.-]*://)[^/]*@", r"\1", address)
     return file_name(re.sub(r"[^\w-]", "_", f"camera{address}" if address.isdecimal() else address))
 
 

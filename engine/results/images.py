@@ -5,8 +5,9 @@ import re
 import socket
 import sys
 from collections import Counter, deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import ExitStack
+from itertools import count
 from pathlib import Path
 
 import cv2
@@ -65,8 +66,8 @@ def picture_names(sources: Sequence[str], live: bool) -> dict[str, str]:
             simple[source] = f"{path.stem}.mp4"
         else:
             simple[source] = path.name if suffix in WRITABLE else f"{path.name}.jpg"
-    count = Counter(name.lower() for name in simple.values())  # some file systems do not tell cases apart
-    repeated = [source for source in sources if count[simple[source].lower()] > 1]
+    uses = Counter(name.lower() for name in simple.values())  # some file systems do not tell cases apart
+    repeated = [source for source in sources if uses[simple[source].lower()] > 1]
     if repeated:
         common = os.path.commonpath([os.path.dirname(os.path.abspath(source)) for source in sources])
         for source in repeated:
@@ -74,7 +75,18 @@ def picture_names(sources: Sequence[str], live: bool) -> dict[str, str]:
             ending = Path(simple[source]).suffix
             simple[source] = name if name.lower().endswith(ending.lower()) and ending != ".mp4" else name + ending
     long = {source for source, name in simple.items() if len(os.fsencode(os.path.basename(name))) > 255}
-    return simple | {s: stem + Path(simple[s]).suffix for s, stem in unique_stems(sources).items() if s in long}
+    simple |= {s: stem + Path(simple[s]).suffix for s, stem in unique_stems(sources).items() if s in long}
+    taken: set[str] = set()
+    for source, name in simple.items():  # `x.avif.jpg` is the name of one image, and that of the result of `x.avif`
+        simple[source] = _free_name(name, taken)
+        taken.add(simple[source].lower())
+    return simple
+
+
+def _free_name(name: str, taken: Collection[str]) -> str:
+    """Return a file name, or `<stem>-2`, `-3`, ... that is not among those `taken`, which are in lower case."""
+    stem, suffix = os.path.splitext(name)
+    return next(n for k in count(1) if (n := name if k == 1 else f"{stem}-{k}{suffix}").lower() not in taken)
 
 
 class Pictures:
@@ -94,7 +106,7 @@ class Pictures:
         self.folder, self.names, self.save, self.frames = folder, names, save, frames
         self._stems = unique_stems(list(names), [n for n in names if Path(names[n]).suffix == ".mp4"])
         self._videos: dict[str, VideoFile] = {}
-        self._parts: Counter[str] = Counter()
+        self._taken = {name.lower() for name in names.values()}
         for source, name in names.items():
             if save and (folder / name).exists() and Path(source).exists() and (folder / name).samefile(source):
                 raise ValueError(
@@ -122,8 +134,9 @@ class Pictures:
         target = self.folder / self.names[frame.source]
         if video:
             video.close()
-            self._parts[frame.source] += 1
-            target = target.with_stem(f"{target.stem}-{self._parts[frame.source] + 1}")
+            name = _free_name(self.names[frame.source], self._taken)
+            self._taken.add(name.lower())
+            target = self.folder / name
             LOGGER.warning(f"{frame.source}: the size of the frames changed, going on in {target}")
         self._videos[frame.source] = VideoFile(target, frame.fps, frame.shape)
         return self._videos[frame.source]

@@ -16,6 +16,7 @@ from utils.options.train import DEFAULT_CFG, make_parser
 from utils.paths import ROOT, check_file, get_latest_run
 from utils.torch_utils import parse_device
 
+EVOLUTION = ("evolve", "tuner", "storage", "evolve_population", "resume_evolve")  # no training inside is ever resumed
 MAY_CHANGE_ON_RESUME = ("amp", "data", "device", "epochs", "nan_policy", "patience", "workers")
 
 
@@ -38,7 +39,7 @@ def resume_options(opt: argparse.Namespace) -> argparse.Namespace:
         names = ", ".join("--" + key.replace("_", "-") for key in ignored)
         LOGGER.warning(f"--resume ignores {names}: taken from {folder / 'opt.yaml'}")
     changed = {key: getattr(opt, key) for key in MAY_CHANGE_ON_RESUME if key in opt.given}
-    own = {"cfg", "weights", "hyp", "resume", "given"}  # of this start, not of the run
+    own = {"cfg", "weights", "hyp", "resume", "given", *EVOLUTION}  # of this start, not of the run
     known = {k: v for k, v in stored.items() if k in vars(opt) and k not in own}
     merged = {**vars(opt), **checked(make_parser(), known, partial(key_place, folder / "opt.yaml")), **changed}
     merged |= {"cfg": "", "weights": str(last), "hyp": str(folder / "hyp.yaml"), "resume": True}
@@ -61,9 +62,9 @@ def check_options(opt: argparse.Namespace) -> None:
     if opt.nan_policy == "rollback" and opt.nosave:
         raise ValueError("--nan-policy rollback goes back to the checkpoint of the last epoch: leave --nosave out")
     opt.freeze = [opt.freeze] if isinstance(opt.freeze, int | str) else list(opt.freeze)
-    check_processes(opt, launched_processes())
     if opt.quad and opt.batch_size % 4:
         raise ValueError(f"--quad puts four images into one: --batch-size {opt.batch_size} is not a multiple of 4")
+    check_processes(opt, launched_processes())
     if opt.evolve is not None:
         check_evolution(opt, processes=launched_processes())
     opt.logger = [opt.logger] if isinstance(opt.logger, str) else list(opt.logger)

@@ -378,6 +378,7 @@ def restore(state: State, plan: Plan, ckpt: dict[str, Any]) -> None:
     """
     try:
         _restore(state, ckpt)
+        fit_to_data(state, plan, ckpt)
     except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as e:
         reason = str(e).strip().splitlines()[0] if str(e).strip() else type(e).__name__
         raise ValueError(
@@ -386,7 +387,6 @@ def restore(state: State, plan: Plan, ckpt: dict[str, Any]) -> None:
         ) from e
     state.best_saved &= ckpt["epoch"] >= 0 or bool(ckpt["progress"])
     state.best_saved &= (plan.save_dir / "weights/best.pt").is_file()
-    fit_to_data(state, plan, ckpt)
 
 
 def _restore(state: State, ckpt: dict[str, Any]) -> None:

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
+MAX_WINDOW = 128  # cells of a side: an untrusted checkpoint names it, and the memory grows with its fourth power
+
 
 def check_drop_rate(rate: float) -> None:
     """Raise ValueError unless `rate` is a probability below 1."""
@@ -62,11 +64,11 @@ def as_pair(value: int | Sequence[int]) -> tuple[int, int]:
     """Return (rows, columns) of a window given as one number or two.
 
     Raises:
-        ValueError: a side is not a positive integer.
+        ValueError: a side is no integer from 1 to `MAX_WINDOW`.
     """
     pair = tuple(value) if isinstance(value, list | tuple) else (value, value)
-    if len(pair) != 2 or not all(type(side) is int and side > 0 for side in pair):
-        raise ValueError(f"a window is one or two positive integers, not {value!r}")
+    if len(pair) != 2 or not all(type(side) is int and 0 < side <= MAX_WINDOW for side in pair):
+        raise ValueError(f"a window is one or two positive integers, not {value!r:.80} (at most {MAX_WINDOW})")
     return pair
 
 

@@ -172,6 +172,15 @@ def test_addresses_of_inner_networks_are_refused(shaped, monkeypatch, host):
         shaped(f"http://{host}/a.jpg")
 
 
+def test_a_program_behind_an_address_is_not_run(monkeypatch):
+    """PIL hands EPS files to Ghostscript."""
+    data = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 64 64\n%%EndComments\nshowpage\n%%EOF\n"
+    monkeypatch.setattr("models.autoshape.fetch", lambda url: data)
+    monkeypatch.setattr("PIL.EpsImagePlugin.Ghostscript", lambda *_, **__: pytest.fail("Ghostscript runs it"))
+    with pytest.raises(ValueError, match="not an image"):
+        load_picture("http://example.com/a.jpg")
+
+
 def test_address_is_fetched(monkeypatch):
     data = io.BytesIO()
     Image.fromarray(picture(20, 30)).save(data, "png")

@@ -223,6 +223,7 @@ def test_window_of_one_cell_and_back():
     [
         ([8, 8], "2 windows for 3 Swin stages: give one for all, or one for each"),
         (0, "a window is one or two positive integers, not 0"),
+        (129, "a window is one or two positive integers, not 129 .at most 128"),
         ([8, 8, "9"], "a window is one or two positive integers, not '9'"),
     ],
 )

@@ -115,6 +115,18 @@ def test_error_of_a_library_says_how_to_see_more(capsys, monkeypatch, bug):
     assert "YOLOv5_VERBOSE=true" in err
 
 
+@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory: 9 bytes")])
+def test_too_little_memory_is_one_line_that_says_what_to_do(capsys, error):
+    with pytest.raises(SystemExit) as stop, cli_errors():
+        raise error
+    assert stop.value.code == 1
+    err = capsys.readouterr().err
+    assert err.startswith("ERROR: out of memory")
+    assert "--batch-size" in err
+    with pytest.raises(RuntimeError, match="a bug"), cli_errors():
+        raise RuntimeError("a bug")
+
+
 def test_verbose_adds_the_traceback(capsys, monkeypatch):
     monkeypatch.setenv("YOLOv5_VERBOSE", "true")
     with pytest.raises(SystemExit), cli_errors():
@@ -334,3 +346,5 @@ def test_passwords_in_addresses_are_not_logged(caplog):
     log_options("detect", {"source": "rtsp://me:secret@10.0.0.7/cam", "img": 640})
     assert "source=rtsp://***@10.0.0.7/cam, img=640" in caplog.text
     assert "secret" not in caplog.text
+    log_options("detect", {"source": "rtsp://me:sec@ret@10.0.0.7/cam", "img": 640})
+    assert caplog.messages[-1] == "detect: source=rtsp://***@10.0.0.7/cam, img=640"

@@ -205,6 +205,20 @@ def test_a_run_of_two_epochs_reaches_both_logs(tmp_path):
     assert set(events.Tags()["images"]) == {"results", "labels"}
 
 
+def test_a_program_or_a_damaged_image_in_the_run_folder_is_only_a_warning(tmp_path, caplog, monkeypatch):
+    pytest.importorskip("torch.utils.tensorboard")
+    monkeypatch.setattr("PIL.EpsImagePlugin.Ghostscript", lambda *_, **__: pytest.fail("Ghostscript runs it"))
+    program = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 64 64\n%%EndComments\nshowpage\n%%EOF\n"
+    (tmp_path / "a.png").write_bytes(program)
+    Image.new("RGB", (64, 64)).save(tmp_path / "b.png")
+    (tmp_path / "b.png").write_bytes((tmp_path / "b.png").read_bytes().replace(b"IDAT", b"\0\0\0\0"))
+    logs = Loggers(tmp_path, csv=False)
+    logs.on_train_epoch_end(0)
+    logs.close()
+    for name in ("a.png", "b.png"):
+        assert f"{name}: not shown in the logs of the run" in caplog.text
+
+
 def test_images_of_others_in_the_run_folder_are_not_sent(tmp_path, caplog):
     (tmp_path / "run").mkdir()
     Image.new("RGB", (8, 8)).save(tmp_path / "secret.png")

@@ -82,8 +82,13 @@ class TensorBoardLogger:
             OSError: it cannot be read, or is no picture.
         """
         if self.active:
-            with open_regular(file) as opened, Image.open(opened) as picture:
-                pixels = np.asarray(picture.convert("RGB"))
+            try:
+                with open_regular(file) as opened, Image.open(opened) as picture:
+                    if picture.format not in ("JPEG", "PNG"):  # PIL would run an EPS file as a program
+                        raise SyntaxError(f"a {picture.format} file")
+                    pixels = np.asarray(picture.convert("RGB"))
+            except (SyntaxError, ValueError, Image.DecompressionBombError) as error:
+                raise OSError(f"{file}: no sound JPEG or PNG: {error}") from None
             self._write(lambda writer: writer.add_image(tag, pixels, step, dataformats="HWC"))
 
     def pr_curve(self, tag: str, hits: np.ndarray, false: np.ndarray, labels: int, step: int) -> None:

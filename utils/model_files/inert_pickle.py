@@ -158,6 +158,8 @@ def _rebuild_tensor(storage: Any, offset: Any, size: Any, stride: Any, *_: Any) 
         raise DamagedError("a tensor without a storage or with a wrong shape")
     if not all(type(n) is int and 0 <= n < 2**48 for n in (offset, *size, *stride)):
         raise DamagedError("a tensor without a storage or with a wrong shape")
+    if math.prod(n or 1 for n in size) >= 2**48:  # (0, 2**47, 2**47) has no numbers, and strides beyond 64 bits
+        raise DamagedError("a tensor with a wrong shape")
     reach = sum((n - 1) * step for n, step in zip(size, stride, strict=True))
     if math.prod(size) > storage.count or (math.prod(size) and offset + reach >= storage.count):
         raise DamagedError(f"a tensor of size {tuple(size)} does not fit its {storage.count} numbers")

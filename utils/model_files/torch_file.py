@@ -34,6 +34,7 @@ STREAM_PROTOCOL = 1001  # second value
 STREAM_HEAD = pickle.dumps(STREAM_MAGIC, protocol=2)  # so the file begins
 MAX_STREAM_KEYS = 1_000_000
 MAX_DEPTH = 64  # of containers in containers
+TENSOR = 512  # bytes of a tensor besides its numbers: two bytes of a pickle can ask for one more view
 MAX_SHARED = 4  # times the size of the file that its tensors may have together, where they share storages
 
 
@@ -170,6 +171,7 @@ class InertFile:
             ValueError: they are missing or too few, or tensors that share them add up to far more than the file.
         """
         storage = lazy.storage
+        self.memory.spend(TENSOR)
         self.viewed += math.prod(lazy.size) * storage.dtype.itemsize
         if self.viewed > MAX_SHARED * self.size:
             raise DamagedError(f"damaged: tensors of more than {MAX_SHARED} times the size of the file")

@@ -56,7 +56,7 @@ def make_parser(description: str = "") -> argparse.ArgumentParser:
     add("--project", default=str(ROOT / "runs/detect"), help="parent of the run folder")
     add("--name", default="exp", help="run folder")
     add("--exist-ok", action="store_true", help="use the run folder even if it exists")
-    add("--line-thickness", type=COUNT, help="of boxes in pixels; by default it follows the size of the image")
+    add("--line-thickness", type=Number(int, 1, 500), help="of boxes in pixels; by default by the size of the image")
     add("--hide-labels", action="store_true", help="draw boxes only")
     add("--hide-conf", action="store_true", help="write class names without confidences")
     add("--half", action="store_true", help="compute in float16 where the device can")

@@ -214,6 +214,7 @@ def test_several_pages_are_mentioned(tmp_path, lines):
 
 def test_names_of_streams_hold_no_password():
     assert stream_name("rtsp://me:secret@10.0.0.7/cam?x=1") == "rtsp___10_0_0_7_cam_x_1"
+    assert stream_name("rtsp://me:sec@ret@10.0.0.7/cam@x") == "rtsp___10_0_0_7_cam_x"
     assert stream_name("0") == "camera0"
 
 

@@ -293,6 +293,27 @@ def test_views_of_one_storage_do_not_add_up():
         InertFile(data).content()
 
 
+def tensor(count=1, size=b"(K\x01t"):
+    """One tensor over the storage `0`, put into the memo as number 5."""
+    where = storage("0").replace(b"K\x01tQ", b"K" + bytes([count]) + b"tQ")
+    return b"ctorch._utils\n_rebuild_tensor_v2\n(" + where + b"K\0" + size + size + b"\x89}tRq\x05"
+
+
+@pytest.mark.parametrize(("count", "size"), [(1, b"(K\x01t"), (0, b"(K\0t")])
+def test_tensors_without_numbers_are_paid_for_too(count, size):
+    """Two bytes ask for one more view of the same storage, which is an object of hundreds of bytes."""
+    data = archive(b"\x80\x04(" + tensor(count, size) + b"h\x05" * 5000 + b"l.", **{"0": bytes(4 * count)})
+    with pytest.raises(DamagedError, match="without end, or over"):
+        InertFile(data).content()
+
+
+def test_a_tensor_without_numbers_may_not_have_strides_beyond_64_bits():
+    huge = b"\x8a\x06" + struct.pack("<Q", 2**46)[:6]
+    data = archive(b"\x80\x04" + tensor(0, b"(K\0" + huge * 2 + b"t") + b".", **{"0": b""})
+    with pytest.raises(DamagedError, match="wrong shape"):
+        InertFile(data).content()
+
+
 def test_a_long_line_of_a_stream_ends_with_the_pickle(tmp_path, monkeypatch):
     monkeypatch.setattr("utils.model_files.torch_file.MAX_PICKLE", 1000)
     stream = b"".join(pickle.dumps(value, 2) for value in (0x1950A86A20F9469CFC6C, 1001, {})) + b"V" + b"x" * 500_000

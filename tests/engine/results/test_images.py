@@ -1,0 +1,31 @@
+"""Names of the annotated images and videos of a run: no two results share a file."""
+
+import numpy as np
+
+from engine.inference.pipeline import Frame
+from engine.results.images import Pictures, picture_names
+
+
+def test_the_result_of_one_image_never_has_the_name_of_another():
+    sources = ["a/x.avif", "a/x.avif.jpg", "a/y.avi", "a/y.mov", "a/y.avi.mp4", "a/z.jpg"]
+    names = picture_names(sources, False)
+    assert len({name.lower() for name in names.values()}) == len(sources)
+    assert names["a/x.avif"] == "x.avif.jpg"
+    assert names["a/x.avif.jpg"] == "x.avif-2.jpg"
+    assert names["a/z.jpg"] == "z.jpg"
+
+
+def test_a_stream_that_changes_its_size_does_not_write_into_the_video_of_another(tmp_path):
+    pictures = Pictures(tmp_path, {"cam": "cam.mp4", "cam-2": "cam-2.mp4"})
+
+    def add(source, side, count=2):
+        for number in range(count):
+            image = np.zeros((side, side, 3), np.uint8)
+            pictures.add(Frame(image, source, "live", number + 1, 0, 10.0), image)
+
+    add("cam-2", 64)
+    add("cam", 64)
+    add("cam", 96)
+    add("cam", 64)
+    pictures.close()
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["cam-2.mp4", "cam-3.mp4", "cam-4.mp4", "cam.mp4"]
