@@ -91,7 +91,7 @@ def run(
     Args:
         weights: model file, or several .pt files as an ensemble.
         source: see `utils.options.detect.FORMS`.
-        data: data set YAML with class names, for model files that hold none.
+        data: dataset YAML with class names, for model files that hold none.
         imgsz: longest side of the network input in pixels, or (height, width).
         conf_thres: lowest confidence.
         iou_thres: IoU above which NMS drops the weaker box.
@@ -200,7 +200,7 @@ def _detect(
     if not summary.frames and not source.live:
         raise ValueError(f"none of the {len(source.names)} files could be read: {', '.join(source.names[:10])}")
     for file in strip:
-        LOGGER.info(f"--update: rewriting {file} without what only training needs")
+        LOGGER.info(f"--update: stripping the training state from {file}")
         strip_optimizer(file)
 
 
@@ -211,8 +211,8 @@ def _check_weights(files: Sequence[str | Path], visualize: bool, update: bool, d
     """Raise an error for files that are missing or cannot do what is asked."""
     if not files:
         raise ValueError(
-            "no weights given: name a model file, for example --weights runs/train/exp/weights/best.pt "
-            "(none is downloaded; train.py makes one)"
+            "no weights given: pass a model file, for example --weights runs/train/exp/weights/best.pt "
+            "(nothing is downloaded; train.py creates one)"
         )
     for file in files:
         if not Path(file).exists():
@@ -223,9 +223,9 @@ def _check_weights(files: Sequence[str | Path], visualize: bool, update: bool, d
 
 
 def _default_source(source: str | Path) -> str:
-    """Return the source; ValueError if it is the default and there are no pictures."""
+    """Return the source; ValueError if it is the default and there are no images."""
     if Path(source) == ROOT / "data/images" and not Path(source).is_dir():
-        raise ValueError(f"no source given, and the folder {source} does not exist: name one with --source")
+        raise ValueError(f"no source given, and the default folder {source} does not exist: pass --source")
     return str(source)
 
 

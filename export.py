@@ -1,4 +1,4 @@
-"""Turn a trained checkpoint into the files that other run times read: ONNX, TensorRT, OpenVINO and more.
+"""Turn a trained checkpoint into the files that other runtimes read: ONNX, TensorRT, OpenVINO and more.
 
 python export.py --weights runs/train/exp/weights/best.pt --include onnx --dynamic --simplify
 python export.py --weights best.pt --include onnx openvino --int8 --data my.yaml --img 640
@@ -85,7 +85,7 @@ def run(
     Args:
         weights: checkpoint, or several, exported one after the other.
         include: words of `utils.formats.EXPORTS`.
-        data: data set YAML for the calibration of `int8` and for the comparison on real images; "" for none.
+        data: dataset YAML for the calibration of `int8` and for the comparison on real images; "" for none.
         imgsz: height and width, or one number for both; rounded up to the stride.
         batch_size: images per batch of a file with fixed sizes.
         device: where the model is traced.
@@ -111,7 +111,7 @@ def run(
 
     Raises:
         ValueError: options that exclude each other, or formats that failed; the others are written then.
-        FileNotFoundError: weights or data set are missing.
+        FileNotFoundError: weights or dataset are missing.
     """
     if not weights:
         raise ValueError("no weights given: name a checkpoint such as runs/train/exp/weights/best.pt")
@@ -154,9 +154,9 @@ def check_options(options: ExportOptions, formats: Sequence[Format], tensorrt_ch
         ValueError: naming the option.
     """
     if not formats:
-        raise ValueError(f"--include names no format. Allowed: {', '.join(EXPORTS)}")
+        raise ValueError(f"--include is empty. Allowed: {', '.join(EXPORTS)}")
     if options.half and options.int8:
-        raise ValueError("--half and --int8 exclude each other: choose one")
+        raise ValueError("--half and --int8 are mutually exclusive: choose one")
     if options.workspace <= 0:
         raise ValueError(f"--workspace is {options.workspace:g} GiB, but must be more than 0")
     if options.agnostic_nms and not options.nms:
@@ -231,7 +231,7 @@ def export_weights(
     """Write all formats of one checkpoint; a user error of one format does not stop the others.
 
     Raises:
-        FileNotFoundError, ValueError: the checkpoint or the data set cannot be read.
+        FileNotFoundError, ValueError: the checkpoint or the dataset cannot be read.
     """
     model = load(weights, device)
     stride = max(int(model.stride.max()), 32)
@@ -295,9 +295,7 @@ def main(opt: argparse.Namespace) -> None:
     check = settings.pop("check_tensorrt")
     if isinstance(check, str):
         if opt.weights:
-            raise ValueError(
-                f"--check-tensorrt {check} checks a file that exists: leave --weights or the file name out"
-            )
+            raise ValueError(f"--check-tensorrt {check} checks an existing file: remove --weights or the file name")
         check_tensorrt(check)
         return
     run(**settings, tensorrt_check=check)

@@ -123,7 +123,7 @@ def custom(
 
     Args:
         path: .pt file, or a file of another format that `DetectMultiBackend` reads.
-        autoshape: return an `AutoShape` that takes pictures of any kind. Otherwise the network itself, not fused, in
+        autoshape: return an `AutoShape` that takes images of any kind. Otherwise the network itself, not fused, in
             evaluation mode (of other formats the `DetectMultiBackend`).
         _verbose: log the device.
         device: "cpu", "0", "cuda:0", ...; None takes CUDA if there is one.

@@ -6,7 +6,7 @@
     torchrun --nproc-per-node 4 train.py --data my.yaml --batch-size 64                 # four GPUs, 16 images each
 
 A run folder (runs/train/exp, exp2, ...) gets weights/last.pt and weights/best.pt, results.csv and results.png, hyp.yaml
-and opt.yaml, pictures of labels, batches and predictions, and TensorBoard events.
+and opt.yaml, images of labels, batches and predictions, and TensorBoard events.
 
 Ctrl-C and SIGTERM save after the running batch and exit (130, 143); --resume then goes on with the next batch, to the
 same weights as without the stop. After a harder end (kill -9, power) it goes on with the last epoch that was saved.
@@ -293,7 +293,7 @@ def finish(
         plot_results(plan.save_dir / "results.csv")
     strip_optimizer(last)
     again = f"--weights {best} --data {plan.opt.data} --img {plan.imgsz} --batch-size {plan.opt.batch_size * 2}"
-    LOGGER.info(f"To get the same numbers again: python val.py {again}{' --single-cls' * plan.opt.single_cls}")
+    LOGGER.info(f"To reproduce these numbers: python val.py {again}{' --single-cls' * plan.opt.single_cls}")
     LOGGER.info(f"Results, weights and images are in {colorstr('bold', str(plan.save_dir))}")
     return results
 
@@ -397,12 +397,12 @@ def train(
         except (KeyboardInterrupt, SystemExit, OSError) as error:
             last = Path(opt.save_dir) / "weights/last.pt"
             if opt.evolve is not None:
-                hint = "This training of the evolution is lost; the same command with --resume goes on with the next"
+                hint = "This run of the evolution is lost; the same command with --resume continues with the next one"
             elif last.is_file():
-                hint = f"The last good checkpoint is complete. Go on with: python train.py --resume {last}"
+                hint = f"The last good checkpoint is complete. Continue with: python train.py --resume {last}"
             else:
-                hint = "Nothing was saved yet: start it again"
-            LOGGER.warning(f"{interrupts.name or error or type(error).__name__} stopped the training. {hint}")
+                hint = "Nothing was saved yet: start the run again"
+            LOGGER.warning(f"{interrupts.name or error or type(error).__name__} stopped the training run. {hint}")
             raise
 
 
@@ -499,7 +499,7 @@ def run_options(opt: argparse.Namespace, callbacks: Callbacks | None) -> tuple[f
         device = local_device(parse_device(str(opt.device))[1])
         LOGGER.info(f"{world_size()} processes, the first one on {device}")
     choose_amp(opt.amp, device)
-    with main_first():  # it may draw the demonstration data set
+    with main_first():  # it may draw the demonstration dataset
         inputs = read_inputs(opt)
     with ExitStack() as stack:
         if not opt.resume:

@@ -1,4 +1,4 @@
-"""Measure a detector on a labelled data set: precision, recall, mAP and time per image. Used by hand and by train.py.
+"""Measure a detector on a labelled dataset: precision, recall, mAP and time per image. Used by hand and by train.py.
 
 python val.py --weights runs/train/exp/weights/best.pt --data data/demo.yaml --img 640
 python val.py --weights best.pt --data data/coco.yaml --iou 0.65 --task test --save-txt --save-conf
@@ -97,7 +97,7 @@ def run(
     through the shapes of rectangular batches, `device` and `half` only through rounding.
 
     Args:
-        data: data set YAML; with a `dataloader` the mapping that `check_dataset` returned.
+        data: dataset YAML; with a `dataloader` the mapping that `check_dataset` returned.
         weights: checkpoint to load, batch normalisation fused, or several as an ensemble; with `model` it only names
             the JSON file.
         batch_size: images per batch, unless a `dataloader` is given; likewise `imgsz`, `task` and `workers`.
@@ -106,7 +106,7 @@ def run(
         conf_thres: lowest confidence that counts; AP needs the low default.
         iou_thres: IoU above which NMS drops the weaker box.
         max_det: detections kept per image.
-        task: split of the data set: train, val or test; `speed` is the val split in square frames. (`study` is a task
+        task: split of the dataset: train, val or test; `speed` is the val split in square frames. (`study` is a task
             of the command line only.)
         device: see `select_device`; a given `model` stays where it is.
         workers: most loader processes.
@@ -118,7 +118,7 @@ def run(
             besides; sets `save_txt`. The metrics then say nothing about the model.
         save_conf: end those rows with the confidence.
         save_json: write <weights>_predictions.json in the COCO result format.
-        report: write report.html, a page with missed labels and false boxes, the worst pictures first.
+        report: write report.html, a page with missed labels and false boxes, the worst images first.
         project: a call by hand makes the folder `project`/`name`, numbered unless `exist_ok`.
         name: see `project`.
         exist_ok: see `project`.
@@ -137,8 +137,8 @@ def run(
         mean, and milliseconds per image for (pre-processing, inference, NMS).
 
     Raises:
-        ValueError: settings out of range or that exclude each other, or a model that does not fit the data set.
-        FileNotFoundError: weights, data set or split are missing.
+        ValueError: settings out of range or that exclude each other, or a model that does not fit the dataset.
+        FileNotFoundError: weights, dataset or split are missing.
     """
     by_hand = model is None and dataloader is None
     _check_sides(imgsz)
@@ -222,7 +222,7 @@ def _open_weights(
     window: int | Sequence[int] | None,
     single_cls: bool,
 ) -> DetectMultiBackend:
-    """Open model files; those without class names take the data set's."""
+    """Open model files; those without class names take the dataset's."""
     yaml_file = data.get("yaml_file") if isinstance(data, Mapping) else check_file(data, (".yaml", ".yml"))
     named = None if single_cls else yaml_file
     return DetectMultiBackend(weights, device, dnn=dnn, data=named, fp16=half, window=window)
@@ -257,23 +257,25 @@ def _check_settings(
     if save_conf and not save_txt:
         LOGGER.warning("--save-conf has no effect without --save-txt")
     if conf_thres > 0.001 and task != "speed":
-        LOGGER.warning(f"a confidence threshold of {conf_thres} cuts the curves off: mAP is valid up to 0.001 only")
+        LOGGER.warning(
+            f"a confidence threshold of {conf_thres} truncates the curves: mAP is only valid for thresholds up to 0.001"
+        )
     if save_hybrid:
         LOGGER.warning("--save-hybrid adds the labels to the detections: the metrics are those of the labels")
 
 
 def _class_names(data: Mapping[str, Any], model: nn.Module, single_cls: bool, by_hand: bool) -> dict[int, str]:
-    """Return the names of the classes to measure; ValueError if the model does not have those of the data set."""
+    """Return the names of the classes to measure; ValueError if the model does not have those of the dataset."""
     names = dict(data["names"])
     if single_cls:
         return names if len(names) == 1 else {0: "item"}
     if model.nc != len(names):
         raise ValueError(
-            f"the model has {model.nc} classes, the data set {data.get('yaml_file') or ''} has {len(names)}: "
+            f"the model has {model.nc} classes, the dataset {data.get('yaml_file') or ''} has {len(names)}: "
             "give the --data it was trained with, or --single-cls"
         )
     if by_hand and dict(model.names) != {i: printable(name) for i, name in names.items()}:
-        LOGGER.warning(f"the class names of the model, {dict(model.names)}, are not those of the data set, {names}")
+        LOGGER.warning(f"the class names of the model, {dict(model.names)}, differ from those of the dataset, {names}")
     return names
 
 
@@ -345,7 +347,7 @@ def study(weights: Sequence[str], settings: dict[str, Any]) -> Path:
     """Measure weights at the image sizes `SIZES` of `engine.validation.study`; return the folder of tables and plot."""
     asked = [name for name in ("save_txt", "save_hybrid", "report") if settings[name]]
     if asked:
-        raise ValueError(f"--task study writes its table and plot only: leave out {', '.join(asked)}")
+        raise ValueError(f"--task study writes only its table and plot: remove {', '.join(asked)}")
     with run_folder(Path(settings["project"]) / settings["name"], settings["exist_ok"]) as folder:
         settings = settings | {"project": folder.parent, "name": folder.name, "exist_ok": True, "task": "val"}
         record = StudyFolder(folder, Path(settings["data"]).stem)

@@ -32,7 +32,7 @@ from utils.paths import ROOT
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
 STATUS = {signal.SIGKILL: -signal.SIGKILL, signal.SIGTERM: 128 + signal.SIGTERM, signal.SIGINT: 128 + signal.SIGINT}
 STARTED = "Logging results to"  # from here on there is a run to lose
-FINISHED = "Results, weights and pictures are in"
+FINISHED = "Results, weights and images are in"
 PATIENCE = 300  # seconds
 MODEL = {
     "nc": len(demo.CLASSES),
@@ -144,7 +144,7 @@ def kill_and_resume(command: list[str], folder: Path, number: int, length: float
         pass
     elif status not in (0, STATUS[sent]):
         problem = f"exit status {status}, expected {STATUS[sent]}: {output.splitlines()[-1]}"
-    elif status > 0 and "Go on with: python train.py --resume" not in output and last.exists():
+    elif status > 0 and "Continue with: python train.py --resume" not in output and last.exists():
         problem = "no line says how to go on"
 
     resumed = "-"
@@ -152,7 +152,7 @@ def kill_and_resume(command: list[str], folder: Path, number: int, length: float
         again = [sys.executable, "train.py", "--resume", str(last)] if last.exists() else full
         process = start(again, log)
         finish(process, log)
-        found = re.search(r"Resuming .* at (epoch \d+) of \d+ epochs(?:, behind (batch \d+))?", log.read_text())
+        found = re.search(r"Resuming .* at (epoch \d+) of \d+ epochs(?:, after (batch \d+))?", log.read_text())
         resumed = " ".join(part for part in found.groups() if part) if found else "start"
     return Outcome(number, sent.name, workers, moment, status, resumed, problem or differences(run, folder / "whole"))
 

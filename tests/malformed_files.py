@@ -308,12 +308,15 @@ def list_cases() -> list[Case]:
             b"./images/good.png\n./images/lost.png\n",
         ),
         list_case(
-            "an image twice", "named", "good.png: the same image is twice", b"./images/good.png\n./images/good.png\n"
+            "an image twice",
+            "named",
+            "good.png: the same image appears twice",
+            b"./images/good.png\n./images/good.png\n",
         ),
         list_case(
             "an image of the other split",
             "named",
-            "ok.png: the same image is in",
+            "ok.png: the same image appears in",
             b"./images/good.png\n./clean/ok.png\n",
         ),
         list_case("CRLF and a byte order mark", "accepted", "", b"\xef\xbb\xbf./images/good.png\r\n"),

@@ -41,7 +41,7 @@ SYNTAX = [
     ("a tag of its own", "a: !thing 1\n", r":1: "),
     ("an alias of nothing", "a: *b\n", r":1: "),
     ("a folder as a key", "? [a, b]\n: 1\n", r"[:.]"),
-    ("UTF-16", "a: 1\n".encode("utf-16"), "not a text in UTF-8"),
+    ("UTF-16", "a: 1\n".encode("utf-16"), "not UTF-8 text"),
     ("binary", bytes(range(256)), "."),
     ("control characters", "a: \x07\n", "."),
 ]

@@ -158,7 +158,7 @@ def test_equal_names_do_not_replace_each_other(run, tmp_path):
 
 def test_a_source_is_never_replaced(run, tmp_path):
     image = write(tmp_path / "out/exp/x.png", picture())
-    with pytest.raises(ValueError, match="would replace it"):
+    with pytest.raises(ValueError, match="would overwrite it"):
         run(image.parent, exist_ok=True)
     assert (cv2.imread(str(image)) == picture()).all()
 
@@ -289,7 +289,7 @@ def test_summary_names_what_was_not_read(run, tmp_path, lines):
     write(tmp_path / "in/x.png", picture())
     (tmp_path / "in/y.heic").touch()
     run(tmp_path / "in", nosave=True)
-    assert "neither images nor videos by their suffix: 1 .heic (y.heic)" in lines()
+    assert "their suffixes belong to neither images nor videos: 1 .heic (y.heic)" in lines()
 
 
 def test_a_folder_with_a_number_opens_no_window(run, tmp_path, monkeypatch):

@@ -93,9 +93,9 @@ def test_script_exits_with_status_1(weights):
 @pytest.mark.parametrize(
     ("settings", "match"),
     [
-        ({"include": ["tfjs"]}, "--include tfjs: TensorFlow.js is not written: export onnx"),
-        ({"include": []}, "--include names no format"),
-        ({"half": True, "int8": True}, "--half and --int8 exclude each other"),
+        ({"include": ["tfjs"]}, "--include tfjs: TensorFlow.js is not supported: export onnx"),
+        ({"include": []}, "--include is empty"),
+        ({"half": True, "int8": True}, "--half and --int8 are mutually exclusive"),
         ({"batch_size": 0}, "--batch-size is 0"),
         ({"imgsz": (1, 2, 3)}, "--imgsz is 1 2 3"),
         ({"opset": 21}, "--opset is 21, allowed is 18 to 20"),
@@ -128,7 +128,7 @@ def test_check_of_a_file(tmp_path, lines):
     assert "allows all 1 nodes" in lines()
     with pytest.raises(ValueError, match="does not support Unique 'the_node'"):
         export.main(export.parse_opt(["--check-tensorrt", str(tmp_path / "Unique")]))
-    with pytest.raises(ValueError, match="leave --weights or the file name out"):
+    with pytest.raises(ValueError, match="remove --weights or the file name"):
         export.main(export.parse_opt(["--weights", "a.pt", "--check-tensorrt", "a.onnx"]))
 
 

@@ -332,5 +332,5 @@ def test_a_validation_with_hostile_names(narrow_model, write_checkpoint, tmp_pat
     val.run(tmp_path / "a.yaml", weights, imgsz=64, batch_size=3, workers=0, project=tmp_path / "out", device="cpu")
     found = {file.name for file in (tmp_path / "out/exp").iterdir()}
     assert {"confusion_matrix.png", "PR_curve.png", "F1_curve.png", "val_batch0_pred.jpg"} <= found
-    assert not [message for message in log() if "are not those of the data set" in message]
+    assert not [message for message in log() if "differ from those of the dataset" in message]
     assert [m.split()[0] for m in log() if m.strip().startswith(("$", "_", "="))] == ["$1_$5", "_x?[2J?ERROR:", "=1+1"]

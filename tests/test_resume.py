@@ -111,7 +111,7 @@ def test_a_run_on_fewer_images_makes_its_steps(copy, name, caplog):
     assert [epoch for epoch, _ in steps] == list(range(first, EPOCHS))  # one batch, so one step, an epoch
     assert len(seen) == 2 * (EPOCHS - first)
     assert "2 images instead of 8" in caplog.text
-    assert ("epoch 1 was broken off after 1 batches of other data: it begins again" in caplog.text) == (first == 1)
+    assert ("epoch 1 was interrupted after 1 batches of the previous data: it restarts" in caplog.text) == (first == 1)
 
 
 @pytest.mark.parametrize("name", ["middle", "end"])
@@ -133,7 +133,7 @@ def test_other_images_in_the_same_number_begin_the_epoch_again(copy, caplog):
     file.rename(file.with_name("z-" + file.name))
     _, seen = resume(copy / "middle")
     assert len(seen) == IMAGES * 3
-    assert "epoch 1 was broken off" in caplog.text
+    assert "epoch 1 was interrupted" in caplog.text
 
 
 def test_a_dataset_that_was_moved_goes_on_in_the_middle(copy, caplog):
@@ -165,11 +165,11 @@ def test_a_best_checkpoint_that_is_gone_is_written_again(copy):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"names": ["square", "circle"]}, "2 classes, but the run that is resumed has 4"),
+        ({"names": ["square", "circle"]}, "2 classes, but the resumed run has 4"),
         ({"names": "reversed"}, "has number 0, but 3 in the run that is resumed"),
         (
             {"epochs": 1},
-            "--epochs 1: the run that is resumed has finished 1 epochs and begun the next; give at least 2",
+            "--epochs 1: the resumed run has finished 1 epochs and begun the next; give at least 2",
         ),
         ({"hyp": {"weight_decay": 0.1}}, "hyp.yaml: changed since the run was stopped: weight_decay"),
         ({"hyp": {"anchors": 3}}, "hyp.yaml: changed since the run was stopped: anchors"),

@@ -184,7 +184,7 @@ def test_signal_saves_and_resume_is_bit_for_bit(
         train.main(opt, callbacks)
     last = tmp_path / "run/weights/last.pt"
     assert f"{number.name} stopped the training. " in caplog.text
-    assert f"Go on with: python train.py --resume {last}" in caplog.text
+    assert f"Continue with: python train.py --resume {last}" in caplog.text
     stopped = load_checkpoint(last)
     if moment == {"ni": 4}:
         assert (stopped["epoch"], stopped["progress"]["batch"]) == (1, 1)
@@ -215,7 +215,7 @@ def test_full_disk_keeps_the_last_epoch_and_says_how_to_go_on(finished, tiny_dat
         resource.setrlimit(size, limits)
         signal.signal(signal.SIGXFSZ, handler)
     last = tmp_path / "run/weights/last.pt"
-    assert f"The last good checkpoint is complete. Go on with: python train.py --resume {last}" in caplog.text
+    assert f"The last good checkpoint is complete. Continue with: python train.py --resume {last}" in caplog.text
     assert load_checkpoint(last)["epoch"] == 1
     train.run(resume=str(last))
     ours, reference = load_checkpoint(last)["model"], load_checkpoint(folder / "weights/last.pt")["model"]
@@ -339,7 +339,7 @@ def test_frozen_rows_do_not_move(tiny_dataset, hyp_file, tmp_path):
         ({"weights": "nowhere.pt"}, "--weights nowhere.pt: no such file"),
         ({"epochs": 0}, "--epochs is 0, but must be at least 1"),
         ({"amp": "fp16", "device": "cpu"}, "--amp fp16 needs a CUDA device"),
-        ({"freeze": 99}, "--freeze 99: the model has rows 0 to 6"),
+        ({"freeze": 99}, "--freeze 99: the model has layers 0 to 6"),
         ({"freeze": -1}, "--freeze -1"),
         ({"device": "0,1"}, "one process uses one device.*torchrun --nproc-per-node 2"),
         ({"shard_optimizer": True}, "--shard-optimizer needs several processes"),

@@ -133,7 +133,7 @@ def test_sharded_run_is_resumed_by_any_number_of_processes(command, alone, tmp_p
     last = tmp_path / "run/weights/last.pt"
     assert load_checkpoint(last)["epoch"] == 0
     log = run(processes, ["train.py", "--resume", str(last)])
-    assert ("no longer spread" in log) == (processes == 1)
+    assert ("no longer sharded" in log) == (processes == 1)
     rows, expected = columns(tmp_path / "run"), columns(alone)
     assert [row[0] for row in rows] == [0, 1, 2]
     for row, reference in zip(rows, expected, strict=True):
@@ -163,7 +163,7 @@ def test_sigterm_to_the_launcher_saves_and_resume_ends_with_the_same_weights(com
     script = signaller("SIGTERM", 4, ranks="0", receiver="getppid")
     stopped = launch(2, [script, *argv[1:], "--name", "broken"])
     folder = tmp_path / "broken"
-    assert "SIGTERM stopped the training. The last good checkpoint is complete. Go on with" in stopped.stderr
+    assert "SIGTERM stopped the training run. The last good checkpoint is complete. Continue with" in stopped.stderr
     assert load_checkpoint(folder / "weights/last.pt")["progress"]["batch"] in (1, 2)
     run(2, ["train.py", "--resume", str(folder / "weights/last.pt")])
     ours, whole = (load_checkpoint(tmp_path / name / "weights/last.pt")["model"] for name in ("broken", "whole"))

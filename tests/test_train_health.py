@@ -75,7 +75,7 @@ def test_message_names_term_layer_weight_rate_and_checkpoint(settings, tmp_path)
     text = str(error.value)
     assert "learning rate 0.00268" in text  # the second of three epochs: 0.004 * (2 / 3 * 0.99 + 0.01)
     assert "weights that are not finite: model.1.conv.weight" in text
-    assert "row 1 (Conv) is the first with an output of nan, its input reaches" in text
+    assert "layer 1 (Conv) is the first with output nan; its input reaches" in text
     last = tmp_path / "run/weights/last.pt"
     assert f"The last good checkpoint is kept: {last}" in text
     assert all(x.isfinite().all() for x in load_checkpoint(last)["model"].values())
@@ -117,7 +117,7 @@ def test_overflow_that_the_scaler_cannot_mend_stops_the_run(settings, monkeypatc
     monkeypatch.setattr(train.ComputeLoss, "__call__", spoiled)
     monkeypatch.setattr(train, "amp_context", lambda *_: torch.autocast("cpu", enabled=False))
     monkeypatch.setattr(recovery, "amp_context", lambda *_: torch.autocast("cpu", enabled=False))
-    with pytest.raises(Diverged, match=r"the scaler cannot mend it in epoch 1, batch 0.*scale of the gradients 0\.5"):
+    with pytest.raises(Diverged, match=r"the scaler cannot correct it in epoch 1, batch 0.*gradient scale 0\.5"):
         run(settings)
 
 
@@ -126,21 +126,21 @@ def test_rate_that_diverges_is_told_before_numbers_end(settings, tmp_path):
     file = tmp_path / "hyp.yaml"
     file.write_text(yaml.safe_dump(yaml.safe_load(file.read_text()) | {"lr0": 1.0, "clip_norm": float("inf")}))
     blow = lambda model, ni, **_: model.model[-1].m[0].bias.data.mul_(-30)  # noqa: E731
-    with pytest.raises(Diverged, match=r"the loss grows without end \(lowest mean before: [\d.]+\) in epoch [12]"):
+    with pytest.raises(Diverged, match=r"the loss diverges \(lowest mean so far: [\d.]+\) in epoch [12]"):
         run(settings, "on_train_batch_end", blow)
 
 
 def test_labels_that_match_no_anchor_end_the_run_after_an_epoch(settings, tmp_path):
     table = TABLE | {"anchors": [[1, 1, 1, 1], [900, 900, 999, 999]]}
     (tmp_path / "model.yaml").write_text(yaml.safe_dump(table))
-    with pytest.raises(ValueError, match=r"not one of \d+ labels was matched by an anchor up to epoch 0.*\[900, 900\]"):
+    with pytest.raises(ValueError, match=r"none of \d+ labels matched an anchor up to epoch 0.*\[900, 900\]"):
         run(settings | {"noautoanchor": True})
 
 
 def test_epoch_of_backgrounds_is_told(settings, monkeypatch, caplog):
     monkeypatch.setattr(train.ComputeLoss, "__call__", _without_targets(train.ComputeLoss.__call__))
     run(settings | {"epochs": 1})
-    assert "epoch 0 had no label at all, only backgrounds" in caplog.text
+    assert "epoch 0 had no labels, only background images" in caplog.text
 
 
 def _without_targets(plain):
@@ -153,7 +153,7 @@ def test_rollback_repeats_the_epoch_at_half_the_rate(at, first, origin, settings
     run(settings | {"nan_policy": "rollback"}, "on_train_batch_end", spoil_weights(at))
     folder = tmp_path / "run"
     assert (
-        f"{origin}, epoch {first} starts again with 0.5 of the learning rate (rollback 1 of at most 5)" in caplog.text
+        f"{origin}, epoch {first} restarts with 0.5 of the learning rate (rollback 1 of at most 5)" in caplog.text
     )
     assert [row[0] for row in rows(folder)] == [0, 1, 2]
     full = [0.004 * ((1 - e / 3) * 0.99 + 0.01) for e in range(3)]
@@ -184,7 +184,7 @@ def test_rollbacks_are_bounded_and_counted_over_a_resume(settings, tmp_path):
         seen.append(ni)
         always(model, ni)
 
-    with pytest.raises(Diverged, match="There were 5 rollbacks before, no more are made"):
+    with pytest.raises(Diverged, match="The run has already been rolled back 5 times, which is the limit"):
         run({"resume": str(last)}, "on_train_batch_end", counting)
     assert seen.count(2) == 4  # rollbacks 3, 4 and 5, and the try that ends it
     assert load_checkpoint(last)["epoch"] == 0
@@ -226,7 +226,7 @@ def test_two_processes_roll_back_together(flags, settings, tmp_path):
         capture_output=True, text=True, timeout=HANG, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    assert done.stderr.count("epoch 1 starts again with 0.5 of the learning rate") == 1
+    assert done.stderr.count("epoch 1 restarts with 0.5 of the learning rate") == 1
     assert [row[0] for row in rows(tmp_path / "run")] == [0, 1, 2]
     assert all(x.isfinite().all() for x in load_checkpoint(tmp_path / "run/weights/last.pt")["model"].values())
 

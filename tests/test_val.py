@@ -331,7 +331,7 @@ def test_validation_without_labels_gives_zeros_and_one_warning(unlabelled, weigh
         r.getMessage() for r in caplog.records if r.levelname == "WARNING" and "class names" not in r.getMessage()
     ]
     assert len(warnings) == 1
-    assert "not one label for 4 images" in warnings[0]
+    assert "no labels found for 4 images" in warnings[0]
     assert {"confusion_matrix.png", "PR_curve.png", "F1_curve.png"} <= {p.name for p in (tmp_path / "exp").iterdir()}
 
 
@@ -496,7 +496,7 @@ def test_missing_weights_leave_no_folder(tiny_dataset, tmp_path):
 
 def test_number_of_classes_must_agree(data):
     loader = make_loader(data)
-    with pytest.raises(ValueError, match=f"the model has 7 classes, the data set .* has {data['nc']}"):
+    with pytest.raises(ValueError, match=f"the model has 7 classes, the dataset .* has {data['nc']}"):
         run_oracle(data, loader, [], nc=7)
 
 
@@ -504,7 +504,7 @@ def test_misleading_settings_are_told(data, tiny_dataset, weights, tmp_path, lin
     other = data | {"names": {c: f"other{c}" for c in data["names"]}}
     by_hand(other, weights, tmp_path, conf_thres=0.25, save_conf=True)
     text = "\n".join(lines())
-    for warning in ("threshold of 0.25 cuts", "no effect without --save-txt", "are not those of the data set"):
+    for warning in ("threshold of 0.25 truncates", "no effect without --save-txt", "differ from those of the dataset"):
         assert warning in text
 
 

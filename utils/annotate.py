@@ -1,4 +1,4 @@
-"""Boxes and labels on pictures and batches, crops of boxes, and image files: what is seen of detections."""
+"""Boxes and labels on images and batches, crops of boxes, and image files: what is seen of detections."""
 
 import importlib.util
 import math
@@ -166,13 +166,13 @@ def crop_box(image: NDArray, box: ArrayLike | Tensor) -> NDArray:
 
 
 class Annotator:
-    """Draws on a copy of a picture.
+    """Draws on a copy of an image.
 
     Args:
-        im: picture, (H, W, 3) uint8. Colours are taken in the channel order of the picture.
+        im: image, (H, W, 3) uint8. Colours are taken in the channel order of the image.
         line_width: width of box lines in pixels; by default 0.3 % of the mean side, 2 or more.
         font_size: size of letters in pixels; by default it follows the line width.
-        bgr: whether the picture is BGR; the contrast of letters needs to know.
+        bgr: whether the image is BGR; the contrast of letters needs to know.
 
     Raises:
         ValueError: im is not (H, W, 3) uint8.
@@ -182,7 +182,7 @@ class Annotator:
         self, im: NDArray, line_width: int | None = None, font_size: int | None = None, bgr: bool = True
     ) -> None:
         if im.ndim != 3 or im.shape[2] != 3 or im.dtype != np.uint8:
-            raise ValueError(f"a picture to draw on is (H, W, 3) uint8, got {im.shape} {im.dtype}")
+            raise ValueError(f"an image to draw on is (H, W, 3) uint8, got {im.shape} {im.dtype}")
         self.im = np.array(im, order="C")
         self.line_width = line_width or max(round(sum(im.shape[:2]) / 2 * 0.003), 2)
         self.font_size = font_size or 5 * self.line_width + 2
@@ -191,13 +191,13 @@ class Annotator:
     def box_label(self, box: ArrayLike, label: str = "", color: Color = PALETTE[0]) -> None:
         """Draw a box and its label.
 
-        The label stands above the box, or inside it where the picture ends; it is moved left and shortened with an
-        ellipsis where it would leave the picture.
+        The label stands above the box, or inside it where the image ends; it is moved left and shortened with an
+        ellipsis where it would leave the image.
 
         Args:
-            box: xyxy in pixels of the picture; parts outside are not drawn.
+            box: xyxy in pixels of the image; parts outside are not drawn.
             label: drawn in one line, `printable`; "" for none.
-            color: box and label background, in the channel order of the picture.
+            color: box and label background, in the channel order of the image.
         """
         x1, y1, x2, y2 = (int(round(float(v))) for v in box)
         cv2.rectangle(self.im, (x1, y1), (x2, y2), color, self.line_width)
@@ -206,15 +206,15 @@ class Annotator:
             self._draw_tag(label, x1 - half, y1 - half, color, above=True)
 
     def text(self, xy: tuple[float, float], text: str, color: Color = (64, 64, 64)) -> None:
-        """Draw a line of text on a filled background whose top left corner is xy, inside the picture."""
+        """Draw a line of text on a filled background whose top left corner is xy, inside the image."""
         self._draw_tag(text, round(xy[0]), round(xy[1]), color, above=False)
 
     def result(self) -> NDArray:
-        """The annotated picture, (H, W, 3) uint8."""
+        """The annotated image, (H, W, 3) uint8."""
         return self.im
 
     def _draw_tag(self, text: str, x: int, y: int, color: Color, above: bool) -> None:
-        """Draw text on a background of `color` that ends (`above`) or starts at row y, moved into the picture."""
+        """Draw text on a background of `color` that ends (`above`) or starts at row y, moved into the image."""
         height, width = self.im.shape[:2]
         text = shorten(printable(text), width - 2 * max(self.font_size // 4, 2) - 1, self.font_size)
         alpha = _tag(text, self.font_size)[:height, :width, None]  # (h, w, 1)
@@ -282,16 +282,16 @@ def plot_images(
     max_size: int = 1920,
     max_subplots: int = 16,
 ) -> None:
-    """Save one picture of a batch in tiles, with boxes, class names and the first 40 letters of the file names.
+    """Save one image of a batch in tiles, with boxes, class names and the first 40 letters of the file names.
 
     Args:
         images: (B, 3, H, W) RGB, uint8 or floating point 0 to 1.
         targets: (T, 6) `[image in batch, class, xywhn]`, or (T, 7) with a confidence at the end: then class and
             confidence are written, and rows up to 0.25 are left out.
         paths: file of each image; None writes no file names.
-        fname: picture to write; the suffix chooses the format.
+        fname: image to write; the suffix chooses the format.
         names: class names by index.
-        max_size: longest side of the whole picture in pixels; larger batches are scaled down, none is scaled up.
+        max_size: longest side of the whole image in pixels; larger batches are scaled down, none is scaled up.
         max_subplots: most tiles.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Anchor sizes from box sizes: how well a set fits a data set, and a better set when it does not."""
+"""Anchor sizes from box sizes: how well a set fits a dataset, and a better set when it does not."""
 
 from collections.abc import Sequence
 
@@ -8,7 +8,7 @@ from numpy.typing import ArrayLike, NDArray
 
 BPR_ENOUGH = 0.98  # best possible recall above which the anchors are kept
 SMALLEST_SIDE = 2.0  # pixels; labels with both sides below it are left out, and no anchor side goes below it
-EVOLUTION_SIZES = 10_000  # sizes looked at in each generation; a larger data set is sampled once
+EVOLUTION_SIZES = 10_000  # sizes looked at in each generation; a larger dataset is sampled once
 MUTATION_PROBABILITY, MUTATION_SIGMA = 0.9, 0.1
 
 
@@ -40,7 +40,7 @@ def anchor_metric(wh: ArrayLike, anchors: ArrayLike, thr: float) -> tuple[NDArra
     if not (anchors > 0).all():
         raise ValueError(f"anchor sides must be above 0 pixels, got {anchors.tolist()}")
     if not thr > 1:
-        raise ValueError(f"anchor_t is {thr}, it must be above 1 (a side ratio; the usual value is 4.0)")
+        raise ValueError(f"anchor_t is {thr}, it must be above 1 (a ratio of sides; the default is 4.0)")
     if not len(wh):
         return np.zeros(0), 0.0, 0.0
     x = _side_ratios(wh, anchors)  # (M, K)
@@ -181,7 +181,7 @@ def check_anchors(
     imgsz: int = 640,
     seed: int = 0,
 ) -> tuple[NDArray | None, str]:
-    """Compare anchors with a data set and find better ones if the best possible recall is 0.98 or less.
+    """Compare anchors with a dataset and find better ones if the best possible recall is 0.98 or less.
 
     Sizes are judged with one random scale of 0.9 to 1.1 per image; new anchors are found on unscaled sizes and
     taken only if their recall on the same scaled sizes is higher.
@@ -214,7 +214,7 @@ def check_anchors(
     if not len(wh):
         return None, "no boxes, anchors kept"
     if recall > BPR_ENOUGH:
-        return None, f"{found}: anchors fit the data set"
+        return None, f"{found}: anchors fit the dataset"
     if not (wh >= SMALLEST_SIDE).any():
         return None, f"{found}: every box is below {SMALLEST_SIDE:g} pixels at image size {imgsz}, anchors kept"
     tiny = int((wh < 3).any(axis=1).sum())

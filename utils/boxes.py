@@ -64,9 +64,9 @@ def xywhn2xyxy(x: Array, w: float = 640, h: float = 640, padw: float = 0, padh: 
 
     Args:
         x: (..., 4 or more) `xywhn`; columns from the fifth on are passed through.
-        w: width in pixels of the picture inside the padding; `h` likewise.
+        w: width in pixels of the image inside the padding; `h` likewise.
         h: see `w`.
-        padw: pixels added on the left of the picture (letterbox, mosaic); `padh` above it.
+        padw: pixels added on the left of the image (letterbox, mosaic); `padh` above it.
         padh: see `padw`.
 
     Returns:
@@ -126,9 +126,9 @@ def scale_boxes(
         img1_shape: (height, width) of the network input.
         boxes: (..., 4 or more) `xyxy_net`; columns from the fifth on are passed through.
         img0_shape: (height, width) of the original image.
-        ratio_pad: ((ratio_h, ratio_w), (pad_w, pad_h)) as the data set reports it: network pixels per original pixel,
+        ratio_pad: ((ratio_h, ratio_w), (pad_w, pad_h)) as the dataset reports it: network pixels per original pixel,
             and the padding on the left and above. Mind the two orders. None: worked out from the shapes, which is right
-            when the picture was fitted into the input, enlarged if need be, and centred (`letterbox` with scaleup).
+            when the image was fitted into the input, enlarged if need be, and centred (`letterbox` with scaleup).
 
     Returns:
         Same shape, first four columns `xyxy_img`, within the image.
@@ -136,7 +136,7 @@ def scale_boxes(
     if ratio_pad is None:
         gain = min(img1_shape[0] / img0_shape[0], img1_shape[1] / img0_shape[1])
         ratio_h = ratio_w = gain
-        pad_w = (img1_shape[1] - round(img0_shape[1] * gain)) / 2  # letterbox rounds the picture to whole pixels
+        pad_w = (img1_shape[1] - round(img0_shape[1] * gain)) / 2  # letterbox rounds the image to whole pixels
         pad_h = (img1_shape[0] - round(img0_shape[0] * gain)) / 2
     else:
         (ratio_h, ratio_w), (pad_w, pad_h) = ratio_pad

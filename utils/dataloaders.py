@@ -142,7 +142,9 @@ class LoadImagesAndLabels(Dataset):
         self.labels, self.segments, self.shapes = found.labels, found.segments, found.sizes
         self.n = len(self.im_files)
         if not any(map(len, self.labels)):
-            message = f"{prefix}{path}: not one label for {self.n} images; looked for {self.label_files[0]} etc."
+            message = (
+                f"{prefix}{path}: no labels found for {self.n} images; looked for {self.label_files[0]} and so on."
+            )
             if augment:
                 raise ValueError(message)
             LOGGER.warning(f"{message} All metrics will be 0")
@@ -275,7 +277,7 @@ class LoadImagesAndLabels(Dataset):
         else:
             return im
         self._damaged[index] = True
-        LOGGER.warning(f"{self.im_files[index]}: {problem}. It is now a grey background; mend or remove it")
+        LOGGER.warning(f"{self.im_files[index]}: {problem}. It is replaced by a grey background; fix or remove it")
         return None
 
     def _labels(self, index: int) -> tuple[np.ndarray, list[np.ndarray]]:
@@ -439,7 +441,7 @@ def create_dataloader(
     rank: int = 0,
     world_size: int = 1,
 ) -> tuple[DataLoader, LoadImagesAndLabels]:
-    """Make the data set of one split and a loader of its batches.
+    """Make the dataset of one split and a loader of its batches.
 
     Call `loader.sampler.set_epoch(epoch)` before each pass. Worker processes live as long as the loader. `rect` fixes
     the order, so `shuffle` is then ignored with a warning.
@@ -469,7 +471,7 @@ def create_dataloader(
         world_size: processes that share the batches; `batch_size` is a multiple of it.
 
     Returns:
-        The loader of batches as `collate` makes them, and its data set.
+        The loader of batches as `collate` makes them, and its dataset.
     """
     if rect and shuffle:
         LOGGER.warning(f"{prefix}rectangular batches have a fixed order: shuffle is off")

@@ -77,12 +77,12 @@ class _YamlLoader(yaml.SafeLoader):
         node = super().compose_node(parent, index)
         if isinstance(event, yaml.AliasEvent):
             if id(node) not in self.sizes:
-                self._refuse(f"the alias *{event.anchor} is part of what it stands for", event)
+                self._refuse(f"the alias *{event.anchor} refers to itself", event)
             self.nodes += self.sizes[id(node)]
         else:
             self.nodes += 1
             if node.tag not in TAGS:
-                self._refuse(f"the tag {node.tag[:80]} is not allowed here: leave it out", event)
+                self._refuse(f"the tag {node.tag[:80]} is not allowed here: remove it", event)
             if node.tag in NUMBERS and len(node.value) > MAX_DIGITS:
                 self._refuse(f"a number with more than {MAX_DIGITS} digits", event)
             self.sizes[id(node)] = self.nodes - before
@@ -170,7 +170,7 @@ def yaml_load(file: str | Path) -> dict[str, Any]:
     try:
         data = yaml.load(content.decode("utf-8-sig"), Loader=_YamlLoader)
     except UnicodeDecodeError as e:
-        raise ValueError(f"{file}: not a text in UTF-8 ({e.reason} at byte {e.start})") from None
+        raise ValueError(f"{file}: not UTF-8 text ({e.reason} at byte {e.start})") from None
     except yaml.MarkedYAMLError as e:
         mark = e.problem_mark or e.context_mark
         raise ValueError(f"{file}:{mark.line + 1 if mark else 1}: {e.problem or e.context}") from None

@@ -110,13 +110,13 @@ EXPORTS = {argument: row for argument, row in FORMATS.items() if argument != "-"
 ALIASES = {"litert": "tflite"}  # other words of --include
 
 REFUSED = {  # words of --include that YOLOv5 users know -> the way from here
-    "saved_model": "TensorFlow is not written: export onnx and convert it with onnx2tf, in an environment of its own",
-    "pb": "a TensorFlow GraphDef is not written: export onnx and convert it with onnx2tf",
-    "edgetpu": "Edge TPU is not written: export onnx, convert it with onnx2tf to int8 TFLite, run edgetpu_compiler",
-    "tfjs": "TensorFlow.js is not written: export onnx and run it in the browser with onnxruntime-web",
-    "paddle": "Paddle is not written: export onnx and convert it with x2paddle",
-    "rknn": "RKNN is not written: export onnx and convert it with rknn-toolkit2, in an environment of its own",
-    "tensorrt": "the word for TensorRT is engine: use --include engine",
+    "saved_model": "TensorFlow is not supported: export onnx and convert it with onnx2tf, in an environment of its own",
+    "pb": "a TensorFlow GraphDef is not supported: export onnx and convert it with onnx2tf",
+    "edgetpu": "Edge TPU is not supported: export onnx, convert it with onnx2tf to int8 TFLite, run edgetpu_compiler",
+    "tfjs": "TensorFlow.js is not supported: export onnx and run it in the browser with onnxruntime-web",
+    "paddle": "Paddle is not supported: export onnx and convert it with x2paddle",
+    "rknn": "RKNN is not supported: export onnx and convert it with rknn-toolkit2, in an environment of its own",
+    "tensorrt": "TensorRT is called engine here: use --include engine",
 }
 
 
@@ -158,7 +158,7 @@ def format_of(file: str | Path) -> Format:
         if name.endswith(row.suffix):
             return row
     allowed = ", ".join(row.suffix for row in ROWS)
-    raise ValueError(f"{file}: unknown kind of model file. Allowed ends: {allowed}")
+    raise ValueError(f"{file}: unknown kind of model file. Allowed suffixes: {allowed}")
 
 
 def require(packages: tuple[str, ...], purpose: str) -> None:

@@ -76,11 +76,11 @@ class Hyp:
     drop_path: float | None = _hyp(
         None, "[0, 1)", "largest stochastic depth rate; replaces the model file's", ours=True
     )
-    mosaic9: float = _hyp(0.0, "[0, 1]", "share of the mosaics that have nine images instead of four", ours=True)
+    mosaic9: float = _hyp(0.0, "[0, 1]", "fraction of the mosaics that have nine images instead of four", ours=True)
     albumentations: float = _hyp(
         0.0, "[0, 1]", "probability of each of blur, median blur, grey, local contrast", ours=True
     )
-    label_smoothing: float = _hyp(0.0, "[0, 1)", "share of a class target spread over both answers", ours=True)
+    label_smoothing: float = _hyp(0.0, "[0, 1)", "fraction of a class target spread over both outcomes", ours=True)
 
     def __post_init__(self) -> None:
         for spec in fields(self):
@@ -163,7 +163,7 @@ def _checked(spec: Field, value: Any, source: str) -> Any:
         if value not in allowed:
             raise wrong(f"not one of {', '.join(allowed)}")
         return value
-    number = "a whole number" if kind is int else "a number"
+    number = "an integer" if kind is int else "a number"
     if isinstance(value, bool) or not isinstance(value, int | float) or (kind is int and not float(value).is_integer()):
         raise wrong(f"not {number} in {allowed}")
     low, high = (float(end) for end in allowed[1:-1].split(","))

@@ -101,7 +101,7 @@ def _explained(error: Exception, processes: Sequence[Any]) -> Exception:
         ends = sorted({process.exitcode for process in processes} - {0, None})
         how = ", ".join(signal.Signals(-end).name if end < 0 else f"status {end}" for end in ends)
         return LoaderError(
-            f"a loader process ended ({how or what.partition('. ')[0]}), perhaps for want of memory or of "
+            f"a loader process ended ({how or what.partition('. ')[0]}), perhaps because it ran out of memory or of "
             f"{_shared_memory()}; or {fewer}"
         )
     if wrapped and isinstance(error, OSError | ValueError):

@@ -75,7 +75,7 @@ def check_file(file: str | Path, suffixes: tuple[str, ...] = ()) -> Path:
     if not name:
         raise ValueError(f"no file given: expected a path{' ending in ' + ' or '.join(suffixes) if suffixes else ''}")
     if re.match(r"[a-zA-Z][a-zA-Z0-9+.-]+:/", name):
-        raise ValueError(f"{name}: addresses are not fetched. Download the file and give its path")
+        raise ValueError(f"{name}: URLs are not fetched. Download the file and give its path")
     path = Path(os.path.expanduser(name))  # of an unknown user it stays as it is
     if suffixes and path.suffix and path.suffix.lower() not in suffixes:
         raise ValueError(f"{name}: expected a file ending in {' or '.join(suffixes)}")

@@ -56,7 +56,7 @@ def select_device(device: str | torch.device = "", batch_size: int = 0) -> torch
         raise ValueError(f"device {str(device)!r}: no CUDA device {', '.join(map(str, missing))}; {found}")
     if len(ids) > 1 and batch_size % len(ids):
         raise ValueError(
-            f"batch size {batch_size} cannot be shared by {len(ids)} devices: use a multiple of {len(ids)}"
+            f"batch size {batch_size} cannot be divided among {len(ids)} devices: use a multiple of {len(ids)}"
         )
 
     names = [_cuda_name(i) for i in ids] or [kind.upper()]
@@ -65,7 +65,7 @@ def select_device(device: str | torch.device = "", batch_size: int = 0) -> torch
         f"torch {torch.__version__}  {', '.join(names)}"
     )
     if len(ids) > 1:
-        LOGGER.warning(f"several devices were named; a program that does not share out its work uses only {names[0]}")
+        LOGGER.warning(f"several devices were given, but this program uses only {names[0]}")
     if kind != "cuda":
         limit_threads()
         keep_freed_memory()
@@ -408,7 +408,7 @@ class EarlyStopping:
         self.waited = epoch - self.best_epoch
         if self.stop:
             LOGGER.info(
-                f"early stop: no rise in the last {self.patience} epochs, best was epoch {self.best_epoch}. "
+                f"early stop: no improvement in the last {self.patience} epochs, best was epoch {self.best_epoch}. "
                 "A larger --patience waits longer, 0 never stops"
             )
         return self.stop

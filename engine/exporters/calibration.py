@@ -1,4 +1,4 @@
-"""Real images of a data set in the form that a network takes, for 8-bit ranges and for checks."""
+"""Real images of a dataset in the form that a network takes, for 8-bit ranges and for checks."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,14 +15,14 @@ from utils.datasets.reader import decode_image
 
 
 def calibration_images(data: str | Path | dict[str, Any], imgsz: tuple[int, int]) -> Callable[[], Iterator[Tensor]]:
-    """Return what `ExportOptions.calibration` needs: a function that starts a pass over the images of a data set.
+    """Return what `ExportOptions.calibration` needs: a function that starts a pass over the images of a dataset.
 
     Args:
-        data: data set YAML or its content; the images of `train` are taken, of `val` where there are none.
+        data: dataset YAML or its content; the images of `train` are taken, of `val` where there are none.
         imgsz: height and width of the frame that each image is fitted into.
 
     A pass yields float32 (1, 3, H, W) RGB in 0..1. It starts at the same image every time and jumps evenly through the
-    sorted list, so that the first few already come from all over the data set; damaged images are named and left out.
+    sorted list, so that the first few already come from all over the dataset; damaged images are named and left out.
 
     Raises:
         ValueError, FileNotFoundError: from `check_dataset` and `list_images`.
@@ -38,7 +38,7 @@ def calibration_images(data: str | Path | dict[str, Any], imgsz: tuple[int, int]
         for i in order:
             image = decode_image(files[i])
             if image is None:
-                LOGGER.warning(f"{files[i]}: damaged image, left out of the calibration")
+                LOGGER.warning(f"{files[i]}: damaged image, skipped in the calibration")
                 continue
             image = letterbox(image, imgsz, auto=False)[0]
             pixels = np.ascontiguousarray(image[..., ::-1].transpose(2, 0, 1))  # (3, H, W) RGB

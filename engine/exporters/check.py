@@ -1,4 +1,4 @@
-"""Compare a file that was just written with the model it was made from, in the file's own run time."""
+"""Compare a file that was just written with the model it was made from, in the file's own runtime."""
 
 from collections.abc import Callable
 from typing import Any
@@ -80,5 +80,5 @@ def check_confident(expected: Tensor, found: Tensor, what: str) -> None:
     if mean > INT8_SCORE:
         raise ValueError(
             f"{what}: the {int(rows.sum())} boxes with objectness above {CONFIDENT} differ from PyTorch by {mean:.2g} "
-            f"in score on average; allowed are {INT8_SCORE} (int8)"
+            f"in score on average; the limit is {INT8_SCORE} (int8)"
         )

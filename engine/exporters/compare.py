@@ -55,9 +55,9 @@ def measure(expected: Tensor, found: ArrayLike | Tensor) -> Difference:
     found = found.detach().cpu() if isinstance(found, Tensor) else torch.from_numpy(np.asarray(found))
     expected, found = expected.detach().cpu().double(), found.double()
     if expected.shape != found.shape:
-        raise ValueError(f"the output has shape {tuple(found.shape)}, expected was {tuple(expected.shape)}")
+        raise ValueError(f"the output has shape {tuple(found.shape)}, expected {tuple(expected.shape)}")
     if not found.isfinite().all():
-        raise ValueError("the output holds values that are not finite")
+        raise ValueError("the output contains values that are not finite")
     if not expected.numel():
         return Difference()
     gap = (expected - found).abs()
@@ -79,6 +79,6 @@ def check_difference(difference: Difference, precision: str, what: str) -> None:
     allowed = TOLERANCE[precision]
     if difference.relative > allowed.relative or difference.scores > allowed.scores:
         raise ValueError(
-            f"{what}: differs from PyTorch by {difference}; allowed are {allowed.relative:g} relative and "
+            f"{what}: differs from PyTorch by {difference}; the limits are {allowed.relative:g} relative and "
             f"{allowed.scores:g} in score ({precision})"
         )

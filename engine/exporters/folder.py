@@ -24,7 +24,7 @@ def atomic_folder(folder: Path) -> Iterator[Path]:
     """
     folder = Path(folder)
     if os.path.lexists(folder) and not folder.is_dir():
-        raise FileExistsError(f"{folder}: a file lies where the folder is to be written; remove it")
+        raise FileExistsError(f"{folder}: a file exists where the folder would be written; remove it")
     if not folder.parent.is_dir():
         raise FileNotFoundError(f"{folder}: the folder {folder.parent} does not exist")
     mark = secrets.token_hex(6)

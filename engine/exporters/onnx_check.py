@@ -15,7 +15,7 @@ from utils.console import LOGGER
 from utils.nms import non_max_suppression
 from utils.options.exporter import ExportOptions
 
-REAL_IMAGES = 4  # of the data set, run through both
+REAL_IMAGES = 4  # of the dataset, run through both
 
 
 def make_session(file: str | Path | bytes) -> Any:
@@ -115,9 +115,9 @@ def check_nms(
         for rows, found, number in zip(expected, detections, counts, strict=True):
             total += len(rows)
             if number != len(rows):
-                raise ValueError(f"ONNX NMS, {name}: {number} detections, expected were {len(rows)}")
+                raise ValueError(f"ONNX NMS, {name}: {number} detections, expected {len(rows)}")
             padded = np.zeros_like(found)
             padded[:number] = rows.numpy()
             if not np.allclose(found, padded, rtol=1e-3, atol=1e-3):
                 raise ValueError(f"ONNX NMS, {name}: the detections differ by up to {np.abs(found - padded).max():.3g}")
-    LOGGER.info(f"ONNX: the suppression in the graph equals that of PyTorch on {total} detections")
+    LOGGER.info(f"ONNX: NMS in the graph matches PyTorch on {total} detections")

@@ -1,4 +1,4 @@
-"""Put non-maximum suppression into an ONNX graph with standard operators, for every run time alike.
+"""Put non-maximum suppression into an ONNX graph with standard operators, for every runtime alike.
 
 The new nodes do per image what `utils.nms.non_max_suppression` does without `multi_label`: best class of each row, rows
 above the confidence threshold, suppression within each class (or over all), best first. ONNX NonMaxSuppression
@@ -59,9 +59,9 @@ def add_nms(model: Any, nc: int, options: ExportOptions) -> None:
 
     for name, value in (("conf-thres", options.conf_thres), ("iou-thres", options.iou_thres)):
         if not 0 <= value <= 1:
-            raise ValueError(f"--{name} is {value}, allowed is 0 to 1")
+            raise ValueError(f"--{name} is {value}, but must be from 0 to 1")
     if not 1 <= options.topk_all <= MOST:
-        raise ValueError(f"--topk-all is {options.topk_all}, allowed is 1 to {MOST}")
+        raise ValueError(f"--topk-all is {options.topk_all}, but must be from 1 to {MOST}")
     add = _Graph(model)
     confidence, rows, scores, corners = _candidates(add, nc, options.agnostic_nms)
 

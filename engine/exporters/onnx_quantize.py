@@ -39,7 +39,7 @@ def quantize(model: Any, calibration: Callable[[], Iterator[Tensor]], count: int
         batch: fixed batch of the input, or 1.
 
     Raises:
-        ValueError: the data set gave no image.
+        ValueError: the dataset gave no image.
     """
     import onnx
     from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_static
@@ -63,6 +63,6 @@ def quantize(model: Any, calibration: Callable[[], Iterator[Tensor]], count: int
             )
         except ValueError as error:
             if images.count == 0:
-                raise ValueError("--int8: the data set gave no image to calibrate with") from error
+                raise ValueError("--int8: the dataset gave no image to calibrate with") from error
             raise
         return onnx.load(target)

@@ -29,9 +29,7 @@ def export_ncnn(model: nn.Module, images: Tensor, file: Path, options: ExportOpt
     """Write the folder and compare it with the model; arguments and errors as in `engine/exporters/__init__.py`."""
     require(("ncnn", "pnnx"), "the export to ncnn")
     if len(images) != 1:
-        raise ValueError(
-            f"ncnn runs one image at a time, but a batch of {len(images)} was asked for: use --batch-size 1"
-        )
+        raise ValueError(f"ncnn runs one image at a time, but the batch size is {len(images)}: use --batch-size 1")
     with atomic_folder(file) as folder:
         convert(model, images, folder, options.half)
         yaml_save(folder / "metadata.yaml", metadata)
@@ -61,8 +59,8 @@ def convert(model: nn.Module, images: Tensor, folder: Path, half: bool) -> None:
         foreign = sorted({line.split()[0] for line in layers if "." in line.split()[0]})
         if foreign:
             raise ValueError(
-                f"ncnn has no layer for {', '.join(foreign)} of this model (models with attention need more than the "
-                "four axes of ncnn): export onnx or openvino instead"
+                f"ncnn has no layer for {', '.join(foreign)} in this model (attention needs tensors of more than the "
+                "four axes that ncnn supports): export onnx or openvino instead"
             )
         for name in FILES:
             write_whole(folder / name, (Path(scratch) / name).read_bytes())

@@ -87,7 +87,7 @@ def _check_options(options: ExportOptions) -> None:
     if not OPSETS[0] <= options.opset <= OPSETS[1]:
         raise ValueError(f"--opset is {options.opset}, allowed is {OPSETS[0]} to {OPSETS[1]}")
     if options.int8 and options.half:
-        raise ValueError("--int8 and --half exclude each other: choose one")
+        raise ValueError("--int8 and --half are mutually exclusive: choose one")
     if options.int8 and options.calibration is None:
         raise ValueError("--int8 needs images to calibrate with: give --data")
 
@@ -135,7 +135,7 @@ def example_size(model: nn.Module, stride: int) -> tuple[int, int]:
 
 
 def lower_ir_version(graph: Any) -> None:
-    """Give a graph the oldest version of the format that has its operator set, in place: old run times read it then.
+    """Give a graph the oldest version of the format that has its operator set, in place: old runtimes read it then.
 
     The exporter writes version 10 always. What only that has, notes at nodes and values, goes: it is the exporter's
     own, such as the lines of source a node came from.

@@ -1,6 +1,6 @@
 """Write OpenVINO: a folder with <stem>.xml, <stem>.bin and metadata.yaml, made from the ONNX graph.
 
-half stores the weights in float16; the run time computes in what its device prefers. int8 is NNCF's post-training
+half stores the weights in float16; the runtime computes in what its device prefers. int8 is NNCF's post-training
 quantisation with the MIXED preset: symmetric weights, asymmetric activations, which networks with SiLU need. Neither
 OpenVINO's nor NNCF's usage reports are sent: the first come from a converter that is not used here, the second are
 switched off.
@@ -32,11 +32,11 @@ def export_openvino(
     import openvino  # noqa: PLC0415, optional
 
     if options.int8 and options.half:
-        raise ValueError("--int8 and --half exclude each other: choose one")
+        raise ValueError("--int8 and --half are mutually exclusive: choose one")
     if options.int8 and options.dynamic:
         raise ValueError(
-            "--int8 and --dynamic exclude each other for OpenVINO: NNCF leaves some sizes as they were while it "
-            "calibrated. Leave one out, or export onnx"
+            "--int8 and --dynamic are mutually exclusive for OpenVINO: NNCF keeps some sizes of the images that it "
+            "calibrated with. Remove one of them, or export onnx"
         )
     if options.int8 and options.calibration is None:
         raise ValueError("--int8 needs images to calibrate with: give --data")
@@ -56,7 +56,9 @@ def export_openvino(
             written = core.compile_model(folder / f"{stem}.xml", "CPU", settings)
         except RuntimeError as error:  # its writer reports no full disk, only its reader finds the weights cut off
             reason = str(error).strip().splitlines()[-1]
-            raise OSError(f"{file}: OpenVINO cannot read what it has written. Is the disk full? {reason}") from error
+            raise OSError(
+                f"{file}: OpenVINO cannot read the file it has just written. Is the disk full? {reason}"
+            ) from error
         check_file("OpenVINO", lambda x: written([x.numpy()])[0], model, images, options, metadata)
     return file
 

@@ -65,7 +65,7 @@ def import_tensorrt() -> Any:
         raise ValueError(f"the export to TensorRT needs tensorrt: pip install tensorrt ({error})") from error
     if major_version(tensorrt) < OLDEST:
         raise ValueError(
-            f"TensorRT {tensorrt.__version__} is too old, needed is {OLDEST} or newer: pip install -U tensorrt"
+            f"TensorRT {tensorrt.__version__} is too old, version {OLDEST} or newer is needed: pip install -U tensorrt"
         )
     return tensorrt
 
@@ -114,7 +114,7 @@ def build_engine(trt: Any, source: Path, options: ExportOptions, stride: int, ch
             )
     engine = builder.build_serialized_network(network, config)
     if engine is None:
-        raise ValueError(f"{source}: TensorRT could not build an engine; its log above says why (--verbose says more)")
+        raise ValueError(f"{source}: TensorRT could not build an engine; see its log above (--verbose logs more)")
     if cache:
         with atomic_path(cache) as tmp:
             tmp.write_bytes(bytes(config.get_timing_cache().serialize()))
@@ -150,7 +150,7 @@ def compare_engine(
     """
     loaded = trt.Runtime(trt.Logger(trt.Logger.WARNING)).deserialize_cuda_engine(engine)
     if loaded is None:
-        raise ValueError("TensorRT cannot load the engine it has built; its log above says why")
+        raise ValueError("TensorRT cannot load the engine it has built; see its log above")
     context = loaded.create_execution_context()
     stream = torch.cuda.Stream()
     device, worst = next(model.parameters()).device, Difference()

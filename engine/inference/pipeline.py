@@ -16,7 +16,7 @@ STREAM_FPS = 30.0  # of saved videos whose source does not say, such as a screen
 
 @dataclass(frozen=True)
 class Frame:
-    """One picture to look at.
+    """One image to look at.
 
     Attributes:
         image: (H, W, 3) BGR uint8.

@@ -171,7 +171,7 @@ def choose_size(imgsz: Sequence[int], fixed: tuple[int, int] | None, stride: int
         raise ValueError(f"--imgsz is {list(imgsz)}, but must be one size or a height and a width, in pixels")
     asked = (imgsz[0], imgsz[-1])
     if fixed and fixed != asked:
-        LOGGER.warning(f"the model file takes images of {fixed[0]} x {fixed[1]} only: --imgsz {asked} is not followed")
+        LOGGER.warning(f"the model file takes images of {fixed[0]} x {fixed[1]} only: --imgsz {asked} is ignored")
     rounded = fixed or tuple(-(-side // stride) * stride for side in asked)
     if not fixed and rounded != asked:
         LOGGER.warning(f"image size {asked} must be a multiple of {stride}: using {rounded}")

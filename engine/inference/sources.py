@@ -39,7 +39,7 @@ def read_image(path: str) -> NDArray:
     """
     image = decode_image(path, cv2.IMREAD_COLOR)
     if image is None:
-        raise ValueError(f"{path}: cannot be decoded: damaged, or no image of a known format")
+        raise ValueError(f"{path}: cannot be decoded: damaged, or not in a known image format")
     if has_more_pages(path):
         LOGGER.warning(f"{path}: has several pages or animation frames, only the first is read")
     with open(path, "rb") as file:
@@ -220,7 +220,7 @@ def find_files(text: str) -> list[str]:
     if os.path.isfile(path):
         if _suffix(path) not in READ:
             raise ValueError(
-                f"{text}: ends neither like an image ({' '.join(IMG_FORMATS)}) nor a video ({' '.join(VID_FORMATS)})"
+                f"{text}: not the suffix of an image ({' '.join(IMG_FORMATS)}) or a video ({' '.join(VID_FORMATS)})"
             )
         return [path]
     if any(letter in text for letter in "*?["):
@@ -229,8 +229,8 @@ def find_files(text: str) -> list[str]:
             found = glob.glob(os.path.join(glob.escape(folder), pattern), recursive=True)
             if files := sorted(file for file in found if os.path.isfile(file)):
                 return files
-        hint = "; brackets are a pattern, write [[] for one in a name" if "[" in text else ""
-        raise FileNotFoundError(f"{text}: no file fits this pattern (from {Path.cwd()}){hint}")
+        hint = "; brackets are part of a pattern, write [[] for a literal [" if "[" in text else ""
+        raise FileNotFoundError(f"{text}: no file matches this pattern (from {Path.cwd()}){hint}")
     raise FileNotFoundError(f"{text}: no such file or folder (from {Path.cwd()}). A source is {FORMS}")
 
 
@@ -253,7 +253,7 @@ def _listed(line: str, list_file: Path) -> list[str]:
                 return find_files(str(list_file.parent / line))
             except (FileNotFoundError, ValueError):
                 pass  # the first message names the line as it stands
-        LOGGER.warning(f"{list_file}: {error}; line left out")
+        LOGGER.warning(f"{list_file}: {error}; line skipped")
         return []
 
 
@@ -265,7 +265,7 @@ def read_lines(file: str) -> list[str]:
     try:
         text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
-        raise ValueError(f"{file}: not a list: no text in UTF-8 at byte {error.start}") from None
+        raise ValueError(f"{file}: not a list: invalid UTF-8 at byte {error.start}") from None
     lines = [line.strip() for line in text.split("\n")]
     lines = [line for line in lines if line and not line.startswith("#")]
     if not lines:

@@ -42,8 +42,8 @@ def check_no_page(address: str) -> None:
     host = (urlsplit(address).hostname or "") if "://" in address else ""
     if any(host == site or host.endswith(f".{site}") for site in YOUTUBE):
         raise ValueError(
-            f"{address}: pages of YouTube are not read. Give the URL of the video itself, for example that "
-            "which `yt-dlp -g PAGE` prints"
+            f"{address}: YouTube pages are not supported. Give the URL of the video itself, for example the one "
+            "that `yt-dlp -g PAGE` prints"
         )
 
 
@@ -142,7 +142,7 @@ class Stream:
             pause = min(2 * pause, RETRY_LAST)
             if time.monotonic() - told > REMIND:
                 told = time.monotonic()
-                LOGGER.warning(f"stream {self.name}: still no connection after {told - lost:.0f} s, trying on")
+                LOGGER.warning(f"stream {self.name}: still no connection after {told - lost:.0f} s, still retrying")
         return False
 
     def stop(self) -> None:
@@ -161,7 +161,7 @@ class Stream:
             return
         self.thread.join(WAIT_IN_SILENCE)
         if self.thread.is_alive():
-            LOGGER.info(f"stream {self.name}: waiting for the end of a read")
+            LOGGER.info(f"stream {self.name}: waiting for the last read to finish")
             self.thread.join(max(self._wait_until - time.monotonic(), 0))
 
 
@@ -305,7 +305,7 @@ class Screen:
         left, top, width, height = self.region
         if left < 0 or top < 0 or left + width > whole["width"] or top + height > whole["height"]:
             raise ValueError(
-                f"screen region {left} {top} {width} {height} (left top width height) leaves screen {self.monitor} of "
+                f"screen region {left} {top} {width} {height} extends beyond screen {self.monitor} of "
                 f"{whole['width']} x {whole['height']} pixels"
             )
         return {"left": whole["left"] + left, "top": whole["top"] + top, "width": width, "height": height}

@@ -64,7 +64,7 @@ def read_video(path: str, vid_stride: int = 1, capture: cv2.VideoCapture | None 
             broken, number = 0, number + 1
             yield Frame(image, path, "video", number, count // vid_stride, fps)
         if not number and grabbed < vid_stride:
-            raise ValueError(f"{path}: {grabbed} frames, but every {vid_stride}th is wanted: none to look at")
+            raise ValueError(f"{path}: {grabbed} frames, so --vid-stride {vid_stride} selects none of them")
         if not number:
             raise ValueError(f"{path}: no frame of this video can be decoded")
         if grabbed < count - vid_stride:  # the count of some containers is an estimate

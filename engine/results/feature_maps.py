@@ -1,4 +1,4 @@
-"""Feature maps of a model as pictures and arrays."""
+"""Feature maps of a model as images and arrays."""
 
 import math
 from collections.abc import Callable
@@ -15,9 +15,9 @@ from utils.annotate import write_image
 from utils.console import LOGGER
 from utils.files import write_whole
 
-CHANNELS = 32  # shown in a picture
+CHANNELS = 32  # shown in an image
 COLUMNS = 8
-SMALLEST = 64  # pixels of the shorter side of a channel in a picture; smaller maps are enlarged
+SMALLEST = 64  # pixels of the shorter side of a channel in an image; smaller maps are enlarged
 GAP = 2
 
 

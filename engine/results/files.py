@@ -146,7 +146,7 @@ class CsvFile:
             with TextIOWrapper(open_regular(file), "utf-8", newline="") as old:
                 header, *rows = [*csv.reader(old)] or [self.HEADER]
             if tuple(header) != self.HEADER:
-                raise ValueError(f"{file}: this table has the columns {header}, not {self.HEADER}: move it away")
+                raise ValueError(f"{file}: this table has the columns {header}, not {self.HEADER}: move or rename it")
             own = set(map(csv_cell, images.values()))
             kept = [row for row in rows if row and row[0] not in own]
         with atomic_path(file) as tmp, tmp.open("w", newline="", encoding="utf-8") as new:

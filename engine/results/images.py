@@ -1,4 +1,4 @@
-"""What a run of detect.py shows and keeps as pictures: annotated images and videos, crops, windows."""
+"""What a run of detect.py shows and keeps as images: annotated images and videos, crops, windows."""
 
 import os
 import re
@@ -51,7 +51,7 @@ def draw(
 
 
 def picture_names(sources: Sequence[str], live: bool) -> dict[str, str]:
-    """Name the annotated picture or video of each source.
+    """Name the annotated image or video of each source.
 
     An image keeps its name (with .jpg behind it where its format cannot be written), a video is `<stem>.mp4`. Where two
     would get the same, both get their path below the common folder.
@@ -99,7 +99,7 @@ class Pictures:
         frames: write frames too, as `frames/<stem>_<number>.jpg`.
 
     Raises:
-        ValueError: a picture would replace its own source.
+        ValueError: an image would replace its own source.
     """
 
     def __init__(self, folder: Path, names: Mapping[str, str], save: bool = True, frames: bool = False) -> None:
@@ -110,7 +110,7 @@ class Pictures:
         for source, name in names.items():
             if save and (folder / name).exists() and Path(source).exists() and (folder / name).samefile(source):
                 raise ValueError(
-                    f"{source}: its annotated picture would replace it. Choose another --project or --name"
+                    f"{source}: its annotated image would overwrite it. Choose another --project or --name"
                 )
 
     def add(self, frame: Frame, picture: NDArray) -> None:
@@ -137,7 +137,7 @@ class Pictures:
             name = _free_name(self.names[frame.source], self._taken)
             self._taken.add(name.lower())
             target = self.folder / name
-            LOGGER.warning(f"{frame.source}: the size of the frames changed, going on in {target}")
+            LOGGER.warning(f"{frame.source}: the frame size changed, continuing in {target}")
         self._videos[frame.source] = VideoFile(target, frame.fps, frame.shape)
         return self._videos[frame.source]
 
@@ -150,7 +150,7 @@ class Pictures:
 
 
 class Crops:
-    """Write each box as a picture of its own: `<class>/<stem>.jpg`, then `<stem>-2.jpg`, ...
+    """Write each box as an image of its own: `<class>/<stem>.jpg`, then `<stem>-2.jpg`, ...
 
     They are cut by `crop_box` from the image without drawings.
 

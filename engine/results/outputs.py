@@ -180,7 +180,7 @@ class Summary:
             folder: where results were saved, None for nowhere.
         """
         if left_out := getattr(self.source, "left_out", ""):
-            LOGGER.warning(f"not read, as they are neither images nor videos by their suffix: {left_out}")
+            LOGGER.warning(f"not read, as their suffixes belong to neither images nor videos: {left_out}")
         if not self.frames:
             LOGGER.warning("nothing was read")
             return

@@ -1,7 +1,7 @@
-"""A page to look at: one HTML file with all pictures of a run, whose boxes can be filtered in the browser.
+"""A page to look at: one HTML file with all images of a run, whose boxes can be filtered in the browser.
 
 The file holds everything, loads nothing and works without a server. `report_page.html` is its frame, `report_page.js`
-its program; pictures are written to disk one by one, so memory does not grow with their number.
+its program; images are written to disk one by one, so memory does not grow with their number.
 """
 
 import base64
@@ -32,7 +32,7 @@ COLUMNS = ("Class", "Images", "Instances", "P", "R", "mAP50", "mAP50-95")
 
 
 class _Page:
-    """The page while it grows: head first, then two data blocks for each picture, at last the program."""
+    """The page while it grows: head first, then two data blocks for each image, at last the program."""
 
     def __init__(self, save_dir: str | Path, names: Names, title: str, kind: str, conf: float) -> None:
         known = dict(names) if isinstance(names, Mapping) else dict(enumerate(names or ()))
@@ -59,12 +59,12 @@ class _Page:
         self._write(head)
 
     def add(self, image: NDArray, item: Mapping[str, Any]) -> None:
-        """Write a picture, (H, W, 3) uint8 BGR, and what belongs to it; ValueError after `close`."""
+        """Write an image, (H, W, 3) uint8 BGR, and what belongs to it; ValueError after `close`."""
         if self.closed:
-            raise ValueError(f"{self.path}: this report is closed, no picture can be added")
+            raise ValueError(f"{self.path}: this report is closed, no image can be added")
         if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or not image.size:
             raise ValueError(
-                f"{item['name']}: a picture of a report is (H, W, 3) uint8, got {image.shape} {image.dtype}"
+                f"{item['name']}: an image of a report is (H, W, 3) uint8, got {image.shape} {image.dtype}"
             )
         height, width = image.shape[:2]
         record = _json({**item, "size": [width, height]})
@@ -105,7 +105,7 @@ class DetectReport:
         self._page = _Page(save_dir, names, title, "detect", conf=0.0)
 
     def add(self, image: NDArray, name: str | Path, detections: ArrayLike | Tensor) -> None:
-        """Add a picture.
+        """Add an image.
 
         Args:
             image: without boxes drawn, (H, W, 3) uint8 BGR; kept as a thumbnail with at most 480 pixels a side.
@@ -124,7 +124,7 @@ class DetectReport:
 
 
 class ValReport:
-    """Write `report.html` of a validation run: missed labels and false boxes, the worst pictures first.
+    """Write `report.html` of a validation run: missed labels and false boxes, the worst images first.
 
     Boxes and labels are paired as `utils.metrics.ConfusionMatrix` does it, at the confidence that the reader
     of the page chooses; the page starts at 0.25.
@@ -139,7 +139,7 @@ class ValReport:
         self._page = _Page(save_dir, names, title, "val", conf=MATCH_CONF)
 
     def add(self, detections: Tensor, labels: Tensor, path: str | Path) -> None:
-        """Add a picture.
+        """Add an image.
 
         Args:
             detections: (D, 6) `[xyxy_img, confidence, class]`, best first; those below 0.05 are left out.
@@ -172,7 +172,7 @@ class ValReport:
         """Write the page and return its path.
 
         Args:
-            rows: table above the pictures, the row of all classes first: `COLUMNS`.
+            rows: table above the images, the row of all classes first: `COLUMNS`.
         """
         rows = [[str(name), *map(float, values)] for name, *values in rows]
         return self._page.close({"metrics": {"columns": COLUMNS, "rows": rows}} if rows else {})
@@ -206,7 +206,7 @@ def _json(data: Any) -> str:
 
 
 def _thumbnail(image: NDArray) -> bytes:
-    """Shrink a picture to at most `THUMBNAIL` pixels a side, as JPEG."""
+    """Shrink an image to at most `THUMBNAIL` pixels a side, as JPEG."""
     height, width = image.shape[:2]
     scale = THUMBNAIL / max(height, width)
     if scale < 1:

@@ -8,7 +8,7 @@ const config = read($("config")), summary = read($("summary"));
 const VAL = config.kind === "val";
 const KINDS = VAL ? ["missed", "false", "wrong", "correct"] : ["box"];
 const KIND_NAMES = { missed: "Missed label", false: "False box", wrong: "Wrong class", correct: "Correct" };
-// One item per picture: name, size [w, h], boxes [x1, y1, x2, y2, confidence, class, label or -1, IoU], labels [x1, y1, x2, y2, class]
+// One item per image: name, size [w, h], boxes [x1, y1, x2, y2, confidence, class, label or -1, IoU], labels [x1, y1, x2, y2, class]
 const items = [...document.querySelectorAll("script.item")].map((node, i) => ({ i, ...read(node) }));
 const jpegs = document.querySelectorAll("script.jpeg");
 const nameOf = c => config.names[c] ?? String(c);
@@ -70,7 +70,7 @@ function writeHash() {
   history.replaceState(null, "", "#" + hash.toString().replaceAll("%2C", ","));
 }
 
-// What is shown of one picture ----------------------------------------------------------------------------------------
+// What is shown of one image ------------------------------------------------------------------------------------------
 // Each label belongs to the box with the highest IoU of those that overlap it best, as in the confusion matrix.
 function marks(item) {
   const sure = item.boxes.filter(b => b[4] >= state.conf);
@@ -88,7 +88,7 @@ function marks(item) {
 }
 const shown = item => marks(item).filter(m => !state.off.has(m.cls) && !state.kindsOff.has(m.kind));
 
-// Cards: shells for all pictures, contents only for those near the screen ---------------------------------------------
+// Cards: shells for all images, contents only for those near the screen ---------------------------------------------
 const grid = $("grid");
 const cards = items.map(item => {
   const card = make("figure", "card");
@@ -263,11 +263,11 @@ function update() {
   $("toggle-all").textContent = state.off.size ? "all" : "none";
   const bold = n => make("b", "", n.toLocaleString("en"));
   $("totals").replaceChildren(bold(hits.length), hits.length === items.length ? "" : ` of ${items.length.toLocaleString("en")}`,
-    ` picture${items.length === 1 ? "" : "s"}, `, bold(visible), ` box${visible === 1 ? "" : "es"} shown`);
+    ` image${items.length === 1 ? "" : "s"}, `, bold(visible), ` box${visible === 1 ? "" : "es"} shown`);
   $("totals").dataset.pictures = hits.length;
   $("totals").dataset.boxes = visible;
   $("empty").hidden = hits.length > 0;
-  $("empty").textContent = items.length ? "No picture fits this search and these filters." : "This run had no pictures.";
+  $("empty").textContent = items.length ? "No image matches this search and these filters." : "This run had no images.";
   drawBig(hits.map(hit => hit.item.i));
   writeHash();
 }
@@ -280,7 +280,7 @@ function change(values) {
   requestAnimationFrame(() => { waiting = false; update(); });
 }
 
-// The large picture ---------------------------------------------------------------------------------------------------
+// The large image -----------------------------------------------------------------------------------------------------
 const big = $("big");
 let orderNow = [];
 function drawBig(order) {
@@ -319,7 +319,7 @@ $("labels").onchange = () => change({ labels: $("labels").checked });
 $("only").onchange = () => change({ only: $("only").checked });
 $("theme").onclick = () => change({ dark: !state.dark });
 addEventListener("hashchange", () => { readHash(); update(); });
-$("only-text").textContent = VAL ? "Only pictures with mistakes" : "Only pictures with boxes";
+$("only-text").textContent = VAL ? "Only images with errors" : "Only images with boxes";
 $("conf-hint").textContent = !boxTotal ? "No boxes in this run." : `${count(boxTotal, "box")} from ${lowest.toFixed(2)} up.`;
 readHash();
 update();

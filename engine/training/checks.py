@@ -28,7 +28,7 @@ def resume_options(opt: argparse.Namespace) -> argparse.Namespace:
     """
     last = get_latest_run() if opt.resume is True else check_file(opt.resume, (".pt",))
     if last is None:
-        raise FileNotFoundError("--resume: no weights/last.pt below this folder; name one with --resume PATH")
+        raise FileNotFoundError("--resume: no weights/last.pt below this folder; pass one with --resume PATH")
     last = Path(last).resolve()
     folder = last.parent.parent
     if last.parent.name != "weights" or not (folder / "opt.yaml").is_file():
@@ -44,7 +44,7 @@ def resume_options(opt: argparse.Namespace) -> argparse.Namespace:
     merged = {**vars(opt), **checked(make_parser(), known, partial(key_place, folder / "opt.yaml")), **changed}
     merged |= {"cfg": "", "weights": str(last), "hyp": str(folder / "hyp.yaml"), "resume": True}
     if merged["shard_optimizer"] and launched_processes() == 1:
-        LOGGER.info("--resume in one process: the state of the optimizer is no longer spread")
+        LOGGER.info("--resume in one process: the optimizer state is no longer sharded")
         merged["shard_optimizer"] = False
     return argparse.Namespace(**merged, save_dir=str(folder))
 
@@ -58,9 +58,9 @@ def check_options(opt: argparse.Namespace) -> None:
     own = {key: value for key, value in vars(opt).items() if key not in ("given", "save_dir")}
     vars(opt).update(checked(make_parser(), own))
     if opt.label_smoothing == 1:
-        raise ValueError("--label-smoothing is 1, but must be below 1: the targets would say nothing")
+        raise ValueError("--label-smoothing is 1, but must be below 1: the targets would carry no information")
     if opt.nan_policy == "rollback" and opt.nosave:
-        raise ValueError("--nan-policy rollback goes back to the checkpoint of the last epoch: leave --nosave out")
+        raise ValueError("--nan-policy rollback needs the checkpoint of the last epoch: remove --nosave")
     opt.freeze = [opt.freeze] if isinstance(opt.freeze, int | str) else list(opt.freeze)
     if opt.quad and opt.batch_size % 4:
         raise ValueError(f"--quad puts four images into one: --batch-size {opt.batch_size} is not a multiple of 4")
@@ -70,7 +70,7 @@ def check_options(opt: argparse.Namespace) -> None:
     opt.logger = [opt.logger] if isinstance(opt.logger, str) else list(opt.logger)
     check_services(opt.logger)
     if opt.image_weights and opt.rect:
-        raise ValueError("--image-weights draws the images anew in each epoch, --rect fixes their order: leave one out")
+        raise ValueError("--image-weights draws new images in each epoch, --rect fixes their order: remove one of them")
     if opt.weights and opt.weights not in PUBLISHED and not Path(opt.weights).is_file():
         raise FileNotFoundError(
             f"--weights {opt.weights}: no such file; train from scratch with --weights '', or from published weights: "
@@ -98,7 +98,7 @@ def choose_evolution(opt: argparse.Namespace) -> None:
     if opt.evolve is not None and opt.resume:  # go on with the evolution, not with one of its trainings
         opt.exist_ok, opt.resume = True, False
     if opt.evolve is None and (opt.tuner != "genetic" or opt.storage or opt.evolve_population):
-        raise ValueError("--tuner, --storage and --evolve_population say how to evolve: add --evolve N")
+        raise ValueError("--tuner, --storage and --evolve_population only apply to an evolution: add --evolve N")
     if opt.storage and opt.tuner != "optuna":
         raise ValueError(f"--storage {opt.storage} is for --tuner optuna: the genetic search needs none")
 
@@ -133,6 +133,6 @@ def check_processes(opt: argparse.Namespace, processes: int) -> None:
     if opt.batch_size == -1 and processes > 1:
         raise ValueError("--batch-size -1 measures one device: with torchrun give the batch size")
     if opt.batch_size % (processes * 4 if opt.quad else processes):
-        raise ValueError(f"--batch-size {opt.batch_size} cannot be shared by {processes} processes: use a multiple")
+        raise ValueError(f"--batch-size {opt.batch_size} cannot be divided among {processes} processes: use a multiple")
     if opt.sync_bn and (processes == 1 or not torch.cuda.is_available()):
         raise ValueError("--sync-bn needs several processes with a CUDA device each: start them with torchrun")

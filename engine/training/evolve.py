@@ -122,7 +122,7 @@ class EvolutionRecord:
             with TextIOWrapper(open_regular(self.file), "utf-8", newline="") as file:
                 header, *rows = [[cell.strip() for cell in row] for row in csv.reader(file)]
             if tuple(header[: len(RESULTS)]) != RESULTS:
-                raise ValueError(f"{self.file}: not the table of an evolution: it begins with {header[0]!r}")
+                raise ValueError(f"{self.file}: not the results of an evolution: it begins with {header[0]!r}")
             self.rows = [dict(zip(header, map(float, row), strict=True)) for row in rows]
 
     def add(self, results: Sequence[float], genes: Mapping[str, float], base: Hyp) -> None:

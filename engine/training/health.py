@@ -71,16 +71,14 @@ def _largest(value: Any) -> Tensor:
 def describe_amplitudes(found: list[Amplitude]) -> str:
     """Say where activations stop being finite, or else where they are largest."""
     if not found:
-        return "no layer was seen"
+        return "no layer was reached"
     bad = next((a for a in found if not torch.tensor(a.outside).isfinite()), None)
     finite = [a for a in found if torch.tensor(a.outside).isfinite()]
     top = max(finite, key=lambda a: a.outside, default=None)
-    largest = f"largest finite activation {top.outside:.3g} in row {top.row} ({top.name})" if top else ""
+    largest = f"largest finite activation {top.outside:.3g} in layer {top.row} ({top.name})" if top else ""
     if bad is None:
         return f"all layers are finite, {largest}"
-    first = (
-        f"row {bad.row} ({bad.name}) is the first with an output of {bad.outside:g}, its input reaches {bad.inside:.3g}"
-    )
+    first = f"layer {bad.row} ({bad.name}) is the first with output {bad.outside:g}; its input reaches {bad.inside:.3g}"
     return f"{first}{', ' if largest else ''}{largest}"
 
 

@@ -43,13 +43,13 @@ def diverged(what: str, state: State, plan: Plan, batch: int, items: Tensor, ima
     try:
         where = describe_amplitudes(amplitudes(state.model.model, forward))
     except torch.OutOfMemoryError:
-        where = "there is no memory left to look for the layer"
+        where = "there is not enough memory to find the layer"
     if bad:
         where = f"gradients that are not finite: {shortened(bad)}; {where}"
     if weights:
         where = f"weights that are not finite: {shortened(weights)}; {where}"
     box, obj, cls = items.tolist()
-    scale = f", scale of the gradients {state.scaler.get_scale():.3g}" if state.scaler.is_enabled() else ""
+    scale = f", gradient scale {state.scaler.get_scale():.3g}" if state.scaler.is_enabled() else ""
     return Diverged(
         f"{what} in epoch {state.epoch}, batch {batch}: box {box:.4g}, objectness {obj:.4g}, class {cls:.4g}, "
         f"learning rate {state.optimizer.param_groups[1]['lr']:.3g}{scale}; {where}. {kept(plan)}. "
@@ -79,14 +79,14 @@ def check_step(
     """
     if stepped is not None:
         if not stepped:
-            overflow = "the gradient is not finite and the scaler cannot mend it"
+            overflow = "the gradient is not finite and the scaler cannot correct it"
             what = overflow if state.scaler.is_enabled() else "the gradient is not finite"
             raise diverged(what, state, plan, batch, items, images)
         return
     if not items.isfinite().all():
         raise diverged("the loss is not finite", state, plan, batch, items, images)
     if watch(float(items.sum())):
-        what = f"the loss grows without end (lowest mean before: {watch.lowest:.4g})"
+        what = f"the loss diverges (lowest mean so far: {watch.lowest:.4g})"
         raise diverged(what, state, plan, batch, items, images)
 
 
@@ -106,14 +106,14 @@ def check_epoch(state: State, plan: Plan, compute_loss: ComputeLoss) -> None:
         names = shortened(bad) if bad else "in another process"
         raise Diverged(f"weights are not finite after epoch {state.epoch}: {names}. {kept(plan)}")
     if not seen:
-        LOGGER.warning(f"epoch {state.epoch} had no label at all, only backgrounds: nothing but objectness is learned")
+        LOGGER.warning(f"epoch {state.epoch} had no labels, only background images: only objectness was trained")
     elif not matched and seen >= FEWEST_TARGETS:
         head = state.model.detect
         anchors = (head.anchors * head.stride.view(-1, 1, 1)).flatten(0, 1).round().int().tolist()
         raise ValueError(
-            f"not one of {seen:.0f} labels was matched by an anchor up to epoch {state.epoch}: their sides differ more "
-            f"than {plan.hyp.anchor_t:g} times (anchor_t) from those of all anchors, in pixels {anchors}. "
-            f"{kept(plan)}. Leave --noautoanchor out, or mend 'anchors' in the model file"
+            f"none of {seen:.0f} labels matched an anchor up to epoch {state.epoch}: their sides differ by more "
+            f"than a factor of {plan.hyp.anchor_t:g} (anchor_t) from those of every anchor, in pixels {anchors}. "
+            f"{kept(plan)}. Remove --noautoanchor, or fix 'anchors' in the model file"
         )
 
 
@@ -146,7 +146,9 @@ def roll_back(state: State, plan: Plan, error: Diverged) -> None:
         Diverged: the given error, if there were `MAX_ROLLBACKS` before.
     """
     if state.rollbacks >= MAX_ROLLBACKS:
-        raise Diverged(f"{error}. There were {MAX_ROLLBACKS} rollbacks before, no more are made") from error
+        raise Diverged(
+            f"{error}. The run has already been rolled back {MAX_ROLLBACKS} times, which is the limit"
+        ) from error
     last = plan.save_dir / "weights/last.pt"
     file = last if last.is_file() else start_file(plan)
     ckpt = load_checkpoint(file)
@@ -164,7 +166,7 @@ def roll_back(state: State, plan: Plan, error: Diverged) -> None:
         save_checkpoint(file, ckpt | {"opt": ckpt["opt"] | {"rollbacks": rollbacks}})
     LOGGER.warning(str(error))
     LOGGER.warning(
-        f"Rolled back to {file}, epoch {state.epoch} starts again with {0.5**rollbacks:g} of the learning "
+        f"Rolled back to {file}, epoch {state.epoch} restarts with {0.5**rollbacks:g} of the learning "
         f"rate (rollback {rollbacks} of at most {MAX_ROLLBACKS})"
     )
 
@@ -185,9 +187,9 @@ def out_of_memory(
         return ValueError(f"{text}try --batch-size {half}, a smaller --img, or --activation-checkpointing")
     fitting = batch_that_fits(state, plan, images, targets, compute_loss) * per_image
     if not fitting:
-        return ValueError(f"{text}not even one fits: use a smaller --img or --activation-checkpointing")
+        return ValueError(f"{text}not even one image fits: use a smaller --img or --activation-checkpointing")
     return ValueError(
-        f"{text}--batch-size {fitting} fits (tried just now); more with a smaller --img or --activation-checkpointing"
+        f"{text}--batch-size {fitting} fits (just tested); a smaller --img or --activation-checkpointing allows more"
     )
 
 

@@ -129,7 +129,7 @@ def read_inputs(opt: argparse.Namespace) -> Inputs:
         check_resumable(ckpt, opt, data)
     if published and not opt.cfg:
         if opt.weights not in PUBLISHED:
-            raise ValueError(f"--weights {opt.weights}: name the model too, such as --cfg models/yolov5-swinv2t.yaml")
+            raise ValueError(f"--weights {opt.weights}: pass the model too, such as --cfg models/yolov5-swinv2t.yaml")
         opt.cfg = str(check_file(PUBLISHED[opt.weights][1], (".yaml", ".yml")))
     table = yaml_load(opt.cfg) if opt.cfg else ckpt["yaml"]
     hyp = Hyp.load(opt.hyp) if opt.resume else choose_hyp(opt, table)
@@ -149,21 +149,21 @@ def check_resumable(ckpt: dict[str, Any], opt: argparse.Namespace, data: dict[st
         )
     nc = 1 if opt.single_cls else data["nc"]
     if ckpt["yaml"]["nc"] != nc:
-        raise ValueError(f"{opt.data}: {nc} classes, but the run that is resumed has {ckpt['yaml']['nc']}")
+        raise ValueError(f"{opt.data}: {nc} classes, but the resumed run has {ckpt['yaml']['nc']}")
     if not opt.single_cls:
         refuse_moved_names(data["names"], ckpt["names"], opt.data)
     done, begun = ckpt["epoch"] + 1, ckpt["progress"] is not None
     if opt.epochs < done + begun:
         raise ValueError(
-            f"--epochs {opt.epochs}: the run that is resumed has finished {done} epochs"
+            f"--epochs {opt.epochs}: the resumed run has finished {done} epochs"
             f"{' and begun the next' * begun}; give at least {done + begun}"
         )
     for key in KEPT_OPTIONS:
         now, before = getattr(opt, key), ckpt["opt"].get(key, getattr(opt, key))
         if now != before:
             raise ValueError(
-                f"{Path(opt.save_dir) / 'opt.yaml'}: {key} is {now}, but the run was trained with {before} so far. Put "
-                f"that back, or start a new run with --weights {opt.weights}"
+                f"{Path(opt.save_dir) / 'opt.yaml'}: {key} is {now}, but the run was trained with {before} so far. "
+                f"Restore that value, or start a new run with --weights {opt.weights}"
             )
 
 
@@ -173,13 +173,13 @@ def refuse_moved_names(names: Mapping[int, str], before: Mapping[int, str], file
     for number, name in names.items():
         if name in numbers and before.get(number) != name:
             raise ValueError(
-                f"{file}: the class {printable(name)} has number {number}, but {numbers[name]} in the run that is "
-                "resumed: give the names in the order of that run"
+                f"{file}: the class {printable(name)} has index {number}, but {numbers[name]} in the "
+                "resumed run: list the names in the order of that run"
             )
     renamed = [n for n, name in names.items() if n in before and before[n] != name]
     if renamed:
         pairs = ", ".join(f"{n}: {printable(before[n])} is now {printable(names[n])}" for n in renamed[:10])
-        LOGGER.warning(f"{file}: {len(renamed)} classes have other names than before: {pairs}")
+        LOGGER.warning(f"{file}: {len(renamed)} classes were renamed: {pairs}")
 
 
 def refuse_other_hyp(fitted: Hyp, ckpt: dict[str, Any], file: str) -> None:
@@ -188,7 +188,7 @@ def refuse_other_hyp(fitted: Hyp, ckpt: dict[str, Any], file: str) -> None:
     keys = [key for key in {**before, **now} if now.get(key) != before.get(key)]
     if keys:
         raise ValueError(
-            f"{file}: changed since the run was stopped: {', '.join(keys)}. Put the values back, or start a new run "
+            f"{file}: changed since the run was stopped: {', '.join(keys)}. Restore the values, or start a new run "
             "with --weights and --hyp"
         )
 
@@ -261,16 +261,16 @@ def freeze_layers(model: DetectionModel, freeze: Sequence[int | str]) -> list[nn
     """
     if "backbone" in freeze:
         if len(freeze) > 1:
-            raise ValueError(f"--freeze {' '.join(map(str, freeze))}: give backbone alone, or numbers of rows")
+            raise ValueError(f"--freeze {' '.join(map(str, freeze))}: pass either backbone or layer indices")
         freeze = [len(model.yaml["backbone"])]
     rows = range(freeze[0]) if len(freeze) == 1 else freeze
     if min(freeze) < 0 or max(freeze) > len(model.model) - (len(freeze) > 1):
-        raise ValueError(f"--freeze {' '.join(map(str, freeze))}: the model has rows 0 to {len(model.model) - 1}")
+        raise ValueError(f"--freeze {' '.join(map(str, freeze))}: the model has layers 0 to {len(model.model) - 1}")
     frozen = [model.model[i] for i in rows]
     for row in frozen:
         row.requires_grad_(False)
     if frozen:
-        LOGGER.info(f"Frozen rows: {', '.join(map(str, rows))}")
+        LOGGER.info(f"Frozen layers: {', '.join(map(str, rows))}")
     return frozen
 
 
@@ -332,7 +332,7 @@ def prepare(
     save_dir, hyp = Path(opt.save_dir), inputs.hyp
     model = build_model(opt, inputs).to(device, memory_format=torch.channels_last)
     if opt.noautoanchor and has_placeholder_anchors(model):
-        raise ValueError("--noautoanchor: the model has only placeholders for anchors; leave the option out")
+        raise ValueError("--noautoanchor: the model has only placeholders for anchors; remove the option")
     frozen = freeze_layers(model, opt.freeze)
 
     stride = int(max(model.stride.max(), 32))
@@ -421,14 +421,16 @@ def fit_to_data(state: State, plan: Plan, ckpt: dict[str, Any]) -> None:
     changed = {split: before[split] for split in before if before[split] != plan.data[split]}
     for split, old in changed.items():
         LOGGER.warning(
-            f"{plan.opt.data}: the images or labels of {split!r} are not those that the run had until epoch "
-            f"{ckpt['epoch']}: {plan.data[split]['images']} images instead of {old['images']}, or other files or labels"
+            f"{plan.opt.data}: the images or labels of {split!r} have changed since epoch "
+            f"{ckpt['epoch']}: {plan.data[split]['images']} images now, {old['images']} then, or other files or labels"
         )
     if begun and ("train" in changed or begun["batches"] != plan.batches):
-        LOGGER.warning(f"epoch {state.epoch} was broken off after {state.batch} batches of other data: it begins again")
+        LOGGER.warning(
+            f"epoch {state.epoch} was interrupted after {state.batch} batches of the previous data: it restarts"
+        )
         state.batch = 0
     if "val" in changed:
-        LOGGER.warning("the fitness before cannot be compared: best.pt is chosen among the epochs from now on")
+        LOGGER.warning("the previous fitness is not comparable: best.pt is chosen among the epochs from now on")
         state.best_fitness, state.stopper = 0.0, EarlyStopping(plan.opt.patience)
 
     if ckpt["iteration"] is None:  # of an older program, which counted in batches of its own

@@ -67,7 +67,9 @@ def read_population(folder: str | Path) -> list[Hyp]:
         return []
     files = sorted(Path(folder).glob("*.yaml"))
     if not files:
-        raise FileNotFoundError(f"--evolve_population {folder}: no .yaml file there, it takes a folder of them")
+        raise FileNotFoundError(
+            f"--evolve_population {folder}: no .yaml files found; pass a folder of hyperparameter files"
+        )
     return [Hyp.load(file) for file in files]
 
 
@@ -97,7 +99,7 @@ def run_optuna(search: Search, measure: Measure, storage: str, name: str) -> Evo
     Args:
         search: what and how often.
         measure: trains and scores; its errors end this process, not the study.
-        storage: address of a data base, such as sqlite:///study.db; '' for a file of its own in the folder.
+        storage: address of a database, such as sqlite:///study.db; '' for a file of its own in the folder.
         name: of the study.
 
     Raises:
@@ -159,9 +161,9 @@ def _open_study(optuna: ModuleType, search: Search, storage: str, name: str) -> 
         )  # fmt: skip
     except (SQLAlchemyError, ImportError) as error:
         reason = str(error).splitlines()[0]
-        raise ValueError(f"--storage {url}: cannot be used as data base of a study: {reason}") from error
+        raise ValueError(f"--storage {url}: cannot be used as the database of a study: {reason}") from error
     known = study.get_trials(deepcopy=False)
-    LOGGER.info(f"{colorstr('optuna: ')}study {name!r} in {url}, {len(known)} trainings begun so far")
+    LOGGER.info(f"{colorstr('optuna: ')}study {name!r} in {url}, {len(known)} training runs begun so far")
     if not known:
         for genes in search.first():
             study.enqueue_trial({gene: value for gene, value in genes.items() if GENES[gene][0]}, skip_if_exists=True)

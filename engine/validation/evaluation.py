@@ -1,4 +1,4 @@
-"""What validation does with a loader: batches through a model and NMS, counts for the metrics, table and pictures."""
+"""What validation does with a loader: batches through a model and NMS, counts for the metrics, table and images."""
 
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence

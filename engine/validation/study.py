@@ -22,7 +22,7 @@ class StudyFolder:
 
     Args:
         folder: where they go; made with the first table.
-        data: name of the data set.
+        data: name of the dataset.
     """
 
     def __init__(self, folder: Path, data: str) -> None:

@@ -481,7 +481,7 @@ def test_workers_share_the_memory_of_this_process(folder):
 
 def test_missing_labels(tmp_path):
     cv2.imwrite(str(tmp_path / "a.png"), np.zeros((40, 60, 3), np.uint8))
-    with pytest.raises(ValueError, match=r"not one label for 1 images; looked for .*a\.txt"):
+    with pytest.raises(ValueError, match=r"no labels found for 1 images; looked for .*a\.txt"):
         dl.LoadImagesAndLabels(tmp_path, 64, augment=True, hyp=Hyp())
     assert dl.LoadImagesAndLabels(tmp_path, 64)[0][1].shape == (0, 6)
 

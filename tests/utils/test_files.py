@@ -71,7 +71,7 @@ def test_yaml_errors_name_file_and_line(tmp_path, text, match):
 
 def test_yaml_in_another_encoding_is_an_error(tmp_path):
     (tmp_path / "a.yaml").write_bytes("a: é".encode("latin-1"))
-    with pytest.raises(ValueError, match=r"a\.yaml: not a text in UTF-8"):
+    with pytest.raises(ValueError, match=r"a\.yaml: not UTF-8 text"):
         yaml_load(tmp_path / "a.yaml")
 
 

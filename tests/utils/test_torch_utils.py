@@ -111,7 +111,7 @@ def test_several_ids_give_the_first_and_a_warning(gpus, caplog):
 def test_devices_that_do_not_exist_and_batches_that_do_not_fit(gpus):
     with pytest.raises(ValueError, match="no CUDA device 12; ids 0 to 11 exist"):
         select_device("0,12", batch_size=2)
-    with pytest.raises(ValueError, match="batch size 5 cannot be shared by 2 devices"):
+    with pytest.raises(ValueError, match="batch size 5 cannot be divided among 2 devices"):
         select_device("0,10", batch_size=5)
 
 

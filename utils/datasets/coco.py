@@ -38,7 +38,7 @@ def read_tables(file: str | Path) -> tuple[dict[str, Annotation], dict[int | str
         with open_regular(file) as opened:
             content = json.load(opened)
     except FileNotFoundError:
-        raise FileNotFoundError(f"{file}: no such annotation file; see 'annotations' in the data set YAML") from None
+        raise FileNotFoundError(f"{file}: no such annotation file; see 'annotations' in the dataset YAML") from None
     except (ValueError, RecursionError) as e:
         raise ValueError(f"{file}: not a JSON file: {e}") from None
     tables = [content.get(key) if isinstance(content, dict) else None for key in ("images", "categories")]
@@ -131,7 +131,7 @@ class CocoReader:
         if not split.annotations:
             raise ValueError(
                 f"{split}: format coco needs the annotation file of this split: "
-                "annotations: {train: FILE.json, val: FILE.json} in the data set YAML"
+                "annotations: {train: FILE.json, val: FILE.json} in the dataset YAML"
             )
         self.split, self.im_files, self.nc = split, im_files, nc
         self.label_files = [split.annotations[0]] * len(im_files)
@@ -159,7 +159,7 @@ class CocoReader:
         found = {item.name for annotation in entries.values() for item in annotation.objects}
         if found and not found & self.classes.keys():
             raise ValueError(
-                f"{source}: none of its categories is a class of the data set; the file has {name_list(found)},"
+                f"{source}: none of its categories is a class of the dataset; the file has {name_list(found)},"
                 f" names has {', '.join(self.classes)}"
             )
         unlisted = len(self.im_files) - self._match(entries)

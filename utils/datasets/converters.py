@@ -67,7 +67,7 @@ def write_samples(dst: Path, samples: Iterable[Sample]) -> int:
     count = boxes = 0
     for sample in samples:
         if Path(sample.name).is_absolute() or ".." in Path(sample.name).parts:
-            raise ValueError(f"{sample.name}: this name of an image leads out of {dst}")
+            raise ValueError(f"{sample.name}: the path of this image leads out of {dst}")
         text = label_text(sample)
         label = dst / "labels" / f"{sample.name}.txt"
         label.parent.mkdir(parents=True, exist_ok=True)

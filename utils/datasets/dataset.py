@@ -1,8 +1,8 @@
-"""Data set YAML, image lists and labels of a whole split, with their cache: all of a data set but its pixels.
+"""Dataset YAML, image lists and labels of a whole split, with their cache: all of a dataset but its pixels.
 
-    python -m utils.datasets.dataset CHECK my.yaml    # list every problem of a data set; nothing is written
+    python -m utils.datasets.dataset CHECK my.yaml    # list every problem of a dataset; nothing is written
 
-The command ends with a summary. Its exit status is 0 if the data set can be used, with or without problems, and 1 if
+The command ends with a summary. Its exit status is 0 if the dataset can be used, with or without problems, and 1 if
 nothing usable is left: the YAML cannot be read, or train or val has no usable image, or train has no label. With
 --strict it is 1 after any problem.
 """
@@ -34,9 +34,9 @@ SPLITS = ("train", "val", "test")
 MAX_MESSAGES = 10  # complaints about single files that are logged one by one
 
 
-# Data set YAML --------------------------------------------------------------------------------------------------------
+# Dataset YAML --------------------------------------------------------------------------------------------------------
 def check_dataset(data: str | Path | dict) -> dict[str, Any]:
-    """Read a data set YAML and find its folders.
+    """Read a dataset YAML and find its folders.
 
     Keys of the YAML: `train`, `val` and `names` are required; `test`, `path`, `nc` are optional, and `generate: shapes`
     draws the demonstration set if it is not there yet. `download` is never executed. `format` says how the labels are
@@ -60,10 +60,10 @@ def check_dataset(data: str | Path | dict) -> dict[str, Any]:
     if not isinstance(data, dict):
         yaml_file = check_file(data, suffixes=(".yaml", ".yml"))
         data = yaml_load(yaml_file)
-    where = yaml_file or "data set"
+    where = yaml_file or "dataset"
     for key in ("train", "val", "names"):
         if data.get(key) in (None, "", [], {}):
-            raise ValueError(f"{where}: key '{key}' is missing or empty. A data set needs train, val and names.")
+            raise ValueError(f"{where}: key '{key}' is missing or empty. A dataset needs train, val and names.")
     check_entries(data, where)
     generate = data.get("generate")
     if generate not in (None, "shapes"):
@@ -73,7 +73,7 @@ def check_dataset(data: str | Path | dict) -> dict[str, Any]:
     check_format(data, where)
     if data.get("nc", len(names)) != len(names):
         where = key_place(where, "nc")
-        raise ValueError(f"{where}: nc is {data['nc']}, but names has {len(names)} entries. Remove nc or mend names.")
+        raise ValueError(f"{where}: nc is {data['nc']}, but names has {len(names)} entries. Remove nc or fix names.")
 
     path = Path(os.path.expanduser(str(data.get("path") or ".")))
     folders = [ROOT, yaml_file.parent, Path.cwd()] if yaml_file else [ROOT, Path.cwd()]
@@ -107,7 +107,7 @@ def check_entries(data: dict[str, Any], where: Any) -> None:
     nc = data.get("nc", 0)
     if isinstance(nc, bool) or not isinstance(nc, int):
         where = key_place(where, "nc")
-        raise ValueError(f"{where}: nc: {nc!r} is not a whole number. Remove nc: names says it.")
+        raise ValueError(f"{where}: nc: {nc!r} is not an integer. Remove nc: it follows from names.")
 
 
 def check_names(names: Any, where: Any) -> dict[int, str]:
@@ -120,10 +120,12 @@ def check_names(names: Any, where: Any) -> dict[int, str]:
     for number, name in names.items():
         if not isinstance(name, str | int | float) or isinstance(name, bool):
             where = key_place(where, "names")
-            raise ValueError(f"{where}: names[{number}] is {name!r}, not a text. Put the name in quotes.")
+            raise ValueError(f"{where}: names[{number}] is {name!r}, not a string. Put the name in quotes.")
         if len(str(name)) > MAX_NAME:
             where = key_place(where, "names")
-            raise ValueError(f"{where}: names[{number}] has {len(str(name))} characters, allowed are {MAX_NAME}.")
+            raise ValueError(
+                f"{where}: names[{number}] has {len(str(name))} characters, at most {MAX_NAME} are allowed."
+            )
     return {number: str(names[number]) for number in range(len(names))}
 
 
@@ -171,7 +173,7 @@ def make_split(
 
 
 def absolute_split(base: Path, entry: str | list[str]) -> str | list[str]:
-    """Join one split to the data set's folder; an entry `../x` that does not exist is also tried as `x`."""
+    """Join one split to the dataset's folder; an entry `../x` that does not exist is also tried as `x`."""
     if isinstance(entry, list):
         return [str(absolute_split(base, e)) for e in entry]
     path = Path(os.path.normpath(base / str(entry)))
@@ -189,15 +191,13 @@ def split_exists(base: Path, entry: str | list[str]) -> bool:
 def missing_split_message(where: Any, data: dict, bases: list[Path]) -> str:
     """Say where the validation split was looked for and what the user can do."""
     tried = ", ".join(str(absolute_split(b, data["val"])) for b in bases)
-    text = (
-        f"{key_place(where, 'val')}: the validation images are missing. Looked for val: {tried}. Mend 'path' or 'val'"
-    )
+    text = f"{key_place(where, 'val')}: the validation images are missing. Looked for val: {tried}. Fix 'path' or 'val'"
     if data.get("generate"):
         return f"{text}: 'generate: {data['generate']}' draws images/train and images/val"
     if data.get("download"):
         source = data["download"]
         source = ", ".join(map(str, source)) if isinstance(source, list) else source
-        text = f"{text}, or fetch the data yourself; the YAML names this source (never run by us): {source}"
+        text = f"{text}, or download the data yourself; the YAML names this source, which is never run: {source}"
         if data.get("converter"):
             text += f"; then convert it: python -m utils.datasets.converters {data['converter']} SRC {bases[0]}"
         return text
@@ -290,7 +290,7 @@ def result_ids(source: str | Path | Sequence[str | Path] | Split, im_files: Sequ
         try:
             return ResultIds(*reader.result_ids())
         except ValueError as error:
-            LOGGER.warning(f"{error}: results get file names and class numbers instead")
+            LOGGER.warning(f"{error}: results use file names and class indices instead")
     coco = isinstance(source, str) and Path(source).parts[-2:] == ("coco", "val2017.txt")
     return ResultIds(image_ids(im_files), COCO_CATEGORIES if coco else None)
 
@@ -334,13 +334,13 @@ def log_label_set(label_set: LabelSet, prefix: str, origin: str) -> None:
 
 # The command ----------------------------------------------------------------------------------------------------------
 def check_labels(data: dict[str, Any]) -> tuple[int, list[str]]:
-    """Read all images and labels of a data set, log every problem and a summary; no cache is read or written.
+    """Read all images and labels of a dataset, log every problem and a summary; no cache is read or written.
 
     Args:
         data: from `check_dataset`.
 
     Returns:
-        Number of problems; and why the data set cannot be used, [] if it can.
+        Number of problems; and why the dataset cannot be used, [] if it can.
     """
     start, problems, unusable, places = time.perf_counter(), 0, [], {}
     totals = np.zeros(4, int)  # images, labels, backgrounds, left out
@@ -396,23 +396,25 @@ def repeated_images(im_files: list[str], key: str, places: dict[str, str]) -> li
             folders[folder] = os.path.realpath(folder)
         real = os.path.realpath(file) if os.path.islink(file) else os.path.join(folders[folder], name)
         if real in places:
-            where = "twice in this split" if places[real] == key else f"in {places[real]} too, which spoils the scores"
-            messages.append(f"{file}: the same image is {where}")
+            where = (
+                "twice in this split" if places[real] == key else f"in {places[real]} too, which distorts the metrics"
+            )
+            messages.append(f"{file}: the same image appears {where}")
         places.setdefault(real, key)
     return messages
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Check the data set that the command line names.
+    """Check the dataset that the command line names.
 
     Raises:
         ValueError, FileNotFoundError: nothing usable is left, or with --strict there was a problem.
     """
     parser = argparse.ArgumentParser(
-        prog="python -m utils.datasets.dataset", description="Check a data set; nothing is written."
+        prog="python -m utils.datasets.dataset", description="Check a dataset; nothing is written."
     )
     parser.add_argument("command", choices=("CHECK", "check"), help="CHECK lists every problem and ends with a summary")
-    parser.add_argument("data", help="data set YAML")
+    parser.add_argument("data", help="dataset YAML")
     parser.add_argument("--strict", action="store_true", help="exit with status 1 after any problem")
     opt = parser.parse_args(argv)
     problems, unusable = check_labels(check_dataset(opt.data))

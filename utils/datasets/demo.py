@@ -1,4 +1,4 @@
-"""A small data set to try things with: coloured shapes on textured grounds, drawn here, no download."""
+"""A small dataset to try things with: coloured shapes on textured grounds, drawn here, no download."""
 
 import tempfile
 from pathlib import Path
@@ -36,7 +36,7 @@ def _outline(cls: int, side: float, rng: np.random.Generator) -> NDArray:
 
 
 def _window(points: NDArray, size: int) -> tuple[slice, slice]:
-    """Rows and columns of a picture that a polygon reaches, with a pixel around them."""
+    """Rows and columns of an image that a polygon reaches, with a pixel around them."""
     low = np.floor(points.min(axis=0) - 1).clip(0, size).astype(int)
     high = np.ceil(points.max(axis=0) + 1).clip(0, size).astype(int)
     return slice(low[1], high[1]), slice(low[0], high[0])
@@ -132,16 +132,16 @@ def _draw_shape_(im: NDArray, points: NDArray, hue: float, rng: np.random.Genera
 
 
 def draw_scene(size: int, rng: np.random.Generator) -> tuple[NDArray, NDArray]:
-    """Draw one picture and its labels.
+    """Draw one image and its labels.
 
-    A box holds the whole shape, also what later shapes hide (at most 35 %), and ends at the border of the picture.
+    A box holds the whole shape, also what later shapes hide (at most 35 %), and ends at the border of the image.
 
     Args:
-        size: side of the picture in pixels.
+        size: side of the image in pixels.
         rng: source of all random draws.
 
     Returns:
-        The picture, (size, size, 3) uint8 BGR, and its labels, (M, 5) float32 `[class, xywhn]`, M at least 1.
+        The image, (size, size, 3) uint8 BGR, and its labels, (M, 5) float32 `[class, xywhn]`, M at least 1.
     """
     im = _ground(size, rng)
     _draw_blobs_(im, int(rng.integers(2, 6)), rng)
@@ -151,7 +151,7 @@ def draw_scene(size: int, rng: np.random.Generator) -> tuple[NDArray, NDArray]:
     seen_area = area.copy()
     labels = []
     for _ in range(int(rng.integers(SHAPES_PER_IMAGE[0], SHAPES_PER_IMAGE[1] + 1))):
-        for _ in range(30):  # tries to find a place; a crowded picture ends up with fewer shapes
+        for _ in range(30):  # tries to find a place; a crowded image ends up with fewer shapes
             cls = int(rng.integers(len(CLASSES)))
             side = size * np.exp(rng.uniform(*np.log(SHAPE_SIDES)))
             points = _outline(cls, side, rng) + rng.uniform(0, size, 2)
@@ -177,17 +177,17 @@ def draw_scene(size: int, rng: np.random.Generator) -> tuple[NDArray, NDArray]:
 
 
 def draw_demo(root: str | Path, n_train: int = 200, n_val: int = 50, size: int = 320, seed: int = 0) -> None:
-    """Write the demo data set: images/{train,val}/*.jpg and labels/{train,val}/*.txt with `class x y w h` lines.
+    """Write the demo dataset: images/{train,val}/*.jpg and labels/{train,val}/*.txt with `class x y w h` lines.
 
-    Picture i of a split depends on the seed, the split and i alone. The folder appears under its name only when it
+    Image i of a split depends on the seed, the split and i alone. The folder appears under its name only when it
     is complete.
 
     Args:
         root: folder to make; it may exist if it is empty.
-        n_train: pictures for training.
-        n_val: pictures for validation.
-        size: side of the pictures in pixels, 64 or more.
-        seed: seed of all pictures, 0 or more.
+        n_train: images for training.
+        n_val: images for validation.
+        size: side of the images in pixels, 64 or more.
+        seed: seed of all images, 0 or more.
 
     Raises:
         ValueError: the folder holds files already, or a number is out of its range.
@@ -195,11 +195,11 @@ def draw_demo(root: str | Path, n_train: int = 200, n_val: int = 50, size: int =
     root = Path(root).resolve()
     if n_train < 1 or n_val < 1 or size < 64 or seed < 0:
         raise ValueError(
-            "the demo needs 1 or more pictures per split, of 64 or more pixels, and a seed of 0 or more, "
+            "the demo needs 1 or more images per split, of 64 or more pixels, and a seed of 0 or more, "
             f"got n_train={n_train}, n_val={n_val}, size={size}, seed={seed}"
         )
     if root.exists() and (not root.is_dir() or any(root.iterdir())):
-        raise ValueError(f"{root} is not an empty folder: move it away or choose another `path` for the demo data set")
+        raise ValueError(f"{root} is not an empty folder: move it away or choose another `path` for the demo dataset")
     root.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{root.name}-", dir=root.parent) as temporary:
         drawn = Path(temporary) / root.name

@@ -71,7 +71,7 @@ class ImageCache:
 
     @classmethod
     def beside(cls, im_file: str, imgsz: int, augment: bool, prefix: str = "") -> "ImageCache | None":
-        """Keep the images of a data set beside their folder, as `train.images.cache`; None, warned, if impossible."""
+        """Keep the images of a dataset beside their folder, as `train.images.cache`; None, warned, if impossible."""
         folder = Path(im_file).parent
         folder = folder.with_name(f"{folder.name}.images.cache")
         try:

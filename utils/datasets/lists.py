@@ -70,12 +70,12 @@ def read_list(file: Path) -> list[str]:
     """Read an image list, as described at `list_images`; lines that name no image are left out with a warning.
 
     Raises:
-        ValueError: the file is not a text in UTF-8.
+        ValueError: the file is not UTF-8 text.
     """
     try:
         text = file.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
-        raise ValueError(f"{file}: not an image list: no text in UTF-8 at byte {error.start}") from None
+        raise ValueError(f"{file}: not an image list: invalid UTF-8 at byte {error.start}") from None
     lines = {number: line.strip() for number, line in enumerate(text.split("\n"), 1) if line.strip()}
     if file.absolute().parts[-3:-1] == ("ImageSets", "Main"):
         folder = file.absolute().parents[2] / "JPEGImages"

@@ -42,7 +42,7 @@ if "OPENCV_LOG_LEVEL" not in os.environ:
 
 @dataclass(frozen=True)
 class Split:
-    """One split of a data set whose labels are not YOLO text.
+    """One split of a dataset whose labels are not YOLO text.
 
     Attributes:
         images: folder, image list, or several of them.
@@ -157,7 +157,7 @@ def read_text(file: str) -> str:
             data += f.read(MAX_LABEL_BYTES - size)
     if b"\0" in data:
         line = data.count(b"\n", 0, data.index(b"\0")) + 1
-        raise ValueError(f"not a text in UTF-8: zero bytes in line {line} (UTF-16, or a binary file)")
+        raise ValueError(f"not UTF-8 text: zero bytes in line {line} (UTF-16, or a binary file)")
     return data.decode("utf-8-sig", errors="replace").replace("\r\n", "\n").replace("\r", "\n")
 
 
@@ -441,7 +441,7 @@ def verify_objects(
         im_file: image.
         label_file: where the annotation comes from, for the messages.
         annotation: None if there is none. Coordinates are fractions of its size; one of another shape than that of the
-            image (a photograph that was turned, another picture) leaves the image out, with a message.
+            image (a photograph that was turned, another image) leaves the image out, with a message.
         classes: number of each class name; objects of other classes are left out with a message.
     """
     try:

@@ -1,4 +1,4 @@
-"""Send the numbers and pictures of a training to every log that is switched on."""
+"""Send the numbers and images of a training to every log that is switched on."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -78,7 +78,7 @@ class Loggers:
         callbacks.register("teardown", self.close)
 
     def on_train_epoch_end(self, epoch: int) -> None:
-        """Show the pictures there are after the first epoch of this process: labels and first training batches."""
+        """Show the images there are after the first epoch of this process: labels and first training batches."""
         if not self._sent:
             self._send_pictures(epoch)
 
@@ -107,7 +107,7 @@ class Loggers:
             log.scalars(measured, epoch)
 
     def on_train_end(self, last: Path, best: Path, epoch: int, results: Sequence[float]) -> None:
-        """Add the results, the curves and the pictures of the run folder, and close the logs.
+        """Add the results, the curves and the images of the run folder, and close the logs.
 
         Args:
             last: last checkpoint; its path is shown.

@@ -36,7 +36,7 @@ class ServiceLogger(ABC):
 
     @abstractmethod
     def image(self, tag: str, file: Path, step: int) -> None:
-        """Add a picture file."""
+        """Add an image file."""
 
     @abstractmethod
     def text(self, tag: str, text: str, step: int) -> None:

@@ -1,4 +1,4 @@
-"""TensorBoard: the columns of results.csv as curves, pictures, PR curves, the graph and the settings of a run."""
+"""TensorBoard: the columns of results.csv as curves, images, PR curves, the graph and the settings of a run."""
 
 import threading
 import warnings
@@ -53,7 +53,7 @@ class TensorBoardLogger:
         return self._class is not None
 
     def truncate(self, step: int) -> None:
-        """Make TensorBoard forget the curves and pictures of `step` and later, before a training is resumed at `step`.
+        """Make TensorBoard forget the curves and images of `step` and later, before a training is resumed at `step`.
 
         The mark is written with the next entry; older event files stay as they are.
         """
@@ -76,10 +76,10 @@ class TensorBoardLogger:
         self._write(lambda writer: writer.add_text(tag, lines, step))
 
     def image(self, tag: str, file: str | Path, step: int) -> None:
-        """Add a picture file.
+        """Add an image file.
 
         Raises:
-            OSError: it cannot be read, or is no picture.
+            OSError: it cannot be read, or is no image.
         """
         if self.active:
             try:
@@ -126,7 +126,7 @@ class TensorBoardLogger:
         copied = _Boxes(deepcopy(model).eval())
         images = next(copied.parameters()).new_zeros(1, 3, imgsz, imgsz)
         with warnings.catch_warnings(), torch.no_grad():
-            warnings.simplefilter("ignore")  # sizes become constants, which a picture may have
+            warnings.simplefilter("ignore")  # sizes become constants, which an image may have
             try:
                 # traced here, because a second trace to compare with would find what the first one has cached
                 traced = torch.jit.trace(copied, images, strict=False, check_trace=False)

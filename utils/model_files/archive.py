@@ -54,7 +54,7 @@ class Records:
         with open_model_archive(self.buffer(), MAX_INFLATED) as archive:
             listed = archive.namelist()
         if self.data[:4] != b"PK\3\4" or self.data[4:8] == b"PTMF":  # torch chooses the reader by the first bytes
-            raise ValueError("refused, it does not begin as an archive of PyTorch")
+            raise ValueError("refused, it does not begin like a PyTorch archive")
         with _reader_errors():
             self.reader = torch._C.PyTorchFileReader(self.buffer())
             self.names: list[str] = self.reader.get_all_records()
@@ -141,7 +141,7 @@ def _check_entries(archive: zipfile.ZipFile, inflated: int) -> None:
     if stored > size:
         raise ValueError(f"damaged: entries of {stored} bytes in a file of {size}, larger than the file")
     if archive.comment or _table_end(archive.fp, size) is None:
-        raise ValueError("refused, bytes before or behind the archive could hold a second one")
+        raise ValueError("refused, bytes before or after the archive could hold a second one")
 
 
 def _table_end(file: IO[bytes], size: int) -> int | None:

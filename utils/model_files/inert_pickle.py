@@ -77,9 +77,7 @@ class Budget:
         """
         self.left -= size
         if self.left < 0:
-            raise DamagedError(
-                f"damaged: values without end, or over {FACTOR} bytes of memory for each byte of the pickle"
-            )
+            raise DamagedError(f"damaged: endless values, or over {FACTOR} bytes of memory for each byte of the pickle")
 
     def spend_text(self, value: Any) -> None:
         """Pay for one more place where a value stands; texts cost what `repr` could make of them."""
@@ -142,7 +140,7 @@ def _keys(values: Iterable) -> list:
     """Let only plain values be keys: the hash of a tuple of tuples of ... can take forever."""
     values = list(values)
     if not all(isinstance(value, str | bytes | int | float | None) for value in values):
-        raise DamagedError("a key that is neither text nor number")
+        raise DamagedError("a key that is neither a string nor a number")
     if not all(len(value) <= MAX_TEXT_KEY for value in values if isinstance(value, str | bytes)):
         raise DamagedError(f"a key of more than {MAX_TEXT_KEY} characters")
     if sum(not isinstance(value, str | bytes) for value in values) > MAX_NUMBER_KEYS:
@@ -162,7 +160,7 @@ def _rebuild_tensor(storage: Any, offset: Any, size: Any, stride: Any, *_: Any) 
         raise DamagedError("a tensor with a wrong shape")
     reach = sum((n - 1) * step for n, step in zip(size, stride, strict=True))
     if math.prod(size) > storage.count or (math.prod(size) and offset + reach >= storage.count):
-        raise DamagedError(f"a tensor of size {tuple(size)} does not fit its {storage.count} numbers")
+        raise DamagedError(f"a tensor of size {tuple(size)} does not fit its storage of {storage.count} elements")
     return LazyTensor(storage, offset, tuple(size), tuple(stride))
 
 
@@ -192,7 +190,7 @@ def _encode(text: Any, encoding: Any = "latin1") -> bytes:
 
 def _path(*parts: Any) -> str:
     if not all(isinstance(part, str) for part in parts) or sum(map(len, parts)) > MAX_PATH:
-        raise DamagedError("a path that is no text, or too long")
+        raise DamagedError("a path that is not a string, or too long")
     return str(PurePosixPath(*parts))
 
 
@@ -417,7 +415,7 @@ class _Machine:
     def do_stack_global(self, _: Any) -> None:
         module, name = self.take(2)
         if not isinstance(module, str) or not isinstance(name, str):
-            raise DamagedError("a name that is no text")
+            raise DamagedError("a name that is not a string")
         self.push_name(module, name)
 
     def push_name(self, module: str, name: str) -> None:

@@ -133,12 +133,12 @@ class InertFile:
         self.memory = Budget(file.tell() - start)
         keys = self._next(file)[0]
         if not isinstance(keys, list) or len(keys) > MAX_STREAM_KEYS:
-            raise DamagedError("damaged: no list of the keys of its numbers")
+            raise DamagedError("damaged: no list of its storage keys")
         for key in keys:
             storage = storages.get(key) if isinstance(key, str) else None
             head = file.read(8)
             if storage is None or len(head) != 8 or struct.unpack("<q", head)[0] != storage.count:
-                raise DamagedError("damaged: the numbers do not follow the list of their keys")
+                raise DamagedError("damaged: the storages do not follow the list of their keys")
             size = storage.count * storage.dtype.itemsize
             if size > self.budget:
                 raise DamagedError(f"damaged: storage {key} is larger than the file")
@@ -154,14 +154,14 @@ class InertFile:
         width = storage.dtype.itemsize
         self.budget -= len(data)
         if len(data) != storage.count * width or self.budget < 0:
-            raise DamagedError(f"damaged: storage {storage.key} has {len(data)} bytes for {storage.count} numbers")
+            raise DamagedError(f"damaged: storage {storage.key} has {len(data)} bytes for {storage.count} elements")
         if not data:
             return torch.empty(0, dtype=storage.dtype)
         array = np.frombuffer(bytearray(data), f"u{width}")
         if not self.little:
             array = array.byteswap()
         if storage.dtype == torch.bool and (array > 1).any():
-            raise DamagedError(f"damaged: storage {storage.key} has truth values other than 0 and 1")
+            raise DamagedError(f"damaged: storage {storage.key} has booleans other than 0 and 1")
         return torch.from_numpy(array).view(storage.dtype)
 
     def tensor(self, lazy: LazyTensor) -> Tensor:
@@ -178,7 +178,7 @@ class InertFile:
         if storage.key not in self.storages:
             name = f"{self.folder}data/{storage.key}" if self.archive else storage.key
             if not self.archive or name not in self.archive.NameToInfo:
-                raise DamagedError(f"damaged: the numbers {name[-300:]} are missing")
+                raise DamagedError(f"damaged: the storage {name[-300:]} is missing")
             if self.archive.getinfo(name).file_size > self.budget:
                 raise DamagedError(f"damaged: {name[-300:]} is larger than the file")
             self.storages[storage.key] = self._numbers(storage, self._entry(name))
@@ -196,7 +196,7 @@ class InertFile:
 
     def _plain(self, value: Any, device: torch.device, depth: int) -> Any:
         if depth > MAX_DEPTH:
-            raise DamagedError("damaged: values within values without end")
+            raise DamagedError("damaged: endlessly nested values")
         self.memory.spend_text(value)
         if isinstance(value, LazyTensor):
             return self.tensor(value).to(device)
@@ -205,7 +205,7 @@ class InertFile:
         if isinstance(value, list | tuple):
             return type(value)([self._plain(item, device, depth + 1) for item in value])
         if isinstance(value, Record | Name | Storage):
-            raise RefusedError("refused, the file holds Python objects, not only numbers and texts")
+            raise RefusedError("refused, the file holds Python objects, not only numbers and strings")
         return value
 
     def close(self) -> None:

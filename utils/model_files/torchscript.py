@@ -161,7 +161,7 @@ def _check_sizes(storages: dict[str, Storage], folder: str, records: Records) ->
     for key, storage in storages.items():
         size = records.size(f"{folder}/{key}")
         if size != storage.count * storage.dtype.itemsize:
-            raise ValueError(f"damaged: {folder}/{key} has {size} bytes for {storage.count} numbers")
+            raise ValueError(f"damaged: {folder}/{key} has {size} bytes for {storage.count} elements")
 
 
 def check_code(code: bytes, name: str) -> None:

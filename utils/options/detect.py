@@ -16,9 +16,13 @@ def make_parser(description: str = "") -> argparse.ArgumentParser:
     """Return the parser; it also checks what comes from Python (`utils.options.check`)."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
-    add("--weights", nargs="+", help="model file; several .pt files work as an ensemble. Needed: none is downloaded")
+    add(
+        "--weights",
+        nargs="+",
+        help="model file; several .pt files work as an ensemble. Required: nothing is downloaded",
+    )
     add("--source", default=str(ROOT / "data/images"), help=FORMS)
-    add("--data", help="data set YAML with class names, for model files that hold none")
+    add("--data", help="dataset YAML with class names, for model files that hold none")
     add(
         "--imgsz",
         "--img",
@@ -31,7 +35,7 @@ def make_parser(description: str = "") -> argparse.ArgumentParser:
     add("--conf-thres", type=SHARE, default=0.25, help="lowest confidence")
     add("--iou-thres", type=SHARE, default=0.45, help="IoU above which NMS drops the weaker box")
     add("--max-det", type=COUNT, default=1000, help="detections kept per image")
-    add("--device", default="", help="0, cpu, mps; empty: CUDA if there is one")
+    add("--device", default="", help="0, cpu, mps; empty: CUDA if available")
     add("--view-img", action="store_true", help="show results in windows; q or Esc ends")
     add(
         "--save-txt",
@@ -42,17 +46,21 @@ def make_parser(description: str = "") -> argparse.ArgumentParser:
     add("--save-conf", action="store_true", help="end the rows of --save-txt with the confidence")
     add("--save-csv", action="store_true", help="write predictions.csv; names such as =1+1 begin with an apostrophe")
     add("--save-json", action="store_true", help="write predictions.json in the result format of COCO")
-    add("--save-crop", action="store_true", help="write each box as a picture into crops/<class>/")
+    add("--save-crop", action="store_true", help="write each box as an image into crops/<class>/")
     add(
         "--save-frames", action="store_true", help="write annotated frames of videos and streams as images into frames/"
     )
-    add("--report", action="store_true", help="write report.html: all pictures on a page, to be filtered in a browser")
+    add("--report", action="store_true", help="write report.html: a page of all images that the browser can filter")
     add("--nosave", action="store_true", help="write no annotated images and videos")
     add("--classes", nargs="+", type=Number(int, 0), help="keep these class numbers only, such as --classes 0 2")
     add("--agnostic-nms", action="store_true", help="let boxes of different classes suppress each other")
-    add("--augment", action="store_true", help="look at three views of each image: slower, finds a little more")
+    add(
+        "--augment",
+        action="store_true",
+        help="test-time augmentation: three views of each image; slower, finds a little more",
+    )
     add("--visualize", action="store_true", help="save feature maps, of videos those of the first frame")
-    add("--update", action="store_true", help="at the end strip the .pt files in place of what only training needs")
+    add("--update", action="store_true", help="at the end strip the training state from the .pt files in place")
     add("--project", default=str(ROOT / "runs/detect"), help="parent of the run folder")
     add("--name", default="exp", help="run folder")
     add("--exist-ok", action="store_true", help="use the run folder even if it exists")
@@ -62,19 +70,19 @@ def make_parser(description: str = "") -> argparse.ArgumentParser:
     add("--half", action="store_true", help="compute in float16 where the device can")
     add("--dnn", action="store_true", help="use OpenCV for .onnx files")
     add("--window", nargs="+", type=COUNT, help="other windows for the Swin stages: one side for all, or one for each")
-    add("--vid-stride", type=COUNT, default=1, help="look at every so many frames of videos and streams")
+    add("--vid-stride", type=COUNT, default=1, help="process every Nth frame of videos and streams")
     add(
         "--slice",
         type=Number(int, 0, SIDE.high),
         default=0,
         help="look at large images in tiles of this side in pixels too, such as 640",
     )
-    add("--overlap", type=SHARE, default=0.2, help="share of a tile that neighbours have in common")
+    add("--overlap", type=SHARE, default=0.2, help="fraction of a tile that neighbours have in common")
     return parser
 
 
 def parse_opt(
-    argv: Sequence[str] | None = None, description: str = "Find objects in images and videos."
+    argv: Sequence[str] | None = None, description: str = "Detect objects in images and videos."
 ) -> argparse.Namespace:
     """Read the options from `argv`, or from the command line."""
     return make_parser(description).parse_args(argv)

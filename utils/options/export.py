@@ -13,7 +13,7 @@ def make_parser(description: str = "") -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     d = ExportOptions()
-    add("--data", default="", help="data set YAML: images for --int8 and for the comparison; default: random images")
+    add("--data", default="", help="dataset YAML: images for --int8 and for the comparison; default: random images")
     add("--weights", nargs="+", default=None, help="checkpoint, or several")
     add(
         "--imgsz", "--img", "--img-size", nargs="+", type=SIDE, default=[640, 640], help="height and width, or one side"
@@ -21,7 +21,7 @@ def make_parser(description: str = "") -> argparse.ArgumentParser:
     add("--batch-size", type=BATCH, default=1, help="images per batch; with --dynamic the largest of a TensorRT engine")
     add("--device", default="cpu", help="where the model is traced: cpu, 0, ...")
     add("--half", action="store_true", help="float16 inside; input and output stay float32")
-    add("--int8", action="store_true", help="8-bit, calibrated on --data")
+    add("--int8", action="store_true", help="8-bit quantisation, calibrated on --data")
     add("--dynamic", action="store_true", help="any batch, height and width")
     add("--simplify", action="store_true", help="simplify the ONNX graph with onnxslim")
     add("--optimize", action="store_true", help="freeze and optimise TorchScript")
@@ -34,7 +34,7 @@ def make_parser(description: str = "") -> argparse.ArgumentParser:
     add("--workspace", type=Number(float), default=d.workspace, help="GiB for the TensorRT builder")
     add("--cache", default="", help="file of TensorRT's timing cache")
     add("--verbose", action="store_true", help="detailed log of the TensorRT builder")
-    add("--calibration", type=COUNT, default=d.calibration_images, help="images used for --int8, at most")
+    add("--calibration", type=COUNT, default=d.calibration_images, help="maximum number of images used for --int8")
     add(
         "--check-tensorrt",
         nargs="?",
@@ -48,7 +48,7 @@ def make_parser(description: str = "") -> argparse.ArgumentParser:
 
 
 def parse_opt(
-    argv: Sequence[str] | None = None, description: str = "Write a checkpoint in the formats of other run times."
+    argv: Sequence[str] | None = None, description: str = "Export a checkpoint to the formats of other runtimes."
 ) -> argparse.Namespace:
     """Read the options from `argv`, or from the command line."""
     return make_parser(description).parse_args(argv)

@@ -35,7 +35,7 @@ class ExportOptions:
         verbose: detailed log of the TensorRT builder.
         calibration_images: images used for int8, at most.
         calibration: makes an iterator over real images, float32 (1, 3, height, width) in 0..1 of size `imgsz`, for
-            int8 and for the check after writing; None where no data set was given.
+            int8 and for the check after writing; None where no dataset was given.
     """
 
     imgsz: tuple[int, int] = (640, 640)

@@ -15,10 +15,10 @@ TUNERS = ("genetic", "optuna")  # who searches, see `engine.training.tuner`
 REFUSED = {  # options of YOLOv5 that this program does not have -> what to do instead
     "--bucket": "nothing is copied to a cloud; several machines share a study with --tuner optuna --storage",
     "--entity": "set the variable WANDB_ENTITY, and log with --logger wandb",
-    "--upload_dataset": "data sets are not uploaded: use the tools of Weights & Biases",
-    "--bbox_interval": "boxes are not logged to Weights & Biases; --logger wandb gets the pictures of the run folder",
+    "--upload_dataset": "datasets are not uploaded: use the tools of Weights & Biases",
+    "--bbox_interval": "boxes are not logged to Weights & Biases; --logger wandb gets the images of the run folder",
     "--artifact_alias": "weights are not fetched from Weights & Biases: give --weights a file",
-    "--local_rank": "processes are told apart by torchrun: start with torchrun --nproc-per-node N train.py ...",
+    "--local_rank": "torchrun numbers the processes: start with torchrun --nproc-per-node N train.py ...",
 }
 
 
@@ -52,7 +52,7 @@ def make_parser(description: str = "") -> argparse.ArgumentParser:
         "--batch-size",
         type=Number(int, 1, BATCH.high // 2, also=-1),
         default=16,
-        help="images per batch of all devices; -1: as many as the GPU takes",
+        help="images per batch over all devices; -1: as many as the GPU takes",
     )
     add(
         "--imgsz",
@@ -63,16 +63,22 @@ def make_parser(description: str = "") -> argparse.ArgumentParser:
         help="training and validation size, pixels",
     )
     add("--rect", action="store_true", help="rectangular training batches; no mosaic, no shuffling")
-    add("--resume", nargs="?", const=True, default=False, help="go on with the newest run, or with the given last.pt")
+    add("--resume", nargs="?", const=True, default=False, help="resume the latest run, or the given last.pt")
     add("--nosave", action="store_true", help="save only the final checkpoint")
     add("--noval", action="store_true", help="validate only the final epoch")
     add("--noautoanchor", action="store_true", help="keep the anchors of the model")
-    add("--noplots", action="store_true", help="draw nothing")
-    add("--evolve", nargs="?", type=COUNT, const=300, help="evolve the hyperparameters over so many trainings (300)")
-    add("--tuner", choices=TUNERS, default="genetic", help="who chooses the hyperparameters of --evolve")
-    add("--storage", default="", help="data base of --tuner optuna that processes share, such as sqlite:///study.db")
+    add("--noplots", action="store_true", help="save no plots")
+    add(
+        "--evolve",
+        nargs="?",
+        type=COUNT,
+        const=300,
+        help="evolve the hyperparameters over this many training runs (300)",
+    )
+    add("--tuner", choices=TUNERS, default="genetic", help="method that chooses the hyperparameters of --evolve")
+    add("--storage", default="", help="database of --tuner optuna shared by processes, such as sqlite:///study.db")
     add("--evolve_population", default="", help="folder of hyperparameter files: the first generations of --evolve")
-    add("--resume_evolve", help="go on with the evolution in this run folder (or its evolve.csv)")
+    add("--resume_evolve", help="resume the evolution in this run folder (or its evolve.csv)")
     add(
         "--cache",
         nargs="?",
@@ -80,33 +86,39 @@ def make_parser(description: str = "") -> argparse.ArgumentParser:
         choices=("ram", "disk", "val"),
         help="keep resized images in memory, or on disk; val: those for validation in memory",
     )
-    add("--image-weights", action="store_true", help="draw images of rare and badly found classes more often")
-    add("--device", default="", help="cpu, mps, 0 (first CUDA device), ...; default: CUDA if there is one")
+    add("--image-weights", action="store_true", help="sample images of rare and poorly detected classes more often")
+    add("--device", default="", help="cpu, mps, 0 (first CUDA device), ...; default: CUDA if available")
     add("--amp", choices=AMP_NAMES, default="auto", help="mixed precision; auto: fp16 on CUDA, off elsewhere")
     add("--activation-checkpointing", action="store_true", help="recompute Swin blocks to save memory")
     add("--checkpoint-stages", nargs="+", type=COUNT, help="the same for some Swin stages only, 1 for the first")
     add("--window", nargs="+", type=COUNT, help="other windows for the Swin stages: one side for all, or one for each")
     add("--multi-scale", action="store_true", help="vary the image size by 50 %%")
     add("--sync-bn", action="store_true", help="batch statistics over all GPUs, with torchrun")
-    add("--shard-optimizer", action="store_true", help="spread the optimizer state over the processes of torchrun")
+    add("--shard-optimizer", action="store_true", help="shard the optimizer state over the processes of torchrun")
     add("--single-cls", action="store_true", help="treat all classes as one")
     add(
         "--optimizer", choices=("SGD", "Adam", "AdamW"), default=None, help="default: the hyperparameter file's, or SGD"
     )
-    add("--workers", type=WORKERS, default=8, help="most processes that load data")
+    add("--workers", type=WORKERS, default=8, help="maximum number of data loading processes")
     add("--project", default=str(ROOT / "runs/train"), help="folder of the runs")
     add("--name", default="exp", help="name of this run; cfg: that of the model")
     add("--exist-ok", action="store_true", help="write into an existing run folder")
     add("--quad", action="store_true", help="four images in one of twice the sides; --batch-size is a multiple of 4")
     add("--cos-lr", action="store_true", help="cosine instead of linear schedule")
-    add("--label-smoothing", type=SHARE, help="share of the class target that is spread; default: hyperparameter file")
-    add("--patience", type=Number(int, 0), default=100, help="stop after so many epochs without improvement; 0: never")
+    add(
+        "--label-smoothing",
+        type=SHARE,
+        help="fraction of the class target that is spread; default: hyperparameter file",
+    )
+    add(
+        "--patience", type=Number(int, 0), default=100, help="stop after this many epochs without improvement; 0: never"
+    )
     add(
         "--freeze",
         nargs="+",
         type=freeze_value,
         default=[0],
-        help="rows to freeze: n for the first n, several indices, or backbone",
+        help="layers to freeze: n for the first n, several indices, or backbone",
     )
     add(
         "--logger",
@@ -115,12 +127,12 @@ def make_parser(description: str = "") -> argparse.ArgumentParser:
         metavar="SERVICE",
         help="also log to wandb, mlflow or clearml; besides results.csv and TensorBoard",
     )
-    add("--save-period", type=Number(int, -1), default=-1, help="also keep epoch<N>.pt every so many epochs")
+    add("--save-period", type=Number(int, -1), default=-1, help="also save epoch<N>.pt every N epochs; -1: never")
     add(
         "--nan-policy", choices=NAN_POLICIES, default="stop",
-        help="when numbers are not finite or the loss diverges: stop, or go back an epoch with half the learning rate",
+        help="on non-finite values or a diverging loss: stop, or roll back an epoch with half the learning rate",
     )  # fmt: skip
-    add("--seed", type=Number(int, 0, 2**32 - 1), default=0, help="seed of everything random")
+    add("--seed", type=Number(int, 0, 2**32 - 1), default=0, help="seed of all random numbers")
     for option in REFUSED:
         add(option, nargs="?", action=Refuse, default=argparse.SUPPRESS, help=argparse.SUPPRESS)
     return parser

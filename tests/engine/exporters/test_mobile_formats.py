@@ -121,6 +121,6 @@ def test_coreml_file_has_weights_interface_and_metadata(half, model, tmp_path):
 
 def test_coreml_takes_one_picture(tiny_conv, tmp_path):
     pytest.importorskip("coremltools")
-    with pytest.raises(ValueError, match="one picture of 3 channels at a time.*--batch-size 1"):
+    with pytest.raises(ValueError, match="one image of 3 channels at a time.*--batch-size 1"):
         EXPORTERS["coreml"](tiny_conv, torch.rand(2, 3, 64, 96), tmp_path / "a.mlpackage", OPTIONS, METADATA)
     assert not any(tmp_path.iterdir())

@@ -93,7 +93,7 @@ def test_8_bits_that_change_confident_boxes_are_refused():
 
 @pytest.mark.parametrize(
     ("change", "message"),
-    [({"half": True}, "exclude each other: choose"), ({"dynamic": True}, "--dynamic exclude"), ({}, "give --data")],
+    [({"half": True}, "are mutually exclusive: choose"), ({"dynamic": True}, "--dynamic exclude"), ({}, "give --data")],
 )
 def test_int8_that_cannot_be(change, message, tiny_conv, tmp_path):
     with pytest.raises(ValueError, match=message):
@@ -163,7 +163,7 @@ def test_folder_behind_a_link_stays(tmp_path):
     assert [f.name for f in (tmp_path / "home").iterdir()] == ["a"]
     assert sorted(f.name for f in tmp_path.iterdir()) == ["home", "model"]
     os.mkfifo(tmp_path / "pipe")
-    with pytest.raises(FileExistsError, match="where the folder is to be written"), atomic_folder(tmp_path / "pipe"):
+    with pytest.raises(FileExistsError, match="where the folder would be written"), atomic_folder(tmp_path / "pipe"):
         pass
 
 

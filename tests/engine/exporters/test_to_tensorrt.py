@@ -92,7 +92,7 @@ def test_missing_or_old_module(monkeypatch):
     with pytest.raises(ValueError, match="pip install tensorrt"):
         import_tensorrt()
     monkeypatch.setitem(sys.modules, "tensorrt", fake_tensorrt("8.6.1"))
-    with pytest.raises(ValueError, match=r"TensorRT 8\.6\.1 is too old, needed is 10 or newer"):
+    with pytest.raises(ValueError, match=r"TensorRT 8\.6\.1 is too old, version 10 or newer"):
         import_tensorrt()
 
 

@@ -112,12 +112,12 @@ def test_files_folders_patterns(tree, tmp_path, source, expected):
     ("source", "error", "message"),
     [
         ("gone.jpg", FileNotFoundError, "gone.jpg: no such file or folder"),
-        ("*.webp", FileNotFoundError, "no file fits this pattern"),
+        ("*.webp", FileNotFoundError, "no file matches this pattern"),
         ("note.md", ValueError, "ends neither like an image"),
         ("deep/deeper/*.jpg.txt", FileNotFoundError, "no such list"),
         ("", ValueError, "--source is empty"),
         ("screen 1 2 3", ValueError, "expected screen"),
-        ("https://www.youtube.com/watch?v=abc", ValueError, "pages of YouTube are not read"),
+        ("https://www.youtube.com/watch?v=abc", ValueError, "YouTube pages are not supported"),
         ("97", OSError, "camera camera97 cannot be opened|camera.*97 cannot be opened"),
     ],
 )
@@ -163,7 +163,7 @@ def test_brackets_in_names(tmp_path, monkeypatch, pattern, expected):
 
 
 def test_brackets_that_fit_nothing_are_explained(tree, tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"write \[\[\] for one in a name"):
+    with pytest.raises(FileNotFoundError, match=r"write \[\[\] for a literal \["):
         open_source("gone[1]/*.jpg", tmp_path)
 
 

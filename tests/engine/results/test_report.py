@@ -181,7 +181,7 @@ def test_memory_does_not_grow_with_the_pictures(tmp_path):
 @pytest.mark.parametrize(
     ("image", "detections", "message"),
     [
-        (picture()[..., 0], [], r"x\.jpg: a picture of a report is \(H, W, 3\) uint8, got \(60, 80\) uint8"),
+        (picture()[..., 0], [], r"x\.jpg: an image of a report is \(H, W, 3\) uint8, got \(60, 80\) uint8"),
         (picture().astype(np.float32), [], "got .* float32"),
         (picture(), [[1, 2, 3, 4, 0.5]], r"x\.jpg: boxes of a report are \(N, 6\), got \(1, 5\)"),
     ],
@@ -243,7 +243,7 @@ def test_hostile_names_are_text(dump, page):
 
 def test_no_pictures(dump, tmp_path):
     dom = dump(DetectReport(tmp_path, NAMES).close())
-    assert dom.one(id="empty")["text"] == "This run had no pictures."
+    assert dom.one(id="empty")["text"] == "This run had no images."
     assert "hidden" not in dom.one(id="empty")
     assert dom.one(id="totals")["text"] == "0 pictures, 0 boxes shown"
 

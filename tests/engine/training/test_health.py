@@ -32,10 +32,10 @@ def test_amplitudes_follow_the_pass_through_lists_and_name_the_first_bad_row():
     found = amplitudes(rows, forward)
     assert found[:2] == [Amplitude(0, "Times", 2.0, 6.0), Amplitude(1, "Pick", 6.0, 0.0)]
     text = describe_amplitudes(found)
-    assert "row 2 (Times) is the first with an output of nan, its input reaches 0" in text
-    assert "largest finite activation 6 in row 0 (Times)" in text
+    assert "layer 2 (Times) is the first with output nan; its input reaches 0" in text
+    assert "largest finite activation 6 in layer 0 (Times)" in text
     assert not any(row._forward_hooks for row in rows)
-    assert describe_amplitudes(found[:2]) == "all layers are finite, largest finite activation 6 in row 0 (Times)"
+    assert describe_amplitudes(found[:2]) == "all layers are finite, largest finite activation 6 in layer 0 (Times)"
 
 
 def test_half_precision_and_empty_maps_have_amplitudes():

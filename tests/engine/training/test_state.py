@@ -37,13 +37,13 @@ def test_freeze_one_number_is_a_count_and_several_are_rows(model, freeze, frozen
 
 def test_freeze_the_backbone(model):
     assert [row.i for row in freeze_layers(model, ["backbone"])] == [0, 1]
-    with pytest.raises(ValueError, match="--freeze backbone 2: give backbone alone"):
+    with pytest.raises(ValueError, match="--freeze backbone 2: pass either backbone or layer indices"):
         freeze_layers(model, ["backbone", 2])
 
 
 @pytest.mark.parametrize("freeze", [[-1], [4], [0, 3], [10**18], [0, 10**18]])
 def test_freeze_refuses_rows_that_are_not_there(model, freeze):
-    with pytest.raises(ValueError, match="the model has rows 0 to 2"):
+    with pytest.raises(ValueError, match="the model has layers 0 to 2"):
         freeze_layers(model, freeze)
 
 
@@ -123,7 +123,7 @@ def test_published_file_fills_the_backbone_of_the_named_model(options):
     assert torch.equal(model.model[5].blocks[1].mlp.fc2.weight, state["features.5.1.mlp.3.weight"])
     assert model.names == {0: "a", 1: "b"}
     options.cfg = ""
-    with pytest.raises(ValueError, match=r"vision.pth: name the model too, such as --cfg models/yolov5-swinv2t.yaml"):
+    with pytest.raises(ValueError, match=r"vision.pth: pass the model too, such as --cfg models/yolov5-swinv2t.yaml"):
         training.read_inputs(options)
 
 

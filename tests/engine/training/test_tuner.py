@@ -50,7 +50,7 @@ def test_population_is_read_from_a_folder(tmp_path):
     (tmp_path / "b.yaml").write_text("lr0: 0.02")
     (tmp_path / "a.yaml").write_text("lr0: 0.03")
     assert [hyp.lr0 for hyp in read_population(tmp_path)] == [0.03, 0.02]
-    with pytest.raises(FileNotFoundError, match="--evolve_population nowhere: no .yaml file"):
+    with pytest.raises(FileNotFoundError, match="--evolve_population nowhere: no .yaml files found"):
         read_population("nowhere")
 
 

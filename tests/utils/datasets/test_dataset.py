@@ -101,7 +101,7 @@ def test_missing_validation_images_name_all_places(dataset, monkeypatch):
 def test_download_text_is_shown_and_not_run(dataset):
     marker = dataset / "ran"
     content = {"train": "t", "val": "v", "names": ["x"], "download": f"bash -c 'touch {marker}'"}
-    with pytest.raises(FileNotFoundError, match=r"never run by us\): bash -c 'touch"):
+    with pytest.raises(FileNotFoundError, match=r"which is never run: bash -c 'touch"):
         lb.check_dataset(content)
     assert not marker.exists()
 
@@ -119,7 +119,7 @@ def test_prefix_of_a_parent_folder_is_dropped_if_that_helps(dataset):
         ({"val": ""}, "key 'val' is missing or empty"),
         ({"names": {0: "x", 2: "y"}}, "keys are 0, 1, 2, ... without gaps"),
         ({"names": "x"}, "must be a list, or a mapping"),
-        ({"names": ["yes", False]}, r"names\[1\] is False, not a text. Put the name in quotes"),
+        ({"names": ["yes", False]}, r"names\[1\] is False, not a string. Put the name in quotes"),
         ({"generate": "cats"}, "generate: 'cats' is unknown. Allowed: shapes"),
     ],
 )

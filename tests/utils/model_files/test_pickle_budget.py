@@ -178,7 +178,7 @@ def test_what_is_thrown_away_is_paid_for_too():
     items = b"(" + b"N" * 5000 + b"lq\x01"
     for call in (b"ctorch\nSize\n", b"cbuiltins\nset\n"):
         code = b"\x80\x04" + items + b"0" + call + b"q\x020" + b"h\x02h\x01\x85R0" * 2000 + b"N."
-        with pytest.raises(DamagedError, match="without end, or over"):
+        with pytest.raises(DamagedError, match="endless values, or over"):
             InertFile(archive(code))
 
 
@@ -340,7 +340,7 @@ def test_settings_of_records_are_not_printed_whole():
     conv = Record("models.common.Conv", (), {"_modules": {"act": act}})
     with pytest.raises(ValueError, match="slope of a LeakyReLU is a list"):
         legacy._activation({"model.0": conv})
-    with pytest.raises(ValueError, match="without end, or over"):
+    with pytest.raises(ValueError, match="endless values, or over"):
         legacy._plain(nest(25), Budget())
 
 

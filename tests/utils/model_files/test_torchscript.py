@@ -135,7 +135,7 @@ def test_an_archive_behind_a_flatbuffer_is_refused(tmp_path):
     """torch.jit.load takes a file with these letters for a flatbuffer, whatever its end says."""
     data = write(tmp_path / "a.torchscript", records_of(Passes())).read_bytes()
     (tmp_path / "a.torchscript").write_bytes(data[:4] + b"PTMF" + data[8:])
-    with pytest.raises(ValueError, match="does not begin as an archive of PyTorch"):
+    with pytest.raises(ValueError, match="does not begin like a PyTorch archive"):
         load(tmp_path / "a.torchscript")
 
 
