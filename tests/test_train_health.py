@@ -152,9 +152,7 @@ def _without_targets(plain):
 def test_rollback_repeats_the_epoch_at_half_the_rate(at, first, origin, settings, tmp_path, caplog):
     run(settings | {"nan_policy": "rollback"}, "on_train_batch_end", spoil_weights(at))
     folder = tmp_path / "run"
-    assert (
-        f"{origin}, epoch {first} restarts with 0.5 of the learning rate (rollback 1 of at most 5)" in caplog.text
-    )
+    assert f"{origin}, epoch {first} restarts with 0.5 of the learning rate (rollback 1 of at most 5)" in caplog.text
     assert [row[0] for row in rows(folder)] == [0, 1, 2]
     full = [0.004 * ((1 - e / 3) * 0.99 + 0.01) for e in range(3)]
     wanted = [rate if epoch < first else rate / 2 for epoch, rate in enumerate(full)]
