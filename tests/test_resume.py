@@ -110,7 +110,7 @@ def test_a_run_on_fewer_images_makes_its_steps(copy, name, caplog):
     first = 1 if name == "middle" else 2
     assert [epoch for epoch, _ in steps] == list(range(first, EPOCHS))  # one batch, so one step, an epoch
     assert len(seen) == 2 * (EPOCHS - first)
-    assert "2 images instead of 8" in caplog.text
+    assert "2 images now, 8 then" in caplog.text
     assert ("epoch 1 was interrupted after 1 batches of the previous data: it restarts" in caplog.text) == (first == 1)
 
 
@@ -125,7 +125,7 @@ def test_a_run_on_more_images_sees_all_of_them(copy, name, caplog):
     first = 1 if name == "middle" else 2
     assert {epoch for epoch, _ in steps} == set(range(first, EPOCHS))
     assert len(seen) == 2 * IMAGES * (EPOCHS - first)
-    assert "16 images instead of 8" in caplog.text
+    assert "16 images now, 8 then" in caplog.text
 
 
 def test_other_images_in_the_same_number_begin_the_epoch_again(copy, caplog):
@@ -166,7 +166,7 @@ def test_a_best_checkpoint_that_is_gone_is_written_again(copy):
     ("change", "message"),
     [
         ({"names": ["square", "circle"]}, "2 classes, but the resumed run has 4"),
-        ({"names": "reversed"}, "has number 0, but 3 in the run that is resumed"),
+        ({"names": "reversed"}, "has index 0, but 3 in the resumed run"),
         (
             {"epochs": 1},
             "--epochs 1: the resumed run has finished 1 epochs and begun the next; give at least 2",

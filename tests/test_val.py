@@ -341,7 +341,7 @@ def test_training_without_validation_labels_is_warned_once(unlabelled, lines):
     for _ in range(2):
         (results, _, _), _ = run_oracle(data, loader, [[FOUND] * 2] * 2)
         assert results[:4] == (0, 0, 0, 0)
-    assert sum("label for 4 images" in line for line in lines()) == 1
+    assert sum("no labels found for 4 images" in line for line in lines()) == 1
 
 
 def trainable(weights):

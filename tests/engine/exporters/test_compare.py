@@ -28,5 +28,5 @@ def test_broken_output(bad, match):
 
 def test_tolerance():
     check_difference(Difference(5.0, 9e-4, 9e-5), "float32", "x")
-    with pytest.raises(ValueError, match=r"x.onnx: differs from PyTorch by .*0.002 relative.*allowed are 0.001"):
+    with pytest.raises(ValueError, match=r"x.onnx: differs from PyTorch by .*0.002 relative.*limits are 0.001"):
         check_difference(Difference(0.1, 2e-3, 0.0), "float32", "x.onnx")

@@ -93,7 +93,11 @@ def test_8_bits_that_change_confident_boxes_are_refused():
 
 @pytest.mark.parametrize(
     ("change", "message"),
-    [({"half": True}, "are mutually exclusive: choose"), ({"dynamic": True}, "--dynamic exclude"), ({}, "give --data")],
+    [
+        ({"half": True}, "are mutually exclusive: choose"),
+        ({"dynamic": True}, "mutually exclusive for OpenVINO"),
+        ({}, "give --data"),
+    ],
 )
 def test_int8_that_cannot_be(change, message, tiny_conv, tmp_path):
     with pytest.raises(ValueError, match=message):

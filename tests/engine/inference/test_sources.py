@@ -113,7 +113,7 @@ def test_files_folders_patterns(tree, tmp_path, source, expected):
     [
         ("gone.jpg", FileNotFoundError, "gone.jpg: no such file or folder"),
         ("*.webp", FileNotFoundError, "no file matches this pattern"),
-        ("note.md", ValueError, "ends neither like an image"),
+        ("note.md", ValueError, "not the suffix of an image"),
         ("deep/deeper/*.jpg.txt", FileNotFoundError, "no such list"),
         ("", ValueError, "--source is empty"),
         ("screen 1 2 3", ValueError, "expected screen"),
@@ -430,7 +430,7 @@ def test_screen(screen, tmp_path):
     assert (part.image.shape, part.source, part.kind) == ((50, 100, 3), "screen1", "live")
     with pytest.raises(ValueError, match="screen 7 does not exist"):
         open_source("screen 7", tmp_path)
-    with pytest.raises(ValueError, match="leaves screen 0 of 320 x 240"):
+    with pytest.raises(ValueError, match="extends beyond screen 0 of 320 x 240"):
         open_source("screen 300 0 100 100", tmp_path)
     assert display_problem() == "" or "without windows" in display_problem()
 
