@@ -80,7 +80,7 @@ def test_study_goes_on_where_it_ended(tmp_path):
 WORKER = """
     import sys, time
     from pathlib import Path
-    from utils import evolve, tuner
+    from engine.training import evolve, tuner
     from utils.hyp import Hyp
 
     evolve.plot_evolve = lambda *_: None

@@ -236,7 +236,7 @@ def test_numbers_that_are_missing_or_too_few(tmp_path):
     with pytest.raises(ValueError, match="the storage x/data/0 is missing"):
         file.tensor(file.root)
     file = InertFile(in_archive(tmp_path / "b.pt", b"\x80\x02" + tensor_code(), **{"0": bytes(15)}))
-    with pytest.raises(ValueError, match="storage 0 has 15 bytes for 4 numbers"):
+    with pytest.raises(ValueError, match="storage 0 has 15 bytes for 4 elements"):
         file.tensor(file.root)
 
 
