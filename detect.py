@@ -1,4 +1,4 @@
-"""Find objects in images, videos, cameras, streams and on the screen.
+"""Detect objects in images, videos, cameras, streams and on the screen.
 
 python detect.py --weights runs/train/exp/weights/best.pt --source photos/
 python detect.py --weights best.pt --source clip.mp4 --img 640 --conf 0.4 --save-txt
@@ -84,9 +84,9 @@ def run(
     stream: bool = False,
     **outputs: Any,
 ) -> list[Result] | Iterator[Result]:
-    """Detect in everything a source gives, and write what was asked for.
+    """Run detection on all frames of a source and write the requested outputs.
 
-    Reading and letterboxing, model and NMS, drawing and writing go on at the same time in three threads.
+    Reading and letterboxing, model and NMS, drawing and writing run concurrently in three threads.
 
     Args:
         weights: model file, or several .pt files as an ensemble.
@@ -99,20 +99,20 @@ def run(
         device: see `select_device`.
         view_img: show each frame in a window.
         nosave: write no annotated images and videos.
-        classes: keep these class numbers only.
+        classes: keep only these class indices.
         agnostic_nms: let boxes of different classes suppress each other.
-        augment: look at three views of each image.
+        augment: test-time augmentation with three views of each image.
         visualize: save the feature maps of each image, and of the first frame of each video.
-        update: afterwards rewrite the .pt files without what only training needs, in place.
+        update: afterwards strip the training state from the .pt files, in place.
         project: results go into `project`/`name`, numbered unless `exist_ok`.
         name: see `project`.
         exist_ok: see `project`.
-        half: compute in float16 where the device can.
+        half: compute in float16 where the device supports it.
         dnn: use OpenCV for .onnx files.
-        window: another window for the Swin stages of .pt files, or one for each.
-        vid_stride: look at every so many frames of videos and streams.
-        slice: also look at tiles of this side in pixels; 0 does not.
-        overlap: share of a tile that neighbours have in common.
+        window: another window size for the Swin stages of .pt files, or one for each stage.
+        vid_stride: process every Nth frame of videos and streams.
+        slice: also detect in tiles of this side in pixels; 0 turns it off.
+        overlap: fraction of a tile that neighbours have in common.
         stream: return an iterator of results with images, for sources that are long or have no end. Close it, or
             exhaust it, to finish the files.
         **outputs: fields of `engine.results.outputs.Wanted`, such as `save_txt=True`; not `save_img`, see `nosave`.
@@ -121,7 +121,7 @@ def run(
         All results, without images; with `stream` an iterator.
 
     Raises:
-        ValueError, FileNotFoundError: an option that cannot work, or nothing can be read.
+        ValueError, FileNotFoundError: an option is invalid, or nothing can be read.
         OSError: a camera, stream or file cannot be opened or written.
     """
     wanted = Wanted(save_img=not nosave, **outputs)
@@ -208,7 +208,7 @@ def _detect(
 
 
 def _check_weights(files: Sequence[str | Path], visualize: bool, update: bool, dnn: bool) -> None:
-    """Raise an error for files that are missing or cannot do what is asked."""
+    """Raise an error for weights that are missing or do not support an option."""
     if not files:
         raise ValueError(
             "no weights given: pass a model file, for example --weights runs/train/exp/weights/best.pt "
@@ -223,14 +223,14 @@ def _check_weights(files: Sequence[str | Path], visualize: bool, update: bool, d
 
 
 def _default_source(source: str | Path) -> str:
-    """Return the source; ValueError if it is the default and there are no images."""
+    """Return the source; ValueError if it is the default and that folder does not exist."""
     if Path(source) == ROOT / "data/images" and not Path(source).is_dir():
         raise ValueError(f"no source given, and the default folder {source} does not exist: pass --source")
     return str(source)
 
 
 def _first_model(model: DetectMultiBackend) -> Any:
-    """Return the network whose feature maps are shown: of an ensemble the first one."""
+    """Return the network whose feature maps are saved: the first one of an ensemble."""
     network = model.backend.model
     return network if hasattr(network, "model") else network[0]
 

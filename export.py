@@ -1,4 +1,4 @@
-"""Turn a trained checkpoint into the files that other runtimes read: ONNX, TensorRT, OpenVINO and more.
+"""Export a trained checkpoint to the formats of other runtimes: ONNX, TensorRT, OpenVINO and more.
 
 python export.py --weights runs/train/exp/weights/best.pt --include onnx --dynamic --simplify
 python export.py --weights best.pt --include onnx openvino --int8 --data my.yaml --img 640
@@ -42,12 +42,12 @@ from utils.torch_utils import select_device
 
 LICENCE = "Apache-2.0"
 DEFAULTS = ExportOptions()
-FLAGS = ("half", "int8", "dynamic", "simplify", "optimize", "nms", "agnostic_nms")  # asked for: must apply somewhere
+FLAGS = ("half", "int8", "dynamic", "simplify", "optimize", "nms", "agnostic_nms")  # must apply to at least one format
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of one format: `file` is None and `error` set where it failed."""
+    """The outcome of one format: `file` is None and `error` set if it failed."""
 
     format: Format
     file: Path | None = None
@@ -148,7 +148,7 @@ def run(
 
 
 def check_options(options: ExportOptions, formats: Sequence[Format], tensorrt_check: bool) -> None:
-    """Refuse what cannot be followed.
+    """Reject options that do not apply.
 
     Raises:
         ValueError: naming the option.
@@ -200,7 +200,7 @@ def load(weights: Path, device: torch.device) -> DetectionModel:
 
 
 def make_metadata(model: DetectionModel, options: ExportOptions, stride: int) -> dict[str, Any]:
-    """Return what each file says about itself."""
+    """Return the metadata of the exported files."""
     return {
         "description": f"YOLOv5-SwinV2 {Path(model.yaml_file or 'model').stem} detector",
         "version": VERSION,

@@ -125,7 +125,7 @@ def optimizer_step(state: State, clip_norm: float, callbacks: Callbacks) -> bool
     callbacks.run("optimizer_step")
     state.scaler.unscale_(state.optimizer)
     learning = [p for p in state.model.parameters() if p.grad is not None]
-    norm = torch.nn.utils.get_total_norm([p.grad for p in learning])
+    norm = torch.nn.utils.get_total_norm([p.grad for p in learning])  # infinite after an overflow in float16
     finite = bool(norm.isfinite())
     if finite:  # clipping would spread what is not finite over all gradients
         torch.nn.utils.clip_grads_with_norm_(learning, clip_norm, norm)
@@ -133,6 +133,7 @@ def optimizer_step(state: State, clip_norm: float, callbacks: Callbacks) -> bool
         return False
     state.scaler.step(state.optimizer)
     state.scaler.update()
+    # a scale that keeps halving below 1 means that the weights, not the scale, cause the overflow
     if not finite and state.scaler.get_scale() < 1:
         return False
     callbacks.run("on_before_zero_grad")
@@ -142,9 +143,9 @@ def optimizer_step(state: State, clip_norm: float, callbacks: Callbacks) -> bool
 
 
 def begin_epoch(state: State, plan: Plan, loader: DataLoader) -> None:
-    """Make model and loader ready for the batches of an epoch behind `state.batch`."""
+    """Prepare model and loader for the batches of an epoch after the first `state.batch`."""
     state.model.train()
-    for row in plan.frozen:
+    for row in plan.frozen:  # train() has just switched their batch statistics on
         row.eval()
     loader.sampler.set_epoch(state.epoch, skip=state.batch * loader.batch_size)
     if plan.opt.image_weights:
@@ -167,15 +168,15 @@ def train_one_epoch(
     watch: LossWatch,
     interrupts: Interrupts,
 ) -> bool:
-    """Train on every batch once, in a run that was stopped on those behind `state.batch`.
+    """Train one epoch on every batch; a resumed epoch skips its first `state.batch` batches.
 
     `state.losses` becomes the mean box, objectness and class loss, (3,).
 
     Returns:
-        False if a signal broke it off, in all processes behind the same batch.
+        False if a signal interrupted it, in all processes after the same batch.
 
     Raises:
-        Diverged: the loss or a gradient is not finite, or the loss grows without end; nothing was stepped.
+        Diverged: the loss or a gradient is not finite, or the loss diverges; no step was made.
         ValueError: the device has too little memory.
     """
     hyp, opt, device = slowed(plan.hyp, state.rollbacks), plan.opt, plan.device
@@ -189,6 +190,7 @@ def train_one_epoch(
     for i, (images, targets, paths, _) in bar:
         callbacks.run("on_train_batch_start")
         ni = state.iteration
+        # uint8 crosses to the device: a quarter of the bytes of float32
         images = images.to(device, memory_format=torch.channels_last, non_blocking=True).float() / 255
 
         # rate and momentum of this iteration
@@ -203,12 +205,13 @@ def train_one_epoch(
             raise out_of_memory(state, plan, images, targets, compute_loss, i)
         check_step(state, plan, i, items, images, watch, stepped=None)
 
-        # step once per nominal batch
+        # step once per nominal batch; measured from the last step, so that a resumed run steps at the same batches
         if ni - state.last_step >= accumulate:
             stepped = optimizer_step(state, hyp.clip_norm, callbacks)
             check_step(state, plan, i, items, images, watch, stepped)
             state.last_step = ni
 
+        # running mean and position: all that a checkpoint in the middle of the epoch needs from here
         state.losses = (state.losses * i + items) / (i + 1)
         state.batch, state.iteration = i + 1, ni + 1
         memory = f"{torch.cuda.memory_reserved() / 1e9 if device.type == 'cuda' else 0:.3g}G"
@@ -220,9 +223,10 @@ def train_one_epoch(
             "on_train_batch_end", model=state.model, ni=ni, imgs=images, targets=targets, paths=paths,
             losses=state.losses,
         )  # fmt: skip
+        # a signal may reach one process only; all have to leave after the same batch
         if any_process(interrupts.wanted, device):
             return False
-        if callbacks.stop_training and world_size() == 1:
+        if callbacks.stop_training and world_size() == 1:  # with several, one that leaves would block the others
             break
     if bar.disable:
         LOGGER.info(line)
@@ -256,10 +260,10 @@ def break_off_validation(interrupts: Interrupts) -> Callable[[], None]:
 def evaluate(
     state: State, plan: Plan, data: dict[str, Any], loader: DataLoader, compute_loss: ComputeLoss, callbacks: Callbacks
 ) -> tuple[tuple[float, ...], np.ndarray] | None:
-    """Score the averaged model.
+    """Validate the averaged model.
 
     Returns:
-        P, R, mAP50, mAP50-95, three losses, and mAP50-95 of each class (nc,); None if a signal broke it off.
+        P, R, mAP50, mAP50-95, three losses, and mAP50-95 of each class (nc,); None if a signal interrupted it.
     """
     try:
         results, maps, _ = val.run(
@@ -280,7 +284,7 @@ def evaluate(
 def finish(
     state: State, plan: Plan, data: dict[str, Any], loader: DataLoader, compute_loss: ComputeLoss, callbacks: Callbacks
 ) -> tuple[float, ...]:
-    """Strip best.pt, score it from its file with plots, then strip last.pt: until that the run can be resumed."""
+    """Strip best.pt and validate it with plots, then strip last.pt; until then the run can be resumed."""
     best, last = plan.save_dir / "weights/best.pt", plan.save_dir / "weights/last.pt"
     strip_optimizer(best)
     LOGGER.info(f"\nValidating {best}...")
@@ -310,7 +314,7 @@ def train_epochs(
     """Train, score, log and save, epoch by epoch, to the last one or until the fitness no longer rises.
 
     Returns:
-        False if a signal broke it off; the run is saved as it is then.
+        False if a signal interrupted it; the run is saved in that state.
     """
     opt, last, watch = plan.opt, plan.save_dir / "weights/last.pt", LossWatch()
     if opt.nan_policy == "rollback" and not last.is_file():
@@ -456,7 +460,7 @@ def main(opt: argparse.Namespace, callbacks: Callbacks | None = None) -> tuple[f
 
 
 def evolve(opt: argparse.Namespace, inputs: Inputs, device: torch.device) -> tuple[float, ...]:
-    """Train once per generation with other hyperparameters, `opt.evolve` times counting those of an earlier run.
+    """Train once per generation with mutated hyperparameters, `opt.evolve` times including those of an earlier run.
 
     Returns:
         What `train` returned for the best generation.

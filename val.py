@@ -1,4 +1,4 @@
-"""Measure a detector on a labelled dataset: precision, recall, mAP and time per image. Used by hand and by train.py.
+"""Validate a detector on a labelled dataset: precision, recall, mAP and time per image. Also called by train.py.
 
 python val.py --weights runs/train/exp/weights/best.pt --data data/demo.yaml --img 640
 python val.py --weights best.pt --data data/coco.yaml --iou 0.65 --task test --save-txt --save-conf

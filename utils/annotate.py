@@ -1,4 +1,4 @@
-"""Boxes and labels on images and batches, crops of boxes, and image files: what is seen of detections."""
+"""Draw boxes and labels on images and batches, crop boxes, and write image files."""
 
 import importlib.util
 import math
@@ -289,7 +289,7 @@ def plot_images(
         targets: (T, 6) `[image in batch, class, xywhn]`, or (T, 7) with a confidence at the end: then class and
             confidence are written, and rows up to 0.25 are left out.
         paths: file of each image; None writes no file names.
-        fname: image to write; the suffix chooses the format.
+        fname: image file to write; the suffix chooses the format.
         names: class names by index.
         max_size: longest side of the whole image in pixels; larger batches are scaled down, none is scaled up.
         max_subplots: most tiles.

@@ -98,7 +98,7 @@ class Perspective:
         scale: zoom; above 1 enlarges.
         shear_x: horizontal shear in degrees.
         shear_y: vertical shear in degrees.
-        tx: where the centre of the input lands, as a share of the output width.
+        tx: where the centre of the input lands, as a fraction of the output width.
         ty: the same for the height.
     """
 
@@ -126,7 +126,7 @@ def draw_perspective(
     Args:
         rng: source of the eight numbers.
         degrees: largest rotation, degrees.
-        translate: largest shift, share of the output side.
+        translate: largest shift, fraction of the output side.
         scale: largest change of the zoom: it lies in 1 - scale .. 1 + scale.
         shear: largest shear, degrees.
         perspective: largest perspective, 1 / pixel; useful up to 0.001.
@@ -264,7 +264,7 @@ def box_candidates(
         new: (M, 4) xyxy after, clipped to the output.
         wh_thr: both new sides must be longer than this, pixels.
         ar_thr: the longer new side must be less than this many times the shorter one.
-        area_thr: the new area must be more than this share of the old one; one number or (M,).
+        area_thr: the new area must be more than this fraction of the old one; one number or (M,).
         eps: keeps the divisions finite.
 
     Returns:
@@ -418,7 +418,7 @@ def lay_labels(
 
 # Copy-paste and mixup -------------------------------------------------------------------------------------------------
 def draw_copy_paste(rng: np.random.Generator, segments: Sequence[np.ndarray], p: float) -> list[int]:
-    """Draw which labels to paste: the share `p` of those with a polygon, without replacement."""
+    """Draw which labels to paste: the fraction `p` of those with a polygon, without replacement."""
     usable = [i for i, segment in enumerate(segments) if len(segment)]
     return rng.choice(usable, round(p * len(usable)), replace=False).tolist() if usable else []
 

@@ -1,4 +1,4 @@
-"""Anchor sizes from box sizes: how well a set fits a dataset, and a better set when it does not."""
+"""Anchor sizes: how well they fit the boxes of a dataset, and better ones when they do not."""
 
 from collections.abc import Sequence
 
@@ -30,7 +30,7 @@ def anchor_metric(wh: ArrayLike, anchors: ArrayLike, thr: float) -> tuple[NDArra
         thr: largest side ratio that still fits (hyperparameter `anchor_t`), above 1.
 
     Returns:
-        The largest x of each size, (M,); the best possible recall, the share of sizes whose best x exceeds 1 / thr;
+        The largest x of each size, (M,); the best possible recall, the fraction of sizes whose best x exceeds 1 / thr;
         the mean number of fitting anchors per size. Both numbers are 0 when there are no sizes.
 
     Raises:

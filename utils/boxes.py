@@ -170,7 +170,7 @@ def _area(boxes: Array) -> Array:
 
 
 def box_ioa(box: Array, boxes: Array, eps: float = 1e-7) -> Array:
-    """Share of each of `boxes` that `box` covers (intersection over *their* area).
+    """Fraction of each of `boxes` that `box` covers (intersection over *their* area).
 
     Args:
         box: (4,) `xyxy`.

@@ -1,4 +1,4 @@
-"""The events of a run, their arguments, and who wants to hear of them."""
+"""The events of a run, their arguments, and the callbacks registered for them."""
 
 from collections.abc import Callable
 from typing import Any
@@ -32,7 +32,7 @@ class Callbacks:
     """Functions that are called when something happens in a run.
 
     Attributes:
-        stop_training: a callback sets this to True to end the training after the present batch.
+        stop_training: a callback sets this to True to end training after the current batch.
     """
 
     def __init__(self) -> None:

@@ -1,4 +1,4 @@
-"""Log lines, colours, and errors as a user sees them."""
+"""Log lines, colours, and errors as shown to the user."""
 
 import logging
 import os
@@ -92,14 +92,14 @@ def colorstr(*parts: str) -> str:
 
 
 def log_options(script: str | Path, options: Mapping[str, Any]) -> None:
-    """Log all options of a run in one line: `train: weights=, cfg=yolov5n.yaml, ...`; passwords in addresses hidden."""
+    """Log all options of a run in one line: `train: weights=, cfg=yolov5n.yaml, ...`; passwords in URLs are hidden."""
     text = ", ".join(f"{key}={value}" for key, value in options.items())
     LOGGER.info(colorstr(f"{Path(script).stem}: ") + re.sub(r"(\w://)[^/\s]+@", r"\1***@", text))
 
 
 @contextmanager
 def cli_errors() -> Iterator[None]:
-    """Turn user errors inside the block into one clear line and an exit status, for the `main` of a script.
+    """Report user errors inside the block in one line and set the exit status, for the `main` of a script.
 
     ValueError, OSError (missing file, forbidden, disk full, ...) and too little memory end with status 1, Ctrl-C with
     130.

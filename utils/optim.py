@@ -115,7 +115,7 @@ def warmup_iterations(warmup_epochs: float, batches: int, epochs: int) -> int:
 
 
 def same_warmup(ni: int, nw: int, new: int) -> int:
-    """Return the iteration that is as far in a warmup of `new` iterations as `ni` is in one of `nw`, or behind both."""
+    """Return the iteration as far into a warmup of `new` iterations as `ni` is into one of `nw`, or past both."""
     return ni * new // nw if ni < nw else max(ni, new)
 
 

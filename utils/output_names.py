@@ -18,7 +18,7 @@ def unique_stems(files: Sequence[str], numbered: Collection[str] = ()) -> dict[s
     """Name each file after its stem; files that share one get their whole path below the common folder.
 
     The last part of a name is never `.` or `..`, which would lead out of the folder that files are written to, and has
-    at most `MAX_STEM` bytes, so that number and suffix of the file to be written fit behind it.
+    at most `MAX_STEM` bytes, so that the number and suffix of the output file can be appended.
 
     Args:
         files: paths, or names of streams.

@@ -300,7 +300,7 @@ def plot_pr_curve(
         px: recall, (P,), rising from 0 to 1.
         py: precision of each class at these recalls, (K, P); K may be 0.
         ap: average precision, (K, 10); the first column (IoU 0.5) is written in the legend.
-        save_path: image to write.
+        save_path: image file to write.
         names: class names by index.
         classes: class index of each row of py, (K,); None means row i is class i.
 
@@ -333,7 +333,7 @@ def plot_mc_curve(
     Args:
         px: confidence, (P,), rising from 0 to 1.
         py: metric of each class at these confidences, (K, P); K may be 0.
-        save_path: image to write.
+        save_path: image file to write.
         names: class names by index.
         xlabel: name of px.
         ylabel: name of the metric.
@@ -362,12 +362,12 @@ def plot_confusion_matrix(
     normalize: bool = True,
     classes_per_cell: int = 1,
 ) -> None:
-    """Save a confusion matrix as an image.
+    """Plot a confusion matrix and save it.
 
     Args:
         matrix: counts, (classes + 1, classes + 1), rows predicted, columns true, background last.
         names: class names by index.
-        save_path: image to write.
+        save_path: image file to write.
         normalize: divide each column by its sum; cells below 0.005 stay empty.
         classes_per_cell: classes that a row or column stands for, see `metrics.ConfusionMatrix.blocks`; names are left
             out if it is not 1.
@@ -407,7 +407,7 @@ def plot_evolve(genes: Mapping[str, Sequence[float]], score: ArrayLike, fname: s
     Args:
         genes: for each name its value in all generations.
         score: fitness of the generations.
-        fname: image to write.
+        fname: image file to write.
     """
     score = np.asarray(score)
     best = int(score.argmax())
@@ -422,12 +422,12 @@ def plot_evolve(genes: Mapping[str, Sequence[float]], score: ArrayLike, fname: s
 
 
 def plot_val_study(files: Sequence[str | Path], sizes: Sequence[int], save_path: str | Path = "study.png") -> None:
-    """Save an image of what detectors reach at several image sizes, and how long they take.
+    """Plot the metrics and times of detectors at several image sizes.
 
     Args:
         files: tables of `val.py --task study`, one for each detector: a row for each size, 10 columns.
         sizes: image sizes in pixels, one for each row.
-        save_path: image to write.
+        save_path: image file to write.
 
     Raises:
         ValueError: a table has other rows or columns.

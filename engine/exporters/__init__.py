@@ -3,7 +3,7 @@
 export_<name>(model, images, file, options, metadata) -> Path
 
 model: DetectionModel in float32 and evaluation mode on the CPU or a CUDA device, fused, `model.detect.export` set,
-    so that it returns (boxes,). An exporter leaves it as it is: it works on a deep copy where it changes weights.
+    so that it returns (boxes,). An exporter does not change it: it works on a deep copy where it changes weights.
 images: example, float32 (B, 3, H, W) in 0..1, on the model's device.
 file: what to write, from `utils.formats.output_path`. It is written through `utils.files.atomic_path`; a folder is
     made beside the target and put in its place when complete.
@@ -14,7 +14,7 @@ metadata: what the file must carry: stride (int), names (dict), task, imgsz, bat
 Returns the written path.
 
 Raises ValueError where the result differs from the model by more than the tolerance of `engine.exporters.compare` (no
-file is left then), where a package is missing (the message has the pip line), or where an option cannot be followed.
+file is left then), where a package is missing (the message has the pip command), or where an option does not apply.
 """
 
 from collections.abc import Callable

@@ -22,7 +22,7 @@ def calibration_images(data: str | Path | dict[str, Any], imgsz: tuple[int, int]
         imgsz: height and width of the frame that each image is fitted into.
 
     A pass yields float32 (1, 3, H, W) RGB in 0..1. It starts at the same image every time and jumps evenly through the
-    sorted list, so that the first few already come from all over the dataset; damaged images are named and left out.
+    sorted list, so that the first few already represent the whole dataset; damaged images are reported and skipped.
 
     Raises:
         ValueError, FileNotFoundError: from `check_dataset` and `list_images`.

@@ -25,7 +25,7 @@ def check_file(
     options: ExportOptions,
     metadata: dict[str, Any],
 ) -> Difference:
-    """Run the file and the model on noise, at several sizes where these are open, and on real images if there are any.
+    """Run the file and the model on noise, at several sizes if these are dynamic, and on real images if there are any.
 
     Args:
         title: name of the format, for messages.
@@ -62,10 +62,10 @@ def check_file(
 
 
 def check_confident(expected: Tensor, found: Tensor, what: str) -> None:
-    """Raise where 8 bits have changed the boxes that matter by more than `INT8_SCORE` on average.
+    """Raise ValueError if 8 bits have changed the confident boxes by more than `INT8_SCORE` on average.
 
-    The largest difference says little in 8 bits: among thousands of boxes a few always tip over. How good such a file
-    is must be measured as mAP; this guards against a broken one.
+    The largest difference says little in 8 bits: among thousands of boxes a few always change a lot. The accuracy of
+    such a file must be measured as mAP; this check only guards against a broken one.
 
     Args:
         expected: boxes (B, R, 5 + classes) of the model.

@@ -1,4 +1,4 @@
-"""How far the output of an exported file is from the model's, and how far it may be."""
+"""The difference between the outputs of an exported file and of the model, and its tolerance."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Put a folder of files in its place in one step."""
+"""Replace a folder of files atomically."""
 
 import os
 import secrets

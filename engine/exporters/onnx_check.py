@@ -32,7 +32,7 @@ def make_session(file: str | Path | bytes) -> Any:
 def check_sizes(options: ExportOptions, stride: int) -> list[tuple[int, int, int]]:
     """Return the (batch, height, width) at which a file is compared.
 
-    A file with fixed sizes has one. One with open sizes is also run at other batches, at sizes that windows do not
+    A file with fixed sizes has one. One with dynamic sizes is also run at other batches, at sizes that windows do not
     divide, and where the coarsest map is a single cell high, less than any window.
     """
     height, width = options.imgsz

@@ -49,7 +49,7 @@ def add_nms(model: Any, nc: int, options: ExportOptions) -> None:
         nc: classes.
         options: conf_thres, iou_thres, topk_all and agnostic_nms.
 
-    `detections` is float32 (B, topk_all, 6) `[xyxy_net, confidence, class]`, best first, zeros behind the last one;
+    `detections` is float32 (B, topk_all, 6) `[xyxy_net, confidence, class]`, best first, zeros after the last one;
     `num` is int32 (B,), how many there are.
 
     Raises:

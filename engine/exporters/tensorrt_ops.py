@@ -233,7 +233,7 @@ def find_problems(model: Any) -> list[str]:
         for node in graph.node
         if node.domain not in ("", "ai.onnx")
     ]
-    if foreign:  # types behind such nodes cannot be inferred
+    if foreign:  # types after such nodes cannot be inferred
         return foreign
     graph = Graph(model)
     problems = [

@@ -21,7 +21,7 @@ from utils.files import atomic_path
 from utils.formats import ONNX_WRITERS, require
 from utils.options.exporter import OPSETS, ExportOptions
 
-LARGEST_BATCH, LARGEST_SIDE = 4096, 16384  # bounds of the open axes; only the exporter's reasoning uses them
+LARGEST_BATCH, LARGEST_SIDE = 4096, 16384  # bounds of the dynamic axes; only the exporter's reasoning uses them
 
 
 class HalfModel(nn.Module):
@@ -83,7 +83,7 @@ def ensure_onnx(model: nn.Module, images: Tensor, file: Path, options: ExportOpt
 
 
 def _check_options(options: ExportOptions) -> None:
-    """Raise ValueError for what cannot be followed."""
+    """Raise ValueError for options that the format does not support."""
     if not OPSETS[0] <= options.opset <= OPSETS[1]:
         raise ValueError(f"--opset is {options.opset}, allowed is {OPSETS[0]} to {OPSETS[1]}")
     if options.int8 and options.half:
@@ -95,8 +95,8 @@ def _check_options(options: ExportOptions) -> None:
 def trace(model: nn.Module, images: Tensor, options: ExportOptions, stride: int) -> Any:
     """Turn the model into a graph.
 
-    With open sizes the example is not `images` but one large enough to have several windows on each axis of every map:
-    torch.export would take an axis of one window for a constant. It stands for any size, as nothing is computed.
+    With dynamic sizes the example is not `images` but one large enough to have several windows on each axis of every
+    map: torch.export would take an axis of one window for a constant. It stands for any size, as nothing is computed.
 
     Args:
         model: see `export_onnx`.

@@ -2,8 +2,8 @@
 
 The input is float32 (B, 3, H, W) RGB in 0..1, the output a tuple of one tensor, float32 (B, R, 5 + classes)
 `[xywh_net, objectness, class scores]`. The metadata lie in the archive as `metadata.json`. Load it with
-`torch.export.load(file).module(check_guards=False)`: the guards of open sizes exclude maps of one cell, which the graph
-runs as the model does.
+`torch.export.load(file).module(check_guards=False)`: the guards of dynamic sizes exclude maps of one cell, which the
+graph runs as the model does.
 """
 
 import json
@@ -42,8 +42,8 @@ def capture(model: nn.Module, images: Tensor, dynamic: bool, stride: int) -> tor
     Args:
         model: images to (boxes,), evaluation mode.
         images: example (B, 3, H, W); a graph with fixed sizes gets its sizes.
-        dynamic: leave batch, height and width open.
-        stride: largest stride of the model, of which open sizes are multiples.
+        dynamic: make batch, height and width dynamic.
+        stride: largest stride of the model, of which dynamic sizes are multiples.
     """
     shapes = None
     if dynamic:
@@ -55,5 +55,5 @@ def capture(model: nn.Module, images: Tensor, dynamic: bool, stride: int) -> tor
         program = torch.export.export(model.eval(), (images,), dynamic_shapes=shapes, strict=False)
     for node in program.graph.nodes:
         node.meta.pop("stack_trace", None)  # paths and source lines of the machine that exported
-    program.example_inputs = None  # else the file holds the example's pixels, 10 MB with open sizes
+    program.example_inputs = None  # else the file holds the example's pixels, 10 MB with dynamic sizes
     return program

@@ -59,7 +59,7 @@ class LoadImages(_Loader):
         stride: with `auto` the sides of the input are multiples of it.
         auto: pad only up to the next multiple of `stride` instead of the whole input.
         transforms: takes the image (H, W, 3) BGR instead of the letterbox.
-        vid_stride: take the last of every so many frames of a video.
+        vid_stride: read every Nth frame of a video.
 
     Attributes:
         files: N paths; `nf` is N and `video_flag` tells which are videos.
@@ -124,7 +124,7 @@ class LoadStreams(_Loader):
     Args:
         sources: text file with one camera number, URL or video a line, or one of these; or a sequence of them.
         img_size, stride, auto, transforms: as of `LoadImages`.
-        vid_stride: decode the last of every so many frames only.
+        vid_stride: decode every Nth frame only.
 
     Attributes:
         sources: names of the streams, without passwords.

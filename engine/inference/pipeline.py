@@ -16,7 +16,7 @@ STREAM_FPS = 30.0  # of saved videos whose source does not say, such as a screen
 
 @dataclass(frozen=True)
 class Frame:
-    """One image to look at.
+    """One frame of a source.
 
     Attributes:
         image: (H, W, 3) BGR uint8.
@@ -41,7 +41,7 @@ class Frame:
 
 
 class Prefetch(Generic[Item]):
-    """Iterate in a thread of its own, a few items ahead. Use as a context: leaving it ends the thread.
+    """Iterate in a separate thread, a few items ahead. A context manager: leaving it ends the thread.
 
     An error of the iteration is raised where its item would have come.
 
@@ -70,17 +70,17 @@ class Prefetch(Generic[Item]):
             yield item
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self._stop()
+        self._stop()  # first: the thread may wait for a frame, and cancel does not reach a call that runs
         for future in self._waiting:
             future.cancel()
         close = getattr(self._iterator, "close", None)
-        if close:
+        if close:  # in the thread that ran the generator: captures belong to it
             self._pool.submit(close)
         self._pool.shutdown(wait=True)
 
 
 class Worker:
-    """Call a function in a thread of its own, in order. Use as a context: leaving it waits for what is left.
+    """Call a function in a separate thread, in order. A context manager: leaving it waits for pending calls.
 
     An error of the function is raised by one of the next calls, or on leaving.
 
@@ -103,11 +103,12 @@ class Worker:
             self._function(*args)
             return
         self._waiting.append(self._pool.submit(self._function, *args))
+        # waits only when full; calls that are done are collected at once, so that their errors are raised early
         while len(self._waiting) > self._ahead or (self._waiting and self._waiting[0].done()):
             self._waiting.popleft().result()
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._pool.shutdown(wait=True)
-        if kind is None:  # else the first error is the one to tell
+        if kind is None:  # else the first error is the one to report
             for future in self._waiting:
                 future.result()

@@ -32,12 +32,12 @@ class Prepared:
 
 @dataclass(frozen=True)
 class Settings:
-    """How to detect.
+    """Settings of detection.
 
     Attributes:
         imgsz: height and width of the network input; multiples of the model's stride.
         conf_thres, iou_thres, classes, agnostic, max_det: see `non_max_suppression`.
-        augment: look at three views.
+        augment: test-time augmentation with three views.
         tile: side of the tiles into which images are cut, in pixels; 0 does not cut.
         overlap: see `tile_grid`.
     """
@@ -76,7 +76,7 @@ class Predictor:
         self.shape: tuple[int, ...] = (1, 3, *settings.imgsz)
         if settings.tile:
             tile_grid(1, 1, settings.tile, settings.overlap)
-        # An empty prediction shows what NMS thinks of the rest.
+        # NMS checks its own settings; an empty prediction makes it do so before the first frame.
         empty = torch.zeros(1, 0, 5 + model.nc)
         s = settings
         non_max_suppression(empty, s.conf_thres, s.iou_thres, s.classes, s.agnostic, max_det=s.max_det)
@@ -87,7 +87,7 @@ class Predictor:
             yield self.prepare(frames)
 
     def prepare(self, frames: list[Frame]) -> Prepared:
-        """Make the network input of frames: as small as all of them allow alike, if the model takes any size."""
+        """Make the network input of frames: the smallest common size, if the model takes any size."""
         start = time.perf_counter()
         inputs = self._fit([frame.image for frame in frames])
         return Prepared(frames, inputs, time.perf_counter() - start)
@@ -137,7 +137,7 @@ class Predictor:
         return found
 
     def _slice(self, frame: Frame, whole: Tensor) -> Tensor:
-        """Add what the tiles of a frame show to what was found in all of it."""
+        """Merge the detections in the tiles of a frame with those in the whole frame."""
         s, (height, width) = self.settings, frame.shape
         windows = tile_grid(height, width, s.tile, s.overlap)
         if len(windows) == 1:

@@ -1,4 +1,4 @@
-"""Large images in tiles: where the tiles lie, and how what was found in them becomes one result.
+"""Large images in tiles: the grid of tiles, and how their detections are merged.
 
 A box that was found in a tile and reaches one of its inner borders may be a part of an object only: it is called cut.
 """
@@ -14,7 +14,7 @@ from utils.nms import batched_nms
 Window = tuple[int, int, int, int]  # x1, y1, x2, y2 in pixels of the image, x2 and y2 outside
 
 CUT_MARGIN = 0.01  # of the side of a tile: a box that ends so near to an inner border is cut
-COVERED = 0.6  # share of a cut box that a whole one must cover to replace it
+COVERED = 0.6  # fraction of a cut box that a whole one must cover to replace it
 ALIGNED = 0.5  # IoU of two cut boxes along the border between them from which they are parts of one object
 
 
@@ -28,7 +28,7 @@ def tile_grid(height: int, width: int, tile: int, overlap: float = 0.2) -> list[
         height: of the image in pixels; `width` likewise.
         width: see `height`.
         tile: side of a tile in pixels.
-        overlap: share of the side, 0 to 0.9.
+        overlap: fraction of the side, 0 to 0.9.
 
     Raises:
         ValueError: tile below 32 or overlap out of range.
@@ -78,7 +78,7 @@ def merge_tiles(
     agnostic: bool = False,
     max_det: int = 1000,
 ) -> Tensor:
-    """Make one result of what was found in tiles, and in the whole image.
+    """Merge the detections of tiles and of the whole image.
 
     Whole boxes go through NMS. A cut box is dropped where a whole box of its class covers most of it. What remains of
     cut boxes in different tiles that continue each other is joined to the box around them, with the highest of their

@@ -60,13 +60,13 @@ def _check_whole(path: str) -> None:
 
 
 class Files:
-    """Image and video files, one frame at a time. What cannot be read is reported and skipped.
+    """Image and video files, one frame at a time. Files that cannot be read are reported and skipped.
 
     Args:
         images: read first, in this order.
         videos: read after them.
-        vid_stride: take the last of every so many frames of a video.
-        left_out: what was found beside them and is not read, in words; "" for nothing.
+        vid_stride: read every Nth frame of a video.
+        left_out: description of the other files, which are not read; "" for none.
 
     Attributes:
         names: all files, images first.
@@ -111,7 +111,7 @@ Source = Files | Streams | Screen
 
 
 def open_source(source: str | Path, folder: Path, vid_stride: int = 1) -> Source:
-    """Find out what a source is, and open it.
+    """Detect the kind of a source and open it.
 
     Args:
         source: see `FORMS`. A folder that exists is read, whatever its name could mean else. Folders are not searched
@@ -167,18 +167,18 @@ def open_files(source: str | Path | Sequence[str | Path], vid_stride: int = 1) -
 
 
 def _download(url: str, folder: Path) -> Path | None:
-    """Return what a URL leads to as a file, None for a stream."""
+    """Download the file of a URL and return it; None for a stream."""
     check_no_page(url)
     try:
         return download(url, folder, READ)
     except OSError:
         if _suffix(urlsplit(url).path) in READ:
             raise
-        return None  # FFmpeg knows more ways to ask, and says what is wrong
+        return None  # FFmpeg tries more ways to connect and reports the error
 
 
 def _files(text: str, found: Sequence[str], vid_stride: int) -> Files:
-    """Sort what was found into images and videos, and describe the rest.
+    """Sort paths into images and videos, and describe the rest.
 
     Raises:
         FileNotFoundError: there is neither an image nor a video.
@@ -258,7 +258,7 @@ def _listed(line: str, list_file: Path) -> list[str]:
 
 
 def read_lines(file: str) -> list[str]:
-    """Read the lines of a list that are neither empty nor remarks."""
+    """Read the lines of a list that are neither empty nor comments."""
     path = Path(os.path.expanduser(file))
     if not path.is_file():
         raise FileNotFoundError(f"{file}: no such list (from {Path.cwd()})")

@@ -1,4 +1,4 @@
-"""Live sources: cameras, network streams and the screen. The newest frame counts, older ones are dropped."""
+"""Live sources: cameras, network streams and the screen. Only the latest frame is kept, older ones are dropped."""
 
 import atexit
 import re
@@ -20,7 +20,7 @@ from utils.text import file_name, file_names
 
 NETWORK_TIMEOUT = 10_000  # milliseconds to open a stream, or to wait for its next frame
 RETRY_FIRST, RETRY_LAST = 0.5, 10.0  # seconds between attempts to reconnect; doubled each time
-REMIND = 60.0  # seconds after which a stream that stays away is mentioned again
+REMIND = 60.0  # seconds between warnings about a stream that is still down
 WAIT_FOR_THREAD = 2.5 * NETWORK_TIMEOUT / 1000  # seconds: it may be opening a stream, then wait for a frame
 WAIT_IN_SILENCE = 1.0  # seconds
 YOUTUBE = ("youtube.com", "youtu.be")
@@ -29,7 +29,7 @@ _started: "weakref.WeakSet[Stream]" = weakref.WeakSet()
 
 
 def stream_name(address: str) -> str:
-    """Name a stream for logs and files: no password, only letters that a file name may hold, and not too many.
+    """Name a stream for logs and files: no password, only characters allowed in file names, limited in length.
 
     `rtsp://me:secret@10.0.0.7/cam?x=1` becomes `rtsp___10_0_0_7_cam_x_1`.
     """
@@ -38,7 +38,7 @@ def stream_name(address: str) -> str:
 
 
 def check_no_page(address: str) -> None:
-    """Raise ValueError for a page of YouTube, which is not the video that it shows."""
+    """Raise ValueError for a YouTube page, which is not a video stream."""
     host = (urlsplit(address).hostname or "") if "://" in address else ""
     if any(host == site or host.endswith(f".{site}") for site in YOUTUBE):
         raise ValueError(
@@ -48,7 +48,7 @@ def check_no_page(address: str) -> None:
 
 
 def open_capture(address: str) -> cv2.VideoCapture:
-    """Open a camera by number, or a stream by address with limits on the time it may take."""
+    """Open a camera by number, or a stream by URL with timeouts."""
     if address.isdecimal():
         return cv2.VideoCapture(int(address))
     limits = [cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, NETWORK_TIMEOUT, cv2.CAP_PROP_READ_TIMEOUT_MSEC, NETWORK_TIMEOUT]
@@ -58,12 +58,12 @@ def open_capture(address: str) -> cv2.VideoCapture:
 class Stream:
     """Read one camera, network stream or, as if it were one, video file, in a thread that keeps the newest frame.
 
-    A stream that fails is opened again until it is back, however long that takes; a file ends.
+    A stream that fails is reopened until it is back, however long that takes; a file ends.
 
     Args:
-        address: number of a camera, address or path.
+        address: number of a camera, URL or path.
         name: for logs and files.
-        vid_stride: decode the last of every so many frames only.
+        vid_stride: decode every Nth frame only.
         news: notified when there is a new frame, and at the end.
 
     Attributes:
@@ -73,7 +73,7 @@ class Stream:
 
     Raises:
         OSError: it cannot be opened at the start.
-        ValueError: a page of YouTube.
+        ValueError: a YouTube page.
     """
 
     def __init__(self, address: str, name: str, vid_stride: int, news: threading.Condition) -> None:
@@ -93,17 +93,18 @@ class Stream:
         self.thread = threading.Thread(target=self._run, name=f"stream {name}", daemon=True)
 
     def start(self) -> None:
-        """Begin to read."""
+        """Start reading."""
         _started.add(self)
         self.thread.start()
 
     def take(self) -> Frame | None:
-        """Return the newest frame and forget it; None if there is no new one. Hold `news` meanwhile."""
+        """Return the latest frame once; None if there is no new one. The caller holds `news`."""
         frame, self._newest = self._newest, None
         return frame
 
     def _run(self) -> None:
         while not self._stop.is_set():
+            # grab without decoding: frames that are dropped cost almost nothing, and the buffer never falls behind
             if all(self._capture.grab() for _ in range(self.vid_stride)):
                 decoded, image = self._capture.retrieve()
                 if decoded:
@@ -127,14 +128,14 @@ class Stream:
             self._news.notify_all()
 
     def _reconnect(self) -> bool:
-        """Open the stream again; False if the program ends before it is back."""
+        """Reopen the stream; False if the program ends before it is back."""
         lost = told = time.monotonic()
         pause = RETRY_FIRST
         LOGGER.warning(f"stream {self.name}: connection lost after frame {self._number}, reconnecting ...")
         self._capture.release()
         while not self._stop.wait(pause):
             capture = open_capture(self.address)
-            if capture.isOpened() and capture.grab():
+            if capture.isOpened() and capture.grab():  # some servers accept a connection before they have a frame
                 self._capture = capture
                 LOGGER.info(f"stream {self.name}: connected again after {time.monotonic() - lost:.1f} s")
                 return True
@@ -146,7 +147,7 @@ class Stream:
         return False
 
     def stop(self) -> None:
-        """Make the thread end soon, and close a stream that was never started."""
+        """Ask the thread to end, and close a stream that was never started."""
         if not self._stop.is_set():
             self._stop.set()
             self._wait_until = time.monotonic() + WAIT_FOR_THREAD
@@ -171,7 +172,7 @@ def _end_all() -> None:
     started = list(_started)
     if started and threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # what is left takes a bounded time
-    for stream in started:
+    for stream in started:  # stop all before waiting for any: their time limits run at once
         stream.stop()
     for stream in started:
         stream.join()

@@ -15,13 +15,13 @@ BROKEN_IN_A_ROW = 50  # frames; after so many that cannot be decoded the rest of
 
 
 def reported_fps(capture: cv2.VideoCapture) -> float:
-    """Return the frames per second a source tells of, `STREAM_FPS` where it tells nonsense."""
+    """Return the frames per second that a source reports, `STREAM_FPS` where that is not plausible."""
     fps = capture.get(cv2.CAP_PROP_FPS)
     return fps if math.isfinite(fps) and 0 < fps <= 1000 else STREAM_FPS
 
 
 def reported_frames(capture: cv2.VideoCapture) -> int:
-    """Return the number of frames a source tells of, 0 for endless or unknown."""
+    """Return the number of frames that a source reports, 0 for endless or unknown."""
     count = capture.get(cv2.CAP_PROP_FRAME_COUNT)
     return int(count) if math.isfinite(count) and 0 < count < 2**31 else 0
 
@@ -37,7 +37,7 @@ def open_video(path: str) -> cv2.VideoCapture:
 def read_video(path: str, vid_stride: int = 1, capture: cv2.VideoCapture | None = None) -> Iterator[Frame]:
     """Read the frames of a video file, turned as its metadata say.
 
-    A frame that cannot be decoded is reported and skipped; so is a rest that cannot be read.
+    Frames that cannot be decoded are reported and skipped, and so is an unreadable end of the file.
 
     Args:
         path: video.
@@ -115,7 +115,7 @@ class VideoFile:
 
 
 def _look_at(path: Path) -> tuple[int, bool]:
-    """Return the number of frames that a video file tells of, and whether its last one can be decoded."""
+    """Return the number of frames that a video file reports, and whether its last one can be decoded."""
     capture = cv2.VideoCapture(str(path))
     try:
         count = reported_frames(capture) if capture.isOpened() else 0

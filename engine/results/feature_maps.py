@@ -22,9 +22,9 @@ GAP = 2
 
 
 class FeatureMaps:
-    """Save what the rows of a model give out. Use as a context: leaving it takes the hooks away.
+    """Save the outputs of the layers of a model. A context manager: leaving it removes the hooks.
 
-    For each row but the last (Detect) whose map is larger than one cell: `stage<i>_<Module>_features.png` with the
+    For each layer but the last (Detect) whose map is larger than one cell: `stage<i>_<Module>_features.png` with the
     first 32 channels in 8 columns, each from its own smallest value (dark) to its largest (bright), and the whole map
     of the first image as `.npy`, (C, H, W) float32.
 
@@ -51,7 +51,7 @@ class FeatureMaps:
         self._folder, self._seen = folder, set()
 
     def done(self) -> None:
-        """Save no more until the next `save_next`, and say where the maps are."""
+        """Stop saving until the next `save_next`, and log where the maps are."""
         if self._folder:
             LOGGER.info(f"feature maps of {len(self._seen)} modules saved to {self._folder}")
         self._folder = None

@@ -1,4 +1,4 @@
-"""What a run of detect.py shows and keeps as images: annotated images and videos, crops, windows."""
+"""Annotated images and videos, crops and windows of a run of detect.py."""
 
 import os
 import re
@@ -53,7 +53,7 @@ def draw(
 def picture_names(sources: Sequence[str], live: bool) -> dict[str, str]:
     """Name the annotated image or video of each source.
 
-    An image keeps its name (with .jpg behind it where its format cannot be written), a video is `<stem>.mp4`. Where two
+    An image keeps its name (with .jpg appended where its format cannot be written), a video is `<stem>.mp4`. Where two
     would get the same, both get their path below the common folder.
     """
     simple = {}
@@ -150,9 +150,9 @@ class Pictures:
 
 
 class Crops:
-    """Write each box as an image of its own: `<class>/<stem>.jpg`, then `<stem>-2.jpg`, ...
+    """Write the crop of each box: `<class>/<stem>.jpg`, then `<stem>-2.jpg`, ...
 
-    They are cut by `crop_box` from the image without drawings.
+    Crops are cut by `crop_box` from the image before boxes are drawn.
 
     Args:
         folder: where to.
@@ -189,7 +189,7 @@ class Crops:
 
 
 def display_problem() -> str:
-    """Say why no window can be opened here; "" if one can. OpenCV itself would end the program."""
+    """Return why no window can be opened; "" if one can. OpenCV itself would abort the program."""
     gui = re.search(r"GUI:\s*(\S+)", cv2.getBuildInformation())
     if gui is None or gui.group(1).upper() == "NONE":
         return "this OpenCV is built without windows: pip install opencv-python instead of opencv-python-headless"

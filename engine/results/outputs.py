@@ -1,4 +1,4 @@
-"""Everything that a run of detect.py writes or tells: files of all kinds, lines for each frame, the summary."""
+"""Everything that a run of detect.py writes or logs: files of all kinds, a line per frame, the summary."""
 
 import time
 from collections import Counter
@@ -129,7 +129,7 @@ def _image_name(source: str, picture: str) -> str:
 
 
 class Summary:
-    """Count what was found, tell of each image at once and of each video once a second, and sum up at the end.
+    """Count detections, log each image at once and each video once a second, and log a summary at the end.
 
     Args:
         source: what will come.
@@ -164,7 +164,7 @@ class Summary:
         LOGGER.info(f"{place}{frame.source}: {net[0]}x{net[1]} {self.text(count)}, {milliseconds:.1f}ms")
 
     def text(self, count: Counter[int]) -> str:
-        """Put counts of classes into words: `2 cats, 1 dog`."""
+        """Format counts of classes: `2 cats, 1 dog`."""
         words = [
             f"{n} {printable(self.names[cls])}{'s' * (n > 1 and not self.names[cls].endswith('s'))}"
             for cls, n in sorted(count.items())

@@ -1,4 +1,4 @@
-"""A page to look at: one HTML file with all images of a run, whose boxes can be filtered in the browser.
+"""The report page: one HTML file with all images of a run, whose boxes can be filtered in the browser.
 
 The file holds everything, loads nothing and works without a server. `report_page.html` is its frame, `report_page.js`
 its program; images are written to disk one by one, so memory does not grow with their number.
@@ -27,7 +27,7 @@ from utils.files import atomic_path, naming
 THUMBNAIL = 480  # longest side in pixels
 QUALITY = 80  # of the JPEG
 MATCH_CONF, MATCH_IOU = 0.25, 0.45  # as in `ConfusionMatrix`
-LOWEST = 0.05  # detections below it are left out of the validation page: they are many, and none looks at them
+LOWEST = 0.05  # detections below it are left out of the validation page: they are many and of no interest
 COLUMNS = ("Class", "Images", "Instances", "P", "R", "mAP50", "mAP50-95")
 
 

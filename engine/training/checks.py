@@ -1,4 +1,4 @@
-"""The options of train.py: completed from the run that is resumed, and checked."""
+"""The options of train.py: completed from the resumed run, and checked."""
 
 import argparse
 from functools import partial
@@ -21,7 +21,7 @@ MAY_CHANGE_ON_RESUME = ("amp", "data", "device", "epochs", "nan_policy", "patien
 
 
 def resume_options(opt: argparse.Namespace) -> argparse.Namespace:
-    """Return the options of the run that is resumed; only those of MAY_CHANGE_ON_RESUME may be given anew.
+    """Return the options of the resumed run; only those of MAY_CHANGE_ON_RESUME may be changed.
 
     Raises:
         FileNotFoundError: there is no run to resume, or its folder lacks a file.
@@ -50,7 +50,7 @@ def resume_options(opt: argparse.Namespace) -> argparse.Namespace:
 
 
 def check_options(opt: argparse.Namespace) -> None:
-    """Refuse option values that cannot work, and complete those that were left out.
+    """Reject invalid option values and fill in defaults.
 
     Raises:
         ValueError, FileNotFoundError: naming the option.
@@ -117,7 +117,7 @@ def check_evolution(opt: argparse.Namespace, processes: int) -> None:
 
 
 def check_processes(opt: argparse.Namespace, processes: int) -> None:
-    """Refuse options that do not suit the number of processes.
+    """Reject options that do not suit the number of processes.
 
     Raises:
         ValueError: naming the option.

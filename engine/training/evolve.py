@@ -78,7 +78,7 @@ def choose_parent(history: Sequence[Mapping[str, float]], rng: np.random.Generat
 
 
 def mutate(parent: Mapping[str, float], rng: np.random.Generator, decoupled: bool = False) -> dict[str, float]:
-    """Change a part of the genes by factors of 0.3 to 3, drawn again until one of them changes.
+    """Multiply some of the genes by factors of 0.3 to 3, drawn again until at least one of them changes.
 
     Each factor is 1 + gain * [with probability 0.8] * N(0, 1) * U * 0.2 with one U(0, 1) for all genes.
 

@@ -1,4 +1,4 @@
-"""Signs that a training goes wrong: numbers that are not finite and where they begin, a loss that grows without end."""
+"""Signs that training fails: values that are not finite, the layer where they begin, and a diverging loss."""
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -15,12 +15,12 @@ SHOWN = 3  # names that a message lists
 
 
 class Diverged(ValueError):
-    """The numbers of a training are not finite or grow without end; the message shows which. Nothing was saved."""
+    """Values of a training run are not finite or diverge; the message says which. Nothing was saved."""
 
 
 @dataclass(frozen=True)
 class Amplitude:
-    """Largest absolute value that went into and came out of one row of a model; NaN or infinite if one of them was."""
+    """Largest absolute input and output of one layer of a model; NaN or infinite if any value was."""
 
     row: int
     name: str
@@ -29,7 +29,7 @@ class Amplitude:
 
 
 def amplitudes(rows: Iterable[nn.Module], forward: Callable[[], Any]) -> list[Amplitude]:
-    """Run a forward pass without gradients and note the amplitudes of every row.
+    """Run a forward pass without gradients and record the amplitudes of every layer.
 
     Buffers that the pass moves (batch statistics) and the random state are not put back: the caller is about to stop
     or to restore everything.
@@ -69,7 +69,7 @@ def _largest(value: Any) -> Tensor:
 
 
 def describe_amplitudes(found: list[Amplitude]) -> str:
-    """Say where activations stop being finite, or else where they are largest."""
+    """Describe where activations stop being finite, or else where they are largest."""
     if not found:
         return "no layer was reached"
     bad = next((a for a in found if not torch.tensor(a.outside).isfinite()), None)
@@ -98,7 +98,7 @@ def shortened(names: list[str]) -> str:
 
 
 class LossWatch:
-    """Tell from the losses of the batches, all finite, that a training diverges.
+    """Detect from the losses of the batches, all finite, that training diverges.
 
     It does when `IN_SUCCESSION` batches in succession have a loss above `RISE` times the lowest running mean so far and
     above `START_RISE` times the highest one of the first `SPAN` batches. A single wild batch is none, and neither is a
@@ -116,7 +116,7 @@ class LossWatch:
         self._start = 0.0
 
     def __call__(self, loss: float) -> bool:
-        """Take note of the loss of a batch; return True if the training diverges."""
+        """Record the loss of a batch; return True if training diverges."""
         if self._seen and loss > RISE * self.lowest and loss > START_RISE * self._start:
             self.high += 1  # not averaged: the reference must not follow the divergence
             return self.high >= IN_SUCCESSION

@@ -1,4 +1,4 @@
-"""What a training does when its numbers go wrong or its memory ends: say where, go back, suggest what fits."""
+"""Recovery of a training run: report where values are not finite, roll back, find a batch that fits in memory."""
 
 from dataclasses import MISSING, fields, replace
 from pathlib import Path
@@ -17,11 +17,11 @@ from utils.loss import ComputeLoss
 from utils.torch_utils import amp_context
 
 MAX_ROLLBACKS = 5  # in one run, those before a resume too
-FEWEST_TARGETS = 16  # seen before a run is said to match none
+FEWEST_TARGETS = 16  # below this, no match at all may be chance
 
 
 def diverged(what: str, state: State, plan: Plan, batch: int, items: Tensor, images: Tensor) -> Diverged:
-    """Return the error for losses or gradients that went wrong; look for the layer by one more pass of the batch.
+    """Return the error for a diverged loss or gradient; one more pass of the batch finds the layer.
 
     Call it in every process.
 
@@ -33,6 +33,7 @@ def diverged(what: str, state: State, plan: Plan, batch: int, items: Tensor, ima
         items: box, objectness and class loss, (3,).
         images: the batch, (B, 3, H, W).
     """
+    # before the extra pass: it moves buffers and would blur what the failed batch left
     bad = not_finite({name: p.grad for name, p in state.model.named_parameters() if p.grad is not None})
     weights = not_finite(state.model.state_dict())
 
@@ -74,7 +75,7 @@ def check_step(
         batch: number in the epoch.
         items: losses.
         images: the batch.
-        watch: has seen the batches before; told of this one before the step, that is with `stepped` None.
+        watch: has seen the previous batches; called with this one before the step, that is with `stepped` None.
         stepped: what `optimizer_step` returned; None before the step.
     """
     if stepped is not None:
@@ -91,7 +92,7 @@ def check_step(
 
 
 def check_epoch(state: State, plan: Plan, compute_loss: ComputeLoss) -> None:
-    """Look at an epoch that is done, before it is scored and saved; call it in every process.
+    """Check a finished epoch before it is validated and saved; call it in every process.
 
     Raises:
         Diverged: a weight or an average is not finite, so no checkpoint may get it.
@@ -100,6 +101,7 @@ def check_epoch(state: State, plan: Plan, compute_loss: ComputeLoss) -> None:
     bad = not_finite(state.model.state_dict()) + not_finite(
         {f"average of {name}": x for name, x in state.ema.ema.state_dict().items()}
     )
+    # one process alone must not raise: the others would wait for it in the next collective operation
     found = torch.tensor([len(bad), compute_loss.seen, compute_loss.matched], dtype=torch.float32, device=plan.device)
     anywhere, seen, matched = (mean_over_processes(found) * world_size()).tolist()
     if anywhere:
@@ -159,7 +161,7 @@ def roll_back(state: State, plan: Plan, error: Diverged) -> None:
         elif spec.default_factory is not MISSING:
             setattr(state, spec.name, spec.default_factory())
     mean_over_processes(torch.zeros(1, device=plan.device))  # all have read the file before the first one changes it
-    state.optimizer.zero_grad()
+    state.optimizer.zero_grad()  # gradients of the failed batch are not part of a checkpoint
     restore(state, plan, ckpt)
     state.rollbacks = rollbacks
     if is_main():
@@ -175,7 +177,7 @@ def roll_back(state: State, plan: Plan, error: Diverged) -> None:
 def out_of_memory(
     state: State, plan: Plan, images: Tensor, targets: Tensor, compute_loss: ComputeLoss, batch: int
 ) -> ValueError:
-    """Return the error for a batch that does not fit; in a single process trials tell which one does.
+    """Return the error for a batch that does not fit; a single process also finds by trials which one does.
 
     Call it when the tensors of the failed pass are gone.
     """
@@ -194,8 +196,9 @@ def out_of_memory(
 
 
 def batch_that_fits(state: State, plan: Plan, images: Tensor, targets: Tensor, compute_loss: ComputeLoss) -> int:
-    """Return how many of the images go forward and backward beside the state of the optimizer, found by trials."""
+    """Find by trials how many images fit in memory for a training step, the optimizer state included."""
     learning = [p for group in state.optimizer.param_groups for p in group["params"]]
+    # before its first step an optimizer has no state yet: SGD will add one copy of the weights, Adam two
     copies = 0 if state.optimizer.state else 1 if "momentum" in state.optimizer.param_groups[0] else 2
 
     def attempt(n: int) -> None:
@@ -213,7 +216,7 @@ def batch_that_fits(state: State, plan: Plan, images: Tensor, targets: Tensor, c
             return False
         finally:
             state.optimizer.zero_grad()
-            if plan.device.type == "cuda":
+            if plan.device.type == "cuda":  # blocks cut for a larger trial would make the next one fail
                 torch.cuda.empty_cache()
         return True
 

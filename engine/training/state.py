@@ -1,4 +1,4 @@
-"""The state of a training: built from the options, brought back from a checkpoint, and saved."""
+"""The state of a training run: built from the options, restored from a checkpoint, and saved."""
 
 import argparse
 from collections.abc import Mapping, Sequence
@@ -61,7 +61,7 @@ class Inputs:
 
 @dataclass
 class State:
-    """Everything that changes while a run goes on, and that a checkpoint brings back.
+    """Everything that changes during a run and that a checkpoint restores.
 
     Attributes:
         net: what the batches go through, the model or its wrapper for several processes.
@@ -98,7 +98,7 @@ class Plan:
     Attributes:
         opt: options in effect. hyp: hyperparameters, loss gains fitted to this run. device, amp: where, in which type.
         imgsz, stride: image size and largest stride, pixels. batches: per epoch. warmup: iterations.
-        data: fingerprints of the datasets `train` and `val`. frozen: rows of the model that do not learn.
+        data: fingerprints of the datasets `train` and `val`. frozen: layers of the model that are not trained.
         save_dir: run folder. git: state of the repository.
     """
 
@@ -137,7 +137,7 @@ def read_inputs(opt: argparse.Namespace) -> Inputs:
 
 
 def check_resumable(ckpt: dict[str, Any], opt: argparse.Namespace, data: dict[str, Any]) -> None:
-    """Refuse to resume a finished run, and one whose classes, epochs or options do not fit what was trained so far.
+    """Reject resuming a finished run, or one whose classes, epochs or options differ from those trained with so far.
 
     Raises:
         ValueError: saying which.
@@ -168,7 +168,7 @@ def check_resumable(ckpt: dict[str, Any], opt: argparse.Namespace, data: dict[st
 
 
 def refuse_moved_names(names: Mapping[int, str], before: Mapping[int, str], file: str) -> None:
-    """Raise ValueError if a class has another number than before; a class may get another name, with a warning."""
+    """Raise ValueError if a class has a different index than before; a renamed class is only warned about."""
     numbers = {name: number for number, name in before.items()}
     for number, name in names.items():
         if name in numbers and before.get(number) != name:
@@ -246,15 +246,15 @@ def choose_amp(name: str, device: torch.device) -> torch.dtype | None:
 
 
 def freeze_layers(model: DetectionModel, freeze: Sequence[int | str]) -> list[nn.Module]:
-    """Stop the gradients of some rows.
+    """Freeze some layers.
 
     Args:
         model: changed in place.
-        freeze: one number n for rows 0 to n - 1, several numbers for exactly those rows, or `backbone` for the rows
-            that the model table calls so.
+        freeze: one number n for layers 0 to n - 1, several numbers for exactly those layers, or `backbone` for those
+            in that section of the model YAML.
 
     Returns:
-        The frozen rows; they are to stay in evaluation mode so that their batch statistics do not move either.
+        The frozen layers; keep them in evaluation mode so that their batch statistics do not change either.
 
     Raises:
         ValueError: a number is not a row of the model, or `backbone` stands beside others.
@@ -371,7 +371,7 @@ def prepare(
 
 
 def restore(state: State, plan: Plan, ckpt: dict[str, Any]) -> None:
-    """Bring a state back to what it was when the checkpoint was written, then fit it to data that have changed since.
+    """Restore a state from a checkpoint, then adapt it to data that have changed since.
 
     Raises:
         ValueError: the checkpoint does not fit the model and the optimizer.
@@ -390,7 +390,7 @@ def restore(state: State, plan: Plan, ckpt: dict[str, Any]) -> None:
 
 
 def _restore(state: State, ckpt: dict[str, Any]) -> None:
-    """Bring a state, and all random numbers, back to what they were when the checkpoint was written."""
+    """Restore a state and all random number generators from a checkpoint."""
     load_state(state.model, ckpt["model"])
     load_state(state.ema.ema, ckpt["ema"])
     state.ema.updates = ckpt["updates"]
@@ -411,7 +411,7 @@ def _restore(state: State, ckpt: dict[str, Any]) -> None:
 
 
 def fit_to_data(state: State, plan: Plan, ckpt: dict[str, Any]) -> None:
-    """Fit a state to what a resumed run may have changed: its images and labels, its batches per epoch, its epochs.
+    """Adapt a state to what a resumed run may have changed: images and labels, batches per epoch, epochs.
 
     Nothing changes where these did not. An epoch in the middle begins again with other training images, and so does the
     search for the best epoch with other validation images. Iterations keep their distance to the last optimizer step
@@ -454,7 +454,7 @@ def progress_of(state: State, plan: Plan) -> dict[str, Any]:
 
 
 def restore_progress(state: State, progress: dict[str, Any], scale: float) -> None:
-    """Bring a state back into the middle of an epoch: batches done, gradients not stepped yet, random numbers.
+    """Restore a state in the middle of an epoch: batches done, gradients not stepped yet, random states.
 
     Args:
         state: changed in place.
@@ -470,7 +470,7 @@ def restore_progress(state: State, progress: dict[str, Any], scale: float) -> No
     rngs = progress["rng"]
     if world_size() == len(rngs):
         set_torch_rng_state(rngs[rank()])
-    else:  # other random numbers than in an undisturbed run, but not the same in all processes
+    else:  # differs from an uninterrupted run, but not the same in all processes
         torch.manual_seed(hash((state.epoch, state.batch, rank())))
 
 

@@ -1,4 +1,4 @@
-"""The search for hyperparameters: the genetic one of YOLOv5, or a study of Optuna that several processes share."""
+"""Hyperparameter search: the genetic one of YOLOv5, or an Optuna study shared by several processes."""
 
 import time
 import warnings
@@ -99,7 +99,7 @@ def run_optuna(search: Search, measure: Measure, storage: str, name: str) -> Evo
     Args:
         search: what and how often.
         measure: trains and scores; its errors end this process, not the study.
-        storage: address of a database, such as sqlite:///study.db; '' for a file of its own in the folder.
+        storage: URL of a database, such as sqlite:///study.db; '' for a file of its own in the folder.
         name: of the study.
 
     Raises:
@@ -131,7 +131,7 @@ def run_optuna(search: Search, measure: Measure, storage: str, name: str) -> Evo
         if len(done) >= search.generations:
             return record
         if len(done) + sum(trial.state == running for trial in trials) >= search.generations:
-            time.sleep(POLL)  # others are at the last ones
+            time.sleep(POLL)  # other processes run the last ones
         else:
             study.optimize(objective, n_trials=1)
 
@@ -148,7 +148,7 @@ def _import_optuna() -> ModuleType:
 
 
 def _open_study(optuna: ModuleType, search: Search, storage: str, name: str) -> Any:
-    """Open or begin a study; the first generations are the same as those of the genetic search."""
+    """Open or create a study; the first generations are the same as those of the genetic search."""
     from sqlalchemy.exc import SQLAlchemyError  # noqa: PLC0415  comes with optuna
 
     url = storage or f"sqlite:///{search.folder.resolve() / 'study.db'}"

@@ -1,4 +1,4 @@
-"""What validation does with a loader: batches through a model and NMS, counts for the metrics, table and images."""
+"""Validation on a loader: model and NMS on each batch, counts for the metrics, the table and the plots."""
 
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -51,15 +51,15 @@ class Batch:
 
 
 class Runner:
-    """Put batches through a model and NMS, and keep count of time and loss.
+    """Run model and NMS on batches, and accumulate time and loss.
 
     Args:
         model: in evaluation mode while `batches` runs.
         conf_thres, iou_thres, max_det: see `non_max_suppression`.
         single_cls: give every detection class 0.
-        half: compute in float16; without CUDA not followed.
+        half: compute in float16; ignored without CUDA.
         compute_loss: the training loss, or None; it needs a model that gives its raw maps too.
-        augment: look at each image in three views; not together with `compute_loss`.
+        augment: test-time augmentation with three views; not together with `compute_loss`.
         hybrid: let the labels enter the suppression with confidence 1.
 
     Attributes:
@@ -159,7 +159,7 @@ def _to_original(
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Put a model in evaluation mode and give every module its own mode back, also after an error."""
+    """Set a model to evaluation mode and restore the mode of every module, also after an error."""
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:

@@ -31,7 +31,7 @@ from utils.paths import ROOT, check_file
 from utils.text import MAX_NAME
 
 SPLITS = ("train", "val", "test")
-MAX_MESSAGES = 10  # complaints about single files that are logged one by one
+MAX_MESSAGES = 10  # messages about single files that are logged one by one
 
 
 # Dataset YAML --------------------------------------------------------------------------------------------------------
@@ -319,7 +319,7 @@ def scan(reader: Reader, prefix: str) -> LabelSet:
 
 
 def log_label_set(label_set: LabelSet, prefix: str, origin: str) -> None:
-    """Log one line of counts and the first complaints."""
+    """Log one line of counts and the first problems."""
     counts, messages = label_set.counts, label_set.messages
     LOGGER.info(
         f"{prefix}{len(label_set.im_files)} images, {sum(map(len, label_set.labels))} labels, "

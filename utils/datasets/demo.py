@@ -1,4 +1,4 @@
-"""A small dataset to try things with: coloured shapes on textured grounds, drawn here, no download."""
+"""The demo dataset: coloured shapes on textured backgrounds, generated locally."""
 
 import tempfile
 from pathlib import Path
@@ -109,7 +109,7 @@ def _draw_blobs_(im: NDArray, count: int, rng: np.random.Generator) -> None:
 
 
 def _blend_(im: NDArray, window: tuple[slice, slice], alpha: NDArray, fill: NDArray) -> None:
-    """Mix a colour or a coloured patch into a window of an image, by the share `alpha` of each pixel."""
+    """Mix a colour or a coloured patch into a window of an image, by the fraction `alpha` of each pixel."""
     im[window] += alpha[..., None] * (fill - im[window])
 
 

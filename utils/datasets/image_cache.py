@@ -83,6 +83,7 @@ class ImageCache:
     def file_of(self, im_file: str) -> Path:
         """Return the file of an image: its name is made of path, size, time of change and variant."""
         stat = os.stat(im_file)
+        # an edited image has another name: nothing has to be compared or deleted when the cache is read
         key = f"{os.path.abspath(im_file)} {stat.st_size} {stat.st_mtime_ns} {self.variant}"
         return self.folder / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.raw"
 
@@ -116,6 +117,7 @@ class ImageCache:
             return None
         if len(content) != count:
             return None
+        # the checksum catches what a complete write cannot prevent: a failing disk, a file edited by others
         *head, checksum = HEADER.unpack(content[: HEADER.size].tobytes())
         pixels = content[HEADER.size :]
         if head != [MARK, *shape] or zlib.crc32(pixels) != checksum:

@@ -1,6 +1,6 @@
 """The labels of a whole split and their cache: plain arrays in an NPZ file, valid until an image or label changes.
 
-A cache comes with the dataset and may be made by whoever made that. It is read only if it is a regular file of a size
+A cache may come with the dataset and is an untrusted file. It is read only if it is a regular file of a size
 that suits the images, its arrays are checked as labels are, and another file of its name is neither followed nor lost.
 """
 
@@ -35,7 +35,7 @@ class LabelSet:
         segments: N lists of polygons (P, 2) xyn, one per label, (0, 2) for a box; empty lists without any polygon.
         sizes: (N, 2) int, width and height.
         counts: images by state: found, missing, empty, corrupt.
-        messages: complaints about single files.
+        messages: problems of single files.
     """
 
     im_files: list[str]
@@ -55,7 +55,7 @@ def content_key(im_files: list[str], sources: list[str], nc: int | None, split: 
         try:
             stat = os.stat(file)
             digest.update(f"\n{file}\t{stat.st_size}\t{stat.st_mtime_ns}".encode(errors="surrogateescape"))
-        except OSError:
+        except OSError:  # a label file that appears later changes the key
             digest.update(f"\n{file}\t-".encode(errors="surrogateescape"))
     return digest.hexdigest()
 
@@ -66,6 +66,7 @@ def write_cache(cache: Path, key: str, label_set: LabelSet, im_files: list[str])
     Raises:
         OSError: the file cannot be written, or one of that name is something else than a label cache.
     """
+    # the name derives from the dataset, where a user may have a file of that name
     with suppress(FileNotFoundError), open_regular(cache) as old:
         head = old.read(8)
         if head and not head.startswith(MARKS):

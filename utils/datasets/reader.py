@@ -71,7 +71,7 @@ class LabelledObject(NamedTuple):
 
 
 class Annotation(NamedTuple):
-    """What a file says about one image: (width, height), 0 where unknown; objects; complaints; its id in the file."""
+    """What a file says about one image: (width, height), 0 where unknown; objects; problems; its id in the file."""
 
     size: tuple[int, int]
     objects: list[LabelledObject]
@@ -89,7 +89,7 @@ class Verified:
         labels: (M, 5) float32 `[class, xywhn]`.
         segments: M polygons (P, 2) float32, xyn; (0, 2) for a label given as a box. Empty list without any polygon.
         state: "found", "missing" or "empty" label file, "corrupt" image, or "unlisted": not of this split.
-        messages: complaints, each beginning with the file.
+        messages: problems, each beginning with the file.
     """
 
     ok: bool
@@ -224,7 +224,7 @@ def any_image_size(file: str) -> tuple[int, int]:
         image_format = (im.format or "").lower()
         # PIL has turned the size of a TIFF already.
         width, height = (im.tag_v2[256], im.tag_v2[257]) if image_format == "tiff" else im.size
-        # Of a PNG without EXIF in its head PIL would decode all pixels to look for some behind them.
+        # Of a PNG without EXIF in its head PIL would decode all pixels to look for EXIF data after them.
         if (image_format != "png" or "exif" in im.info) and orientation(im) in (5, 6, 7, 8):  # on their side
             width, height = height, width
         try:
@@ -239,7 +239,7 @@ def any_image_size(file: str) -> tuple[int, int]:
     if min(width, height) < 10:
         raise ValueError(f"{width} x {height} pixels; at least 10 x 10 are needed")
     if image_format in ("jpeg", "mpo"):
-        if end != b"\xff\xd9":  # cut off, or bytes behind the end mark: only decoding can tell
+        if end != b"\xff\xd9":  # cut off, or bytes after the end mark: only decoding can tell
             with open_regular(file) as f, Image.open(f) as im:
                 im.load()
     elif image_format != "png":

@@ -22,7 +22,7 @@ class EpochSampler(Sampler):
     Attributes:
         weights: (n,) how often an image is wanted, relative to the others; n images are then drawn with replacement.
             None takes each image once.
-        skip: images of this pass that were seen before; a resumed run begins behind them.
+        skip: images of this pass that were seen before; a resumed run begins after them.
     """
 
     def __init__(

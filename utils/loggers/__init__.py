@@ -1,4 +1,4 @@
-"""Send the numbers and images of a training to every log that is switched on."""
+"""Send the metrics and plots of a training run to every enabled logger."""
 
 import math
 from collections.abc import Mapping, Sequence

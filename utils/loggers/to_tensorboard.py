@@ -53,7 +53,7 @@ class TensorBoardLogger:
         return self._class is not None
 
     def truncate(self, step: int) -> None:
-        """Make TensorBoard forget the curves and images of `step` and later, before a training is resumed at `step`.
+        """Purge the curves and images of `step` and later from TensorBoard, before training resumes at `step`.
 
         The mark is written with the next entry; older event files stay as they are.
         """

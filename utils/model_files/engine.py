@@ -2,7 +2,7 @@
 
 Layout: 4 bytes, the length n of the head as an unsigned little-endian integer; n bytes of JSON in UTF-8, one object
 with the entries of the metadata (stride, names with its numbers as texts, imgsz, ...); then the serialized engine
-up to the end. `trtexec` needs the part behind the head: `tail -c +$((n + 5)) best.engine`.
+up to the end. `trtexec` needs the part after the head: `tail -c +$((n + 5)) best.engine`.
 """
 
 import json

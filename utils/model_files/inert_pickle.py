@@ -35,7 +35,7 @@ MAX_NAME = 200  # characters of a class or storage
 MAX_BITS = 256  # of an integer; that of NumPy's generators has 128
 MAX_KEY = 2**60  # of numbers that are keys: the hash of larger ones is not their value, so that many could share one
 MAX_NUMBER_KEYS = 1 << 16  # of a pickle: their hash can be foreseen, so that n of them can take n^2 steps
-RECORDS = re.compile(  # classes that become records: the part behind the last dot is a class name
+RECORDS = re.compile(  # classes that become records: the part after the last dot is a class name
     r"(models\.(yolo|common|experimental)|utils\.activations|torch\.nn\.modules\.\w+"
     r"|torch\.nn\.parallel\.distributed)\._?[A-Z]\w*"
 )
@@ -505,7 +505,7 @@ def interpret(
     """Interpret the next pickle of a file.
 
     Args:
-        file: stands at its beginning, afterwards behind its end.
+        file: positioned at its beginning; afterwards at its end.
         data_only: refuse classes of YOLOv5 and `torch.nn` too.
         classes: names that become records in place of those; of TorchScript.
 

@@ -20,7 +20,7 @@ class ExportOptions:
         batch: images per batch of a static file; the largest one in a dynamic TensorRT profile.
         half: weights and computation in float16; input and output stay float32.
         int8: 8-bit weights and activations, calibrated on `calibration`.
-        dynamic: leave batch, height and width open.
+        dynamic: make batch, height and width dynamic.
         optimize: freeze and optimise TorchScript for inference.
         simplify: simplify the ONNX graph with onnxslim.
         opset: ONNX operator set, 18 to 20.
