@@ -30,7 +30,7 @@ fuzz: $(VENV)/.installed-dev
 	$(BIN)/python -m tests.fuzz --seconds $(FUZZ_SECONDS)
 
 kill: $(VENV)/.installed
-	$(BIN)/python -m benchmarks.kill_training
+	$(BIN)/python -m tests.killed_training
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

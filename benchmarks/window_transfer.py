@@ -19,7 +19,7 @@ import matplotlib
 from matplotlib import pyplot as plt
 
 import val
-from benchmarks.variants import train_variant, vary
+from benchmarks.ablation import train_variant, vary
 from models.weights.checkpoint import attempt_load
 from utils.console import LOGGER, cli_errors
 from utils.torch_utils import select_device

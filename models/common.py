@@ -46,7 +46,6 @@ from models.swin import cached_inference
 from models.swin.attention import (
     NORM_FLOOR,
     at_least_float32,
-    attend_explicit,
     attend_in_sequence,
     autocast_off,
     choose_core,
@@ -64,7 +63,7 @@ from models.swin.layers import (
     choose_heads,
     drop_path_rates,
 )
-from models.swin.lean_autograd import AttendInParts, SplitHeads, in_parts_pays
+from models.swin.lean_autograd import SplitHeads
 from models.swin.windows import (
     effective_shift,
     padded_size,
@@ -275,10 +274,7 @@ class WindowAttention(nn.Module):
             lean = qkv.requires_grad and not in_sequence and not torch.compiler.is_compiling()
             if lean and self.attention_kind == "cosine":
                 q, k, v = SplitHeads.apply(qkv, factor, NORM_FLOOR**0.5)
-                core = self.choose_core(x)
-                if core is attend_explicit and in_parts_pays(q, v, bias):
-                    core = AttendInParts.apply
-                x = core(q, k, v, bias, blocked)  # (B * K, h, N, d)
+                x = self.choose_core(x)(q, k, v, bias, blocked)  # (B * K, h, N, d)
             else:
                 qkv = qkv.permute(2, 0, 3, 1, 4).contiguous()  # (3, B * K, h, N, d)
                 attend = partial(self.attend, factor=factor, bias=bias)

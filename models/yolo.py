@@ -28,7 +28,6 @@ from models.flops import (
     count_window_attention,
     meta_copy,
 )
-from models.swin.attention import choose_core
 from models.tta import forward_augmented
 from utils.console import LOGGER, colorstr
 from utils.files import yaml_load
@@ -504,17 +503,6 @@ class DetectionModel(nn.Module):
         blocks = [module for module in self.modules() if isinstance(module, common.SwinV2Block)]
         for block, value in zip(blocks, common.drop_path_rates(rate, len(blocks)), strict=True):
             block.drop_path.rate = value
-
-    def set_attention_core(self, core: str) -> None:
-        """Choose how every window attention is computed: `auto`, `explicit` or `sdpa`.
-
-        Raises:
-            ValueError: the name is none of the three.
-        """
-        choose_core(core, "cpu", training=False)  # refuses an unknown name
-        for module in self.modules():
-            if isinstance(module, common.WindowAttention):
-                module.core = core
 
     @property
     def swin_stages(self) -> list[common.SwinV2Stage]:

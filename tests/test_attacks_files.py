@@ -23,7 +23,7 @@ from models.runtimes.onnx_files import OnnxRuntimeBackend
 from models.runtimes.torch_files import TorchScriptBackend
 from models.weights.checkpoint import load_checkpoint
 from models.yolo import DetectionModel
-from utils.datasets.coco import read_coco
+from utils.datasets.coco import read_tables
 from utils.datasets.dataset import check_dataset
 from utils.datasets.label_cache import read_cache
 from utils.datasets.voc import read_voc
@@ -352,7 +352,7 @@ def test_labels(name, tmp_path, sentinel, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / name).write_text(LABELS[name])
     with pytest.raises(ValueError, match=r"\w"):
-        (read_voc if name.endswith("xml") else read_coco)(tmp_path / name)
+        (read_voc if name.endswith("xml") else read_tables)(tmp_path / name)
 
 
 def test_label_caches_are_neither_unpickled_nor_inflated(tmp_path, sentinel):

@@ -10,7 +10,7 @@ import detect
 import train
 import val
 from models.runtimes.backends import DetectMultiBackend
-from utils.datasets.coco import read_coco
+from utils.datasets.coco import read_tables
 from utils.datasets.converters import Sample, write_samples
 from utils.paths import ROOT
 
@@ -89,7 +89,7 @@ def test_folder_of_weights_that_holds_a_pipe_is_refused(tmp_path):
 def test_annotations_that_are_a_pipe_are_refused(tmp_path):
     os.mkfifo(tmp_path / "a.json")
     with pytest.raises(OSError, match="a pipe or device, not a file"):
-        read_coco(tmp_path / "a.json")
+        read_tables(tmp_path / "a.json")
 
 
 def test_converter_replaces_a_link(tmp_path):

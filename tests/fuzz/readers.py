@@ -17,7 +17,7 @@ from PIL import Image
 
 from models.runtimes.mobile_files import read_appended
 from models.weights.checkpoint import load_checkpoint
-from utils.datasets.coco import read_coco
+from utils.datasets.coco import read_tables
 from utils.datasets.reader import image_size, verify_image_label, verify_objects
 from utils.datasets.voc import read_voc
 from utils.files import yaml_load, yaml_save
@@ -121,7 +121,7 @@ def read_text(file: Path) -> None:
 
 def read_json(file: Path) -> None:
     """COCO labels."""
-    for annotation in read_coco(file).values():
+    for annotation in read_tables(file)[0].values():
         check_labels(verify_objects(picture(file), str(file), annotation, CLASSES))
 
 

@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch import nn
 
-from benchmarks import stock_models
-from benchmarks.stock_models import PUBLISHED, differences, no_start_values
 from models import common
 from models.yolo import DetectionModel
+from tests import stock_models
+from tests.stock_models import PUBLISHED, differences, no_start_values
 from utils.files import yaml_load
 
 HUB = Path(__file__).resolve().parents[2] / "models" / "hub"
@@ -94,7 +94,7 @@ def test_networks_equal_the_measured_checksums(name):
 
 
 @pytest.mark.parametrize("name", ["yolov5n", "yolov3-tiny"])
-def test_the_benchmark_measures_what_was_published(name):
+def test_whole_measures_equal_the_published_ones(name):
     assert differences(stock_models.measure(name), PUBLISHED[name]) == []
     wrong = PUBLISHED[name]._replace(parameters=1, gflops=PUBLISHED[name].gflops + 0.02)
     assert differences(stock_models.measure(name), wrong) == ["parameters", "gflops"]

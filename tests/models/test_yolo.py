@@ -235,11 +235,9 @@ def test_drop_path_grows_over_all_blocks_of_the_model(swin):
     assert [b.drop_path.rate for b in blocks_of(build(row, drop_path=0.3))] == pytest.approx([0, 0.1, 0.2, 0.3])
 
 
-def test_core_and_checkpointing_reach_every_block(swin):
+def test_checkpointing_reaches_every_block(swin):
     model = deepcopy(swin)
-    model.set_attention_core("explicit")
     model.set_activation_checkpointing(True)
-    assert {block.attn.core for block in blocks_of(model)} == {"explicit"}
     stages = [m for m in model.modules() if isinstance(m, common.SwinV2Stage)]
     assert {stage.checkpointing for stage in stages} == {True}
     plain, again = deepcopy(swin).train(), model.train()
@@ -248,11 +246,6 @@ def test_core_and_checkpointing_reach_every_block(swin):
         sum(level.square().sum() for level in m(x)).backward()
     for a, b in zip(plain.parameters(), again.parameters(), strict=True):
         torch.testing.assert_close(a.grad, b.grad, atol=1e-4, rtol=1e-3)
-
-
-def test_unknown_core_is_refused_by_the_model(swin):
-    with pytest.raises(ValueError, match="unknown attention core 'fast'"):
-        deepcopy(swin).set_attention_core("fast")
 
 
 # Detect -------------------------------------------------------------------------------------------------------------

@@ -14,11 +14,6 @@ from utils.text import name_list
 LARGEST = 10**9  # no image is wider, and no coordinate of it larger
 
 
-def read_coco(file: str | Path) -> dict[str, Annotation]:
-    """Return the annotation of each image of a COCO file by its `file_name`; errors as of `read_tables`."""
-    return read_tables(file)[0]
-
-
 def read_tables(file: str | Path) -> tuple[dict[str, Annotation], dict[int | str, str]]:
     """Read a COCO file of detection or segmentation labels.
 

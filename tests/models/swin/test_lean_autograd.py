@@ -3,9 +3,8 @@
 import pytest
 import torch
 
-from models.swin import lean_autograd
-from models.swin.attention import attend_explicit, normalize_queries_keys
-from models.swin.lean_autograd import AttendInParts, SplitHeads
+from models.swin.attention import normalize_queries_keys
+from models.swin.lean_autograd import SplitHeads
 
 
 def plain(qkv, factor):
@@ -56,23 +55,3 @@ def test_half_precision_is_normalised_in_float32(dtype):
     (q.sum() + k.sum() + v.float().sum()).backward()
     assert half.grad.dtype == dtype
     assert half.grad.isfinite().all()
-
-
-@pytest.mark.parametrize("values", [1, 2 * 2 * 25, 7 * 2 * 25, 1 << 20])
-@pytest.mark.parametrize("images", [1, 3])
-@pytest.mark.parametrize("masked", [False, True])
-def test_attention_in_parts_equals_the_explicit_core(values, images, masked, monkeypatch):
-    monkeypatch.setattr(lean_autograd, "CACHED_VALUES", values)
-    torch.manual_seed(0)
-    q, k, v = (torch.randn(images * 4, 2, 5, 3, dtype=torch.float64) for _ in range(3))
-    bias = torch.randn(2, 5, 5, dtype=torch.float64)
-    blocked = (torch.rand(4, 5, 5) < 0.3) & ~torch.eye(5, dtype=torch.bool) if masked else None
-    gradient = torch.randn(q.shape, dtype=torch.float64)
-    results = []
-    for core in (AttendInParts.apply, attend_explicit):
-        leaves = [t.clone().requires_grad_() for t in (q, k, v, bias)]
-        out = core(*leaves, blocked)
-        out.backward(gradient)
-        results.append((out, *(t.grad for t in leaves)))
-    for ours, expected in zip(*results, strict=True):
-        torch.testing.assert_close(ours, expected, rtol=1e-12, atol=1e-12)

@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks.stock_models import no_start_values
 from models.weights import yolov5 as legacy
 from models.weights.checkpoint import (
     FIELDS,
@@ -19,6 +18,7 @@ from models.weights.checkpoint import (
 )
 from models.weights.transfer import transfer_weights
 from models.yolo import DetectionModel
+from tests.stock_models import no_start_values
 from tests.waiting import HANG
 from utils.files import yaml_load
 from utils.model_files.inert_pickle import Budget, Record

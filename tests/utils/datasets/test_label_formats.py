@@ -11,7 +11,7 @@ import yaml
 from PIL import Image
 
 from utils.datasets import dataset as lb
-from utils.datasets.coco import join_parts, read_coco
+from utils.datasets.coco import join_parts, read_tables
 from utils.datasets.dataset import load_labels, result_ids
 from utils.datasets.lists import list_images
 from utils.datasets.reader import Annotation, LabelledObject, Split, verify_objects
@@ -172,7 +172,7 @@ def test_coco_cache_belongs_to_the_annotation_file(coco, tmp_path, monkeypatch):
     first = load(coco)
     assert (tmp_path / "labels.cache").is_file()
     with monkeypatch.context() as patch:
-        patch.setattr("utils.datasets.coco.read_coco", None)
+        patch.setattr("utils.datasets.coco.read_tables", None)
         again = load(coco)
     assert [x.tolist() for x in again.labels] == [x.tolist() for x in first.labels]
     turned = load(coco | {"names": ["cat", "dog"]})
@@ -217,7 +217,7 @@ def test_a_bad_coco_object_costs_only_itself(tmp_path, entry, message):
     good = {"image_id": 1, "category_id": 7, "bbox": [1, 1, 2, 2]}
     lost = {"image_id": [], "category_id": 7, "bbox": [1, 1, 2, 2]}
     content = coco_json([(1, "a.png", 40, 20)], [good, {"image_id": 1, **entry}, lost])
-    annotation = read_coco(write_json(tmp_path / "a.json", content))["a.png"]
+    annotation = read_tables(write_json(tmp_path / "a.json", content))[0]["a.png"]
     assert [item.box for item in annotation.objects] == [(1, 1, 3, 3)]
     assert len(annotation.messages) == 1
     assert f"a.json: object 1 left out: {message}" in annotation.messages[0].replace("'", "")
@@ -241,7 +241,7 @@ def test_a_bad_coco_object_costs_only_itself(tmp_path, entry, message):
 def test_files_that_are_not_coco(tmp_path, text, message):
     (tmp_path / "a.json").write_text(text)
     with pytest.raises(ValueError, match=rf"a\.json: {message}|a\.json: not a COCO file: {message}"):
-        read_coco(tmp_path / "a.json")
+        read_tables(tmp_path / "a.json")
 
 
 def test_coco_mistakes_in_the_yaml(coco):

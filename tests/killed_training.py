@@ -1,7 +1,7 @@
 """Kill trainings at random moments, resume each to its end, and compare the weights with those of an undisturbed run.
 
-    python -m benchmarks.kill_training                             # 30 kills
-    python -m benchmarks.kill_training --kills 10 --first 20       # the last ten of them
+    python -m tests.killed_training                             # 30 kills
+    python -m tests.killed_training --kills 10 --first 20       # the last ten of them
 
 SIGKILL, SIGTERM and SIGINT take turns. Every second training loads its images in a process of its own, and gets its
 signal as a cluster or a terminal sends it: to all processes of the group. The model is tiny, but has all that could be

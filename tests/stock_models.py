@@ -1,13 +1,5 @@
-"""Build every stock model and print its measures beside those published for YOLOv5 (80 classes, 640 pixels).
+"""Measures of YOLOv5's stock models as published (80 classes, 640 pixels), and how to count those of ours."""
 
-    python -m benchmarks.stock_models
-    python -m benchmarks.stock_models --models yolov5n yolov5s6
-
-Ends with status 1 if a number differs. Nothing is computed on an image and no start values are drawn, so that the
-largest models cost seconds.
-"""
-
-import argparse
 from collections.abc import Iterator
 from contextlib import contextmanager
 from copy import deepcopy
@@ -16,7 +8,6 @@ from typing import NamedTuple
 from torch import Tensor, nn
 
 from models.yolo import DetectionModel
-from utils.console import LOGGER, cli_errors
 
 
 class Measures(NamedTuple):
@@ -107,31 +98,3 @@ def differences(found: Measures, published: Measures) -> list[str]:
     """Return the names of the measures that differ, GFLOPs by more than their last digit."""
     pairs = zip(Measures._fields, found, published, strict=True)
     return [name for name, a, b in pairs if abs(a - b) > (0.011 if isinstance(b, float) else 0)]
-
-
-def main() -> None:
-    """Print the table.
-
-    Raises:
-        SystemExit: a number differs, or a name is no stock model.
-    """
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--models", nargs="+", choices=PUBLISHED, default=list(PUBLISHED), metavar="NAME")
-    names = parser.parse_args().models
-    LOGGER.info(f"{'model':<22}{'':<11}" + "".join(f"{field:>14}" for field in Measures._fields))
-    wrong = {}
-    for name in names:
-        found = measure(name)
-        for source, values in (("here", found), ("published", PUBLISHED[name])):
-            cells = "".join(f"{value:>14,}" if isinstance(value, int) else f"{value:>14.2f}" for value in values)
-            LOGGER.info(f"{name if source == 'here' else '':<22}{source:<11}{cells}")
-        if bad := differences(found, PUBLISHED[name]):
-            wrong[name] = bad
-            LOGGER.error(f"{name}: {', '.join(bad)} differ")
-    LOGGER.info(f"{len(names) - len(wrong)} of {len(names)} models equal the published numbers")
-    raise SystemExit(bool(wrong))
-
-
-if __name__ == "__main__":
-    with cli_errors():
-        main()
