@@ -295,7 +295,7 @@ def _make_loader(
     stride = model.stride if isinstance(model, DetectMultiBackend) else max(int(model.stride.max()), 32)
     split = "val" if task == "speed" else task
     if not data.get(split):
-        raise ValueError(f"{data.get('yaml_file') or 'the data set'} has no '{split}' split: add it, or change --task")
+        raise ValueError(f"{data.get('yaml_file') or 'the dataset'} has no '{split}' split: add it, or change --task")
     fixed = getattr(model, "imgsz", None)  # of a file that takes one size only
     sides = (imgsz,) if isinstance(imgsz, int) else tuple(imgsz)
     if fixed and fixed != (sides[0], sides[-1]):

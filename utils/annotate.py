@@ -122,7 +122,7 @@ def _tag(text: str, size: int) -> NDArray:
 
 
 def write_image(file: str | Path, image: NDArray, options: Sequence[int] = ()) -> None:
-    """Write an image; its path may have any letters, and the suffix chooses the format. The folder is made.
+    """Write an image; its path may contain any characters, and the suffix selects the format. Creates the folder.
 
     Args:
         file: target.
@@ -146,7 +146,7 @@ def write_image(file: str | Path, image: NDArray, options: Sequence[int] = ()) -
 
 
 def crop_box(image: NDArray, box: ArrayLike | Tensor) -> NDArray:
-    """Copy what a box shows and a margin: 1.02 times its sides and 10 pixels more, in whole pixels, within the image.
+    """Crop a box with a margin: 1.02 times its sides and 10 pixels more, in whole pixels, within the image.
 
     Args:
         image: (H, W, 3), any channel order.
@@ -166,13 +166,13 @@ def crop_box(image: NDArray, box: ArrayLike | Tensor) -> NDArray:
 
 
 class Annotator:
-    """Draws on a copy of an image.
+    """Draw boxes and labels on a copy of an image.
 
     Args:
-        im: image, (H, W, 3) uint8. Colours are taken in the channel order of the image.
+        im: image, (H, W, 3) uint8. Colours are in its channel order.
         line_width: width of box lines in pixels; by default 0.3 % of the mean side, 2 or more.
         font_size: size of letters in pixels; by default it follows the line width.
-        bgr: whether the image is BGR; the contrast of letters needs to know.
+        bgr: whether the image is BGR; used to choose a text colour of high contrast.
 
     Raises:
         ValueError: im is not (H, W, 3) uint8.

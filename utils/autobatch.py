@@ -1,4 +1,4 @@
-"""The largest batch that a CUDA device can train: measured at small sizes, a line through them, its end."""
+"""The largest batch that fits on a CUDA device, extrapolated linearly from the memory of small batches."""
 
 from collections.abc import Callable, Sequence
 

@@ -1,8 +1,8 @@
 """The training and validation set as a torch Dataset, its sampler, and `create_dataloader`.
 
 Every random number of a sample comes from a generator seeded with (seed, epoch, index). A batch therefore depends
-neither on the number of workers nor on what was loaded before, and a run resumed at epoch e sees what an unbroken run
-would have seen. The sampler carries the epoch to the workers: it yields (epoch, index) pairs.
+neither on the number of workers nor on what was loaded before, and a run resumed at epoch e sees what an uninterrupted
+run would have seen. The sampler carries the epoch to the workers: it yields (epoch, index) pairs.
 """
 
 import glob as glob  # this and `math`, `random`, `time`: for scripts that say `from utils.dataloaders import *`
@@ -155,7 +155,7 @@ class LoadImagesAndLabels(Dataset):
         if rect:
             order, self.batch_shapes = rect_batches(self.shapes, batch_size, self.imgsz, stride, pad)
             self._reorder(order)
-        self._damaged = torch.zeros(self.n, dtype=torch.bool).share_memory_()  # known to all workers, told by one
+        self._damaged = torch.zeros(self.n, dtype=torch.bool).share_memory_()  # known to all workers, reported by one
         self.images: list[np.ndarray] | None = None
         self.disk = ImageCache.beside(self.im_files[0], imgsz, augment, prefix) if cache == "disk" else None
         if self.disk is not None and not self.disk.fits(self._cache_bytes(), prefix):
@@ -180,7 +180,7 @@ class LoadImagesAndLabels(Dataset):
         return int(resized.prod(1).sum() * 3)
 
     def _reorder(self, order: np.ndarray) -> None:
-        """Bring everything that is kept per image into a new order."""
+        """Reorder everything that is stored per image."""
         for name in ("im_files", "label_files", "labels", "segments"):
             values = getattr(self, name)
             setattr(self, name, [values[i] for i in order])
@@ -467,7 +467,7 @@ def create_dataloader(
         quad: make batches of a quarter of the images with twice the sides (`collate_quad`); an incomplete last batch is
             left out.
         pin_memory: put batches into page-locked memory, for CUDA; the environment variable PIN_MEMORY=false forbids it.
-        rank: number of this process; each loads its share of every batch (`EpochSampler`).
+        rank: number of this process; each loads its part of every batch (`EpochSampler`).
         world_size: processes that share the batches; `batch_size` is a multiple of it.
 
     Returns:

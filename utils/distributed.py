@@ -1,7 +1,7 @@
-"""Several processes that train one model: who am I, say it to all, wait for the first.
+"""Distributed training: rank, collective operations, and waiting for the first process.
 
 Processes are started by `torchrun`, one for each device, which sets RANK, LOCAL_RANK and WORLD_SIZE. Every function
-works in a single process too, where there is nothing to say and nobody to wait for.
+works in a single process too, where it does nothing.
 """
 
 import logging
@@ -101,7 +101,7 @@ def gather(value: Any) -> list[Any]:
 
 
 def any_process(flag: bool, device: torch.device) -> bool:
-    """Tell in all processes whether a flag is set in one of them."""
+    """Return in all processes whether a flag is set in any of them."""
     return flag if world_size() == 1 else bool(mean_over_processes(torch.tensor(float(flag), device=device)) > 0)
 
 

@@ -1,8 +1,8 @@
-"""Fetch one file by HTTP, within limits of time and size; nothing else in the project opens an HTTP connection.
+"""Download a file over HTTP within limits of time and size; nothing else in the project opens an HTTP connection.
 
 A name is resolved once, and the connection goes to exactly the addresses that were found and, for URLs that come from
 outside, checked. Proxies of the environment (`http_proxy`, `https_proxy`, `no_proxy`) are used: for public URLs the
-proxy is told the checked IP address and not the name, which it could resolve to another one.
+proxy gets the checked IP address instead of the name, which it could resolve differently.
 """
 
 import base64
@@ -69,18 +69,18 @@ def shown(url: str) -> str:
 
 
 def fetch(url: str) -> bytes:
-    """Return what a URL in the public network holds.
+    """Download the content of a URL in the public network.
 
     Raises:
         ValueError: not an HTTP URL, or its host, or that of a redirect, has an address that is not public.
-        OSError: no answer, an error, nothing, more than 64 MiB, or too slow.
+        OSError: no response, an error, an empty body, more than 64 MiB, or too slow.
     """
     with _open(url, public=True) as answer:
         return b"".join(_blocks(answer, url, MAX_IMAGE, IMAGE_TIME))
 
 
 def download(url: str, folder: str | Path, suffixes: Collection[str] = ()) -> Path | None:
-    """Fetch a file; it only appears under its name when it is complete, and replaces a file of that name.
+    """Download a file; it appears under its name only when complete, and replaces an existing file.
 
     The user named the URL, so it may lead into the local network. Progress is logged every few seconds.
 
@@ -198,7 +198,7 @@ def _credentials(parts: SplitResult, header: str) -> dict[str, str]:
 
 
 class _Deadline:
-    """What is left of a number of seconds; None for no limit."""
+    """The time left until a deadline; None for no limit."""
 
     def __init__(self, seconds: float | None) -> None:
         self._seconds = seconds
@@ -213,7 +213,7 @@ class _Deadline:
 
 
 class _Line(io.RawIOBase):
-    """What a server sends, as long as it comes fast enough and is not too much."""
+    """The data that a server sends, limited in total size and minimum rate."""
 
     def __init__(self, sock: socket.socket, head: _Deadline) -> None:
         self._sock, self._deadline = sock, head
@@ -345,7 +345,7 @@ def _open(url: str, public: bool = False) -> Iterator[_Answer]:
 
 @contextmanager
 def _named(url: str) -> Iterator[None]:
-    """Put the URL into errors of the network."""
+    """Add the URL to network errors."""
     try:
         yield
     except OSError as error:

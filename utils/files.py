@@ -201,7 +201,7 @@ def yaml_save(file: str | Path, data: Mapping[str, Any]) -> None:
 
 
 def _plain(value: Any, where: str = "") -> Any:
-    """Copy `value` with plain types only; `where` is the key path for the error."""
+    """Copy `value` with plain types only; `where` is the key path for error messages."""
     if value is None or type(value) in (bool, int, float, str):
         return value
     if isinstance(value, Mapping):
@@ -226,7 +226,7 @@ def kind_of_file(mode: int) -> str:
 
 
 def open_regular(file: str | Path, follow: bool = True, buffering: int = -1) -> BinaryIO:
-    """Open a regular file for reading and nothing else: at a pipe or device a reader could wait for ever.
+    """Open a regular file for reading and nothing else: reading a pipe or device could block forever.
 
     Args:
         file: path.
@@ -262,7 +262,7 @@ def _refuse_irregular(mode: int, file: str | Path) -> None:
 
 
 def check_place(path: str | Path) -> None:
-    """Look at what has the name of a file that will be written: nothing, a regular file or a link may be replaced.
+    """Check the path of a file to be written: nothing, a regular file or a link may be replaced.
 
     Raises:
         OSError: a folder, pipe or device has that name.
@@ -293,7 +293,7 @@ def open_new(path: str | Path, mode: str = "w", **options: Any) -> IO:
 
 @contextmanager
 def naming(path: str | Path, temporary: Path | None = None) -> Iterator[None]:
-    """Give an OSError of the block the path: the system names a file it cannot open, not one it cannot write to.
+    """Add the path to an OSError of the block: the system names a file it cannot open, not one it cannot write to.
 
     Args:
         path: what the user knows.
@@ -313,7 +313,7 @@ def naming(path: str | Path, temporary: Path | None = None) -> Iterator[None]:
 
 
 def write_whole(path: str | Path, data: bytes | memoryview) -> None:
-    """Write a file that can be made again, such as an image: no half of it stays, an older one is replaced.
+    """Write a file that can be regenerated, such as an image: an incomplete one is removed, an existing one replaced.
 
     Raises:
         OSError: it cannot be written; names it.
@@ -332,11 +332,11 @@ def write_whole(path: str | Path, data: bytes | memoryview) -> None:
 
 @contextmanager
 def atomic_path(path: str | Path) -> Iterator[Path]:
-    """Let the block write a new file beside `path`, then put it in the place of `path` in one step.
+    """Let the block write a new file beside `path`, then replace `path` with it atomically.
 
-    A reader sees the old file or the complete new one, after a crash or on a full disk too. An existing file keeps its
-    permissions; a link or another name of the same file (a hard link) is replaced, and what it means stays as it is.
-    What a killed process left of an earlier try is removed.
+    A reader sees the previous file or the complete new one, even after a crash or on a full disk. An existing file keeps
+    its permissions; a link or another name of the same file (a hard link) is replaced, and what it means stays as it is.
+    Temporary files of killed processes are removed.
 
     Yields:
         A path that does not exist yet, in the same folder and with the same suffix. The block must write that file.
@@ -366,7 +366,7 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
 
 
 def _sync_folder(folder: Path) -> None:
-    """Have the new name on the disk, so that a power cut does not bring the old file back; not on Windows."""
+    """Flush the new name to disk, so that a power cut does not bring the previous file back; not on Windows."""
     if os.name != "posix":
         return
     handle = os.open(folder, os.O_RDONLY)
@@ -416,7 +416,7 @@ def unpack(archive: str | Path, folder: str | Path, limit: int = MAX_UNPACKED) -
     Names and sizes of all files are checked before the first one is written.
 
     Args:
-        archive: the kind is told by the content, not by the name.
+        archive: its kind follows from the content, not from the name.
         folder: created if necessary; files that are in it stay as they are.
         limit: most bytes of all files together.
 

@@ -1,4 +1,4 @@
-"""SIGTERM and Ctrl-C while a training runs: finish the batch, save, say how to go on, leave."""
+"""SIGTERM and Ctrl-C during training: finish the batch, save, log how to resume, exit."""
 
 import os
 import signal
@@ -12,7 +12,7 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Interrupts:
-    """Note the first SIGTERM or Ctrl-C instead of dying of it; Ctrl-C after it ends the program at once.
+    """Record the first SIGTERM or Ctrl-C instead of exiting; a second Ctrl-C ends the program at once.
 
     A second SIGTERM changes nothing: schedulers and launchers often send it to a group and to its members.
 
@@ -46,17 +46,17 @@ class Interrupts:
 
     @property
     def wanted(self) -> bool:
-        """Whether a signal has come."""
+        """Whether a signal was received."""
         return self.number is not None
 
     @property
     def name(self) -> str:
-        """The signal that came, such as SIGTERM; "" for none."""
+        """Name of the signal received, such as SIGTERM; "" for none."""
         return signal.Signals(self.number).name if self.number else ""
 
     @contextmanager
     def patient(self) -> Iterator[None]:
-        """Let the first signal wait while the block runs; it must look at `wanted` often."""
+        """Defer the first signal while the block runs; the block must check `wanted` often."""
         self._patient = True
         try:
             yield
@@ -83,7 +83,7 @@ class Interrupts:
 
 
 def shield_worker() -> None:
-    """Let the process that loads data outlive signals that go to the whole group or job; only its parent may end it.
+    """Protect a data loading process from signals sent to the whole group or job; only its parent may end it.
 
     The training needs its loaders up to the batch after which it saves. On systems without `sigwaitinfo` (macOS,
     Windows) only Ctrl-C is ignored.

@@ -1,4 +1,4 @@
-"""The DataLoader of the training and validation sets: how many processes it may have, and what their end means."""
+"""The DataLoader of training and validation: its number of workers, and clear errors when a worker dies."""
 
 import multiprocessing.queues
 import os
@@ -26,7 +26,7 @@ NO_FILES = re.compile(r"Too many open files|items of ancdata")
 
 
 class LoaderError(OSError):
-    """Images cannot be loaded any more; the message says what to do."""
+    """Loading images failed; the message says what to do."""
 
 
 def start_worker(worker: int) -> None:
@@ -47,7 +47,7 @@ def _end_worker(error: BaseException, batch: Any) -> NoReturn:
 
 
 class Loader(DataLoader):
-    """A DataLoader whose errors are sentences for the user, and come from its iterator alone.
+    """A DataLoader with error messages for users, raised by its iterator only.
 
     PyTorch also raises the end of a process from a signal handler, at any line of the program and once more while it
     ends. That handler is taken away: whoever waits for a batch learns of the end within five seconds.

@@ -1,4 +1,4 @@
-"""Detection metrics as numbers: matching, average precision, confusion matrix, fitness. What draws is in `plots.py`."""
+"""Detection metrics: matching, average precision, confusion matrix, fitness. Plots are in `plots.py`."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ RECALL_POINTS = np.linspace(0, 1, 101)  # at which AP is integrated
 
 
 def fitness(x: np.ndarray) -> np.ndarray:
-    """Weigh the metrics into the one number by which `best.pt` is chosen: 0.1 mAP50 + 0.9 mAP50-95.
+    """Combine the metrics into the fitness that selects `best.pt`: 0.1 mAP50 + 0.9 mAP50-95.
 
     Args:
         x: (4 or more,) or (N, 4 or more), columns P, R, mAP50, mAP50-95 and whatever follows.
@@ -191,7 +191,7 @@ def ap_per_class(
 
 
 class ConfusionMatrix:
-    """Count which class is taken for which, over many images.
+    """Confusion matrix: count predicted against true classes over many images.
 
     Detections above `conf` are paired with the labels they overlap by more than `iou_thres`, whatever the classes, each
     with its best label and each label with the best of these. Every other detection is a background false positive,

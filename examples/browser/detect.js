@@ -40,7 +40,7 @@ function* fields(bytes) {
   }
 }
 
-// Fit a picture into width x height, grey around it; pixels as RGB planes 0..1.
+// Fit an image into width x height, grey around it; pixels as RGB planes 0..1.
 function letterbox(picture, width, height) {
   const scale = Math.min(width / picture.width, height / picture.height);
   const w = Math.max(Math.round(picture.width * scale), 1);
@@ -120,7 +120,7 @@ export class Detector {
   }
 }
 
-// Draw a picture and its boxes on a canvas.
+// Draw an image and its boxes on a canvas.
 export function draw(canvas, picture, found, names) {
   canvas.width = picture.width;
   canvas.height = picture.height;

@@ -1,4 +1,4 @@
-// Detect objects in a picture: ./detect best.onnx a.jpg found.png [size of the input where the file leaves it open]
+// Detect objects in an image: ./detect best.onnx a.jpg found.png [size of the input if that of the file is dynamic]
 #include <algorithm>
 #include <chrono>
 #include <cmath>
@@ -18,12 +18,12 @@ constexpr float kOverlap = 0.45F;     // above which the weaker box of a class g
 
 struct Letterbox {
   cv::Mat frame;       // BGR
-  double scale = 1.0;  // network pixels per pixel of the picture
+  double scale = 1.0;  // network pixels per pixel of the image
   int left = 0, top = 0;
 };
 
 struct Detection {
-  cv::Rect2d box;  // pixels of the picture
+  cv::Rect2d box;  // pixels of the image
   float confidence = 0;
   int cls = 0;
 };
@@ -75,7 +75,7 @@ class Network {
   Ort::AllocatorWithDefaultOptions allocator_;
 };
 
-// Fit a picture into a frame, grey around it.
+// Fit an image into a frame, grey around it.
 Letterbox letterbox(const cv::Mat& image, const cv::Size& size) {
   Letterbox result;
   result.scale = std::min(double(size.height) / image.rows, double(size.width) / image.cols);
@@ -88,7 +88,7 @@ Letterbox letterbox(const cv::Mat& image, const cv::Size& size) {
   return result;
 }
 
-// Rows (R, 5 + classes) [cx, cy, w, h, objectness, scores] to detections in pixels of the picture, best first per class.
+// Rows (R, 5 + classes) [cx, cy, w, h, objectness, scores] to detections in pixels of the image, best first per class.
 std::vector<Detection> decode(const cv::Mat& rows, const Letterbox& fit, const cv::Size& picture) {
   std::vector<cv::Rect2d> boxes;
   std::vector<float> confidences;
@@ -130,7 +130,7 @@ int main(int argc, char** argv) try {
   const int side = argc > 4 ? std::stoi(argv[4]) : 640;
   const cv::Size size = network.size.empty() ? cv::Size(side, side) : network.size;
   cv::Mat image = cv::imread(argv[2]);
-  if (image.empty()) throw std::runtime_error(std::string(argv[2]) + ": no picture that OpenCV can read");
+  if (image.empty()) throw std::runtime_error(std::string(argv[2]) + ": no image that OpenCV can read");
 
   const Letterbox fit = letterbox(image, size);
   const cv::Mat blob = cv::dnn::blobFromImage(fit.frame, 1 / 255.0, cv::Size(), cv::Scalar(), true);  // RGB, 0..1

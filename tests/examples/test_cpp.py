@@ -44,4 +44,4 @@ def test_a_missing_picture_is_an_error(program, onnx_file, tmp_path):
     call = [str(program), str(onnx_file), "missing.jpg", str(tmp_path / "found.png")]
     result = subprocess.run(call, capture_output=True, encoding="utf-8", timeout=HANG)
     assert result.returncode == 1
-    assert "missing.jpg: no picture" in result.stderr
+    assert "missing.jpg: no image" in result.stderr

@@ -20,7 +20,7 @@ def __getattr__(name: str) -> Any:
 
     if name in _LOADERS:
         return getattr(loaders, f"Datasets{name}")
-    if name == "__all__":  # what `from utils.datasets import *` gives
+    if name == "__all__":  # what `from utils.datasets import *` imports
         return [*dataloaders.__all__, "LoadWebcam", "img_formats", "vid_formats"]
     formats = {"img_formats": dataloaders.IMG_FORMATS, "vid_formats": dataloaders.VID_FORMATS}
     return list(formats[name]) if name in formats else getattr(dataloaders, name)

@@ -164,7 +164,7 @@ def read_text(file: str) -> str:
 def image_size(file: str) -> tuple[int, int]:
     """Return (width, height) of an image after EXIF rotation, and find damages.
 
-    PNG has checksums, and a JPEG with its end mark is believed to be whole; of the other formats only decoding tells.
+    PNG has checksums, and a JPEG with its end mark counts as complete; other formats must be decoded to find out.
 
     Raises:
         OSError, ValueError, SyntaxError: PIL or OpenCV cannot read it, it is too small, or its format is not in

@@ -80,7 +80,7 @@ def read_voc(file: str | Path, first_pixel: int = 0) -> Annotation:
     try:
         size = int(root.findtext("size/width", "")), int(root.findtext("size/height", ""))
     except ValueError:
-        size = (0, 0)  # absent in some files: the image tells
+        size = (0, 0)  # absent in some files: taken from the image
     if max(size) > MAX_SIDE:
         raise ValueError(f"its size is more than {MAX_SIDE} pixels, which no image has")
     if root.tag != "annotation":

@@ -56,7 +56,7 @@ class Loggers:
         return [*([self.tensorboard] if self.tensorboard else []), *self.services]
 
     def truncate(self, epoch: int) -> None:
-        """Drop `epoch` and later from `results.csv` and TensorBoard, before a resumed training goes on at `epoch`."""
+        """Drop `epoch` and later from `results.csv` and TensorBoard, before training resumes at `epoch`."""
         if self.csv:
             self.csv.truncate(epoch)
         if self.tensorboard:

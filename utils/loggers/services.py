@@ -1,4 +1,4 @@
-"""Services that keep the numbers of many trainings: one small class each, and the file that says where a run is kept.
+"""Logging services, one small class each, and the file that maps a run folder to its run at each service.
 
 Each class takes the run folder and the settings of the run when it is made, and goes on with the run of that folder if
 it is known from before. A package is imported by the class that needs it, and only if the service was asked for.
@@ -16,7 +16,7 @@ KNOWN_RUNS = "loggers.yaml"  # in the run folder: service -> its name for the ru
 
 
 class ServiceLogger(ABC):
-    """What a training tells a service. `step` is the epoch throughout.
+    """Base class of logging services. `step` is always the epoch.
 
     Args:
         folder: run folder; its name is that of the run, the name of the folder above that of the project.
@@ -28,7 +28,7 @@ class ServiceLogger(ABC):
 
     @abstractmethod
     def __init__(self, folder: Path, settings: Mapping[str, Any]) -> None:
-        """Begin a run, or go on with that of the folder."""
+        """Start a run, or continue that of the folder."""
 
     @abstractmethod
     def scalars(self, values: Mapping[str, float], step: int) -> None:
@@ -73,7 +73,7 @@ class WandbLogger(ServiceLogger):
         remember(folder, "wandb", self._run.id)
 
     def scalars(self, values: Mapping[str, float], step: int) -> None:
-        """See `ServiceLogger`; a step that was told before a resumption stays as it was."""
+        """See `ServiceLogger`; a step logged before a resumption stays as it was."""
         self._run.log(dict(values), step=step)
 
     def image(self, tag: str, file: Path, step: int) -> None:

@@ -54,7 +54,7 @@ class CsvLogger:
         self._replace([*self._rows(), row])
 
     def truncate(self, epoch: int) -> None:
-        """Drop the rows of `epoch` and later, and rows cut off by a crash, before a training goes on at `epoch`.
+        """Drop the rows of `epoch` and later, and rows cut off by a crash, before training resumes at `epoch`.
 
         Raises:
             ValueError: the file has other columns.

@@ -167,7 +167,7 @@ class TensorBoardLogger:
                 self._warn(error)
 
     def _warn(self, error: OSError) -> None:
-        """Log no more: a training does not end because of its log."""
+        """Stop logging: a training run does not end because of its log."""
         LOGGER.warning(
             f"{self.directory}: TensorBoard's event file cannot be written ({error.strerror or error}): the training "
             "goes on without it, results.csv has the numbers"
@@ -176,7 +176,7 @@ class TensorBoardLogger:
 
 
 def _leave_errors_to_us() -> None:
-    """Have no traceback printed by the thread of a writer whose file cannot be written: `_write` tells of it."""
+    """Suppress the traceback of a writer thread whose file cannot be written: `_write` reports it."""
     previous = threading.excepthook
     if getattr(previous, "skips_tensorboard", False):
         return

@@ -1,4 +1,4 @@
-"""Zip archives of PyTorch, made sure to be what they seem before anything in them is read."""
+"""Zip archives of PyTorch, verified before anything in them is read."""
 
 import io
 import os
@@ -121,7 +121,7 @@ def open_model_archive(file: str | Path | IO[bytes], inflated: int = 0) -> zipfi
 
 
 def _check_entries(archive: zipfile.ZipFile, inflated: int) -> None:
-    """Raise ValueError for entries that mean trouble."""
+    """Raise ValueError for suspicious entries."""
     entries = archive.infolist()
     names = [entry.filename for entry in entries]
     if len({name.casefold() for name in names}) != len(names):  # PyTorch's reader does not look at the case

@@ -1,4 +1,4 @@
-"""The file of a TensorRT engine: what it is about, then the engine.
+"""The file of a TensorRT engine: a head with metadata, then the serialized engine.
 
 Layout: 4 bytes, the length n of the head as an unsigned little-endian integer; n bytes of JSON in UTF-8, one object
 with the entries of the metadata (stride, names with its numbers as texts, imgsz, ...); then the serialized engine

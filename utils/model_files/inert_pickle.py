@@ -1,4 +1,4 @@
-"""Read the structure of a foreign PyTorch file without running anything that it names.
+"""Read the structure of an untrusted PyTorch file without executing anything that it names.
 
 A pickle is a program: it names functions and calls them. `read_inert` interprets its instructions itself and knows no
 call but those of `CALLS`, which make plain values. Classes of the original YOLOv5 and of `torch.nn` become a `Record`:
@@ -116,7 +116,7 @@ class Name:
 
 @dataclass(frozen=True, slots=True)
 class Storage:
-    """Numbers of the file, read when asked for: type, key, count."""
+    """A storage of the file, read on demand: type, key, count."""
 
     dtype: torch.dtype
     key: str
@@ -125,7 +125,7 @@ class Storage:
 
 @dataclass(frozen=True, eq=False, slots=True)
 class LazyTensor:
-    """A view on a storage whose numbers are not read yet. Offset and strides count elements."""
+    """A view of a storage whose elements are not read yet. Offset and strides count elements."""
 
     storage: Storage
     offset: int

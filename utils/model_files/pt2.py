@@ -1,4 +1,4 @@
-"""The one door for .pt2 archives: torch.export.load unpickles, and evaluates expressions.
+"""The only loader of .pt2 archives: torch.export.load unpickles, and evaluates expressions.
 
 What can run code there (torch 2.14, torch/export/pt2_archive/_package.py and torch/_export/serde/serialize.py): weights
 and constants with `use_pickle`, custom and opaque objects, the sample inputs, the formats before 2.8, compiled

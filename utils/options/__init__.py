@@ -1,1 +1,1 @@
-"""What the scripts are told: their options, readable before torch is loaded."""
+"""Options of the scripts, readable before torch is loaded."""

@@ -1,4 +1,4 @@
-"""What an exporter is told: one set of options for all formats."""
+"""Options of the exporters: one set for all formats."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
