@@ -334,8 +334,9 @@ def write_whole(path: str | Path, data: bytes | memoryview) -> None:
 def atomic_path(path: str | Path) -> Iterator[Path]:
     """Let the block write a new file beside `path`, then replace `path` with it atomically.
 
-    A reader sees the previous file or the complete new one, even after a crash or on a full disk. An existing file keeps
-    its permissions; a link or another name of the same file (a hard link) is replaced, and what it means stays as it is.
+    A reader sees the previous file or the complete new one, even after a crash or on a full disk. An existing file
+    keeps its permissions; a link or another name of the same file (a hard link) is replaced, and its target stays as
+    it is.
     Temporary files of killed processes are removed.
 
     Yields:
