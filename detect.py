@@ -171,7 +171,7 @@ def _detect(
                 stack.callback(view.close)
             if maps:
                 stack.enter_context(maps)
-            predictor.model.warmup(predictor.settings.imgsz)
+            predictor.model.warmup((1, 3, *predictor.settings.imgsz))
             for batch in batches:
                 first = batch.frames[0]
                 before = predictor.times[0].t
@@ -231,7 +231,7 @@ def _default_source(source: str | Path) -> str:
 
 def _first_model(model: DetectMultiBackend) -> Any:
     """Return the network whose feature maps are saved: the first one of an ensemble."""
-    network = model.backend.model
+    network = model.model
     return network if hasattr(network, "model") else network[0]
 
 

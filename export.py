@@ -31,7 +31,7 @@ import torch
 from engine.exporters import EXPORTERS
 from engine.exporters.calibration import calibration_images
 from engine.exporters.tensorrt_ops import check_tensorrt
-from models.weights.checkpoint import attempt_load
+from models.experimental import attempt_load
 from models.yolo import DetectionModel
 from utils.console import LOGGER, colorstr, log_options
 from utils.formats import EXPORTS, NMS, Format, output_path, parse_include

@@ -122,7 +122,7 @@ def run(
         project: a call by hand makes the folder `project`/`name`, numbered unless `exist_ok`.
         name: see `project`.
         exist_ok: see `project`.
-        half: compute in float16 on CUDA. On other devices it is an error with weights, and not followed with `model`.
+        half: compute in float16 on CUDA. On other devices it is not followed, with weights after a warning.
         dnn: run .onnx files in OpenCV.
         window: another window for the Swin stages of the weights, or one for each.
         model: validate this model; it is evaluated as it is and left in the mode it was in.
@@ -147,7 +147,7 @@ def run(
         chosen = device if isinstance(device, torch.device) else select_device(device, batch_size)
         backend = _open_weights(weights, chosen, data, half, dnn, window, single_cls)
         _check_suppression(backend, conf_thres, iou_thres, max_det, single_cls)
-        model, half = backend.backend.model if compute_loss else backend, False  # the loss needs the raw maps
+        model, half = backend.model if compute_loss else backend, False  # the loss needs the raw maps
     if dataloader is None:
         data = check_dataset(data)
     names = _class_names(data, de_parallel(model), single_cls, by_hand)

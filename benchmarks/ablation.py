@@ -24,7 +24,8 @@ from torch import nn
 import train
 import val
 from models.common import SwinV2Block
-from models.weights.checkpoint import attempt_load, load_checkpoint
+from models.experimental import attempt_load
+from models.weights.checkpoint import load_checkpoint
 from utils.console import LOGGER, cli_errors
 from utils.dataloaders import create_dataloader
 from utils.datasets.dataset import check_dataset

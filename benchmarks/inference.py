@@ -26,8 +26,8 @@ from torch import Tensor
 import export
 import val
 from benchmarks.tables import log_table, save_json, take_turns
+from models.experimental import attempt_load
 from models.runtimes.backends import DetectMultiBackend
-from models.weights.checkpoint import attempt_load
 from utils.callbacks import Callbacks
 from utils.console import LOGGER, cli_errors
 from utils.dataloaders import create_dataloader
@@ -129,7 +129,7 @@ def measure_validation_nms(opt: argparse.Namespace) -> list[dict[str, Any]]:
     model = DetectMultiBackend(opt.weights)
     loader, _ = create_dataloader(data["val"], opt.imgsz, 8, model.stride, nc=data["nc"], workers=0)
     with torch.no_grad():
-        trained = torch.cat([model(images.float() / 255) for (images, *_), _ in zip(loader, range(2), strict=False)])
+        trained = torch.cat([model(images.float() / 255)[0] for (images, *_), _ in zip(loader, range(2), strict=False)])
     g = torch.Generator().manual_seed(0)
     dense = torch.rand(4, VAL_ROWS, 5 + NMS_CLASSES, generator=g)
     dense[..., :4] *= opt.imgsz / 2

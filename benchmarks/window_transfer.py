@@ -20,7 +20,7 @@ from matplotlib import pyplot as plt
 
 import val
 from benchmarks.ablation import train_variant, vary
-from models.weights.checkpoint import attempt_load
+from models.experimental import attempt_load
 from utils.console import LOGGER, cli_errors
 from utils.torch_utils import select_device
 

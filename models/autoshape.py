@@ -3,9 +3,9 @@
 import math
 import os
 from collections.abc import Iterable, Sequence
+from contextlib import nullcontext
 from io import BytesIO
 from pathlib import Path
-from time import perf_counter
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
@@ -16,6 +16,7 @@ from PIL import Image, ImageOps
 from torch import Tensor, nn
 
 from models.detections import Detections
+from models.layer_times import LayerTimes
 from utils.augmentations import letterbox
 from utils.boxes import scale_boxes
 from utils.console import LOGGER
@@ -42,14 +43,19 @@ class AutoShape(nn.Module):
     pictures of a list to the largest of them instead, which moves boxes with the company a picture is in.
 
     Args:
-        model: a `DetectionModel`, an `Ensemble` or a `DetectMultiBackend`; it is put in evaluation mode. Of a backend
-            that runs PyTorch the network inside is taken, so that `to`, `half` and `float` work.
+        model: a `DetectionModel`, an `Ensemble` or a `DetectMultiBackend`; it is put in evaluation mode, and its
+            `Detect.export` is set: from then on it gives boxes without the raw maps.
 
     Attributes:
         conf, iou, agnostic, multi_label, classes, max_det: see `non_max_suppression`; change them at any time.
         amp: compute in mixed precision; not on a CPU.
+        model: as given, so that the layers of a checkpoint are `model.model.model` over a `DetectMultiBackend`, and
+            `model.model` over a `DetectionModel`.
+        dmb: whether it is a `DetectMultiBackend`. pt: whether PyTorch runs it.
         names, nc, stride, yaml, hyp: of the model, where it has them.
     """
+
+    __module__ = "models.common"  # YOLOv5's address, by which SAHI recognises the class
 
     conf = 0.25
     iou = 0.45
@@ -62,20 +68,35 @@ class AutoShape(nn.Module):
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.batch_size, self.imgsz = getattr(model, "batch_size", None), getattr(model, "imgsz", None)
-        self.model = (model.backend.model if getattr(model, "pt", False) else model).eval()
+        self.model = model.eval()
+        self.dmb = hasattr(model, "pt")
+        self.pt = getattr(model, "pt", True)
         self.names = dict(model.names)
         self.nc = len(self.names)
         self.stride = max(int(torch.as_tensor(model.stride).max()), 32)
         self._told: tuple[Any, ...] | None = None  # settings that a file with NMS inside was checked for
-        self.yaml, self.hyp = getattr(self.model, "yaml", None), getattr(self.model, "hyp", None)
+        network = self._network()
+        self.yaml, self.hyp = getattr(network, "yaml", None), getattr(network, "hyp", None)
+        for head in (module for module in network.modules() if hasattr(module, "export")):
+            head.inplace, head.export = False, True
+
+    def _network(self) -> nn.Module:
+        """The model without the `DetectMultiBackend` around the network of a checkpoint."""
+        return self.model.model if self.dmb and self.pt else self.model
+
+    def autoshape(self) -> "AutoShape":
+        """Return itself, as in YOLOv5 up to 6.0."""
+        return self
 
     @torch.no_grad()  # not inference_mode: what a module caches must stay usable if it is trained later
     def forward(
         self,
-        ims: Picture | Iterable[Picture] | Tensor,
+        ims: Picture | Iterable[Picture] | Tensor | None = None,
         size: int | tuple[int, int] = 640,
         augment: bool = False,
         profile: bool = False,
+        *,
+        imgs: Picture | Iterable[Picture] | Tensor | None = None,
     ) -> Detections | Tensor:
         """Detect.
 
@@ -87,7 +108,8 @@ class AutoShape(nn.Module):
             size: long side of the network input in pixels, or (height, width), of which the longer counts; rounded up
                 to the stride. Files exported with a fixed size keep theirs.
             augment: look at three views of each picture; PyTorch only.
-            profile: log the time of each row of the network; PyTorch only.
+            profile: log the time of each layer of the network; PyTorch only.
+            imgs: what YOLOv5 up to 6.2 called `ims`.
 
         Returns:
             `Detections`; for a tensor the boxes of the network (B, R, 5 + nc) `[xywh_net, objectness, scores]`.
@@ -96,9 +118,12 @@ class AutoShape(nn.Module):
             ValueError: a picture, a size or a setting that cannot be used.
             FileNotFoundError, OSError: a picture that cannot be read.
         """
+        ims = imgs if ims is None else ims
+        if ims is None:
+            raise ValueError("no image given")
         if self.model.training:
             raise ValueError("the model is in training mode: call .eval() first")
-        if profile and not any(True for _ in self.model.parameters()):
+        if profile and not (self.pt and any(True for _ in self.model.parameters())):
             raise ValueError("profile=True needs a PyTorch model: this one is run by another program")
         if isinstance(ims, Tensor):
             return self._infer(self._check_tensor(ims), augment, profile)
@@ -125,7 +150,7 @@ class AutoShape(nn.Module):
 
     def _place(self) -> tuple[torch.device, torch.dtype]:
         """Where images must be, and in which precision."""
-        parameter = next(self.model.parameters(), None)
+        parameter = next(self.model.parameters(), None) if self.pt else None
         if parameter is None:
             return getattr(self.model, "device", torch.device("cpu")), torch.float32
         return parameter.device, parameter.dtype
@@ -178,15 +203,10 @@ class AutoShape(nn.Module):
 
     def _infer(self, images: Tensor, augment: bool, profile: bool) -> Tensor:
         """Boxes (B, R, 5 + nc) of images (B, 3, H, W)."""
-        rows = _RowTimes(self.model) if profile else None
         mixed = torch.float16 if self.amp and images.device.type != "cpu" else None
-        try:
-            with amp_context(images.device, mixed):
-                output = self.model(images, augment=True) if augment else self.model(images)
-        finally:
-            if rows:
-                rows.close()
-        return output[0] if isinstance(output, tuple) else output
+        with LayerTimes(self._network()) if profile else nullcontext(), amp_context(images.device, mixed):
+            output = self.model(images, augment=True) if augment else self.model(images)
+        return output[0] if isinstance(output, tuple | list) else output
 
     def _suppress(self, boxes: Tensor) -> list[Tensor]:
         asked = (self.conf, self.iou, self.max_det, self.agnostic, self.multi_label)
@@ -204,32 +224,27 @@ class AutoShape(nn.Module):
         )
 
 
-class _RowTimes:
-    """Log how long each row of a network takes, from now until `close`."""
+class NMS(nn.Module):
+    """Non-maximum suppression as a module, as YOLOv5 up to 5.0 had it.
 
-    def __init__(self, model: nn.Module) -> None:
-        models = list(model) if isinstance(model, nn.ModuleList) else [model]
-        self._hooks, self._start = [], 0.0
-        for rows in (getattr(m, "model", m) for m in models):
-            for name, row in rows.named_children():
-                label = f"{name:>3} {type(row).__name__}"
-                self._hooks.append(row.register_forward_pre_hook(self._before))
-                self._hooks.append(row.register_forward_hook(lambda *_, label=label: self._after(label)))
+    Attributes:
+        conf, iou, classes: see `non_max_suppression`.
+    """
 
-    def _before(self, *_: Any) -> None:
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
-        self._start = perf_counter()
+    conf = 0.25
+    iou = 0.45
+    classes: Sequence[int] | None = None
 
-    def _after(self, label: str) -> None:
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
-        LOGGER.info(f"{label:<20}{(perf_counter() - self._start) * 1e3:10.2f} ms")
+    def forward(self, x: Sequence[Tensor]) -> list[Tensor]:
+        """Suppress.
 
-    def close(self) -> None:
-        """Take the clocks out of the network."""
-        for hook in self._hooks:
-            hook.remove()
+        Args:
+            x: output of a model, of which the first element counts: boxes (B, R, 5 + nc).
+
+        Returns:
+            Per image (D, 6) `[xyxy_net, confidence, class]`, best first.
+        """
+        return non_max_suppression(x[0], self.conf, self.iou, self.classes)
 
 
 # Pictures -------------------------------------------------------------------------------------------------------------

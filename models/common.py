@@ -10,38 +10,39 @@ Source: Liu et al., "Swin Transformer V2: Scaling Up Capacity and Resolution", C
 import math
 from collections.abc import Callable, Sequence
 from functools import partial
+from pathlib import Path as Path
 from typing import Any
 
+import cv2 as cv2
+import numpy as np  # noqa: F401  for star imports, as cv2 and Path
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from models.convolutions import (
-    C3,
-    C3SPP,
-    C3TR,
-    SPP,
-    SPPF,
-    Bottleneck,
-    BottleneckCSP,
-    C3Ghost,
-    C3x,
-    Concat,
-    Contract,
-    Conv,
-    CrossConv,
-    DWConv,
-    DWConvTranspose2d,
-    Expand,
-    Focus,
-    GhostBottleneck,
-    GhostConv,
-    MixConv2d,
-    TransformerBlock,
-    TransformerLayer,
-    autopad,
-)
+from models.convolutions import C3 as C3
+from models.convolutions import C3SPP as C3SPP
+from models.convolutions import C3TR as C3TR
+from models.convolutions import SPP as SPP
+from models.convolutions import SPPF as SPPF
+from models.convolutions import Bottleneck as Bottleneck
+from models.convolutions import BottleneckCSP as BottleneckCSP
+from models.convolutions import C3Ghost as C3Ghost
+from models.convolutions import C3x as C3x
+from models.convolutions import Concat as Concat
+from models.convolutions import Contract as Contract
+from models.convolutions import Conv as Conv
+from models.convolutions import CrossConv as CrossConv
+from models.convolutions import DWConv as DWConv
+from models.convolutions import DWConvTranspose2d as DWConvTranspose2d
+from models.convolutions import Expand as Expand
+from models.convolutions import Focus as Focus
+from models.convolutions import GhostBottleneck as GhostBottleneck
+from models.convolutions import GhostConv as GhostConv
+from models.convolutions import MixConv2d as MixConv2d
+from models.convolutions import TransformerBlock as TransformerBlock
+from models.convolutions import TransformerLayer as TransformerLayer
+from models.convolutions import autopad as autopad
 from models.swin import cached_inference
 from models.swin.attention import (
     NORM_FLOOR,
@@ -59,10 +60,10 @@ from models.swin.layers import (
     Mlp,
     as_pair,
     check_choice,
-    check_drop_rate,
     choose_heads,
-    drop_path_rates,
 )
+from models.swin.layers import check_drop_rate as check_drop_rate
+from models.swin.layers import drop_path_rates as drop_path_rates
 from models.swin.lean_autograd import SplitHeads
 from models.swin.windows import (
     effective_shift,
@@ -74,45 +75,6 @@ from models.swin.windows import (
     window_partition,
     window_reverse,
 )
-
-__all__ = [
-    "Bottleneck",
-    "BottleneckCSP",
-    "C3",
-    "C3Ghost",
-    "C3SPP",
-    "C3SwinV2",
-    "C3TR",
-    "C3x",
-    "Concat",
-    "Contract",
-    "Conv",
-    "CrossConv",
-    "DWConv",
-    "DWConvTranspose2d",
-    "DropPath",
-    "Expand",
-    "Focus",
-    "GhostBottleneck",
-    "GhostConv",
-    "LayerNorm2d",
-    "MixConv2d",
-    "Mlp",
-    "PatchEmbed",
-    "PatchMerging",
-    "SPP",
-    "SPPF",
-    "SwinV2Block",
-    "SwinV2Stage",
-    "TransformerBlock",
-    "TransformerLayer",
-    "WindowAttention",
-    "as_pair",
-    "autopad",
-    "check_drop_rate",
-    "choose_heads",
-    "drop_path_rates",
-]
 
 
 class WindowAttention(nn.Module):
@@ -550,3 +512,20 @@ class PatchMerging(nn.Module):
             x = F.pad(x, (0, 0, 0, width % 2, 0, height % 2))
         x = torch.cat([x[:, r::2, c::2] for c in (0, 1) for r in (0, 1)], -1)  # (B, H / 2, W / 2, 4 * C)
         return self.norm(self.reduction(x)).permute(0, 3, 1, 2)
+
+
+# YOLOv5's address -----------------------------------------------------------------------------------------------------
+
+# Scripts import these from here. Their files stand above this one and import it, so they are loaded when asked for.
+LATE = ("AutoShape", "DetectMultiBackend", "Detections", "NMS", "autoShape")
+__all__ = [*(name for name in globals() if not name.startswith("_")), *LATE]  # for `from models.common import *`
+
+
+def __getattr__(name: str) -> Any:
+    if name not in LATE:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from models import autoshape, detections  # noqa: PLC0415  they import this file
+    from models.runtimes import backends  # noqa: PLC0415  the same
+
+    module = {"DetectMultiBackend": backends, "Detections": detections}.get(name, autoshape)
+    return getattr(module, "AutoShape" if name == "autoShape" else name)

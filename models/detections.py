@@ -64,6 +64,15 @@ class Detections:
         self.xyxyn = [p / size for p, size in zip(self.xyxy, sizes, strict=True)]
         self.xywhn = [p / size for p, size in zip(self.xywh, sizes, strict=True)]
 
+    @property
+    def imgs(self) -> list[NDArray]:
+        """`ims`, as YOLOv5 up to 6.2 called them."""
+        return self.ims
+
+    @imgs.setter
+    def imgs(self, ims: list[NDArray]) -> None:
+        self.ims = ims
+
     # A sequence ------------------------------------------------------------------------------------------------------
 
     def __len__(self) -> int:
@@ -196,18 +205,18 @@ class Detections:
             exist_ok: as in `save`.
 
         Returns:
-            Per detection, picture by picture and best first: box (4,) `xyxy_img`, conf (), cls (), label such as
-            "dog 0.87", im (h, w, 3) uint8 RGB: the box, 2 % larger and 10 pixels wider and higher.
+            Per detection, picture by picture and weakest first: box, four tensors () `xyxy_img`, conf (), cls (), label
+            such as "dog 0.87", im (h, w, 3) uint8 RGB: the box, 2 % larger and 10 pixels wider and higher.
         """
         folder = increment_path(save_dir, exist_ok, mkdir=True) if save else None
         groups = file_names(self.names)
         crops = []
         for im, pred, file in zip(self._clean, self.pred, self.files, strict=True):
-            for row in pred:
+            for row in pred.flip(0):
                 conf, cls = float(row[4]), float(row[5])
                 piece = crop_box(im, row[:4])
                 label = f"{self._name(cls)} {conf:.2f}"
-                crops.append({"box": row[:4], "conf": row[4], "cls": row[5], "label": label, "im": piece})
+                crops.append({"box": list(row[:4]), "conf": row[4], "cls": row[5], "label": label, "im": piece})
                 if folder is not None:
                     into = folder / "crops" / groups.get(int(cls), str(int(cls)))
                     write_image(increment_path(into / file, sep="-"), piece[..., ::-1], FULL_COLOUR)

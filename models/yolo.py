@@ -1,11 +1,13 @@
 """Build a detector from its YAML table: the Detect head, the table of blocks, the parser and the model.
 
 A model YAML has the keys nc, depth_multiple, width_multiple, anchors, backbone and head; the last two are rows `[from,
-number, module, args]`. See `parse_model`.
+number, module, args]`. See `parse_model`. `python models/yolo.py --cfg yolov5s.yaml` prints the table of a model.
 """
 
+import argparse
 import difflib
 import math
+import sys
 from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import dataclass
@@ -15,9 +17,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+if __name__ == "__main__":  # python models/yolo.py --cfg ...: Python puts models/ on the path, not the repository
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
 from models import common
 from models.activations import ACTIVATIONS, default_activation, in_place
 from models.activations import parse_activation as parse_activation
+from models.autoshape import AutoShape
 from models.flops import (
     Counter,
     count_gflops,
@@ -28,8 +34,10 @@ from models.flops import (
     count_window_attention,
     meta_copy,
 )
+from models.layer_times import LayerTimes
+from models.model_table import MAX_CHANNELS, MAX_REPEATS, check_table, expand_anchors, resolve_args
 from models.tta import forward_augmented
-from utils.console import LOGGER, colorstr
+from utils.console import LOGGER, cli_errors, colorstr
 from utils.files import yaml_load
 from utils.image_size import make_divisible
 from utils.paths import check_file
@@ -59,19 +67,24 @@ class Detect(nn.Module):
         nc: classes.
         anchors: one flat list w, h, w, h, ... per level, in pixels.
         ch: channels of each input.
+        inplace: kept as the attribute that YOLOv5's scripts read and set. The results do not depend on it: `decode`
+            never writes into the raw maps.
     """
 
     anchors: Tensor  # (levels, A, 2) in cells
     stride: Tensor  # (levels,) pixels per cell
 
-    def __init__(self, nc: int = 80, anchors: list[list[float]] = (), ch: list[int] = ()) -> None:
+    def __init__(
+        self, nc: int = 80, anchors: Sequence[Sequence[float]] = (), ch: Sequence[int] = (), inplace: bool = True
+    ) -> None:
         super().__init__()
+        self.inplace = inplace
         self.nc = nc
         self.no = nc + 5
         self.nl = len(anchors)
-        self.na = len(anchors[0]) // 2
+        self.na = len(anchors[0]) // 2 if len(anchors) else 0
         self.export = False
-        self.register_buffer("anchors", torch.tensor(anchors, dtype=torch.float32).view(self.nl, -1, 2))
+        self.register_buffer("anchors", torch.tensor(anchors, dtype=torch.float32).view(self.nl, self.na, 2))
         self.register_buffer("stride", torch.ones(self.nl), persistent=False)
         self.m = nn.ModuleList(nn.Conv2d(c, self.no * self.na, 1) for c in ch)
 
@@ -159,69 +172,6 @@ BLOCKS = {
 }
 KEPT = (*ACTIVATIONS, "AvgPool2d", "Conv2d", "Dropout2d", "MaxPool2d", "ReflectionPad2d", "Upsample", "ZeroPad2d")
 BLOCKS |= {f"nn.{name}": Row(getattr(nn, name), channels="kept") for name in KEPT}
-MAX_CLASSES, MAX_CHANNELS, MAX_ROWS = 100_000, 1_000_000, 2000
-MAX_REPEATS, MAX_ANCHORS, MAX_MULTIPLE = 1000, 1000, 1000  # stacked blocks of a row; per level; of depth and width
-REQUIRED_KEYS = ("nc", "depth_multiple", "width_multiple", "anchors", "backbone", "head")
-
-
-def _check_keys(d: dict[str, Any], source: str) -> None:
-    missing = [key for key in REQUIRED_KEYS if key not in d]
-    if missing:
-        raise ValueError(f"{source}: missing key {missing[0]!r}; a model needs {', '.join(REQUIRED_KEYS)}")
-    for key in ("backbone", "head"):
-        if not isinstance(d[key], list) or not d[key]:
-            raise ValueError(f"{source}: {key!r} must be a list of rows [from, number, module, args]")
-        if len(d[key]) > MAX_ROWS:
-            raise ValueError(f"{source}: {key!r} has {len(d[key])} rows; at most {MAX_ROWS} are built")
-    if not isinstance(d["nc"], int) or not 1 <= d["nc"] <= MAX_CLASSES:
-        raise ValueError(
-            f"{source}: 'nc' must be a positive number of classes, not {d['nc']!r:.80} (at most {MAX_CLASSES})"
-        )
-    for key in ("depth_multiple", "width_multiple"):
-        if not isinstance(d[key], int | float) or not 0 < d[key] <= MAX_MULTIPLE:
-            raise ValueError(
-                f"{source}: {key!r} must be a positive number, not {d[key]!r:.80} (at most {MAX_MULTIPLE})"
-            )
-    if not isinstance(d.get("ch", 3), int) or d.get("ch", 3) < 1:
-        raise ValueError(f"{source}: 'ch' must be a positive number of channels, not {d['ch']!r}")
-    rate, multiple = d.get("drop_path") or 0, d.get("channel_multiple") or 8
-    if not isinstance(rate, int | float) or not 0 <= rate < 1:
-        raise ValueError(f"{source}: 'drop_path' must be at least 0 and below 1, not {rate!r}")
-    if not isinstance(multiple, int) or multiple < 1:
-        raise ValueError(f"{source}: 'channel_multiple' must be a positive whole number, not {multiple!r}")
-    try:
-        _check_anchors(d["anchors"])
-    except ValueError as error:
-        raise ValueError(f"{source}: {error}") from error
-
-
-def _check_anchors(anchors: Any) -> None:
-    """Raise ValueError unless `anchors` is a number of anchors per level or flat lists of sides, all of one length."""
-    if isinstance(anchors, int) and 0 < anchors <= MAX_ANCHORS:
-        return
-    levels: list[Any] = anchors if isinstance(anchors, list) and anchors else [None]
-    if not all(isinstance(level, list) and level for level in levels):
-        raise ValueError(f"'anchors' must be a positive number per level or lists [w, h, ...], not {anchors!r}")
-    if any(len(level) != len(levels[0]) or len(level) % 2 for level in levels):
-        raise ValueError(f"every level of 'anchors' needs the same number of w, h pairs, got {anchors}")
-    if not all(isinstance(side, int | float) and side > 0 for level in levels for side in level):
-        raise ValueError(f"'anchors' must hold positive numbers of pixels, got {anchors}")
-
-
-def _expand_anchors(anchors: Any, levels: int) -> list[list[float]]:
-    """Return one flat list of anchor sides per level; a number k stands for k placeholders (see AutoAnchor)."""
-    _check_anchors(anchors)
-    if isinstance(anchors, int):
-        return [list(range(anchors * 2))] * levels
-    if len(anchors) != levels:
-        raise ValueError(f"'anchors' has {len(anchors)} levels, but Detect reads {levels} maps")
-    return anchors
-
-
-def _resolve_args(args: list[Any], nc: int, anchors: Any) -> list[Any]:
-    """Replace the words of a row by what they stand for; other text stays text (`nearest`)."""
-    words = {"nc": nc, "anchors": anchors, "None": None, "True": True, "False": False}
-    return [words.get(arg, arg) if isinstance(arg, str) else arg for arg in args]
 
 
 class _Parser:
@@ -273,7 +223,7 @@ class _Parser:
         if row.channels == "detect":
             if args and args[0] != nc:
                 raise ValueError(f"the first argument of Detect must be nc, {nc} classes, not {args[0]!r}")
-            return [nc, _expand_anchors(args[1] if len(args) > 1 else anchors, len(inputs)), inputs], 0, 1
+            return [nc, expand_anchors(args[1] if len(args) > 1 else anchors, len(inputs)), inputs], 0, 1
         return args, c1, n
 
     def build(self, i: int, f: int | list[int], n: int, name: str, args: list[Any]) -> nn.Module:
@@ -297,7 +247,7 @@ class _Parser:
         n = max(round(n * self.gd), 1) if n > 1 else n
         if n > MAX_REPEATS:
             raise ValueError(f"'number' stands for {n} blocks; at most {MAX_REPEATS} are built")
-        args = _resolve_args(args, self.d["nc"], self.d["anchors"])
+        args = resolve_args(args, self.d["nc"], self.d["anchors"])
         keywords = args.pop() if args and isinstance(args[-1], dict) else {}
         args, c2, stacked = self.arguments(row, inputs, n, args)
         try:
@@ -341,7 +291,7 @@ def parse_model(
     Raises:
         ValueError: naming file, row and the allowed values.
     """
-    _check_keys(d, source)
+    check_table(d, source)
     parser = _Parser({**d, "verbose": verbose}, ch[0], source)
     if verbose:
         LOGGER.info(f"\n{'':>3}{'from':>18}{'n':>3}{'params':>10}  {'module':<24}{'arguments':<30}")
@@ -458,16 +408,27 @@ class DetectionModel(nn.Module):
             bias[:, 4] += math.log(8 / (640 / stride) ** 2)
             bias[:, 5:] += math.log(0.6 / (head.nc - 0.99999))
 
-    def forward(self, x: Tensor, augment: bool = False) -> Outputs:
-        """Run a batch of images (B, ch, H, W); with `augment` in three views (`models.tta`), without raw maps then.
+    def forward(self, x: Tensor, augment: bool = False, profile: bool = False, visualize: bool = False) -> Outputs:
+        """Run a batch.
+
+        Args:
+            x: images, (B, ch, H, W), 0..1.
+            augment: run three views (`models.tta`).
+            profile: log the time of each layer.
+            visualize: only False: YOLOv5's scripts pass it on.
 
         Returns:
             What `Detect.forward` returns: raw maps (B, A, H, W, 5 + nc) per level in training, else boxes
-            (B, R, 5 + nc) and the raw maps or None.
+            (B, R, 5 + nc) and the raw maps, None with `augment`.
 
         Raises:
-            ValueError: `augment` in training mode.
+            ValueError: `augment` in training mode, or `visualize`.
         """
+        if visualize:
+            raise ValueError("feature maps are written by detect.py --visualize, not by the model")
+        if profile:
+            with LayerTimes(self):
+                return self.forward(x, augment)
         if augment:
             if self.training:
                 raise ValueError("augment=True is for evaluation: call model.eval() first")
@@ -486,6 +447,10 @@ class DetectionModel(nn.Module):
             x = module(x)
             outputs.append(x if module.i in self.save else None)
         return x
+
+    def autoshape(self) -> AutoShape:
+        """Return the model as `AutoShape`, as YOLOv5 up to 6.0 spelt it."""
+        return AutoShape(self)
 
     def fuse(self) -> "DetectionModel":
         """Fold batch normalisation into convolutions and position bias networks into constants, in place."""
@@ -605,4 +570,11 @@ class DetectionModel(nn.Module):
         )
 
 
-Model = DetectionModel
+Model = BaseModel = DetectionModel  # YOLOv5's other names: there is one class of models here
+
+
+if __name__ == "__main__":
+    with cli_errors():
+        parser = argparse.ArgumentParser(description="Build a model and print its table.")
+        parser.add_argument("--cfg", default="yolov5s.yaml", help="model YAML; a bare name is looked for in models/")
+        DetectionModel(parser.parse_args().cfg)

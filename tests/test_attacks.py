@@ -35,8 +35,9 @@ from torch import nn
 import hubconf
 import train
 import val
+from models.experimental import attempt_load
 from models.runtimes.backends import DetectMultiBackend
-from models.weights.checkpoint import attempt_load, load_checkpoint, save_checkpoint, strip_optimizer
+from models.weights.checkpoint import load_checkpoint, save_checkpoint, strip_optimizer
 from models.weights.imagenet import read_published
 from models.yolo import DetectionModel
 from tests.torch_archives import in_archive

@@ -321,7 +321,6 @@ def test_update_strips_the_weights(run, tmp_path, weights):
     [
         ({"weights": None}, "no weights given"),
         ({"weights": "missing.pt"}, "missing.pt: no such weights"),
-        ({"half": True}, "half precision needs CUDA"),
         ({"dnn": True}, "--dnn needs .onnx files"),
         ({"save_format": 2}, "--save-format is 2"),
         ({"line_thickness": 0}, "--line-thickness is 0"),

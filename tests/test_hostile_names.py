@@ -27,7 +27,7 @@ from engine.validation.evaluation import ImageResult, Tally, log_table
 from models.autoshape import AutoShape
 from models.class_names import fit_names, parse_names
 from models.detections import Detections
-from models.weights.checkpoint import attempt_load
+from models.experimental import attempt_load
 from utils.annotate import Annotator, plot_images
 from utils.callbacks import Callbacks
 from utils.files import yaml_load, yaml_save

@@ -14,7 +14,8 @@ import yaml
 
 import train
 import val
-from models.weights.checkpoint import attempt_load, load_checkpoint
+from models.experimental import attempt_load
+from models.weights.checkpoint import load_checkpoint
 from utils.callbacks import Callbacks
 from utils.loggers.to_csv import RESULT_COLUMNS
 from utils.paths import ROOT

@@ -126,7 +126,8 @@ class Predictor:
                 images = torch.from_numpy(part).to(self.model.device)
                 images = (images.half() if self.model.fp16 else images.float()) / 255
                 self.shape = tuple(images.shape)
-                boxes = self.model(images, augment=s.augment)[:given]  # (B, R, 5 + nc)
+                output = self.model(images, augment=s.augment)
+                boxes = (output[0] if isinstance(output, list) else output)[:given]  # (B, R, 5 + nc)
             with self.times[1]:
                 kept = non_max_suppression(
                     boxes, s.conf_thres, s.iou_thres, s.classes, s.agnostic, max_det=s.max_det

@@ -102,7 +102,9 @@ class Runner:
                 targets = targets.to(self.device, non_blocking=True)  # (T, 6)
             with self.times[1], amp_context(self.device, self.dtype):
                 output = self.model(images, **self.keywords)
-            decoded, raw = output if isinstance(output, tuple) else (output, None)  # (B, R, 5 + nc) and the raw maps
+            decoded, raw = (
+                output if isinstance(output, tuple | list) else (output, None)
+            )  # (B, R, 5 + nc) and the raw maps
             if self.compute_loss:
                 self.loss += self.compute_loss(raw, targets)[1]
             frame = tuple(images.shape[2:])

@@ -7,65 +7,60 @@ scores 0..1]`.
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from models.class_names import parse_names
+from models.experimental import Ensemble, attempt_load
 from models.runtimes.base import Runtime
 from models.runtimes.mobile_files import LiteRtBackend, NcnnBackend
 from models.runtimes.onnx_files import OnnxRuntimeBackend, OpenCvBackend
 from models.runtimes.openvino_files import OpenVinoBackend
 from models.runtimes.tensorrt_files import TensorRtBackend
 from models.runtimes.torch_files import Pt2Backend, TorchScriptBackend
-from models.weights.checkpoint import attempt_load
+from models.yolo import DetectionModel
 from utils.console import LOGGER
 from utils.files import yaml_load
 from utils.formats import FORMATS, NMS, ROWS, Format
 
 
-class PyTorchBackend(nn.Module):
-    """A checkpoint, or several as an ensemble.
+class PyTorchBackend:
+    """The network of a checkpoint, or of several as an ensemble, behind the interface of `Runtime`.
+
+    It computes in the precision that the parameters of the network have at the time of the call.
 
     Args:
-        weights: .pt files.
-        device: where to compute.
-        fp16: compute in float16, CUDA only.
-        fuse: merge every BatchNorm into its convolution.
-        window: another window for the Swin stages, see `attempt_load`.
-
-    Raises:
-        FileNotFoundError, ValueError: from `attempt_load`; or float16 without CUDA.
+        network: in evaluation mode.
     """
 
     batch_size: int | None = None
     imgsz: tuple[int, int] | None = None
     end2end = False
 
-    def __init__(
-        self,
-        weights: Sequence[str | Path],
-        device: torch.device,
-        *,
-        fp16: bool,
-        fuse: bool,
-        window: int | Sequence[int] | None = None,
-    ) -> None:
-        super().__init__()
-        if fp16 and device.type != "cuda":
-            raise ValueError(
-                f"half precision needs CUDA, but the device is {device}: leave --half out, or try --device 0"
-            )
-        self.model = attempt_load(weights, device, fuse, window)
-        self.dtype = torch.float16 if fp16 else torch.float32
-        self.model.to(self.dtype, memory_format=torch.channels_last)  # the faster layout on CPU and CUDA
-        self.names = dict(self.model.names)
-        self.stride = max(int(self.model.stride.max()), 32)
+    def __init__(self, network: DetectionModel | Ensemble) -> None:
+        self.network = network
+        self.names = dict(network.names)
+        self.stride = max(int(network.stride.max()), 32)
 
-    def forward(self, images: Tensor, augment: bool = False) -> Tensor:
-        """Run images (B, 3, H, W), floats 0..1; return the boxes, float32 (B, R, 5 + nc)."""
-        images = images.to(self.dtype, memory_format=torch.channels_last)
-        return self.model(images, augment=augment)[0].float()
+    @property
+    def dtype(self) -> torch.dtype:
+        """Precision of the parameters."""
+        return next(self.network.parameters()).dtype
+
+    def __call__(self, images: Tensor, augment: bool = False) -> Tensor | list[Any]:
+        """Detect in images (B, 3, H, W), 0..1.
+
+        Returns:
+            [boxes (B, R, 5 + nc) float32, raw maps of each level or None]; the boxes alone where `Detect.export` is
+            set.
+        """
+        images = images.to(self.dtype, memory_format=torch.channels_last)  # the faster layout on CPU and CUDA
+        output = self.network(images, augment=augment)
+        return output[0].float() if len(output) == 1 else [output[0].float(), *output[1:]]
 
 
 RUNTIMES: dict[str, type[Runtime]] = {  # `Format.argument` -> class(file, device)
@@ -78,6 +73,21 @@ RUNTIMES: dict[str, type[Runtime]] = {  # `Format.argument` -> class(file, devic
     "tflite": LiteRtBackend,
 }
 DEFAULT_STRIDE = 32
+FLAGS = {  # YOLOv5's attribute -> `Format.argument`, "" where the format is not run here
+    "pt": "-",
+    "jit": "torchscript",
+    "onnx": "onnx",
+    "xml": "openvino",
+    "engine": "engine",
+    "coreml": "coreml",
+    "saved_model": "",
+    "pb": "",
+    "tflite": "tflite",
+    "edgetpu": "",
+    "tfjs": "",
+    "paddle": "",
+    "triton": "",
+}
 
 
 class DetectMultiBackend(nn.Module):
@@ -87,19 +97,23 @@ class DetectMultiBackend(nn.Module):
 
     Args:
         weights: file or folder, or several .pt files that are run as one ensemble. An OpenVINO folder may also be named
-            by its .xml file.
+            by its .xml file. None is downloaded.
         device: where to compute.
         dnn: run .onnx files in OpenCV instead of ONNX Runtime.
-        data: data set YAML with the class names, for files that hold none.
-        fp16: compute in float16: of a checkpoint on CUDA. The precision of an exported file is its own.
+        data: dataset YAML with the class names, for files that hold none; not read otherwise.
+        fp16: compute in float16: of a checkpoint on CUDA, elsewhere in float32 with a warning. The precision of an
+            exported file is its own.
         fuse: merge every BatchNorm into its convolution (.pt).
         window: another window for the Swin stages (.pt), see `attempt_load`.
 
     Attributes:
         names: class number to name. nc: how many. stride: the sides of the images must be multiples of it.
-        pt: whether PyTorch runs a checkpoint. fp16: whether float16 is computed in. batch_size, imgsz: images and
-            (height, width) of a file with fixed sizes, or None. Other numbers of images are split and filled up here;
-            other sizes are an error.
+        pt, jit, onnx, xml, engine, coreml, saved_model, pb, tflite, edgetpu, tfjs, paddle, triton: True for the format
+            of the file, see `FLAGS`; pt is that of checkpoints.
+        model: the network of a checkpoint, the module of a TorchScript file; other formats have none.
+        device: where it computes. fp16: whether in float16. nhwc: False, images are (B, 3, H, W) for all formats.
+        batch_size, imgsz: images and (height, width) of a file with fixed sizes, or None. Other numbers of images are
+            split and filled up here; other sizes are an error.
         end2end: whether the file has suppressed overlapping boxes already. Its detections come as boxes like all
             others, with confidence as objectness and 1 as score of their class, so that another suppression with an
             IoU threshold of at least the file's leaves them as they are.
@@ -108,49 +122,74 @@ class DetectMultiBackend(nn.Module):
         FileNotFoundError, ValueError: the file is missing or cannot be used, or its run time is not installed.
     """
 
+    nhwc = False
+
     def __init__(
         self,
-        weights: str | Path | Sequence[str | Path],
+        weights: str | Path | Sequence[str | Path] = "yolov5s.pt",
         device: str | torch.device = "cpu",
-        *,
         dnn: bool = False,
         data: str | Path | None = None,
         fp16: bool = False,
         fuse: bool = True,
+        *,
         window: int | Sequence[int] | None = None,
     ) -> None:
         super().__init__()
         files = [Path(weights)] if isinstance(weights, str | Path) else [Path(file) for file in weights]
         if not files:
             raise ValueError("no weights given: name a checkpoint such as runs/train/exp/weights/best.pt")
-        self.device = torch.device(device)
+        self._device = torch.device(device)
         kinds = {kind_of(file).argument for file in files}
-        self.pt = kinds == {"-"}
-        if len(files) > 1 and not self.pt:
+        if len(files) > 1 and kinds != {"-"}:
             raise ValueError(f"an ensemble takes checkpoints (.pt) only, but got {', '.join(map(str, files))}")
-        if dnn and kinds != {"onnx"}:
+        (kind,) = kinds
+        for flag, argument in FLAGS.items():
+            setattr(self, flag, argument == kind)
+        if dnn and kind != "onnx":
             raise ValueError(f"OpenCV (dnn) runs .onnx files only, not {files[0]}: leave --dnn out")
         if window and not self.pt:
             raise ValueError(f"{files[0]}: its windows are fixed; only those of a checkpoint (.pt) can be changed")
+        self.weights, self.w, self.dnn, self.data, self.fuse = weights, str(files[0]), dnn, data, fuse
         if self.pt:
-            self.backend = PyTorchBackend(files, self.device, fp16=fp16, fuse=fuse, window=window)
-            self.fp16 = fp16
+            self._open_checkpoints(files, fp16, window)
         else:
-            (kind,) = kinds
-            if kind not in RUNTIMES:
-                raise ValueError(
-                    f"{files[0]}: {FORMATS[kind].name} files run on Apple's systems, in programs of their own, not "
-                    "here: use the checkpoint (.pt), or export.py --include onnx"
-                )
-            self.backend = (OpenCvBackend if dnn else RUNTIMES[kind])(existing(files[0]), self.device)
-            self.fp16 = self.backend.half
-            if fp16 and not self.fp16:
-                LOGGER.warning(f"{files[0]}: --half is not followed, this file computes in float32: export with --half")
+            self._open_exported(files[0], kind, fp16)
         self.stride = self.backend.stride or DEFAULT_STRIDE
         self.batch_size, self.imgsz = self.backend.batch_size, self.backend.imgsz
         self.end2end = self.backend.end2end
         self.names = self.backend.names or self._find_names(files[0], data)
         self.nc = len(self.names)
+
+    def _open_checkpoints(self, files: Sequence[Path], fp16: bool, window: int | Sequence[int] | None) -> None:
+        if fp16 and self._device.type != "cuda":
+            LOGGER.warning(f"--half needs CUDA, but the device is {self._device}: going on in float32")
+            fp16 = False
+        network = attempt_load(files, self._device, fuse=self.fuse, window=window)
+        self.model = network.to(torch.float16 if fp16 else torch.float32, memory_format=torch.channels_last)
+        self.backend = PyTorchBackend(self.model)
+
+    def _open_exported(self, file: Path, kind: str, fp16: bool) -> None:
+        if kind not in RUNTIMES:
+            raise ValueError(
+                f"{file}: {FORMATS[kind].name} files run on Apple's systems, in programs of their own, not here: use "
+                "the checkpoint (.pt), or export.py --include onnx"
+            )
+        self.backend = (OpenCvBackend if self.dnn else RUNTIMES[kind])(existing(file), self._device)
+        if self.jit:
+            self.model = self.backend.module
+        if fp16 and not self.fp16:
+            LOGGER.warning(f"{file}: --half is not followed, this file computes in float32: export with --half")
+
+    @property
+    def device(self) -> torch.device:
+        """Where it computes; a checkpoint can be moved with `to`."""
+        return next(self.model.parameters()).device if self.pt else self._device
+
+    @property
+    def fp16(self) -> bool:
+        """Whether it computes in float16."""
+        return self.backend.dtype == torch.float16 if self.pt else self.backend.half
 
     def _find_names(self, file: Path, data: str | Path | None) -> dict[int, str]:
         """Return the names of a file that holds none."""
@@ -158,7 +197,7 @@ class DetectMultiBackend(nn.Module):
         classes = self.backend.nc
         if classes is None and not self.end2end:
             size = self.imgsz or (10 * self.stride, 10 * self.stride)
-            blank = torch.zeros(self.batch_size or 1, 3, *size, device=self.device)
+            blank = torch.zeros(self.batch_size or 1, 3, *size, device=self._device)
             classes = self.backend(blank).shape[2] - 5
         if names and classes and len(names) != classes:
             raise ValueError(f"{file}: it gives scores of {classes} classes, but {data} names {len(names)}")
@@ -170,20 +209,39 @@ class DetectMultiBackend(nn.Module):
         self.backend.nc = len(names)
         return names
 
-    def forward(self, images: Tensor, augment: bool = False) -> Tensor:
-        """Detect.
+    def forward(
+        self, im: Tensor, augment: bool = False, visualize: bool = False, val: bool = False
+    ) -> Tensor | list[Any] | tuple[Tensor, list[Any]]:
+        """Detect. Both the result and its first element can be given to `non_max_suppression`.
 
         Args:
-            images: (B, 3, H, W) floats 0..1, sides multiples of `stride`.
+            im: images, (B, 3, H, W) floats 0..1, sides multiples of `stride`.
             augment: look at three views (`models.tta`), checkpoints only.
+            visualize: only False: YOLOv5's scripts pass it on.
+            val: return a pair for every format, as validation scripts of YOLOv5 6.1 and 6.2 expect.
 
         Returns:
-            (B, R, 5 + nc) float32 `[xywh_net, objectness, scores 0..1]` on `device`.
+            Boxes (B, R, 5 + nc) float32 `[xywh_net, objectness, scores 0..1]` on `device`. Of a checkpoint a list:
+            these boxes, and the raw maps of each level (B, A, H, W, 5 + nc), None with `augment`; the boxes alone after
+            `AutoShape` has wrapped it.
 
         Raises:
-            ValueError: a size that the file does not take, or `augment` with an exported file.
+            ValueError: a size that the file does not take, `augment` with an exported file, or `visualize`.
         """
-        return self.backend(images.to(self.device), augment)
+        if visualize:
+            raise ValueError("feature maps are written by detect.py --visualize, not by the model")
+        output = self.backend(im.to(self.device), augment)
+        return (output, []) if val and isinstance(output, Tensor) else output
+
+    def from_numpy(self, x: NDArray | Tensor) -> Tensor:
+        """Return an array as a tensor on `device`."""
+        return torch.from_numpy(x).to(self.device) if isinstance(x, np.ndarray) else x
+
+    @staticmethod
+    def _model_type(p: str | Path = "path/to/model.pt") -> list[bool]:
+        """Return the flags of a file in the order of `FLAGS`."""
+        kind = kind_of(Path(p)).argument
+        return [argument == kind for argument in FLAGS.values()]
 
     def check_suppression(
         self, conf_thres: float, iou_thres: float, max_det: int, agnostic: bool = False, multi_label: bool = False
@@ -215,10 +273,18 @@ class DetectMultiBackend(nn.Module):
                 "For other settings export it again"
             )
 
-    def warmup(self, imgsz: tuple[int, int] = (640, 640)) -> None:
-        """Run one empty image of this height and width, so that the first real one is not slow; nothing on a CPU."""
+    def warmup(self, imgsz: Sequence[int] = (1, 3, 640, 640), half: bool = False) -> None:
+        """Run black images, so that the first real ones are not slow; nothing on a CPU.
+
+        Args:
+            imgsz: (B, 3, H, W); a file with fixed sizes gets its own.
+            half: give float16, as YOLOv5 6.1 did; they are converted into the precision of the file.
+        """
         if self.device.type != "cpu":
-            self.forward(torch.zeros(self.batch_size or 1, 3, *(self.imgsz or imgsz), device=self.device))
+            b, c, h, w = imgsz
+            h, w = self.imgsz or (h, w)
+            dtype = torch.float16 if half else torch.float32
+            self.forward(torch.zeros(self.batch_size or b, c, h, w, dtype=dtype, device=self.device))
 
 
 def kind_of(file: Path) -> Format:

@@ -2,7 +2,7 @@
 
 import errno
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 
 from models.class_names import fit_names
-from models.ensemble import Ensemble
 from models.weights.yolov5 import Foreign, fit_state, read_foreign
 from models.yolo import DetectionModel
 from utils.console import LOGGER
@@ -311,30 +310,3 @@ def build_model(ckpt: Mapping[str, Any], fuse: bool = False) -> DetectionModel:
     model.hyp = None if ckpt["hyp"] is None else dict(ckpt["hyp"])
     model = model.float().eval()
     return model.fuse() if fuse else model
-
-
-def attempt_load(
-    weights: str | Path | Sequence[str | Path],
-    device: str | torch.device | None = None,
-    fuse: bool = True,
-    window: int | Sequence[int] | None = None,
-) -> DetectionModel | Ensemble:
-    """Load a model for detection: averaged weights, float32, evaluation mode.
-
-    Args:
-        weights: checkpoint file; a list of several makes an `Ensemble`, of one the model.
-        device: where the model goes; None is the CPU.
-        fuse: merge every BatchNorm into its convolution.
-        window: another window for the Swin stages, or one for each (`DetectionModel.set_window`).
-
-    Raises:
-        FileNotFoundError, ValueError: as `load_checkpoint` and `build_model`; models with different classes; a window
-            that does not fit.
-    """
-    if not isinstance(weights, str | Path):
-        models = [attempt_load(file, device, fuse, window) for file in weights]
-        return models[0] if len(models) == 1 else Ensemble(models)
-    model = build_model(load_checkpoint(weights))
-    if window:
-        model.set_window(window)
-    return (model.fuse() if fuse else model).to(device or "cpu")

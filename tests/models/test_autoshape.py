@@ -15,8 +15,8 @@ from torch import nn
 
 from models.autoshape import AutoShape, load_picture
 from models.detections import Detections
-from models.ensemble import Ensemble
-from models.runtimes.backends import DetectMultiBackend
+from models.experimental import Ensemble
+from models.runtimes.backends import DetectMultiBackend, PyTorchBackend
 from models.yolo import DetectionModel
 from utils import downloads
 from utils.files import yaml_load
@@ -274,8 +274,9 @@ def test_ensemble_and_backend(tmp_path):
     class Backend(DetectMultiBackend):
         def __init__(self, model):
             nn.Module.__init__(self)
-            self.backend, self.pt, self.names, self.stride = nn.Module(), True, model.names, 32
-            self.backend.model, self.batch_size, self.imgsz = model, None, None
+            self.pt, self.names, self.stride = True, model.names, 32
+            self.model, self.backend = model, PyTorchBackend(model)
+            self.batch_size, self.imgsz = None, None
 
     wrapped = AutoShape(Backend(models[0]))
     same(wrapped(im, size=64).xyxy, AutoShape(models[0])(im, size=64).xyxy)
@@ -350,7 +351,7 @@ def test_render_draws_on_copies(found):
     np.testing.assert_array_equal(first[1], 7)
     np.testing.assert_array_equal(found.render()[0], first[0])  # not drawn twice
     assert (found.render(labels=False)[0] != first[0]).any()
-    np.testing.assert_array_equal(found.crop(save=False)[2]["im"], clean[0:14, 0:14])
+    np.testing.assert_array_equal(found.crop(save=False)[0]["im"], clean[0:14, 0:14])
 
 
 def test_save_and_crop(found, tmp_path):
@@ -360,10 +361,10 @@ def test_save_and_crop(found, tmp_path):
     read = np.asarray(Image.open(folder / "a.jpg")).astype(int)
     assert np.abs(read - found.render()[0]).mean() < 4  # RGB stayed RGB
     crops = found.crop(save_dir=folder, exist_ok=True)
-    assert [c["label"] for c in crops] == ["dog 0.90", "big/bird 0.50", "dog 0.40"]
-    assert crops[0]["im"].shape == (51, 31, 3)  # rows 14.6 to 65.4, columns 4.8 to 35.2: the whole pixels below
+    assert [c["label"] for c in crops] == ["dog 0.40", "big/bird 0.50", "dog 0.90"]  # the weakest first
+    assert crops[2]["im"].shape == (51, 31, 3)  # rows 14.6 to 65.4, columns 4.8 to 35.2: the whole pixels below
     assert float(crops[1]["cls"]) == 2
-    assert crops[1]["box"].tolist() == [0, 0, 100, 80]
+    assert [float(side) for side in crops[1]["box"]] == [0, 0, 100, 80]
     names = {str(p.relative_to(folder)) for p in folder.rglob("*.jpg")}
     assert names == {"a.jpg", "image1.jpg", "crops/dog/a.jpg", "crops/dog/a-2.jpg", "crops/big_bird/a.jpg"}
 

@@ -31,10 +31,10 @@ from models.common import (
     SwinV2Stage,
     WindowAttention,
 )
+from models.experimental import attempt_load
 from models.runtimes.backends import DetectMultiBackend
 from models.swin import attention, layers, windows
 from models.swin import dynamic_windows as open_windows
-from models.weights.checkpoint import attempt_load
 from models.yolo import BLOCKS, KEPT, Detect, DetectionModel
 from utils import boxes, loss, nms
 from utils.hyp import Hyp
@@ -487,6 +487,6 @@ def test_formats_made_and_run_on_cuda(include, half, narrow_weights, tmp_path):
     file = export.run(weights, [include], imgsz=(64, 96), device="0", half=half)[0]  # raises where it differs
     images = torch.rand(2, 3, 64, 96, device="cuda:0")
     with torch.no_grad():
-        expected = DetectMultiBackend(weights, "cuda:0")(images)
+        expected = DetectMultiBackend(weights, "cuda:0")(images)[0]
         difference = measure(expected, DetectMultiBackend(file, "cuda:0")(images))
     assert difference.scores < (0.05 if half else 1e-3)

@@ -14,7 +14,7 @@ import torch
 from models import common
 from models.autoshape import AutoShape
 from models.common import SwinV2Block
-from models.ensemble import Ensemble
+from models.experimental import Ensemble
 from models.runtimes.backends import DetectMultiBackend
 from models.swin import cached_inference
 from models.swin import dynamic_windows as open_windows

@@ -1,11 +1,12 @@
 """Detectors from their files behind one interface: a checkpoint, and several as an ensemble."""
 
+import numpy as np
 import pytest
 import torch
 
-from models.ensemble import Ensemble
+from models.autoshape import AutoShape
+from models.experimental import Ensemble, attempt_load
 from models.runtimes.backends import DetectMultiBackend
-from models.weights.checkpoint import attempt_load
 from models.yolo import DetectionModel
 
 
@@ -28,22 +29,26 @@ def files(tmp_path_factory, write):
 def test_checkpoint_gives_the_boxes_of_its_model(files):
     backend = DetectMultiBackend(files[0])
     images = torch.rand(2, 3, 64, 96)
-    torch.testing.assert_close(backend(images), attempt_load(files[0])(images)[0])
+    boxes, maps = backend(images)
+    torch.testing.assert_close([boxes, maps], list(attempt_load(files[0])(images)))
     assert (backend.names, backend.nc, backend.stride, backend.pt) == (
         {0: "class 0", 1: "class 1", 2: "class 2"},
         3,
         32,
         True,
     )
-    assert backend(images, augment=True).shape[1] > backend(images).shape[1]
-    backend.warmup((64, 64))
+    more, none = backend(images, augment=True)
+    assert more.shape[1] > boxes.shape[1]
+    assert none is None
+    backend.warmup((1, 3, 64, 64), half=True)
+    assert AutoShape(backend)(images).equal(backend(images))  # wrapped, it gives the boxes alone
 
 
 @torch.no_grad()
 def test_ensemble_is_the_boxes_of_its_models_side_by_side(files):
     images = torch.rand(1, 3, 64, 64)
-    both = DetectMultiBackend(list(files))(images)
-    parts = [DetectMultiBackend(file)(images) for file in files]
+    both = DetectMultiBackend(list(files))(images)[0]
+    parts = [DetectMultiBackend(file)(images)[0] for file in files]
     torch.testing.assert_close(both, torch.cat(parts, 1))
     assert isinstance(attempt_load(list(files)), Ensemble)
     assert isinstance(attempt_load([files[0]]), DetectionModel)
@@ -54,9 +59,44 @@ def test_models_of_other_classes_are_no_ensemble(files, write, tmp_path):
         DetectMultiBackend([files[0], write(tmp_path / "c.pt", "yolov5n.yaml", 2)])
 
 
-def test_half_precision_needs_cuda(files):
-    with pytest.raises(ValueError, match="half precision needs CUDA"):
-        DetectMultiBackend(files[0], fp16=True)
+def test_half_precision_without_cuda_is_told_and_left_out(files, caplog):
+    backend = DetectMultiBackend(files[0], fp16=True)
+    assert "--half needs CUDA, but the device is cpu: going on in float32" in caplog.text
+    assert not backend.fp16
+    assert {p.dtype for p in backend.parameters()} == {torch.float32}
+
+
+def test_it_has_the_form_that_scripts_of_yolov5_know(files, tmp_path):
+    absent = tmp_path / "absent.yaml"
+    backend = DetectMultiBackend(files[0], torch.device("cpu"), False, absent, False, True)
+    flags = "pt jit onnx xml engine coreml saved_model pb tflite edgetpu tfjs paddle triton".split()
+    assert [flag for flag in flags if getattr(backend, flag)] == ["pt"]
+    assert DetectMultiBackend._model_type("a/b.onnx") == [flag == "onnx" for flag in flags]
+    assert (backend.fp16, backend.nhwc, backend.dnn, backend.data, backend.fuse) == (False, False, False, absent, True)
+    assert (backend.w, backend.weights) == (str(files[0]), files[0])
+    assert all(key.startswith("model.model.") for key in backend.state_dict())
+    assert type(backend.model.model[-2]).__name__ == "C3"
+    assert backend.half().fp16
+    assert backend.float().fp16 is False
+    assert torch.equal(backend.from_numpy(np.ones(3)), torch.ones(3, dtype=torch.float64))
+    boxes, maps = backend(torch.rand(1, 3, 64, 64), augment=False, visualize=False, val=True)
+    assert (boxes.shape[2], len(maps)) == (8, 3)
+    with pytest.raises(ValueError, match=r"feature maps are written by detect\.py --visualize"):
+        backend(torch.rand(1, 3, 64, 64), visualize=tmp_path)
+
+
+def test_attempt_load_takes_the_keywords_of_all_releases(files):
+    image = torch.rand(1, 3, 64, 64)
+    expected = attempt_load(files[0])(image)[0]
+    for model in (
+        attempt_load(str(files[0]), map_location="cpu"),
+        attempt_load([files[0]], torch.device("cpu"), True, True),
+        attempt_load(files[0], device="cpu", inplace=False, fuse=True),
+    ):
+        torch.testing.assert_close(model(image, augment=False, visualize=False)[0], expected)
+    assert model.detect.inplace is False
+    assert hasattr(attempt_load(files[0], None, True, False).model[0], "bn")
+    assert not hasattr(model.model[0], "bn")
 
 
 @pytest.mark.parametrize(

@@ -66,7 +66,7 @@ def test_file_gives_the_boxes_of_the_checkpoint(exported):
     assert not backend.pt
     images = torch.rand(3, 3, 64, 96)  # more than the one of the file
     with torch.no_grad():
-        difference = measure(reference(images), backend(images))
+        difference = measure(reference(images)[0], backend(images))
     assert difference.relative < 1e-3
     assert difference.scores < 1e-4
     with pytest.raises(ValueError, match="takes images of 64x96"):
@@ -81,7 +81,7 @@ def test_detections_inside_a_file_survive_a_second_suppression(weights):
     backend = DetectMultiBackend(file)
     images = torch.rand(2, 3, 64, 64)
     with torch.no_grad():
-        expected = non_max_suppression(DetectMultiBackend(weights)(images), 0.1, 0.45, max_det=15)
+        expected = non_max_suppression(DetectMultiBackend(weights)(images)[0], 0.1, 0.45, max_det=15)
         found = non_max_suppression(backend(images), 0.1, 0.45, max_det=15)
     assert backend.end2end
     assert sum(map(len, expected)) > 5
@@ -144,7 +144,7 @@ def test_opencv_runs_a_file_with_fixed_sizes(weights, tmp_path):
     assert (backend.names, backend.imgsz) == (NAMES, (64, 96))
     images = torch.rand(2, 3, 64, 96)
     with torch.no_grad():
-        difference = measure(DetectMultiBackend(weights)(images), backend(images))
+        difference = measure(DetectMultiBackend(weights)(images)[0], backend(images))
     assert difference.relative < 1e-3
     assert difference.scores < 1e-4
 

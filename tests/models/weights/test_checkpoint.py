@@ -17,11 +17,11 @@ import torch
 from torch import nn
 
 from models import yolo
+from models.experimental import attempt_load
 from models.weights import checkpoint
 from models.weights.checkpoint import (
     FIELDS,
     FORMAT,
-    attempt_load,
     build_model,
     load_checkpoint,
     save_checkpoint,

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from models.experimental import attempt_load
 from models.weights import yolov5 as legacy
 from models.weights.checkpoint import (
     FIELDS,
-    attempt_load,
     build_model,
     load_checkpoint,
     refuse_foreign_resume,
