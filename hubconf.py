@@ -1,20 +1,24 @@
 """torch.hub entry points; a plain `import hubconf` from the repository works as well.
 
 torch.hub.load("path/to/repository", "custom", path="best.pt", source="local")
-torch.hub.load("path/to/repository", "yolov5s_swinv2", classes=3, source="local")
+torch.hub.load("path/to/repository", "yolov5s_swinv2", pretrained=False, classes=3, source="local")
+python hubconf.py --model yolov5n
 """
 
+import argparse
 import logging
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from importlib.machinery import ModuleSpec, PathFinder
 from importlib.util import spec_from_loader
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import torch
+from PIL import Image
 from torch import nn
 
 HERE = Path(__file__).resolve().parent
@@ -98,8 +102,8 @@ with _own_packages():
     from models.weights.checkpoint import load_checkpoint
     from models.weights.transfer import transfer_weights
     from models.yolo import DetectionModel
-    from utils.console import LOGGER
-    from utils.paths import ROOT
+    from utils.console import LOGGER, cli_errors
+    from utils.paths import ROOT, check_file
     from utils.torch_utils import select_device
 
 dependencies = ["torch", "torchvision", "numpy", "cv2", "PIL", "yaml", "tqdm", "matplotlib"]
@@ -117,79 +121,116 @@ def _logging(verbose: bool) -> Iterator[None]:
 
 
 def custom(
-    path: str | Path, autoshape: bool = True, _verbose: bool = True, device: str | torch.device | None = None
+    path: str | Path | nn.Module | Mapping[str, Any] = "path/to/model.pt",
+    autoshape: bool = True,
+    _verbose: bool = True,
+    device: str | torch.device | None = None,
+    *,
+    path_or_model: str | Path | nn.Module | Mapping[str, Any] | None = None,
+    verbose: bool | None = None,
 ) -> nn.Module:
     """Load weights of your own.
 
     Args:
-        path: .pt file, or a file of another format that `DetectMultiBackend` reads.
-        autoshape: return an `AutoShape` that takes images of any kind. Otherwise the network itself, not fused, in
-            evaluation mode (of other formats the `DetectMultiBackend`).
+        path: .pt file, or a file of another format that `DetectMultiBackend` reads; ".pt" is added to a name without
+            suffix. Or a network, or a mapping that holds one as "model".
+        autoshape: return an `AutoShape` that takes images of any kind. Otherwise the `DetectMultiBackend`, not fused,
+            in evaluation mode.
         _verbose: log the device.
         device: "cpu", "0", "cuda:0", ...; None takes CUDA if there is one.
+        path_or_model: what YOLOv5 up to 5.0 called `path`.
+        verbose: what YOLOv5 6.0 and 6.1 called `_verbose`.
 
     Raises:
         FileNotFoundError, ValueError: the file is missing or cannot be used.
     """
-    with _logging(_verbose):
-        backend = DetectMultiBackend(path, select_device(device or ""), fuse=autoshape)
-    if autoshape:
-        return AutoShape(backend)
-    return backend.backend.model if backend.pt else backend
+    source = path if path_or_model is None else path_or_model
+    with _logging(_verbose if verbose is None else verbose):
+        chosen = select_device(device or "")
+        if isinstance(source, str | Path):
+            model = DetectMultiBackend(_with_suffix(Path(source)), chosen, fuse=autoshape)
+        else:
+            model = (source["model"] if isinstance(source, Mapping) else source).float().to(chosen)
+    return AutoShape(model) if autoshape else model
+
+
+def _with_suffix(path: Path) -> Path:
+    """Return the file of a name without suffix; folders of exported models have none."""
+    return path if path.suffix or path.exists() else path.with_suffix(".pt")
 
 
 def _create(
     name: str,
-    pretrained: bool = False,
+    pretrained: bool = True,
     channels: int = 3,
     classes: int = 80,
     autoshape: bool = True,
     _verbose: bool = True,
     device: str | torch.device | None = None,
+    *,
+    verbose: bool | None = None,
 ) -> nn.Module:
     """Build a model of this size.
 
-    This project ships no weights, so the default is a network that is to be trained: it is returned as it is, in
-    training mode, and `autoshape` does not apply.
-
     Args:
         name: of the model file, set by the entry point.
-        pretrained: start from `<name>.pt` in the working directory or the repository (`yolov5s_swinv2` looks for
-            yolov5s-swinv2.pt). With 3 channels and as many classes as the file has, the result is that of `custom`;
-            otherwise what fits is copied, and the network returned to be trained.
+        pretrained: start from `<name>.pt` in the working directory, the repository or the folder of torch.hub
+            (`yolov5s_swinv2` looks for yolov5s-swinv2.pt). With 3 channels and as many classes as the file has, the
+            result is that of `custom`; otherwise what fits is copied, and the network returned to be trained. With
+            False the untrained network is returned, in training mode; `autoshape` does not apply to it.
         channels: of the images.
         classes: how many.
         autoshape: see `custom`; for complete weights only.
         _verbose: log the table of the network and the device.
         device: see `custom`.
+        verbose: see `custom`.
 
     Raises:
         FileNotFoundError: pretrained, but there is no such file.
     """
+    verbose = _verbose if verbose is None else verbose
     stem = name.replace("_", "-")
     ckpt = None
     if pretrained:
-        file = next((f for f in (Path(f"{stem}.pt"), ROOT / f"{stem}.pt") if f.is_file()), None)
+        folders = (Path.cwd(), ROOT, Path(torch.hub.get_dir()), Path(torch.hub.get_dir()) / "checkpoints")
+        file = next((folder / f"{stem}.pt" for folder in folders if (folder / f"{stem}.pt").is_file()), None)
         if file is None:
             raise FileNotFoundError(
-                f"{stem}.pt: no weights come with this project, and there is no such file in {Path.cwd()} or {ROOT}. "
-                "Use pretrained=False, or 'custom' with path= for weights of your own"
+                f"{stem}.pt: there are no pretrained weights of this name in {', '.join(map(str, folders))}, and none "
+                "are downloaded. Put the file there, use 'custom' with path= for weights elsewhere, or pretrained=False "
+                "for an untrained network"
             )
         ckpt = load_checkpoint(file)
         if channels == ckpt["yaml"]["ch"] and classes == ckpt["yaml"]["nc"]:
-            return custom(file, autoshape, _verbose, device)
-    with _logging(_verbose):
-        model = DetectionModel(ROOT / f"models/{stem}.yaml", channels, classes, verbose=_verbose)
+            return custom(file, autoshape, verbose, device)
+    with _logging(verbose):
+        model = DetectionModel(check_file(f"{stem}.yaml"), channels, classes, verbose=verbose)
         if ckpt:
             transfer_weights(model, ckpt, exclude=("anchors",)).log(f"{stem}.pt")
+            model.names = dict(ckpt["names"]) if len(ckpt["names"]) == classes else model.names
         return model.to(select_device(device or ""))
 
 
 SIZES = "nsmlx"
 yolov5n, yolov5s, yolov5m, yolov5l, yolov5x = (partial(_create, f"yolov5{size}") for size in SIZES)
+yolov5n6, yolov5s6, yolov5m6, yolov5l6, yolov5x6 = (partial(_create, f"yolov5{size}6") for size in SIZES)
 yolov5n_swinv2, yolov5s_swinv2, yolov5m_swinv2, yolov5l_swinv2, yolov5x_swinv2 = (
     partial(_create, f"yolov5{size}_swinv2") for size in SIZES
 )
 for _entry in list(globals().values()):
     if isinstance(_entry, partial):
         _entry.__doc__ = _create.__doc__  # what torch.hub.help shows
+
+
+def main() -> None:
+    """Load one model by its name and detect in a grey image, to see that the weights are there and run."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="yolov5s", help="name such as yolov5n, or a .pt file")
+    name = parser.parse_args().model
+    model = custom(name) if Path(name).suffix else _create(name)
+    model(Image.new("RGB", (640, 480), (114, 114, 114))).print()
+
+
+if __name__ == "__main__":
+    with cli_errors():
+        main()

@@ -10,10 +10,11 @@ from torch import nn
 
 import hubconf
 from models.autoshape import AutoShape
+from models.runtimes.backends import DetectMultiBackend
 from models.yolo import DetectionModel
 from tests.waiting import HANG
 from utils.console import LOGGER
-from utils.paths import ROOT
+from utils.paths import ROOT, check_file
 
 
 @pytest.fixture(scope="module")
@@ -43,39 +44,72 @@ def test_torch_hub_finds_in_another_folder_what_the_import_finds(weights, tmp_pa
 
 
 def test_entry_points_are_listed():
-    names = {f"yolov5{size}{kind}" for size in "nsmlx" for kind in ("", "_swinv2")}
+    names = {f"yolov5{size}{kind}" for size in "nsmlx" for kind in ("", "6", "_swinv2")}
     public = {name for name, value in vars(hubconf).items() if callable(value)}
     assert public >= names | {"custom"}
     assert all("pretrained:" in getattr(hubconf, name).__doc__ for name in names)
-    assert all((ROOT / f"models/{name.replace('_', '-')}.yaml").is_file() for name in names)
+    assert all(check_file(f"{name.replace('_', '-')}.yaml").is_file() for name in names)
 
 
 def test_without_autoshape_the_network_can_be_trained(weights):
     model = hubconf.custom(weights, autoshape=False, device="cpu")
-    assert isinstance(model, DetectionModel)
+    assert isinstance(model, DetectMultiBackend)
+    assert isinstance(model.model, DetectionModel)
     assert any(isinstance(m, nn.BatchNorm2d) for m in model.modules())
     assert model.names == dict(enumerate("abc"))
 
 
-@pytest.mark.parametrize("name", ["yolov5n", "yolov5n_swinv2"])
+def hubconf_load(name, **settings):
+    return torch.hub.load(str(ROOT), name, source="local", device="cpu", **settings)
+
+
+@pytest.mark.parametrize("name", ["yolov5n", "yolov5n6", "yolov5n_swinv2"])
 def test_untrained_model(name, caplog):
     level = LOGGER.level
-    model = torch.hub.load(str(ROOT), name, source="local", classes=5, channels=1, device="cpu", _verbose=False)
+    model = hubconf_load(name, pretrained=False, classes=5, channels=1, _verbose=False)
     assert (model.nc, model.yaml["ch"], model.training) == (5, 1, True)
     assert model.yaml_file == f"{name.replace('_', '-')}.yaml"
-    assert [y.shape for y in model(torch.rand(1, 1, 64, 64))][0] == (1, 3, 8, 8, 10)
+    assert [y.shape for y in model(torch.rand(2, 1, 64, 64))][0] == (2, 3, 8, 8, 10)
     assert not caplog.records
     assert LOGGER.level == level
 
 
 def test_pretrained_needs_a_file(weights, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(FileNotFoundError, match=r"yolov5s-swinv2\.pt: no weights come with this project"):
-        hubconf.yolov5s_swinv2(pretrained=True)
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    with pytest.raises(FileNotFoundError, match=r"yolov5s-swinv2\.pt: there are no pretrained .* pretrained=False"):
+        hubconf.yolov5s_swinv2()
     monkeypatch.chdir(weights.parent)
     assert isinstance(hubconf.yolov5n(pretrained=True, classes=3, device="cpu"), AutoShape)
-    other = hubconf.yolov5n(pretrained=True, classes=4, device="cpu", _verbose=False)
+    other = hubconf.yolov5n(pretrained=True, classes=4, device="cpu", verbose=False)
     assert (other.nc, other.training) == (4, True)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "hub").mkdir()
+    (tmp_path / "hub/yolov5n.pt").symlink_to(weights)
+    assert isinstance(hubconf_load("yolov5n", classes=3, autoshape=False), DetectMultiBackend)
+
+
+def test_custom_takes_the_forms_of_all_releases(weights):
+    image = torch.full((64, 96, 3), 90, dtype=torch.uint8).numpy()
+    expected = hubconf.custom(weights, device="cpu")(image, size=96).xyxy[0]
+    network = hubconf.custom(weights, autoshape=False, device="cpu").model
+    for given in (
+        {"path": weights.with_suffix("")},
+        {"path_or_model": str(weights), "verbose": False},
+        {"path_or_model": network},
+        {"path_or_model": {"model": network}},
+    ):
+        found = hubconf.custom(**given, device="cpu")(image, size=96)
+        torch.testing.assert_close(found.xyxy[0], expected, atol=1e-3, rtol=0)
+
+
+def test_run_as_a_script(weights):
+    command = [sys.executable, str(ROOT / "hubconf.py"), "--model", str(weights)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=HANG, check=True)
+    assert "image 1/1: 480x640" in done.stdout + done.stderr
+    done = subprocess.run([*command[:-1], "yolov5z"], capture_output=True, text=True, timeout=HANG, check=False)
+    assert done.returncode
+    assert "yolov5z.pt: there are no pretrained weights of this name" in done.stderr
 
 
 def test_missing_file():
