@@ -197,8 +197,8 @@ def _create(
         if file is None:
             raise FileNotFoundError(
                 f"{stem}.pt: there are no pretrained weights of this name in {', '.join(map(str, folders))}, and none "
-                "are downloaded. Put the file there, use 'custom' with path= for weights elsewhere, or pretrained=False "
-                "for an untrained network"
+                "are downloaded. Put the file there, use 'custom' with path= for weights elsewhere, or pretrained="
+                "False for an untrained network"
             )
         ckpt = load_checkpoint(file)
         if channels == ckpt["yaml"]["ch"] and classes == ckpt["yaml"]["nc"]:
