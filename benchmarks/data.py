@@ -24,11 +24,11 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from benchmarks.tables import log_table, save_json, take_turns
-from utils.augmentations import draw_mosaic
 from utils.console import LOGGER, cli_errors
 from utils.dataloaders import LoadImagesAndLabels, create_dataloader
 from utils.datasets.dataset import cache_path, check_dataset, img2label_paths, list_images, load_labels
 from utils.datasets.label_cache import content_key, read_cache
+from utils.datasets.mosaics import draw_mosaic
 from utils.datasets.reader import Split
 from utils.hyp import Hyp
 from utils.loader_processes import start_worker
@@ -48,12 +48,12 @@ class Decoding(Dataset):
 
     def __init__(self, dataset: LoadImagesAndLabels, plain: bool = False) -> None:
         self.dataset = dataset
-        self.load = self.read if plain else dataset.load_image
+        self.load = self.read if plain else dataset.resized_image
 
     def read(self, index: int) -> np.ndarray:
         """Return image `index`, BGR uint8, long side `imgsz`."""
         im = cv2.imread(self.dataset.im_files[index])
-        r = self.dataset.imgsz / max(im.shape)
+        r = self.dataset.img_size / max(im.shape)
         return cv2.resize(im, None, fx=r, fy=r)
 
     def __len__(self) -> int:
@@ -63,7 +63,7 @@ class Decoding(Dataset):
         epoch, index = key
         rng = np.random.default_rng((self.dataset.seed, epoch, index))
         rng.random()  # whether the sample is a mosaic
-        indices, _ = draw_mosaic(rng, index, self.dataset.n, self.dataset.imgsz)
+        indices, _ = draw_mosaic(rng, index, self.dataset.n, self.dataset.img_size)
         return torch.tensor(sum(self.load(i).size for i in indices))
 
 

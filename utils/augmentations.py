@@ -2,22 +2,24 @@
 
 Conventions of this file:
     im: uint8, (H, W, 3), BGR. Mosaics and warped images have a fourth channel that means nothing: OpenCV warps four
-        channels three times as fast as three, to the same pixels. Only `lay_images` changes what it is given.
+        channels three times as fast as three, to the same pixels. Only `augment_hsv` and `cutout` change what they get.
     labels: float32, (M, 5) `[class, x1, y1, x2, y2]` in pixels of `im`; (0, 5) without objects. Flips alone take xywhn.
     segments: one polygon (P, 2) in pixels per label, (0, 2) for a label that was given as a box; or an empty list
         when no label of the image has a polygon.
-    rng: a NumPy Generator. Nothing here reads global random state.
+    rng: a NumPy Generator. Only the functions of the last section, which YOLOv5's scripts call without one, read the
+        global state of `random`.
 """
 
 import math
+import random
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
 
-from utils.boxes import box_ioa, xywhn2xyxy
+from utils.boxes import box_ioa
 
 FILL = 114  # grey of everything that no image covers
 SEGMENT_POINTS = 1000  # points to which a polygon is resampled before it is warped
@@ -36,7 +38,7 @@ class Tile(NamedTuple):
 # Letterbox ------------------------------------------------------------------------------------------------------------
 def letterbox(
     im: np.ndarray,
-    new_shape: int | tuple[int, int] = (640, 640),
+    new_shape: int | Sequence[int] = (640, 640),
     color: tuple[int, int, int] = (FILL, FILL, FILL),
     auto: bool = True,
     scaleFill: bool = False,
@@ -50,12 +52,12 @@ def letterbox(
         new_shape: frame (height, width) in pixels; one number for a square.
         color: of the padding, in the channel order of `im`.
         auto: pad only up to the next multiple of `stride` instead of the whole frame.
-        scaleFill: stretch to the frame without padding; the aspect ratio is lost.
+        scaleFill: stretch to the frame without padding, whatever `auto` is; the aspect ratio is lost.
         scaleup: allow enlarging; without it small images are padded only.
         stride: used by `auto`.
 
     Returns:
-        The image (`im` itself when nothing had to be done), the resize ratios (height, width), and the padding
+        The image (`im` itself when nothing had to be done), the resize ratios (width, height), and the padding
         (dw, dh) of one side in pixels, which may end in .5. The whole pixels put left and on top are
         round(dw - 0.1) and round(dh - 0.1); an odd pixel goes right or below.
 
@@ -63,7 +65,7 @@ def letterbox(
         ValueError: a side of the frame is smaller than 1.
     """
     height, width = im.shape[:2]
-    new_h, new_w = (new_shape, new_shape) if isinstance(new_shape, int) else new_shape
+    new_h, new_w = (new_shape, new_shape) if isinstance(new_shape, int | np.integer) else map(int, new_shape)
     if min(new_h, new_w) < 1:
         raise ValueError(f"letterbox: new_shape {new_shape} must be at least 1 pixel high and wide")
     r = min(new_h / height, new_w / width)
@@ -74,9 +76,9 @@ def letterbox(
     dw, dh = new_w - inner_w, new_h - inner_h
     if scaleFill:
         inner_w, inner_h, dw, dh = new_w, new_h, 0, 0
-        ratio = (new_h / height, new_w / width)
+        ratio = (new_w / width, new_h / height)
     elif auto:
-        dw, dh = dw % stride, dh % stride
+        dw, dh = dw % int(stride), dh % int(stride)
     pad = (dw / 2, dh / 2)
     if (inner_w, inner_h) != (width, height):
         im = cv2.resize(im, (inner_w, inner_h), interpolation=cv2.INTER_LINEAR)
@@ -199,7 +201,7 @@ def apply_perspective(
         if len(segment):
             new[i] = box_inside(warp_points(resample_polygon(segment), matrix), width, height)
             area_thr[i] = 0.01
-    keep = box_candidates(old * scale, new, area_thr=area_thr)
+    keep = box_candidates(old.T * scale, new.T, area_thr=area_thr)
     keep &= (old[:, 2:] > old[:, :2]).all(1)  # what a mosaic cut off: turned, a line at its edge would get an area
     return im, np.concatenate((labels[keep, :1], new[keep].astype(np.float32)), 1)
 
@@ -250,8 +252,8 @@ def box_inside(points: np.ndarray, width: int, height: int) -> np.ndarray:
 
 
 def box_candidates(
-    old: np.ndarray,
-    new: np.ndarray,
+    box1: np.ndarray,
+    box2: np.ndarray,
     wh_thr: float = 2.0,
     ar_thr: float = 100.0,
     area_thr: float | np.ndarray = 0.1,
@@ -260,8 +262,8 @@ def box_candidates(
     """Tell which boxes survived an augmentation.
 
     Args:
-        old: (M, 4) xyxy before, already multiplied by the zoom.
-        new: (M, 4) xyxy after, clipped to the output.
+        box1: (4, M) xyxy before, already multiplied by the zoom.
+        box2: (4, M) xyxy after, clipped to the output.
         wh_thr: both new sides must be longer than this, pixels.
         ar_thr: the longer new side must be less than this many times the shorter one.
         area_thr: the new area must be more than this fraction of the old one; one number or (M,).
@@ -270,150 +272,10 @@ def box_candidates(
     Returns:
         (M,) bool.
     """
-    w0, h0 = old[:, 2] - old[:, 0], old[:, 3] - old[:, 1]
-    w, h = new[:, 2] - new[:, 0], new[:, 3] - new[:, 1]
+    w0, h0 = box1[2] - box1[0], box1[3] - box1[1]
+    w, h = box2[2] - box2[0], box2[3] - box2[1]
     aspect = np.maximum(w / (h + eps), h / (w + eps))
     return (w > wh_thr) & (h > wh_thr) & (w * h / (w0 * h0 + eps) > area_thr) & (aspect < ar_thr)
-
-
-# Mosaic ---------------------------------------------------------------------------------------------------------------
-def draw_mosaic(rng: np.random.Generator, index: int, n: int, size: int) -> tuple[list[int], tuple[int, int]]:
-    """Draw the four images of a mosaic and the point where they meet.
-
-    Args:
-        rng: source.
-        index: image that must be part of it.
-        n: number of images to draw the other three from, with replacement.
-        size: side of a tile in pixels.
-
-    Returns:
-        Four image numbers in random order, and (xc, yc), each in size / 2 .. 3 * size / 2, whole pixels.
-    """
-    yc, xc = (int(v) for v in rng.uniform(size / 2, 3 * size / 2, 2))
-    indices = [index, *rng.integers(0, n, 3).tolist()]
-    return [indices[k] for k in rng.permutation(4)], (xc, yc)
-
-
-def mosaic4(sizes: Sequence[tuple[int, int]], centre: tuple[int, int], size: int) -> list[tuple[int, int]]:
-    """Arrange four images around a point of a canvas of twice the tile size.
-
-        0 | 1      Tile 0 has its lower right corner at the centre, tile 1 its lower left one, and so on.
-        --+--      What reaches over the canvas is cut off, what no tile covers is grey.
-        2 | 3
-
-    Args:
-        sizes: (height, width) of four images, `size` or less.
-        centre: (xc, yc) in canvas pixels.
-        size: half the side of the canvas.
-
-    Returns:
-        Left upper corners (x, y) of the images on the canvas, for `lay_images`.
-    """
-    xc, yc = centre
-    return [(xc if k % 2 else xc - w, yc if k > 1 else yc - h) for k, (h, w) in enumerate(sizes)]
-
-
-def draw_mosaic9(rng: np.random.Generator, index: int, n: int, size: int) -> tuple[list[int], tuple[int, int]]:
-    """Draw the nine images of a mosaic and the window that is cut out of it.
-
-    Args:
-        rng: source.
-        index: image that must be part of it.
-        n: number of images to draw the other eight from, with replacement.
-        size: side of a tile in pixels.
-
-    Returns:
-        Nine image numbers in random order, and the left upper corner (x, y) of the window, each in 0 .. size.
-    """
-    y, x = (int(v) for v in rng.uniform(0, size, 2))
-    indices = [index, *rng.integers(0, n, 8).tolist()]
-    return [indices[k] for k in rng.permutation(9)], (x, y)
-
-
-def mosaic9(sizes: Sequence[tuple[int, int]], window: tuple[int, int], size: int) -> list[tuple[int, int]]:
-    """Arrange eight images around one, clockwise, behind a window of twice the tile size.
-
-        8 1 2      Tile 0 has its left upper corner at (size, size) of a field of 3 x 3 tiles. Tile 1 stands on its top,
-        7 0 3      2 follows to the right, 3 stands at its right side, and so on; smaller tiles leave grey gaps, and a
-        6 5 4      later tile covers an earlier one.
-
-    Args:
-        sizes: (height, width) of nine images, `size` or less.
-        window: left upper corner (x, y) of the window in the field, each in 0 .. size.
-        size: a third of the side of the field, half of that of the window.
-
-    Returns:
-        Left upper corners (x, y) of the images in the window, for `lay_images`.
-    """
-    (h0, w0), s, corners = sizes[0], size, []
-    for k, (h, w) in enumerate(sizes):
-        hp, wp = sizes[k - 1]
-        x = (s, s, s + wp, s + w0, s + w0, s + w0 - w, s + w0 - wp - w, s - w, s - w)[k]
-        y = (s, s - h, s - h, s, s + hp, s + h0, s + h0, s + h0 - h, s + h0 - hp - h)[k]
-        corners.append((x - window[0], y - window[1]))
-    return corners
-
-
-def overlap(
-    corner: tuple[int, int], size: tuple[int, int], part: tuple[int, int, int, int]
-) -> tuple[int, int, int, int] | None:
-    """Return x1, y1, x2, y2 of what an image of size (height, width) at a corner (x, y) covers of a part; or None."""
-    (x, y), (h, w) = corner, size
-    x1, y1, x2, y2 = max(x, part[0]), max(y, part[1]), min(x + w, part[2]), min(y + h, part[3])
-    return (x1, y1, x2, y2) if x2 > x1 and y2 > y1 else None
-
-
-def lay_images(
-    images: Sequence[np.ndarray | None],
-    corners: Sequence[tuple[int, int]],
-    part: tuple[int, int, int, int],
-    canvas: np.ndarray,
-) -> None:
-    """Lay images onto a canvas that this paints grey first; a later one covers earlier ones.
-
-    Args:
-        images: what is laid; None is left out.
-        corners: (x, y) of the left upper corner of each.
-        part: x1, y1, x2, y2 of the canvas that is painted, the rest stays as it is.
-        canvas: uint8, (H, W, 4); it is changed.
-    """
-    canvas[part[1] : part[3], part[0] : part[2]] = FILL
-    for im, (x, y) in zip(images, corners, strict=True):
-        if im is not None and (covered := overlap((x, y), im.shape[:2], part)):
-            x1, y1, x2, y2 = covered
-            cv2.cvtColor(im[y1 - y : y2 - y, x1 - x : x2 - x], cv2.COLOR_BGR2BGRA, dst=canvas[y1:y2, x1:x2])
-
-
-def lay_labels(
-    labels: Sequence[np.ndarray],
-    segments: Sequence[list[np.ndarray]],
-    sizes: Sequence[tuple[int, int]],
-    corners: Sequence[tuple[int, int]],
-    side: int,
-) -> tuple[np.ndarray, list[np.ndarray]]:
-    """Move the labels of images to where `lay_images` lays these on a square.
-
-    Args:
-        labels: `[class, xywhn]` of each image, (M, 5).
-        segments: polygons of each, xyn.
-        sizes: (height, width) of the images.
-        corners: (x, y) of the left upper corner of each.
-        side: of the square.
-
-    Returns:
-        All labels in pixels, clipped to the square (some may have no area left), and all polygons, clipped.
-    """
-    frames = np.array([(w, h, x, y) for (h, w), (x, y) in zip(sizes, corners, strict=True)], np.float32)
-    frame = frames.repeat([len(x) for x in labels], 0)  # (M, 4)
-    laid = np.concatenate(labels, 0)
-    laid[:, 1:5] = xywhn2xyxy(laid[:, 1:5], *(frame[:, k : k + 1] for k in range(4))).clip(0, side)
-    if not any(segments):
-        return laid, []
-    moved = []
-    for frame, own, polygons in zip(frames, labels, segments, strict=True):
-        polygons = polygons or [np.zeros((0, 2), np.float32)] * len(own)
-        moved += [(polygon * frame[:2] + frame[2:]).clip(0, side) for polygon in polygons]
-    return laid, moved
 
 
 # Copy-paste and mixup -------------------------------------------------------------------------------------------------
@@ -423,7 +285,7 @@ def draw_copy_paste(rng: np.random.Generator, segments: Sequence[np.ndarray], p:
     return rng.choice(usable, round(p * len(usable)), replace=False).tolist() if usable else []
 
 
-def copy_paste(tile: Tile, chosen: Sequence[int]) -> Tile:
+def paste_copies(tile: Tile, chosen: Sequence[int]) -> Tile:
     """Paste mirrored copies of objects into their own image (arXiv:2012.07177, the simple form).
 
     An object goes to its left-right mirrored place unless it would hide 30 % or more of any box.
@@ -459,9 +321,13 @@ def draw_mixup(rng: np.random.Generator) -> float:
 
 
 def mixup(
-    im: np.ndarray, labels: np.ndarray, im2: np.ndarray, labels2: np.ndarray, ratio: float
+    im: np.ndarray, labels: np.ndarray, im2: np.ndarray, labels2: np.ndarray, ratio: float | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Blend two images of one shape, `ratio * im + (1 - ratio) * im2` rounded down, and keep the labels of both."""
+    """Blend two images of one shape, `ratio * im + (1 - ratio) * im2` rounded down, and keep the labels of both.
+
+    Without a ratio, `draw_mixup` draws it from `global_rng`.
+    """
+    ratio = draw_mixup(global_rng()) if ratio is None else ratio
     blend = im.astype(np.float32) * ratio + im2.astype(np.float32) * (1.0 - ratio)
     return blend.astype(np.uint8), np.concatenate((labels, labels2), 0)
 
@@ -549,3 +415,93 @@ def apply_flips(im: np.ndarray, labels: np.ndarray, flips: tuple[bool, bool]) ->
     if up:
         labels[:, 2] = 1 - labels[:, 2]
     return cv2.flip(im, -1 if up and left else 0 if up else 1), labels
+
+
+# YOLOv5's forms, which draw their own random numbers ------------------------------------------------------------------
+def global_rng() -> np.random.Generator:
+    """Return a generator whose numbers follow from `random.seed`."""
+    return np.random.default_rng(random.getrandbits(64))
+
+
+def random_perspective(
+    im: np.ndarray,
+    targets: Any = (),
+    segments: Sequence[np.ndarray] = (),
+    degrees: float = 10,
+    translate: float = 0.1,
+    scale: float = 0.1,
+    shear: float = 10,
+    perspective: float = 0.0,
+    border: tuple[int, int] = (0, 0),
+) -> tuple[np.ndarray, np.ndarray]:
+    """Draw a perspective and apply it (`draw_perspective`, `apply_perspective`); `targets` are labels.
+
+    `border` (y, x) in pixels is added on both sides of the output; -size / 2 cuts the middle out of a mosaic.
+    """
+    settings = {"degrees": degrees, "translate": translate, "scale": scale, "shear": shear, "perspective": perspective}
+    draw, shape_out = (
+        draw_perspective(global_rng(), **settings),
+        (im.shape[0] + border[0] * 2, im.shape[1] + border[1] * 2),
+    )
+    labels = np.asarray(targets, np.float32).reshape(-1, 5)
+    matrix = perspective_matrix(draw, im.shape[:2], shape_out)
+    im, labels = apply_perspective(im, labels, segments, matrix, shape_out, draw.scale)
+    return np.ascontiguousarray(im[..., :3]), labels
+
+
+def augment_hsv(im: np.ndarray, hgain: float = 0.5, sgain: float = 0.5, vgain: float = 0.5) -> None:
+    """Draw gains of hue, saturation and value, and apply them to the image in place (`draw_hsv`, `apply_hsv`)."""
+    im[:] = apply_hsv(im, draw_hsv(global_rng(), hgain, sgain, vgain))
+
+
+def copy_paste(
+    im: np.ndarray, labels: np.ndarray, segments: Sequence[np.ndarray], p: float = 0.5
+) -> tuple[np.ndarray, np.ndarray, list[np.ndarray]]:
+    """Paste mirrored copies of the fraction `p` of the objects with a polygon (`draw_copy_paste`, `paste_copies`)."""
+    return tuple(paste_copies(Tile(im, labels, list(segments)), draw_copy_paste(global_rng(), segments, p)))
+
+
+def cutout(im: np.ndarray, labels: np.ndarray, p: float = 0.5) -> np.ndarray:
+    """With probability `p`, paint a grey square of half the shorter side anywhere, in place (arXiv:1708.04552).
+
+    Returns:
+        The labels less than 60 % of whose box the square hides.
+    """
+    rng = global_rng()
+    if rng.random() >= p:
+        return labels
+    height, width = im.shape[:2]
+    half = min(height, width) / 4
+    x, y = rng.uniform(0, width), rng.uniform(0, height)
+    x1, y1, x2, y2 = (round(max(v, 0)) for v in (x - half, y - half, min(x + half, width), min(y + half, height)))
+    im[y1:y2, x1:x2] = FILL
+    hidden = box_ioa(np.array([x1, y1, x2, y2], np.float32), labels[:, 1:5]) if len(labels) else np.zeros(0)
+    return labels[hidden < 0.6]
+
+
+class Albumentations:
+    """The filters of YOLOv5 where the package albumentations is installed (`draw_filters`), each at 1 %.
+
+    Args:
+        size: of a crop that YOLOv5 has at probability 0; without effect there too.
+    """
+
+    def __init__(self, size: int = 640) -> None:
+        self.size = size
+
+    def __call__(self, im: np.ndarray, labels: np.ndarray, p: float = 1.0) -> tuple[np.ndarray, np.ndarray]:
+        """Filter an image with probability `p`; labels stay."""
+        rng = global_rng()
+        return (apply_filters(im, draw_filters(rng, 0.01)) if rng.random() < p else im), labels
+
+
+_CLASSIFICATION = (
+    "CenterCrop LetterBox ToTensor classify_albumentations classify_transforms denormalize normalize".split()
+)
+
+
+def __getattr__(name: str) -> Any:
+    """Say why a name of YOLOv5 is not here."""
+    if name in _CLASSIFICATION:
+        raise ImportError(f"only detection is here: {name} belongs to classification of YOLOv5")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -13,7 +13,6 @@ import random as random
 import sys
 import threading
 import time as time
-import zlib
 from collections.abc import Mapping, Sequence
 from multiprocessing.pool import ThreadPool
 from pathlib import Path
@@ -22,9 +21,9 @@ from typing import Any
 import cv2
 import numpy as np
 import torch
-import torch.nn.functional as F
-from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, default_collate
+from PIL import Image
+from PIL.ImageOps import exif_transpose as exif_transpose
+from torch.utils.data import DataLoader, Dataset
 
 from utils.augmentations import (
     Tile,
@@ -32,39 +31,36 @@ from utils.augmentations import (
     apply_flips,
     apply_hsv,
     apply_perspective,
-    copy_paste,
     draw_copy_paste,
     draw_filters,
     draw_flips,
     draw_hsv,
     draw_mixup,
-    draw_mosaic,
-    draw_mosaic9,
     draw_perspective,
-    lay_images,
-    lay_labels,
+    global_rng,
     letterbox,
     mixup,
-    mosaic4,
-    mosaic9,
-    overlap,
+    paste_copies,
     perspective_matrix,
     visible_part,
 )
 from utils.boxes import xywhn2xyxy, xyxy2xywhn
 from utils.console import LOGGER
+from utils.datasets.batches import Sample, Shapes, collate, collate_quad, rect_batches
 from utils.datasets.dataset import load_labels
 from utils.datasets.image_cache import ImageCache, free_memory
+from utils.datasets.lists import autosplit as autosplit
 from utils.datasets.lists import img2label_paths as img2label_paths
+from utils.datasets.mosaics import draw_mosaic, draw_mosaic9, lay_images, lay_labels, mosaic4, mosaic9, overlap
 from utils.datasets.reader import IMG_FORMATS as IMG_FORMATS
 from utils.datasets.reader import VID_FORMATS as VID_FORMATS
-from utils.datasets.reader import decode_image
+from utils.datasets.reader import decode_image, orientation
+from utils.datasets.reader import verify_image_label as verify
 from utils.datasets.sampling import EpochSampler
 from utils.hyp import Hyp
-from utils.loader_processes import Loader, start_worker, workers_that_fit
+from utils.loader_processes import InfiniteDataLoader, Loader, start_worker, workers_that_fit
+from utils.loader_processes import seed_worker as seed_worker
 
-Shapes = tuple[tuple[int, int], tuple[tuple[float, float], tuple[int, int]]] | None
-Sample = tuple[Tensor, Tensor, str, Shapes]
 GREY = 114  # of images that cannot be decoded; the colour of the padding
 CLIP_EPS = 1e-3  # boxes end this many pixels inside the image, so that no centre falls on its far edge
 _kept = threading.local()
@@ -79,68 +75,86 @@ class LoadImagesAndLabels(Dataset):
 
     Args:
         path: folder, image list, or several of them (`labels.list_images`).
-        imgsz: long side in pixels of a loaded image; side of the square samples. Or (height, width) into which each
+        img_size: long side in pixels of a loaded image; side of the square samples. Or (height, width) into which each
             image is fitted, without `augment` and `rect`.
         batch_size: images that share a shape with `rect`.
-        hyp: strengths of the augmentations; needed with `augment`.
         augment: mosaic, mixup, perspective, colour and flips.
+        hyp: strengths of the augmentations, also as a mapping (`Hyp.from_dict`); needed with `augment`.
         rect: shape each batch after its images instead of padding all to a square. The images are sorted by aspect
             ratio, so they must be read in order. Switches mosaic and mixup off.
+        image_weights: `indices` will be changed between passes; switches `rect` off.
+        cache_images: `ram` or True keeps the resized images in memory (img_size ** 2 * 3 bytes each at most). On Linux
+            all workers share them, being forks that only read; elsewhere each worker gets a copy. `disk` keeps them in
+            files (`ImageCache`). None or False decodes each time.
+        single_cls: make every class 0.
         stride: the sides of rectangular batches are multiples of it.
         pad: strides added to the sides of rectangular batches before they are rounded up.
-        single_cls: make every class 0.
-        nc: number of classes; labels of other classes are reported and left out. None accepts any.
-        seed: of all random numbers, 0 or more.
-        cache: `ram` keeps the resized images in memory (imgsz ** 2 * 3 bytes each at most). On Linux all workers share
-            them, being forks that only read; elsewhere each worker gets a copy. `disk` keeps them in files
-            (`ImageCache`). None decodes each time.
+        min_items: leave out images with fewer labels.
         prefix: put before all log lines.
+        rank: only for YOLOv5's order of arguments: which images a process loads is up to the sampler.
+        seed: of all random numbers, 0 or more.
+        nc: number of classes; labels of other classes are reported and left out. None accepts any.
 
     Attributes:
         im_files, label_files: N paths.
-        imgsz, frame: the largest side of a sample, and (height, width) of samples that are not of `batch_shapes`.
+        img_size, frame: the largest side of a sample, and (height, width) of samples not of `batch_shapes`.
         labels: N arrays (M, 5) float32 `[class, xywhn]`, relative to the original image.
         segments: N lists of polygons (P, 2) xyn, one per label, or empty (`labels.Verified`).
         shapes: (N, 2) int, original width and height.
         n: number of images.
+        indices: which image each sample is of. Workers see a change when they start, so not those that are kept.
+        batch: (N,) int, the batch of each image in order.
         mosaic: samples may be mosaics. Workers see a change only if it is made before they start.
         batch_shapes: (batches, 2) int (height, width) with `rect`, else None.
 
     Raises:
-        FileNotFoundError, ValueError: from `labels.load_labels`; also if `augment` comes without `hyp` or without a
-            single label, or `seed` is negative.
+        FileNotFoundError, ValueError: from `dataset.load_labels`; also if `augment` comes without `hyp` or without a
+            single label, no image has `min_items` labels, `seed` is negative, or `cache_images` or `hyp` is wrong.
     """
+
+    collate_fn, collate_fn4 = staticmethod(collate), staticmethod(collate_quad)
 
     def __init__(
         self,
         path: str | Path | Sequence[str | Path],
-        imgsz: int | tuple[int, int] = 640,
+        img_size: int | tuple[int, int] = 640,
         batch_size: int = 16,
-        *,
-        hyp: Hyp | None = None,
         augment: bool = False,
+        hyp: Hyp | Mapping[str, Any] | None = None,
         rect: bool = False,
+        image_weights: bool = False,
+        cache_images: bool | str | None = False,
+        single_cls: bool = False,
         stride: int = 32,
         pad: float = 0.0,
-        single_cls: bool = False,
-        nc: int | None = None,
-        seed: int = 0,
-        cache: str | None = None,
+        min_items: int = 0,
         prefix: str = "",
+        rank: int = -1,
+        seed: int = 0,
+        *,
+        nc: int | None = None,
     ) -> None:
+        hyp = Hyp.from_dict(hyp) if isinstance(hyp, Mapping) else hyp
+        rect = rect and not image_weights
         if augment and hyp is None:
             raise ValueError("augment=True needs hyperparameters: pass hyp=Hyp() or Hyp.load(file)")
         if seed < 0:
             raise ValueError(f"seed {seed} is negative; allowed are 0, 1, 2, ...")
-        self.frame = (imgsz, imgsz) if isinstance(imgsz, int) else imgsz
+        cache = cache_kind(cache_images)
+        self.frame = (img_size, img_size) if isinstance(img_size, int) else img_size
         if (augment or rect) and len(set(self.frame)) > 1:
-            raise ValueError(f"imgsz is {imgsz}, but must be one number of pixels with augment or rect")
-        self.imgsz, self.hyp, self.augment, self.rect, self.seed = max(self.frame), hyp, augment, rect, seed
-        self.mosaic = augment and not rect
+            raise ValueError(f"imgsz is {img_size}, but must be one number of pixels with augment or rect")
+        self.img_size, self.hyp, self.augment, self.rect, self.seed = max(self.frame), hyp, augment, rect, seed
+        self.stride, self.mosaic = stride, augment and not rect
         found = load_labels(path, nc=None if single_cls else nc, prefix=prefix)
         self.im_files, self.label_files = found.im_files, found.label_files
         self.labels, self.segments, self.shapes = found.labels, found.segments, found.sizes
+        if min_items > 0:
+            self._reorder(np.flatnonzero([len(x) >= min_items for x in self.labels]))
+            if not self.im_files:
+                raise ValueError(f"{prefix}{path}: no image has {min_items} labels or more")
         self.n = len(self.im_files)
+        self.indices, self.batch = range(self.n), np.arange(self.n) // batch_size
         if not any(map(len, self.labels)):
             message = (
                 f"{prefix}{path}: no labels found for {self.n} images; looked for {self.label_files[0]} and so on."
@@ -153,11 +167,11 @@ class LoadImagesAndLabels(Dataset):
         self.batch_size = batch_size
         self.batch_shapes = None
         if rect:
-            order, self.batch_shapes = rect_batches(self.shapes, batch_size, self.imgsz, stride, pad)
+            order, self.batch_shapes = rect_batches(self.shapes, batch_size, self.img_size, stride, pad)
             self._reorder(order)
         self._damaged = torch.zeros(self.n, dtype=torch.bool).share_memory_()  # known to all workers, reported by one
         self.images: list[np.ndarray] | None = None
-        self.disk = ImageCache.beside(self.im_files[0], imgsz, augment, prefix) if cache == "disk" else None
+        self.disk = ImageCache.beside(self.im_files[0], img_size, augment, prefix) if cache == "disk" else None
         if self.disk is not None and not self.disk.fits(self._cache_bytes(), prefix):
             self.disk = None
         if cache == "ram" and self._fits_in_memory(prefix):
@@ -180,7 +194,7 @@ class LoadImagesAndLabels(Dataset):
         return int(resized.prod(1).sum() * 3)
 
     def _reorder(self, order: np.ndarray) -> None:
-        """Reorder everything that is stored per image."""
+        """Reorder everything that is stored per image; images that the order lacks are dropped."""
         for name in ("im_files", "label_files", "labels", "segments"):
             values = getattr(self, name)
             setattr(self, name, [values[i] for i in order])
@@ -193,19 +207,21 @@ class LoadImagesAndLabels(Dataset):
         """Make one sample.
 
         Args:
-            key: (epoch, index), or an index alone for epoch 0.
+            key: (epoch, number of the sample in `indices`), or the latter alone for epoch 0.
 
         Returns:
             Image (3, H, W) uint8 RGB; targets (M, 6) float32 `[0, class, xywhn]`, where `collate` fills in column 0;
             path; and None for a mosaic, else what `boxes.scale_boxes` needs to go back to the original image:
             ((h0, w0), ((ratio_h, ratio_w), (pad_w, pad_h))).
         """
-        epoch, index = key if isinstance(key, tuple) else (0, key)
-        rng = np.random.default_rng((self.seed, epoch, index))
+        epoch, number = key if isinstance(key, tuple) else (0, key)
+        index = int(self.indices[number])
+        rng = np.random.default_rng((self.seed, epoch, number))
         if self.mosaic and rng.random() < self.hyp.mosaic:
-            im, labels = self._mosaic(index, rng)
+            im, labels = self._mosaic(number, rng)
             if rng.random() < self.hyp.mixup:
-                im, labels = mixup(im, labels, *self._mosaic(int(rng.integers(self.n)), rng), draw_mixup(rng))
+                other = int(rng.integers(len(self.indices)))
+                im, labels = mixup(im, labels, *self._mosaic(other, rng), draw_mixup(rng))
             shapes = None
         else:
             im, labels, shapes = self._single(index, rng)
@@ -236,7 +252,21 @@ class LoadImagesAndLabels(Dataset):
         return {"images": self.n, "digest": digest.hexdigest()}
 
     # Parts of a sample ------------------------------------------------------------------------------------------------
-    def load_image(self, index: int) -> np.ndarray:
+    def load_image(self, i: int) -> tuple[np.ndarray, tuple[int, int], tuple[int, int]]:
+        """Return `resized_image(i)`, its original (height, width), and its own."""
+        im = self.resized_image(i)
+        width, height = self.shapes[i].tolist()
+        return im, (height, width), im.shape[:2]
+
+    def load_mosaic(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+        """Draw a mosaic with image `indices[index]`: (img_size, img_size, 3) BGR, labels (M, 5) `[class, xyxy]`.
+
+        Each call draws another one, from random numbers that follow `random.seed`. Needs `hyp`.
+        """
+        im, labels = self._mosaic(index, global_rng())
+        return im[..., :3], labels
+
+    def resized_image(self, index: int) -> np.ndarray:
         """Return image `index`, BGR uint8, as large as the frame allows; read-only, as it may be cached.
 
         A damaged image is grey.
@@ -246,7 +276,7 @@ class LoadImagesAndLabels(Dataset):
         return self._read_resized(index) if self.images is None else self.images[index]
 
     def _resized(self, index: int) -> tuple[int, int]:
-        """Return (height, width) of `load_image(index)`."""
+        """Return (height, width) of `resized_image(index)`."""
         width, height = self.shapes[index].tolist()
         r = min(self.frame[0] / height, self.frame[1] / width)
         return max(1, round(height * r)), max(1, round(width * r))
@@ -257,7 +287,7 @@ class LoadImagesAndLabels(Dataset):
         size = self._resized(index)[::-1]
         k, flags = 1, cv2.IMREAD_COLOR
         if self.augment and self.im_files[index].lower().endswith((".jpg", ".jpeg")):
-            k, flags = next((pair for pair in REDUCED if max(width, height) // pair[0] >= self.imgsz), (k, flags))
+            k, flags = next((pair for pair in REDUCED if max(width, height) // pair[0] >= self.img_size), (k, flags))
         im = None if self._damaged[index] else self._decode(index, flags, k)
         if im is None:
             return np.full((size[1], size[0], 3), GREY, np.uint8)
@@ -286,19 +316,25 @@ class LoadImagesAndLabels(Dataset):
             return np.zeros((0, 5), np.float32), []
         return self.labels[index], self.segments[index]
 
-    def _mosaic(self, index: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-        """Make a mosaic of four or nine images, (imgsz, imgsz, 3), with labels (M, 5) in pixels."""
+    def _mosaic(self, number: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        """Make a mosaic of image `indices[number]` and three or eight others of `indices`.
+
+        Returns:
+            Image (img_size, img_size, 3 or 4) and labels (M, 5) in its pixels.
+        """
         nine = self.hyp.mosaic9 and rng.random() < self.hyp.mosaic9
         draw, arrange = (draw_mosaic9, mosaic9) if nine else (draw_mosaic, mosaic4)
-        indices, place = draw(rng, index, self.n, self.imgsz)
+        size = self.img_size
+        numbers, place = draw(rng, number, len(self.indices), size)
+        indices = [int(self.indices[i]) for i in numbers]
         sizes = [self._resized(i) for i in indices]
-        corners, side, shape = arrange(sizes, place, self.imgsz), 2 * self.imgsz, (self.imgsz, self.imgsz)
+        corners, side, shape = arrange(sizes, place, size), 2 * size, (size, size)
         warp, part = None, (0, 0, side, side)
         if not self.hyp.copy_paste:  # that draws its numbers before the warp does, and mirrors what is out of sight
             warp = self._draw_warp((side, side), shape, rng)
             part = visible_part(warp[0], shape, side)
         images = [
-            self.load_image(i) if overlap(corner, size, part) else None
+            self.resized_image(i) if overlap(corner, size, part) else None
             for i, corner, size in zip(indices, corners, sizes, strict=True)
         ]
         canvas = scratch(side)
@@ -307,17 +343,17 @@ class LoadImagesAndLabels(Dataset):
         labels, segments = lay_labels(own_labels, own_segments, sizes, corners, side)
         if warp is None:
             tile = Tile(canvas, labels, segments)
-            canvas, labels, segments = copy_paste(tile, draw_copy_paste(rng, segments, self.hyp.copy_paste))
+            canvas, labels, segments = paste_copies(tile, draw_copy_paste(rng, segments, self.hyp.copy_paste))
             warp = self._draw_warp((side, side), shape, rng)
         return apply_perspective(canvas, labels, segments, *warp)
 
     def _single(self, index: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, Shapes]:
         """Letterbox one image into its frame and, with `augment`, warp it; labels (M, 5) in pixels."""
-        im = self.load_image(index)
+        im = self.resized_image(index)
         height, width = im.shape[:2]
         frame = self.frame
         if self.batch_shapes is not None:
-            frame = tuple(self.batch_shapes[index // self.batch_size].tolist())
+            frame = tuple(self.batch_shapes[self.batch[index]].tolist())
         im, (gain, _), (dw, dh) = letterbox(im, frame, auto=False, scaleup=self.augment)
         inner_w, inner_h = max(round(width * gain), 1), max(round(height * gain), 1)
         left, top = round(dw - 0.1), round(dh - 0.1)
@@ -346,6 +382,14 @@ class LoadImagesAndLabels(Dataset):
         return perspective_matrix(draw, shape_in, shape_out), shape_out, draw.scale
 
 
+def cache_kind(cache: bool | str | None) -> str | None:
+    """Return where resized images are kept: `ram` (also for True), `disk`, or None; ValueError for anything else."""
+    kind = "ram" if cache is True else cache or None
+    if kind not in (None, "ram", "disk"):
+        raise ValueError(f"cache is {cache!r}; allowed are ram and disk")
+    return kind
+
+
 def scratch(side: int) -> np.ndarray:
     """Return a canvas (side, side, 4) with any content, for this thread alone, until it asks for the next one.
 
@@ -356,123 +400,73 @@ def scratch(side: int) -> np.ndarray:
     return _kept.canvas
 
 
-def rect_batches(
-    sizes: np.ndarray, batch_size: int, imgsz: int, stride: int, pad: float
-) -> tuple[np.ndarray, np.ndarray]:
-    """Sort images by aspect ratio and find the smallest frame for each batch.
-
-    Args:
-        sizes: (N, 2) width and height.
-        batch_size: images per batch.
-        imgsz: long side of every image.
-        stride: frames are multiples of it.
-        pad: strides added before rounding up.
-
-    Returns:
-        The order, N image numbers, flat images first; and (ceil(N / batch_size), 2) frame (height, width) in pixels.
-    """
-    aspect = sizes[:, 1] / sizes[:, 0]
-    order = aspect.argsort(kind="stable")
-    aspect = aspect[order]
-    starts = np.arange(0, len(aspect), batch_size)
-    low, high = aspect[starts], np.maximum.reduceat(aspect, starts)
-    frame = np.ones((len(starts), 2))
-    frame[high < 1, 0] = high[high < 1]
-    frame[low > 1, 1] = 1 / low[low > 1]
-    return order, np.ceil(frame * imgsz / stride + pad).astype(int) * stride
-
-
-def collate(samples: Sequence[Sample]) -> tuple[Tensor, Tensor, list[str], list[Shapes]]:
-    """Put samples of one shape into a batch.
-
-    Returns:
-        Images (B, 3, H, W) uint8 RGB; targets (T, 6) float32 `[image in batch, class, xywhn]`; B paths; B shapes as in
-        `LoadImagesAndLabels.__getitem__`.
-    """
-    images, targets, paths, shapes = zip(*samples, strict=True)
-    targets = torch.cat(targets, 0)
-    counts = torch.tensor([len(s[1]) for s in samples])
-    targets[:, 0] = torch.repeat_interleave(torch.arange(len(samples)), counts)
-    return default_collate(list(images)), targets, list(paths), list(shapes)  # stacks in shared memory in a worker
-
-
-def collate_quad(samples: Sequence[Sample]) -> tuple[Tensor, Tensor, list[str], list[Shapes]]:
-    """Put four samples each into one of twice the sides: tiled 2 x 2, or the first of them enlarged.
-
-    Which of the two comes from the pixels, so that it depends on neither workers nor order. Result as in `collate`, a
-    quarter of the batch with images (B / 4, 3, 2 H, 2 W).
-    """
-    return collate([_quad(samples[i : i + 4]) for i in range(0, len(samples), 4)])
-
-
-def _quad(four: Sequence[Sample]) -> Sample:
-    """Make one sample of four: 0 top left, 1 below it, 2 to the right of 0, 3 diagonal; or 0 enlarged."""
-    images, labels, paths, _ = zip(*four, strict=True)
-    if np.random.default_rng(zlib.crc32(images[0].numpy())).random() < 0.5:
-        image = F.interpolate(images[0][None].float(), scale_factor=2.0, mode="bilinear", align_corners=False)
-        return image[0].round().to(images[0].dtype), labels[0], paths[0], None
-    columns = [torch.cat(images[:2], 1), torch.cat(images[2:], 1)]
-    moved = []
-    for i, x in enumerate(labels):
-        moved.append(torch.cat((x[:, :2], (x[:, 2:4] + torch.tensor([i // 2, i % 2])) / 2, x[:, 4:] / 2), 1))
-    return torch.cat(columns, 2), torch.cat(moved), paths[0], None
-
-
 def create_dataloader(
     path: str | Path | Sequence[str | Path],
     imgsz: int | tuple[int, int],
     batch_size: int,
     stride: int,
-    *,
-    hyp: Hyp | None = None,
+    single_cls: Any = False,
+    hyp: Hyp | Mapping[str, Any] | None = None,
     augment: bool = False,
-    rect: bool = False,
+    cache: bool | str | None = False,
     pad: float = 0.0,
-    single_cls: bool = False,
-    nc: int | None = None,
+    rect: bool = False,
+    rank: int = -1,
     workers: int = 8,
+    image_weights: bool = False,
+    quad: bool = False,
+    prefix: str = "",
     shuffle: bool = False,
     seed: int = 0,
-    prefix: str = "",
+    *,
+    nc: int | None = None,
     names: Mapping[int, str] | None = None,
-    cache: str | None = None,
-    quad: bool = False,
     pin_memory: bool = False,
-    rank: int = 0,
     world_size: int = 1,
 ) -> tuple[DataLoader, LoadImagesAndLabels]:
     """Make the dataset of one split and a loader of its batches.
 
-    Call `loader.sampler.set_epoch(epoch)` before each pass. Worker processes live as long as the loader. `rect` fixes
-    the order, so `shuffle` is then ignored with a warning.
+    Call `loader.sampler.set_epoch(epoch)` before each pass, or never: then each pass is the next epoch. Workers live as
+    long as the loader, with `image_weights` as long as a pass. `rect` fixes the order: it switches `shuffle` off with a
+    warning.
 
     Args:
         path: folder, image list, or several of them.
         imgsz: long side of the images, pixels, or their frame (`LoadImagesAndLabels`).
         batch_size: images per batch, at most all of them; the last batch may be smaller.
         stride: largest stride of the model.
-        hyp: see `LoadImagesAndLabels`, as for all arguments up to `nc`.
+        single_cls: make every class 0; or an object that has an attribute of this name (YOLOv5 up to 5.0).
+        hyp: see `LoadImagesAndLabels`.
         augment: augment for training.
-        rect: rectangular batches.
+        cache: its `cache_images`.
         pad: of rectangular batches, in strides.
-        single_cls: make every class 0.
-        nc: number of classes; None takes the length of `names`, if that is given.
+        rect: rectangular batches.
+        rank: number of this process, below `world_size`; -1 means 0. Each loads its part of every batch
+            (`EpochSampler`).
         workers: most processes to use; never more than CPUs, or than shared memory suffices for; none for batches of
             one image. 0 loads in this process.
-        shuffle: a new order each epoch.
-        seed: of the order and the augmentations.
-        prefix: put before all log lines.
-        names: class names, used as said at `nc`.
-        cache: `ram` or `disk`, see `LoadImagesAndLabels`.
+        image_weights: `indices` of the dataset will be changed between passes.
         quad: make batches of a quarter of the images with twice the sides (`collate_quad`); an incomplete last batch is
             left out.
+        prefix: put before all log lines.
+        shuffle: a new order each epoch.
+        seed: of the order and the augmentations.
+        nc: number of classes; None takes the length of `names`, if that is given.
+        names: class names, used as said at `nc`.
         pin_memory: put batches into page-locked memory, for CUDA; the environment variable PIN_MEMORY=false forbids it.
-        rank: number of this process; each loads its part of every batch (`EpochSampler`).
-        world_size: processes that share the batches; `batch_size` is a multiple of it.
+        world_size: processes that share the batches; `batch_size`, of all together, is a multiple of it.
 
     Returns:
         The loader of batches as `collate` makes them, and its dataset.
+
+    Raises:
+        FileNotFoundError, ValueError: from `LoadImagesAndLabels`; `rank` does not suit `world_size`.
     """
+    if not rank < world_size:
+        raise ValueError(
+            f"rank {rank} of {world_size} process{'es' * (world_size > 1)}: pass world_size, the number of processes; "
+            "batch_size then counts the images of all of them together"
+        )
     if rect and shuffle:
         LOGGER.warning(f"{prefix}rectangular batches have a fixed order: shuffle is off")
         shuffle = False
@@ -483,25 +477,27 @@ def create_dataloader(
         path,
         imgsz,
         batch_size,
-        hyp=hyp,
-        augment=augment,
-        rect=rect,
-        stride=stride,
-        pad=pad,
-        single_cls=single_cls,
-        nc=nc,
-        seed=seed,
-        cache=cache,
+        augment,
+        hyp,
+        rect,
+        image_weights,
+        cache,
+        bool(getattr(single_cls, "single_cls", single_cls)),
+        int(stride),
+        pad,
         prefix=prefix,
+        seed=seed,
+        nc=nc,
     )
     batch_size = min(batch_size, -(-dataset.n // world_size) * world_size)
     workers = min(workers, (os.cpu_count() or 1) // world_size, batch_size if batch_size > 1 else 0)
     sides = dataset.frame if dataset.batch_shapes is None else max(dataset.batch_shapes.tolist(), key=np.prod)
     workers = workers_that_fit(workers, batch_size // world_size * 3 * int(np.prod(sides)), world_size, prefix)
-    loader = Loader(
+    kind = Loader if image_weights else InfiniteDataLoader
+    loader = kind(
         dataset,
         batch_size=batch_size // world_size,
-        sampler=EpochSampler(dataset.n, shuffle, seed, batch_size, rank, world_size),
+        sampler=EpochSampler(dataset.n, shuffle, seed, batch_size, max(rank, 0), world_size),
         num_workers=workers,
         collate_fn=collate_quad if quad else collate,
         drop_last=quad,
@@ -510,12 +506,42 @@ def create_dataloader(
         worker_init_fn=start_worker,
         # By default Python 3.14 starts workers that share no memory with this process.
         multiprocessing_context="fork" if workers > 0 and sys.platform == "linux" else None,
-        persistent_workers=workers > 0,
     )
     return loader, dataset
 
 
 # YOLOv5's other names at this address ---------------------------------------------------------------------------------
+def exif_size(img: Image.Image) -> tuple[int, int]:
+    """Return (width, height) of an image of PIL as its EXIF data say that it is shown."""
+    width, height = img.size
+    return (height, width) if orientation(img) in (5, 6, 7, 8) else (width, height)
+
+
+def get_hash(paths: Sequence[str | Path]) -> str:
+    """Return a digest of files: of their paths, and of the sizes of those that exist."""
+    sizes = [os.path.getsize(p) if os.path.exists(p) else 0 for p in paths]
+    return hashlib.sha256(repr((list(map(str, paths)), sizes)).encode(errors="surrogateescape")).hexdigest()
+
+
+def verify_image_label(args: tuple[str, str, str]) -> list[Any]:
+    """Check one image and read its labels (`reader.verify_image_label`).
+
+    Args:
+        args: image, label file, and what to put before the message.
+
+    Returns:
+        Image file, or None if it cannot be used; labels (M, 5) `[class, xywhn]`; (width, height); polygons xyn; 1 or 0
+        for a missing label file, a found, an empty and a corrupt one; message, "" for none.
+    """
+    im_file, lb_file, prefix = args
+    found = verify(im_file, lb_file)
+    counts = [int(found.state == state) for state in ("missing", "found", "empty")]
+    message = f"{prefix}{'; '.join(found.messages)}" if found.messages else ""
+    if not found.ok:
+        return [None, None, None, None, *counts, 1, message]
+    return [im_file, found.labels, found.size, found.segments, *counts, 0, message]
+
+
 _ABOVE = ("LoadImages", "LoadStreams", "LoadScreenshots")
 _LEFT_OUT = {
     "ClassificationDataset": "only detection is here: {} belongs to classification of YOLOv5",

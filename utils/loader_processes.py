@@ -2,6 +2,7 @@
 
 import multiprocessing.queues
 import os
+import random
 import re
 import signal
 import sys
@@ -12,6 +13,8 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import cv2
+import numpy as np
+import torch
 from torch.utils.data import DataLoader
 
 from utils.console import LOGGER, NO_MEMORY
@@ -40,6 +43,13 @@ def start_worker(worker: int) -> None:
     multiprocessing.queues.Queue._on_queue_feeder_error = staticmethod(_end_worker)
 
 
+def seed_worker(worker_id: int) -> None:  # noqa: ARG001 - as DataLoader calls its worker_init_fn
+    """Seed the global state of `random` and NumPy in a worker, from that of torch: for datasets that draw from it."""
+    seed = torch.initial_seed() % 2**32
+    np.random.seed(seed)  # noqa: NPY002 - the global state on purpose
+    random.seed(seed)
+
+
 def _end_worker(error: BaseException, batch: Any) -> NoReturn:
     """End a process whose thread cannot send a batch: Python itself would print a traceback and drop the batch."""
     os.write(2, f"a loader process cannot hand over a batch: {error}\n".encode())
@@ -66,6 +76,13 @@ class Loader(DataLoader):
             yield from batches
         except (RuntimeError, OSError, ValueError, MemoryError, EOFError, cv2.error) as error:
             raise _explained(error, getattr(batches, "_workers", ())) from error
+
+
+class InfiniteDataLoader(Loader):
+    """A `Loader` whose worker processes are kept from pass to pass."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **{"persistent_workers": kwargs.get("num_workers", 0) > 0, **kwargs})
 
 
 def _without_handler(start: Callable[[], Iterator[Any]]) -> Iterator[Any]:

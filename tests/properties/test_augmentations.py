@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from utils import augmentations as aug
 from utils.augmentations import Perspective, Tile
 from utils.boxes import xyxy2xywhn
+from utils.datasets import mosaics
 
 SEEDS = st.integers(0, 2**32 - 1)
 
@@ -51,7 +52,7 @@ def test_letterbox(shape, frame, auto, fill, scaleup, stride):
     assert painted[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1].all()
     if fill:
         assert out.shape[:2] == frame
-        assert ratio == (frame[0] / shape[0], frame[1] / shape[1])
+        assert ratio == (frame[1] / shape[1], frame[0] / shape[0])  # (width, height)
         assert painted.all()
         return
     assert ratio[0] == ratio[1] <= (np.inf if scaleup else 1)
@@ -119,7 +120,7 @@ def test_mosaic_moves_pixels_with_labels(seed, polygons, number):
     rng = np.random.default_rng(seed)
     size = int(rng.integers(20, 100))
     tiles = [random_tile(rng, *rng.integers(10, size + 1, 2), int(rng.integers(0, 4)), polygons) for _ in range(number)]
-    draw, arrange = (aug.draw_mosaic, aug.mosaic4) if number == 4 else (aug.draw_mosaic9, aug.mosaic9)
+    draw, arrange = (mosaics.draw_mosaic, mosaics.mosaic4) if number == 4 else (mosaics.draw_mosaic9, mosaics.mosaic9)
     indices, place = draw(rng, 3, 50, size)
     assert len(indices) == number
     assert 3 in indices
@@ -127,11 +128,11 @@ def test_mosaic_moves_pixels_with_labels(seed, polygons, number):
     sizes = [tile.im.shape[:2] for tile in tiles]
     corners = arrange(sizes, place, size)
     canvas = np.empty((2 * size, 2 * size, 4), np.uint8)
-    aug.lay_images([tile.im for tile in tiles], corners, (0, 0, 2 * size, 2 * size), canvas)
+    mosaics.lay_images([tile.im for tile in tiles], corners, (0, 0, 2 * size, 2 * size), canvas)
     rows = [np.c_[x.labels[:, :1], xyxy2xywhn(x.labels[:, 1:], w, h)] for x, (h, w) in zip(tiles, sizes, strict=True)]
     polygons = [[polygon / s[::-1] for polygon in x.segments] for x, s in zip(tiles, sizes, strict=True)]
     before = [row.copy() for row in rows]
-    whole = aug.Tile(canvas, *aug.lay_labels(rows, polygons, sizes, corners, 2 * size))
+    whole = aug.Tile(canvas, *mosaics.lay_labels(rows, polygons, sizes, corners, 2 * size))
     assert len(whole.labels) == sum(len(tile.labels) for tile in tiles)
     assert ((whole.labels[:, 1:] >= 0) & (whole.labels[:, 1:] <= 2 * size)).all()
     assert len(whole.segments) in (0, len(whole.labels))
@@ -146,7 +147,7 @@ def test_pasted_copies_are_mirrored_and_hide_no_box(seed, count, p):
     tile = random_tile(rng, 60, 80, count, polygons=True)
     pixels = tile.im.copy()
     chosen = aug.draw_copy_paste(rng, tile.segments, p)
-    out = aug.copy_paste(tile, chosen)
+    out = aug.paste_copies(tile, chosen)
     assert np.array_equal(tile.im, pixels)
     assert out.im.shape == tile.im.shape
     np.testing.assert_array_equal(out.labels[: len(tile.labels)], tile.labels)

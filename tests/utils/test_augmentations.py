@@ -8,6 +8,7 @@ import pytest
 
 from utils import augmentations as aug
 from utils.boxes import xyxy2xywhn
+from utils.datasets import mosaics
 
 
 def noise(height, width, channels=3):
@@ -59,7 +60,7 @@ def test_letterbox_vectors(shape, new, auto, scaleup, out, r, borders):
 def test_letterbox_scale_fill_stretches():
     result, ratio, pad = aug.letterbox(noise(50, 100), (64, 32), scaleFill=True)
     assert result.shape == (64, 32, 3)
-    assert ratio == (64 / 50, 32 / 100)
+    assert ratio == (32 / 100, 64 / 50)
     assert pad == (0, 0)
 
 
@@ -214,14 +215,14 @@ def test_labels_that_a_mosaic_cut_off_do_not_come_back_when_it_is_turned():
 def test_box_candidates_vectors():
     old = np.array([[0, 0, 10, 10]] * 3 + [[0, 0, 300, 300]], float)
     new = np.array([[0, 0, 3, 3.4], [0, 0, 2, 10], [0, 0, 3, 3.2], [0, 0, 300, 3]])
-    assert aug.box_candidates(old, new).tolist() == [True, False, False, False]
-    assert aug.box_candidates(old[3:], new[3:], area_thr=0.009).tolist() == [False]  # aspect 100 is not below 100
-    assert aug.box_candidates(old[2:3], new[2:3], area_thr=np.array([0.01])).tolist() == [True]
+    assert aug.box_candidates(old.T, new.T).tolist() == [True, False, False, False]
+    assert aug.box_candidates(old[3:].T, new[3:].T, area_thr=0.009).tolist() == [False]  # aspect 100 is not below 100
+    assert aug.box_candidates(old[2:3].T, new[2:3].T, area_thr=np.array([0.01])).tolist() == [True]
     thin = np.array([[0, 0, 297, 3], [0, 0, 3, 297], [0, 0, 2.98, 299]])  # the last aspect is above 100
-    assert aug.box_candidates(thin, thin).tolist() == [True, True, False]
+    assert aug.box_candidates(thin.T, thin.T).tolist() == [True, True, False]
     small = np.array([[0, 0, 2.1, 2.1], [0, 0, 2, 3], [0, 0, 3, 2]])  # both sides are above 2 pixels
-    assert aug.box_candidates(small, small).tolist() == [True, False, False]
-    assert aug.box_candidates(old[:0], new[:0]).shape == (0,)
+    assert aug.box_candidates(small.T, small.T).tolist() == [True, False, False]
+    assert aug.box_candidates(old[:0].T, new[:0].T).shape == (0,)
 
 
 # Mosaic ---------------------------------------------------------------------------------------------------------------
@@ -236,16 +237,16 @@ def lay(tiles, corners, side):
     rows = [np.c_[x.labels[:, :1], xyxy2xywhn(x.labels[:, 1:], w, h)] for x, (h, w) in zip(tiles, sizes, strict=True)]
     polygons = [[polygon / size[::-1] for polygon in x.segments] for x, size in zip(tiles, sizes, strict=True)]
     canvas = noise(side, side, 4)
-    aug.lay_images([tile.im for tile in tiles], corners, (0, 0, side, side), canvas)
-    return aug.Tile(canvas[..., :3], *aug.lay_labels(rows, polygons, sizes, corners, side))
+    mosaics.lay_images([tile.im for tile in tiles], corners, (0, 0, side, side), canvas)
+    return aug.Tile(canvas[..., :3], *mosaics.lay_labels(rows, polygons, sizes, corners, side))
 
 
 def mosaic4(tiles, centre, size):
-    return lay(tiles, aug.mosaic4([tile.im.shape[:2] for tile in tiles], centre, size), 2 * size)
+    return lay(tiles, mosaics.mosaic4([tile.im.shape[:2] for tile in tiles], centre, size), 2 * size)
 
 
 def mosaic9(tiles, window, size):
-    return lay(tiles, aug.mosaic9([tile.im.shape[:2] for tile in tiles], window, size), 2 * size)
+    return lay(tiles, mosaics.mosaic9([tile.im.shape[:2] for tile in tiles], window, size), 2 * size)
 
 
 def test_mosaic_by_hand():
@@ -297,7 +298,7 @@ def test_mosaic_of_backgrounds():
 def test_only_a_part_of_the_canvas_is_painted():
     canvas = np.zeros((40, 40, 4), np.uint8)
     before = noise(20, 20)
-    aug.lay_images([before, None, noise(20, 20)], [(5, 5), (25, 5), (0, 30)], (10, 8, 30, 28), canvas)
+    mosaics.lay_images([before, None, noise(20, 20)], [(5, 5), (25, 5), (0, 30)], (10, 8, 30, 28), canvas)
     assert np.array_equal(canvas[8:25, 10:25, :3], before[3:20, 5:20])
     assert (canvas[8:28, 25:30, :3] == aug.FILL).all()  # the image that was left out
     canvas[8:28, 10:30] = 0
@@ -336,7 +337,7 @@ def test_four_channels_are_warped_to_the_pixels_of_three():
 
 def test_drawn_mosaics():
     rng = np.random.default_rng(0)
-    draws = [aug.draw_mosaic(rng, 7, 10, 100) for _ in range(500)]
+    draws = [mosaics.draw_mosaic(rng, 7, 10, 100) for _ in range(500)]
     assert all(len(indices) == 4 and 7 in indices for indices, _ in draws)
     assert {i for indices, _ in draws for i in indices} == set(range(10))
     assert {indices.index(7) for indices, _ in draws} == {0, 1, 2, 3}
@@ -382,7 +383,7 @@ def test_mosaic_of_nine_moves_polygons():
 
 def test_drawn_mosaics_of_nine():
     rng = np.random.default_rng(0)
-    draws = [aug.draw_mosaic9(rng, 7, 10, 100) for _ in range(500)]
+    draws = [mosaics.draw_mosaic9(rng, 7, 10, 100) for _ in range(500)]
     assert all(len(indices) == 9 and 7 in indices for indices, _ in draws)
     assert {indices.index(7) for indices, _ in draws} == set(range(9))
     windows = np.array([window for _, window in draws])
@@ -399,7 +400,7 @@ def square(a, b):
 def test_copy_paste_mirrors_object_and_box():
     im, labels = scene(40, 60, (4, 4, 14, 14))
     before = im.copy()
-    result, all_labels, segments = aug.copy_paste(aug.Tile(im, labels, [square(4, 14)]), [0])
+    result, all_labels, segments = aug.paste_copies(aug.Tile(im, labels, [square(4, 14)]), [0])
     assert all_labels.tolist() == [[1, 4, 4, 14, 14], [1, 46, 4, 56, 14]]
     assert segments[1].min(0).tolist() == [46, 4]
     expected = before.copy()
@@ -413,7 +414,7 @@ def test_copy_paste_hides_no_other_object():
     im, labels = scene(40, 60, (4, 4, 14, 14))
     labels = np.concatenate((labels, [[2, 50, 4, 60, 14]])).astype(np.float32)  # 6 of its 10 columns would be hidden
     tile = aug.Tile(im, labels, [square(4, 14), np.zeros((0, 2), np.float32)])
-    result = aug.copy_paste(tile, [0])
+    result = aug.paste_copies(tile, [0])
     assert result.im is im
     assert np.array_equal(result.labels, labels)
 

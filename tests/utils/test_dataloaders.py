@@ -145,12 +145,12 @@ def test_disk_cache_that_does_not_fit_is_refused_before_it_starts(folder, monkey
     need = 7 * 64 * 64 * 3  # at most
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr("shutil.disk_usage", lambda _: usage(0, 0, 1000))
-    dataset = dl.LoadImagesAndLabels(folder, 64, cache="disk")
+    dataset = dl.LoadImagesAndLabels(folder, 64, cache_images="disk")
     assert dataset.disk is None
     assert "GB free on disk" in caplog.text
     cache = next(folder.parent.glob("**/*.images.cache"), None) or next(folder.glob("**/*.images.cache"))
     (cache / "old.raw").write_bytes(bytes(2 * need))  # what is there already can be written over
-    assert dl.LoadImagesAndLabels(folder, 64, cache="disk").disk is not None
+    assert dl.LoadImagesAndLabels(folder, 64, cache_images="disk").disk is not None
     (cache / "old.raw").unlink()
 
 
@@ -289,7 +289,7 @@ def test_long_side_is_exact_and_short_side_at_least_one(tmp_path, size):
     cv2.imwrite(str(tmp_path / "a.png"), np.zeros((h, w, 3), np.uint8))
     (tmp_path / "a.txt").write_text("0 .5 .5 .5 .5")
     for imgsz in (64, 640):
-        shape = dl.LoadImagesAndLabels(tmp_path, imgsz).load_image(0).shape
+        shape = dl.LoadImagesAndLabels(tmp_path, imgsz).resized_image(0).shape
         assert shape == (max(1, round(h * imgsz / max(w, h))), max(1, round(w * imgsz / max(w, h))), 3)
         assert max(shape) == imgsz
 
@@ -303,8 +303,8 @@ def test_fast_jpeg_decoding_is_near_the_exact_one(tmp_path, orientation):
     Image.fromarray(slopes.astype(np.uint8)).save(tmp_path / "a.jpg", quality=97, exif=exif)
     (tmp_path / "a.txt").write_text("0 .5 .5 .5 .5")
     for imgsz in (80, 100, 160, 200, 320):
-        exact = dl.LoadImagesAndLabels(tmp_path, imgsz).load_image(0)
-        fast = dl.LoadImagesAndLabels(tmp_path, imgsz, augment=True, hyp=Hyp()).load_image(0)
+        exact = dl.LoadImagesAndLabels(tmp_path, imgsz).resized_image(0)
+        fast = dl.LoadImagesAndLabels(tmp_path, imgsz, augment=True, hyp=Hyp()).resized_image(0)
         assert fast.shape == exact.shape
         assert np.abs(fast.astype(int) - exact).mean() < 0.8
 
@@ -323,7 +323,7 @@ def damaged(tmp_path):
     return tmp_path
 
 
-@pytest.mark.parametrize("options", [{}, {"rect": True}, {"cache": True}, {"augment": True, "hyp": STILL}])
+@pytest.mark.parametrize("options", [{}, {"rect": True}, {"cache_images": True}, {"augment": True, "hyp": STILL}])
 def test_a_damaged_image_becomes_a_grey_background_and_is_named_once(damaged, caplog, options):
     dataset = dl.LoadImagesAndLabels(damaged, 60, batch_size=1, **options)
     for epoch in range(2):
@@ -529,7 +529,7 @@ def test_images_cached_on_disk_are_the_same_images(tiny_dataset, tmp_path):
     shutil.copytree(source, tmp_path / "copy")
     folder = tmp_path / "copy/images/train"
     plain = dl.LoadImagesAndLabels(folder, 64, hyp=Hyp(), augment=True)
-    cached = dl.LoadImagesAndLabels(folder, 64, hyp=Hyp(), augment=True, cache="disk")
+    cached = dl.LoadImagesAndLabels(folder, 64, hyp=Hyp(), augment=True, cache_images="disk")
     for _ in range(2):
         for i in range(len(plain)):
             torch.testing.assert_close(cached[3, i][0], plain[3, i][0], rtol=0, atol=0)
@@ -548,8 +548,8 @@ def test_canvas_is_of_its_thread_and_size():
 def test_images_out_of_sight_are_not_loaded(folder, monkeypatch):
     """Zoomed out nothing is out of sight; zoomed in some images are, and the samples are as if all had been loaded."""
     dataset = dl.LoadImagesAndLabels(folder, 64, augment=True, hyp=Hyp(scale=0.9, translate=0.4, mixup=0.3))
-    load, loaded = dataset.load_image, []
-    monkeypatch.setattr(dataset, "load_image", lambda i: loaded.append(i) or load(i))
+    load, loaded = dataset.resized_image, []
+    monkeypatch.setattr(dataset, "resized_image", lambda i: loaded.append(i) or load(i))
     keys = [(epoch, i) for epoch in range(8) for i in range(dataset.n)]
     lean, few = [dataset[key] for key in keys], len(loaded)
     loaded.clear()

@@ -1,6 +1,7 @@
 """Lists of images, from folders and from text files, and the label file that belongs to each."""
 
 import os
+import random
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -111,3 +112,31 @@ def img2label_paths(img_paths: Iterable[str | Path]) -> list[str]:
 def label_folder(folder: Path) -> Path:
     """Return the folder with the labels of the images in `folder`, as described at `img2label_paths`."""
     return twin_folder(folder, "images", "labels") or folder
+
+
+def autosplit(
+    path: str | Path, weights: Sequence[float] = (0.9, 0.1, 0.0), annotated_only: bool = False, seed: int = 0
+) -> None:
+    """Divide the images of a folder into lists `autosplit_train.txt`, `_val.txt` and `_test.txt` beside the folder.
+
+    Args:
+        path: folder of images.
+        weights: how probable train, val and test are.
+        annotated_only: leave out images without a label file.
+        seed: of the division.
+
+    Raises:
+        FileNotFoundError: no image is found.
+    """
+    folder = Path(path)
+    files = list_images(folder)
+    if annotated_only:
+        files = [f for f, label in zip(files, img2label_paths(files), strict=True) if os.path.exists(label)]
+    places = random.Random(seed).choices(range(3), weights, k=len(files))
+    for number, split in enumerate(("train", "val", "test")):
+        lines = [
+            f"./{Path(f).relative_to(folder.parent).as_posix()}\n"
+            for f, p in zip(files, places, strict=True)
+            if p == number
+        ]
+        (folder.parent / f"autosplit_{split}.txt").write_text("".join(lines), encoding="utf-8")

@@ -31,27 +31,30 @@ class EpochSampler(Sampler):
         self.n, self.shuffle, self.seed, self.epoch, self.skip = n, shuffle, seed, 0, 0
         self.batch_size, self.rank, self.world_size = batch_size, rank, world_size
         self.weights: np.ndarray | None = None
+        self._chosen = False
 
     def set_epoch(self, epoch: int, skip: int = 0) -> None:
-        """Choose the epoch; call it before each pass over the loader.
+        """Choose the epoch; call it before each pass over the loader, or never: then each pass is the next epoch.
 
         Args:
             epoch: 0 is the first.
             skip: leave out so many images at the beginning of this process's share. The length stays that of a whole
                 pass.
         """
-        self.epoch, self.skip = epoch, skip
+        self.epoch, self.skip, self._chosen = epoch, skip, True
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
+        epoch = self.epoch
+        self.epoch += not self._chosen
         # One number more than the seeds of the samples have, so that no sample shares the order's random numbers.
-        rng = np.random.default_rng((self.seed, self.epoch, 0, 1))
+        rng = np.random.default_rng((self.seed, epoch, 0, 1))
         order = rng.permutation(self.n) if self.shuffle else np.arange(self.n)
         if self.weights is not None and self.weights.sum() > 0:
             order = rng.choice(self.n, self.n, p=self.weights / self.weights.sum())
         if self.world_size > 1:
             batches = [order[i : i + self.batch_size] for i in range(0, self.n, self.batch_size)]
             order = np.concatenate([self._share(batch) for batch in batches])
-        return iter([(self.epoch, i) for i in order[self.skip :].tolist()])
+        return iter([(epoch, i) for i in order[self.skip :].tolist()])
 
     def _share(self, batch: np.ndarray) -> np.ndarray:
         """Return the part of a batch that this process sees; all parts are of one length."""

@@ -18,13 +18,13 @@ MOMENTS = 10
 
 def read_for_ever(images, ready):
     """Fill the cache, empty it, and so on: killed, it dies in the middle of a file or between two."""
-    data = LoadImagesAndLabels(images, 64, hyp=Hyp(), augment=True, nc=4, cache="disk")
+    data = LoadImagesAndLabels(images, 64, hyp=Hyp(), augment=True, nc=4, cache_images="disk")
     ready.set()
     while True:
         for file in data.disk.folder.glob("*.raw"):
             file.unlink(missing_ok=True)
         for i in range(data.n):
-            data.load_image(i)
+            data.resized_image(i)
 
 
 def batches(images, cache):
@@ -61,7 +61,7 @@ def test_cache_of_a_killed_process_gives_the_batches_of_none(tmp_path):
         left.append(len(list(folder.glob("*.raw"))))
         assert same(batches(images, "disk"), expected)
     assert len(set(left)) > 1  # killed at different moments indeed
-    data = LoadImagesAndLabels(images, 64, hyp=Hyp(), augment=True, nc=4, cache="disk")
+    data = LoadImagesAndLabels(images, 64, hyp=Hyp(), augment=True, nc=4, cache_images="disk")
     files = sorted(folder.glob("[!.]*.raw"))
     assert len(files) >= data.n
     damaged = 0

@@ -14,12 +14,12 @@ def indices(sampler):
 def test_processes_together_see_the_batches_of_one(n, batch_size, world_size):
     alone = indices(EpochSampler(n, shuffle=True, seed=3))
     shares = [EpochSampler(n, True, 3, batch_size, rank, world_size) for rank in range(world_size)]
-    lengths = {len(share) for share in shares}
-    assert lengths == {len(indices(share)) for share in shares}
+    lengths, passes = {len(share) for share in shares}, [indices(share) for share in shares]
+    assert lengths == {len(one) for one in passes}
     assert len(lengths) == 1
     part = batch_size // world_size
     for start in range(0, n, batch_size):
-        seen = [i for share in shares for i in indices(share)[start // world_size : start // world_size + part]]
+        seen = [i for one in passes for i in one[start // world_size : start // world_size + part]]
         batch = alone[start : start + batch_size]
         assert set(seen) == set(batch)
         assert len(seen) - len(batch) < world_size  # repeated to share the last batch evenly
@@ -28,8 +28,9 @@ def test_processes_together_see_the_batches_of_one(n, batch_size, world_size):
 def test_epochs_differ_and_come_again():
     sampler = EpochSampler(50, shuffle=True, seed=1)
     first = indices(sampler)
+    second = indices(sampler)  # if `set_epoch` was never called, each pass is the next epoch
     sampler.set_epoch(1)
-    second = indices(sampler)
+    assert indices(sampler) == second
     assert sorted(first) == sorted(second) == list(range(50))
     assert first != second
     sampler.set_epoch(0)

@@ -1,0 +1,148 @@
+"""Mosaics of four and nine images: drawn, arranged and laid on a canvas. Conventions as in `augmentations`."""
+
+from collections.abc import Sequence
+
+import cv2
+import numpy as np
+
+from utils.augmentations import FILL
+from utils.boxes import xywhn2xyxy
+
+
+def draw_mosaic(rng: np.random.Generator, index: int, n: int, size: int) -> tuple[list[int], tuple[int, int]]:
+    """Draw the four images of a mosaic and the point where they meet.
+
+    Args:
+        rng: source.
+        index: image that must be part of it.
+        n: number of images to draw the other three from, with replacement.
+        size: side of a tile in pixels.
+
+    Returns:
+        Four image numbers in random order, and (xc, yc), each in size / 2 .. 3 * size / 2, whole pixels.
+    """
+    yc, xc = (int(v) for v in rng.uniform(size / 2, 3 * size / 2, 2))
+    indices = [index, *rng.integers(0, n, 3).tolist()]
+    return [indices[k] for k in rng.permutation(4)], (xc, yc)
+
+
+def mosaic4(sizes: Sequence[tuple[int, int]], centre: tuple[int, int], size: int) -> list[tuple[int, int]]:
+    """Arrange four images around a point of a canvas of twice the tile size.
+
+        0 | 1      Tile 0 has its lower right corner at the centre, tile 1 its lower left one, and so on.
+        --+--      What reaches over the canvas is cut off, what no tile covers is grey.
+        2 | 3
+
+    Args:
+        sizes: (height, width) of four images, `size` or less.
+        centre: (xc, yc) in canvas pixels.
+        size: half the side of the canvas.
+
+    Returns:
+        Left upper corners (x, y) of the images on the canvas, for `lay_images`.
+    """
+    xc, yc = centre
+    return [(xc if k % 2 else xc - w, yc if k > 1 else yc - h) for k, (h, w) in enumerate(sizes)]
+
+
+def draw_mosaic9(rng: np.random.Generator, index: int, n: int, size: int) -> tuple[list[int], tuple[int, int]]:
+    """Draw the nine images of a mosaic and the window that is cut out of it.
+
+    Args:
+        rng: source.
+        index: image that must be part of it.
+        n: number of images to draw the other eight from, with replacement.
+        size: side of a tile in pixels.
+
+    Returns:
+        Nine image numbers in random order, and the left upper corner (x, y) of the window, each in 0 .. size.
+    """
+    y, x = (int(v) for v in rng.uniform(0, size, 2))
+    indices = [index, *rng.integers(0, n, 8).tolist()]
+    return [indices[k] for k in rng.permutation(9)], (x, y)
+
+
+def mosaic9(sizes: Sequence[tuple[int, int]], window: tuple[int, int], size: int) -> list[tuple[int, int]]:
+    """Arrange eight images around one, clockwise, behind a window of twice the tile size.
+
+        8 1 2      Tile 0 has its left upper corner at (size, size) of a field of 3 x 3 tiles. Tile 1 stands on its top,
+        7 0 3      2 follows to the right, 3 stands at its right side, and so on; smaller tiles leave grey gaps, and a
+        6 5 4      later tile covers an earlier one.
+
+    Args:
+        sizes: (height, width) of nine images, `size` or less.
+        window: left upper corner (x, y) of the window in the field, each in 0 .. size.
+        size: a third of the side of the field, half of that of the window.
+
+    Returns:
+        Left upper corners (x, y) of the images in the window, for `lay_images`.
+    """
+    (h0, w0), s, corners = sizes[0], size, []
+    for k, (h, w) in enumerate(sizes):
+        hp, wp = sizes[k - 1]
+        x = (s, s, s + wp, s + w0, s + w0, s + w0 - w, s + w0 - wp - w, s - w, s - w)[k]
+        y = (s, s - h, s - h, s, s + hp, s + h0, s + h0, s + h0 - h, s + h0 - hp - h)[k]
+        corners.append((x - window[0], y - window[1]))
+    return corners
+
+
+def overlap(
+    corner: tuple[int, int], size: tuple[int, int], part: tuple[int, int, int, int]
+) -> tuple[int, int, int, int] | None:
+    """Return x1, y1, x2, y2 of what an image of size (height, width) at a corner (x, y) covers of a part; or None."""
+    (x, y), (h, w) = corner, size
+    x1, y1, x2, y2 = max(x, part[0]), max(y, part[1]), min(x + w, part[2]), min(y + h, part[3])
+    return (x1, y1, x2, y2) if x2 > x1 and y2 > y1 else None
+
+
+def lay_images(
+    images: Sequence[np.ndarray | None],
+    corners: Sequence[tuple[int, int]],
+    part: tuple[int, int, int, int],
+    canvas: np.ndarray,
+) -> None:
+    """Lay images onto a canvas that this paints grey first; a later one covers earlier ones.
+
+    Args:
+        images: what is laid; None is left out.
+        corners: (x, y) of the left upper corner of each.
+        part: x1, y1, x2, y2 of the canvas that is painted, the rest stays as it is.
+        canvas: uint8, (H, W, 4); it is changed.
+    """
+    canvas[part[1] : part[3], part[0] : part[2]] = FILL
+    for im, (x, y) in zip(images, corners, strict=True):
+        if im is not None and (covered := overlap((x, y), im.shape[:2], part)):
+            x1, y1, x2, y2 = covered
+            cv2.cvtColor(im[y1 - y : y2 - y, x1 - x : x2 - x], cv2.COLOR_BGR2BGRA, dst=canvas[y1:y2, x1:x2])
+
+
+def lay_labels(
+    labels: Sequence[np.ndarray],
+    segments: Sequence[list[np.ndarray]],
+    sizes: Sequence[tuple[int, int]],
+    corners: Sequence[tuple[int, int]],
+    side: int,
+) -> tuple[np.ndarray, list[np.ndarray]]:
+    """Move the labels of images to where `lay_images` lays these on a square.
+
+    Args:
+        labels: `[class, xywhn]` of each image, (M, 5).
+        segments: polygons of each, xyn.
+        sizes: (height, width) of the images.
+        corners: (x, y) of the left upper corner of each.
+        side: of the square.
+
+    Returns:
+        All labels in pixels, clipped to the square (some may have no area left), and all polygons, clipped.
+    """
+    frames = np.array([(w, h, x, y) for (h, w), (x, y) in zip(sizes, corners, strict=True)], np.float32)
+    frame = frames.repeat([len(x) for x in labels], 0)  # (M, 4)
+    laid = np.concatenate(labels, 0)
+    laid[:, 1:5] = xywhn2xyxy(laid[:, 1:5], *(frame[:, k : k + 1] for k in range(4))).clip(0, side)
+    if not any(segments):
+        return laid, []
+    moved = []
+    for frame, own, polygons in zip(frames, labels, segments, strict=True):
+        polygons = polygons or [np.zeros((0, 2), np.float32)] * len(own)
+        moved += [(polygon * frame[:2] + frame[2:]).clip(0, side) for polygon in polygons]
+    return laid, moved
