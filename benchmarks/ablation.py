@@ -172,7 +172,7 @@ def parse_opt(argv: list[str]) -> argparse.Namespace:
 
 
 def main(argv: list[str]) -> None:
-    """Train what is missing, measure, write table and picture."""
+    """Train what is missing, measure, write table and plot."""
     opt = parse_opt(argv)
     folder = Path(opt.project)
     rows = [measure(combination, opt) for combination in COMBINATIONS]

@@ -4,7 +4,7 @@
     python -m benchmarks.data --parts scan cache
 
 The limit of mosaics is a loader with as many workers that decodes and resizes the same four images for each sample and
-does nothing else: as the data set does it (`limit`), which reads a cache and decodes large JPEG files at a fraction of
+does nothing else: as the dataset does it (`limit`), which reads a cache and decodes large JPEG files at a fraction of
 their size, and as `cv2.imread` and `cv2.resize` do it (`plain`). Label files are made in a temporary folder: 100,000
 images with ten boxes each, small JPEG files that are links to a few real ones.
 """
@@ -41,7 +41,7 @@ LINKED = 20_000  # names for one file: file systems allow some 60,000
 
 
 class Decoding(Dataset):
-    """The images of each mosaic of a data set, decoded and resized; gives their number of pixels.
+    """The images of each mosaic of a dataset, decoded and resized; gives their number of pixels.
 
     With `plain`, every file is decoded at its full size.
     """
@@ -182,7 +182,7 @@ def parse_opt(argv: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("--parts", nargs="+", choices=PARTS, default=PARTS, help="what to measure")
-    add("--data", default="data/demo.yaml", help="data set YAML")
+    add("--data", default="data/demo.yaml", help="dataset YAML")
     add("--hyp", default="data/hyps/hyp.scratch-low.yaml", help="hyperparameter YAML")
     add("--imgsz", "--img", type=int, default=320, help="image size, pixels")
     add("--batch-size", type=int, default=16, help="images per batch")

@@ -82,7 +82,7 @@ def main() -> None:
     """Export, measure, print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--weights", required=True, help="checkpoint")
-    parser.add_argument("--data", default="data/demo.yaml", help="data set YAML")
+    parser.add_argument("--data", default="data/demo.yaml", help="dataset YAML")
     parser.add_argument("--imgsz", "--img", type=int, default=320, help="side of the frames")
     parser.add_argument("--include", nargs="+", default=[word for word in EXPORTS if EXPORTS[word].cpu], help="formats")
     parser.add_argument("--int8", action="store_true", help="also in 8 bits, where the format can")

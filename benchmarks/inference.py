@@ -186,7 +186,7 @@ def main(argv: list[str]) -> None:
     add = parser.add_argument
     add("--weights", required=True, help="checkpoint")
     add("--parts", nargs="+", choices=PARTS, default=PARTS, help="what to measure")
-    add("--data", default="data/demo.yaml", help="data set YAML")
+    add("--data", default="data/demo.yaml", help="dataset YAML")
     add("--task", default="val", help="split of val.py")
     add("--imgsz", "--img", type=int, default=320, help="side of the images")
     add("--batch", nargs="+", type=int, default=[1, 8], help="images per batch; val.py takes the last one")

@@ -118,7 +118,7 @@ def parse_opt(argv: list[str]) -> argparse.Namespace:
 
 
 def main(argv: list[str]) -> None:
-    """Train what is missing, score, write table and picture."""
+    """Train what is missing, score, write table and plot."""
     opt = parse_opt(argv)
     folder = Path(opt.project)
     folder.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""Fixtures of the whole suite: one thread, fixed seeds, a tiny drawn data set and, where it lies nearby, BCCD."""
+"""Fixtures of the whole suite: one thread, fixed seeds, a tiny drawn dataset and, where it lies nearby, BCCD."""
 
 import os
 

@@ -63,7 +63,7 @@ class Outcome(NamedTuple):
 
 
 def write_inputs(folder: Path) -> list[str]:
-    """Draw a data set, write model and hyperparameters, and return the command of a training without its folder."""
+    """Draw a dataset, write model and hyperparameters, and return the command of a training without its folder."""
     demo.draw_demo(folder / "set", n_train=10, n_val=6, size=64, seed=0)
     names = dict(enumerate(demo.CLASSES))
     yaml_save(

@@ -1,6 +1,6 @@
 """A corpus of malformed inputs, made here, and what becomes of each: `python -m tests.malformed` prints the table.
 
-Every case is built in a folder of its own beside sound files and read as a user would: by the check of a data set and
+Every case is built in a folder of its own beside sound files and read as a user would: by the check of a dataset and
 then by the training's loader, or as model or hyperparameter file of a training. A case is
 
 - accepted: harmless, no line about it, exit status 0;
@@ -72,7 +72,7 @@ def corpus() -> list[Case]:
 
 # Running --------------------------------------------------------------------------------------------------------------
 def lay_out(folder: Path) -> None:
-    """Write the sound files: a data set of one training and one validation image, a model, hyperparameters."""
+    """Write the sound files: a dataset of one training and one validation image, a model, hyperparameters."""
     for name in ("images", "labels", "clean"):
         (folder / name).mkdir(parents=True)
     (folder / "images/good.png").write_bytes(encoded("png"))

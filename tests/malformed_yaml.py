@@ -1,4 +1,4 @@
-"""Malformed YAML of data sets, models and hyperparameters: the cases of tests/malformed.py."""
+"""Malformed YAML of datasets, models and hyperparameters: the cases of tests/malformed.py."""
 
 from pathlib import Path
 
@@ -121,7 +121,7 @@ def model_cases() -> list[Case]:
         return {"backbone": rows}
 
     cases = [refused(f"no {key}", {key: None}, f"missing key '{key}'") for key in MODEL if key != "nc"]
-    for value in (None, "two", 0, -1, 2.5, [2]):  # the data set says how many classes there are
+    for value in (None, "two", 0, -1, 2.5, [2]):  # the dataset says how many classes there are
         cases.append(yaml_case("model", f"nc is {value!r}", "accepted", "", {"nc": value}))
     for key, values in {
         "depth_multiple": ("a", 0, -1, [1], float("nan"), float("inf")),

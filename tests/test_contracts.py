@@ -47,7 +47,7 @@ def model(request):
 
 
 def batches(path, **options):
-    """The two batches of the four pictures, and their data set."""
+    """The two batches of the four pictures, and their dataset."""
     loader, dataset = create_dataloader(path, 64, 2, 32, workers=0, nc=4, **options)
     return list(loader), dataset
 

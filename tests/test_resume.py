@@ -195,7 +195,7 @@ def test_what_cannot_go_on_is_refused_and_kept(copy, change, message):
 
 
 def test_the_folder_of_a_stranger_does_not_begin_an_evolution(copy, tmp_path):
-    """Its `storage` would be a data base that is written at any path."""
+    """Its `storage` would be a database that is written at any path."""
     file = copy / "middle/opt.yaml"
     storage = f"sqlite:///{tmp_path / 'anywhere.db'}"
     yaml_save(file, yaml_load(file) | {"evolve": 1, "tuner": "optuna", "storage": storage})

@@ -309,7 +309,7 @@ def test_training_prints_one_row_unless_verbose(data, lines):
 
 @pytest.fixture
 def unlabelled(tmp_path):
-    """Data set of four images without a single label: two files are empty, two are missing."""
+    """Dataset of four images without a single label: two files are empty, two are missing."""
     (tmp_path / "set" / "images").mkdir(parents=True)
     (tmp_path / "set" / "labels").mkdir()
     for i in range(4):

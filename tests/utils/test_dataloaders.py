@@ -1,4 +1,4 @@
-"""The data set and its loader: scenes with known pixels, spec vectors, equality over workers, epochs and resumes."""
+"""The dataset and its loader: scenes with known pixels, spec vectors, equality over workers, epochs and resumes."""
 
 import shutil
 import sys

@@ -101,7 +101,7 @@ PAPER = TABLE | {
 
 @pytest.fixture
 def options(tmp_path, monkeypatch):
-    """Options of a run that starts from a small file in torchvision's layout; the data set is left out."""
+    """Options of a run that starts from a small file in torchvision's layout; the dataset is left out."""
     vision = swin_transformer.SwinTransformer(
         [4, 4], 8, [2] * 4, [1] * 4, [8, 8], num_classes=3,
         block=swin_transformer.SwinTransformerBlockV2, downsample_layer=swin_transformer.PatchMergingV2,

@@ -1,4 +1,4 @@
-"""Converters of public data sets, each on two drawn images in the form of the original, and the data set files."""
+"""Converters of public datasets, each on two drawn images in the form of the original, and the dataset files."""
 
 import json
 from pathlib import Path
@@ -185,7 +185,7 @@ def test_images_are_copied_where_links_are_not_possible(tmp_path, monkeypatch):
     assert copy.read_bytes() == (tmp_path / "src" / "images" / "val_0.jpg").read_bytes()
 
 
-# Data set files -------------------------------------------------------------------------------------------------------
+# Dataset files -------------------------------------------------------------------------------------------------------
 CLASSES = {
     "Argoverse.yaml": (8, "person", "stop_sign"),
     "BCCD.yaml": (3, "RBC", "Platelets"),

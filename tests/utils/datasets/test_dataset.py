@@ -1,4 +1,4 @@
-"""Data set YAML, image lists, label paths, label sets and their cache."""
+"""Dataset YAML, image lists, label paths, label sets and their cache."""
 
 import json
 import logging
@@ -52,7 +52,7 @@ def dataset(tmp_path):
     return tmp_path
 
 
-# Data set YAML --------------------------------------------------------------------------------------------------------
+# Dataset YAML --------------------------------------------------------------------------------------------------------
 def test_check_dataset(dataset):
     data = lb.check_dataset(dataset / "set.yaml")
     assert data["train"] == data["val"] == str(dataset / "images" / "train")

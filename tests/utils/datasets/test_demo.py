@@ -1,4 +1,4 @@
-"""The drawn data set: files, labels, boxes around shapes, the same pictures from the same seed."""
+"""The drawn dataset: files, labels, boxes around shapes, the same pictures from the same seed."""
 
 import cv2
 import numpy as np

@@ -55,7 +55,7 @@ def write_json(file, content):
 
 # Three formats, one set -----------------------------------------------------------------------------------------------
 def convert(source, target, label_format):
-    """Write a YOLO data set in another format: links to its images, labels in pixels. Returns the YAML."""
+    """Write a YOLO dataset in another format: links to its images, labels in pixels. Returns the YAML."""
     data = lb.check_dataset(source)
     content = {"path": str(target), "names": data["names"], "format": label_format, "annotations": {}}
     for split in ("train", "val"):
