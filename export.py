@@ -181,7 +181,7 @@ def _pair(imgsz: int | Sequence[int]) -> tuple[int, int]:
 def _raised(opset: int) -> int:
     """Return the operator set, raised to the lowest that torch.export can write, with a warning."""
     if not 7 <= opset <= OPSETS[1]:
-        raise ValueError(f"--opset is {opset}, allowed is {OPSETS[0]} to {OPSETS[1]}")
+        raise ValueError(f"--opset is {opset}, but must be from {OPSETS[0]} to {OPSETS[1]}")
     if opset < OPSETS[0]:
         LOGGER.warning(f"--opset {opset} is raised to {OPSETS[0]}, the lowest that PyTorch writes")
     return max(opset, OPSETS[0])

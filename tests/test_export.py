@@ -98,7 +98,7 @@ def test_script_exits_with_status_1(weights):
         ({"half": True, "int8": True}, "--half and --int8 are mutually exclusive"),
         ({"batch_size": 0}, "--batch-size is 0"),
         ({"imgsz": (1, 2, 3)}, "--imgsz is 1 2 3"),
-        ({"opset": 21}, "--opset is 21, allowed is 18 to 20"),
+        ({"opset": 21}, "--opset is 21, but must be from 18 to 20"),
         ({"workspace": 0}, "--workspace is 0 GiB"),
         ({"agnostic_nms": True}, "--agnostic-nms has no effect without --nms"),
         ({"include": ["ncnn"], "nms": True}, "--nms does not apply to ncnn: it applies to onnx, engine"),

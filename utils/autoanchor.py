@@ -167,7 +167,7 @@ def label_sizes(shapes: ArrayLike, labels: Sequence[NDArray], imgsz: int) -> lis
     """
     shapes = np.asarray(shapes, np.float64).reshape(-1, 2)
     if len(shapes) != len(labels):
-        raise ValueError(f"{len(shapes)} image sizes for the labels of {len(labels)} images: one of each is needed")
+        raise ValueError(f"{len(shapes)} image sizes for the labels of {len(labels)} images: each image needs both")
     scaled = imgsz * shapes / shapes.max(axis=1, keepdims=True, initial=0)  # (N, 2)
     return [size * label[:, 3:5] for size, label in zip(scaled, labels, strict=True)]
 
@@ -216,7 +216,7 @@ def check_anchors(
     if recall > BPR_ENOUGH:
         return None, f"{found}: anchors fit the dataset"
     if not (wh >= SMALLEST_SIDE).any():
-        return None, f"{found}: every box is below {SMALLEST_SIDE:g} pixels at image size {imgsz}, anchors kept"
+        return None, f"{found}: every box is smaller than {SMALLEST_SIDE:g} pixels at image size {imgsz}, anchors kept"
     tiny = int((wh < 3).any(axis=1).sum())
     if tiny:
         found += f" ({tiny} of {len(wh)} boxes have a side below 3 pixels at image size {imgsz})"

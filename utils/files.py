@@ -469,7 +469,7 @@ def _check_members(entries: Iterable[tuple], archive: Path, folder: Path, limit:
         if stat.S_IFMT(mode) not in (0, stat.S_IFREG):
             raise ValueError(f"{archive}: refused, {shown!r} is a link or device, neither file nor folder")
         if os.path.lexists(folder / name) or str(path).casefold() in names:
-            raise ValueError(f"{archive}: {folder / name} exists already, or appears twice: move it away")
+            raise ValueError(f"{archive}: {folder / name} exists already, or appears twice: move or rename it")
         names.add(str(path).casefold())
         members.append(entry)
         total += size

@@ -102,7 +102,7 @@ ROWS = (
         ("litert-torch", "ai-edge-litert"),
         ("ai-edge-litert",),
         gpu=False,
-        note="an extra, not tested on a phone; the converter takes 1 GB of disk: best in an environment of its own",
+        note="an extra, not tested on a phone; the converter takes 1 GB of disk: best in a separate environment",
     ),
 )
 FORMATS = {row.argument: row for row in ROWS}
@@ -110,12 +110,12 @@ EXPORTS = {argument: row for argument, row in FORMATS.items() if argument != "-"
 ALIASES = {"litert": "tflite"}  # other words of --include
 
 REFUSED = {  # words of --include that YOLOv5 users know -> the way from here
-    "saved_model": "TensorFlow is not supported: export onnx and convert it with onnx2tf, in an environment of its own",
+    "saved_model": "TensorFlow is not supported: export onnx and convert it with onnx2tf, in a separate environment",
     "pb": "a TensorFlow GraphDef is not supported: export onnx and convert it with onnx2tf",
     "edgetpu": "Edge TPU is not supported: export onnx, convert it with onnx2tf to int8 TFLite, run edgetpu_compiler",
     "tfjs": "TensorFlow.js is not supported: export onnx and run it in the browser with onnxruntime-web",
     "paddle": "Paddle is not supported: export onnx and convert it with x2paddle",
-    "rknn": "RKNN is not supported: export onnx and convert it with rknn-toolkit2, in an environment of its own",
+    "rknn": "RKNN is not supported: export onnx and convert it with rknn-toolkit2, in a separate environment",
     "tensorrt": "TensorRT is called engine here: use --include engine",
 }
 

@@ -438,7 +438,7 @@ def plot_val_study(files: Sequence[str | Path], sizes: Sequence[int], save_path:
         for number, file in enumerate(files):
             table = np.loadtxt(file, ndmin=2)
             if table.shape != (len(sizes), 10):
-                raise ValueError(f"{file}: a table of {table.shape} rows and columns, needed is {(len(sizes), 10)}")
+                raise ValueError(f"{file}: a table of {table.shape} rows and columns, expected {(len(sizes), 10)}")
             look = {"color": np.array(colors(number)) / 255, "marker": ".", "linewidth": 1.6}
             for ax, column, title in zip(panels, (0, 1, 2, 3, 7, 8, 9), titles, strict=False):
                 _style(ax, title, "image size, pixels", "" if column < 7 else "ms per image")

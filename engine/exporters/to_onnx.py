@@ -85,7 +85,7 @@ def ensure_onnx(model: nn.Module, images: Tensor, file: Path, options: ExportOpt
 def _check_options(options: ExportOptions) -> None:
     """Raise ValueError for options that the format does not support."""
     if not OPSETS[0] <= options.opset <= OPSETS[1]:
-        raise ValueError(f"--opset is {options.opset}, allowed is {OPSETS[0]} to {OPSETS[1]}")
+        raise ValueError(f"--opset is {options.opset}, but must be from {OPSETS[0]} to {OPSETS[1]}")
     if options.int8 and options.half:
         raise ValueError("--int8 and --half are mutually exclusive: choose one")
     if options.int8 and options.calibration is None:

@@ -371,5 +371,5 @@ def test_tensorboard_that_cannot_write_is_warned_of_once_and_the_run_goes_on(tmp
         log.close()
     warnings = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
     assert len(warnings) == 1
-    assert "event file cannot be written (File too large): the training goes on without it" in warnings[0]
+    assert "event file cannot be written (File too large): training continues without it" in warnings[0]
     assert "Traceback" not in capsys.readouterr().err

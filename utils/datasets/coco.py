@@ -81,7 +81,7 @@ def _read_object(entry: Mapping[str, Any], names: Mapping[Any, str]) -> Labelled
     parts = [np.array(part, np.float64).reshape(-1, 2) for part in parts] if isinstance(parts, list) else []
     parts = [part for part in parts if len(part) > 2]
     if not all((abs(part) < LARGEST).all() for part in parts):  # NaN and infinity too, which Python's JSON reads
-        raise ValueError("its segmentation holds numbers that are no pixels")
+        raise ValueError("its segmentation contains numbers that are not pixel coordinates")
     outline = join_parts(parts) if parts else NO_POLYGON
     if entry.get("bbox") is not None:
         x, y, w, h = map(float, entry["bbox"])

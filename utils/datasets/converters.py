@@ -269,7 +269,7 @@ def main(args: list[str] | None = None) -> None:
     try:
         CONVERTERS[opt.name](opt.src, opt.dst)
     except (KeyError, IndexError, TypeError, AttributeError, json.JSONDecodeError) as e:
-        raise ValueError(f"{opt.src}: not in the form that {opt.name} has ({type(e).__name__}: {e})") from e
+        raise ValueError(f"{opt.src}: not in the format of {opt.name} ({type(e).__name__}: {e})") from e
 
 
 if __name__ == "__main__":

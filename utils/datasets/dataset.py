@@ -166,7 +166,9 @@ def make_split(
     twice = [name for name in set(names.values()) if list(names.values()).count(name) > 1]
     if twice:
         where = key_place(where, "names")
-        raise ValueError(f"{where}: names has {twice[0]!r} twice, but format {label_format} finds classes by name.")
+        raise ValueError(
+            f"{where}: names has {twice[0]!r} twice, but format {label_format} identifies classes by name."
+        )
     files = (data.get("annotations") or {}).get(key) or []
     files = [files] if isinstance(files, str) else files
     return Split(images, label_format, names, tuple(absolute_split(base, files)), data.get("first_pixel", 0))

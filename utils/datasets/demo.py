@@ -199,7 +199,9 @@ def draw_demo(root: str | Path, n_train: int = 200, n_val: int = 50, size: int =
             f"got n_train={n_train}, n_val={n_val}, size={size}, seed={seed}"
         )
     if root.exists() and (not root.is_dir() or any(root.iterdir())):
-        raise ValueError(f"{root} is not an empty folder: move it away or choose another `path` for the demo dataset")
+        raise ValueError(
+            f"{root} is not an empty folder: move or rename it, or choose another `path` for the demo dataset"
+        )
     root.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{root.name}-", dir=root.parent) as temporary:
         drawn = Path(temporary) / root.name

@@ -70,7 +70,7 @@ def write_cache(cache: Path, key: str, label_set: LabelSet, im_files: list[str])
     with suppress(FileNotFoundError), open_regular(cache) as old:
         head = old.read(8)
         if head and not head.startswith(MARKS):
-            raise FileExistsError(errno.EEXIST, "no label cache but another file, which is kept", str(cache))
+            raise FileExistsError(errno.EEXIST, "not a label cache but another file, which is kept", str(cache))
     kept = set(label_set.im_files)
     segments = [s for image in label_set.segments for s in image]
     arrays = {

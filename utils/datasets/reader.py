@@ -230,7 +230,7 @@ def any_image_size(file: str) -> tuple[int, int]:
         try:
             im.verify()  # closes the image, not the file
         except (TypeError, KeyError, IndexError, struct.error) as error:  # of a PNG without pixels, for example
-            raise ValueError(f"PIL finds no sound image in it ({error})") from None
+            raise ValueError(f"PIL cannot read an image from it ({error})") from None
         f.seek(0, os.SEEK_END)
         f.seek(max(f.tell() - 2, 0))
         end = f.read()

@@ -34,7 +34,7 @@ def parse_xml(data: bytes) -> Element:
     builder, depth = TreeBuilder(), 0
 
     def refuse(*_: object) -> None:
-        raise ValueError("a document type is declared, which could hide entities without end: remove the DOCTYPE")
+        raise ValueError("a document type is declared, which could define endless entities: remove the DOCTYPE")
 
     def start(tag: str, attributes: dict[str, str]) -> None:
         nonlocal depth

@@ -78,5 +78,5 @@ class CsvLogger:
             return []
         header, *rows = lines
         if [cell.strip() for cell in header.split(",")] != list(RESULT_COLUMNS):
-            raise ValueError(f"{self.path}: not a results.csv of this program, its columns differ. Move it away")
+            raise ValueError(f"{self.path}: not a results.csv of this program, its columns differ. Move or rename it")
         return rows

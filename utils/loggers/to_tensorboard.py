@@ -169,8 +169,8 @@ class TensorBoardLogger:
     def _warn(self, error: OSError) -> None:
         """Stop logging: a training run does not end because of its log."""
         LOGGER.warning(
-            f"{self.directory}: TensorBoard's event file cannot be written ({error.strerror or error}): the training "
-            "goes on without it, results.csv has the numbers"
+            f"{self.directory}: TensorBoard's event file cannot be written ({error.strerror or error}): training "
+            "continues without it, results.csv has the numbers"
         )
         self._writer = self._class = None
 

@@ -52,5 +52,5 @@ def read_engine(file: str | Path) -> tuple[dict[str, Any], bytes]:
         metadata = json.loads(head)
         metadata["names"] = {int(number): str(name) for number, name in metadata.get("names", {}).items()}
     except (ValueError, TypeError, AttributeError, RecursionError) as e:
-        raise ValueError(f"{file}: damaged, its head is no JSON object with names: {str(e)[:200]}") from None
+        raise ValueError(f"{file}: damaged, its head is not a JSON object with names: {str(e)[:200]}") from None
     return metadata, data[4 + length :]

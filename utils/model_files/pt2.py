@@ -180,7 +180,7 @@ def _find_danger_in_graph(graph: Any) -> str | None:
                 return f"its graph has the size {wrong[:80]!r}, which is not arithmetic"
         elif key in ("in_spec", "out_spec"):
             if value and not _is_plain_structure(json.loads(value)):
-                return f"its input or output is no plain tuple of tensors: {str(value)[:80]!r}"
+                return f"its input or output is not a plain tuple of tensors: {str(value)[:80]!r}"
         elif key not in FREE_TEXTS:
             wrong = next((text for text in texts if not NAME.fullmatch(text)), None)
             if wrong is not None:

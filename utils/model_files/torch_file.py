@@ -105,7 +105,7 @@ class InertFile:
         if not heads or any(name.endswith("/constants.pkl") for name in names):  # the second is TorchScript
             raise DamagedError("not a checkpoint (an archive of another kind)")
         if len(heads) != 1:
-            raise DamagedError("damaged: not one data.pkl")
+            raise DamagedError("damaged: no single data.pkl")
         self.folder = heads[0].removesuffix("data.pkl")
         if f"{self.folder}byteorder" in names:
             self.little = self._entry(f"{self.folder}byteorder") != b"big"

@@ -72,7 +72,7 @@ def load_torchscript(file: str | Path, device: torch.device) -> tuple[torch.jit.
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: it is no such archive, holds what could do more than compute, or its config.txt is no JSON.
+        ValueError: it is no such archive, holds what could do more than compute, or its config.txt is not JSON.
     """
     file = Path(file)
     if not file.is_file():
@@ -120,9 +120,9 @@ def _parse_config(text: bytes) -> dict[str, Any]:
     try:
         config = json.loads(text)
     except (ValueError, RecursionError) as e:
-        raise ValueError(f"its config.txt is no JSON: {str(e)[:200]}") from None
+        raise ValueError(f"its config.txt is not JSON: {str(e)[:200]}") from None
     if not isinstance(config, dict):
-        raise ValueError(f"its config.txt is no JSON: a {type(config).__name__}, expected an object")
+        raise ValueError(f"its config.txt is not JSON: a {type(config).__name__}, expected an object")
     return config
 
 
@@ -204,7 +204,7 @@ def _find_execution(node: ast.AST) -> str | None:
         namespace, name = parts[-2:] if parts[0] == "ops" and len(parts) == 3 else ("aten", parts[-1])
         called = (parts[0] == "ops" and len(parts) > 2) or (parts[0] == "torch" and len(parts) == 2)
         if called and not _is_node(namespace, name):
-            return f"calls {'.'.join(parts)[:80]}, which is no computation on tensors"
+            return f"calls {'.'.join(parts)[:80]}, which is not a computation on tensors"
         if parts[:3] == ["__torch__", "torch", "classes"]:
             return f"uses the C++ class {'.'.join(parts)[:80]}"
     return None
@@ -238,7 +238,9 @@ def check_graph(graph: torch.Graph | torch.Block) -> None:
         for node in blocks.pop().nodes():
             namespace, _, name = node.kind().partition("::")
             if not _is_node(namespace, name):
-                raise ValueError(f"refused, its program calls {printable(node.kind()[:80])}, which is no computation")
+                raise ValueError(
+                    f"refused, its program calls {printable(node.kind()[:80])}, which is not a computation"
+                )
             blocks.extend(node.blocks())
 
 

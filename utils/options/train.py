@@ -100,10 +100,14 @@ def make_parser(description: str = "") -> argparse.ArgumentParser:
         "--optimizer", choices=("SGD", "Adam", "AdamW"), default=None, help="default: the hyperparameter file's, or SGD"
     )
     add("--workers", type=WORKERS, default=8, help="maximum number of data loading processes")
-    add("--project", default=str(ROOT / "runs/train"), help="folder of the runs")
-    add("--name", default="exp", help="name of this run; cfg: that of the model")
+    add("--project", default=str(ROOT / "runs/train"), help="parent of the run folder")
+    add("--name", default="exp", help="run folder; cfg: name of the model")
     add("--exist-ok", action="store_true", help="write into an existing run folder")
-    add("--quad", action="store_true", help="four images in one of twice the sides; --batch-size is a multiple of 4")
+    add(
+        "--quad",
+        action="store_true",
+        help="combine four images into one of twice the side; --batch-size is a multiple of 4",
+    )
     add("--cos-lr", action="store_true", help="cosine instead of linear schedule")
     add(
         "--label-smoothing",

@@ -180,7 +180,7 @@ def test_one_file_serves_several_formats(tiny_conv, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("change", "match"),
     [
-        ({"opset": 21}, "--opset is 21, allowed is 18 to 20"),
+        ({"opset": 21}, "--opset is 21, but must be from 18 to 20"),
         ({"int8": True}, "--int8 needs images to calibrate with: give --data"),
         ({"int8": True, "half": True}, "mutually exclusive"),
         ({"int8": True, "calibration": lambda: iter(())}, "gave no image"),

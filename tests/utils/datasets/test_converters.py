@@ -149,9 +149,9 @@ def test_a_wrong_source_is_named(tmp_path, name):
         ("visdrone", "VisDrone2019-DET-train/annotations/a.txt", "1,2,3", "expected 8 columns, found '1,2,3'"),
         ("visdrone", "VisDrone2019-DET-train/annotations/a.txt", "a,b", "expected numbers, found 'a,b'"),
         ("sku110k", "annotations/annotations_train.csv", "a,1,2", "expected 8 columns, found 'a,1,2'"),
-        ("globalwheat", "train.csv", "image_id,width\na,1", "not in the form that globalwheat has"),
-        ("argoverse", "Argoverse-HD/annotations/train.json", "{}", "not in the form that argoverse has"),
-        ("xview", "xView_train.geojson", "[", "not in the form that xview has"),
+        ("globalwheat", "train.csv", "image_id,width\na,1", "not in the format of globalwheat"),
+        ("argoverse", "Argoverse-HD/annotations/train.json", "{}", "not in the format of argoverse"),
+        ("xview", "xView_train.geojson", "[", "not in the format of xview"),
     ],
 )
 def test_damaged_sources(tmp_path, name, file, content, message):

@@ -208,7 +208,7 @@ def test_parts_are_joined_by_a_bridge():
         ({"category_id": 7, "bbox": [0, 0, 1, 1], "segmentation": [[1, 2, 3, 4, 5, 10**400]]}, "int too large"),
         (
             {"category_id": 7, "bbox": [0, 0, 1, 1], "segmentation": [[1, 2, 3, 4, 5, math.nan]]},
-            "its segmentation holds",
+            "its segmentation contains",
         ),
         ({"category_id": 7, "bbox": [0, 0, 1, 1], "segmentation": [[1, 2, 3, 4, 5, 1e300]]}, "its segmentation"),
     ],

@@ -166,10 +166,10 @@ DANGERS = {
     "operator": (set_target("_operator.attrgetter"), "calls"),
     "name of an input": (rename_input("x=print('executed')"), "which could be code"),
     "name of an argument": (edit_graph(lambda g: name_argument(g, "a=1):\n    pass\nprint(0")), "which could be code"),
-    "names in the structure": (name_in_structure("a=print(1)"), "no plain tuple"),
+    "names in the structure": (name_in_structure("a=print(1)"), "not a plain tuple"),
     "expression": (set_expression("__import__('os').system('true')"), "not arithmetic"),
     "range": (edit_graph(lambda g: g["range_constraints"].update({"open('x')": {}})), "not arithmetic"),
-    "structure": (set_structure("collections.defaultdict"), "no plain tuple"),
+    "structure": (set_structure("collections.defaultdict"), "not a plain tuple"),
     "old format": (lambda m: m.pop("archive_format"), r"PyTorch 2\.8"),
 }
 
