@@ -28,6 +28,10 @@ from utils.model_files.torch_file import InertFile
 from utils.torch_utils import is_counter
 
 MODELS = ("models.yolo.Model", "models.yolo.DetectionModel")
+OTHER_TASKS = {
+    "models.yolo.SegmentationModel": "segmentation",
+    "models.yolo.ClassificationModel": "classification",
+}
 MAX_MODULES = 100_000
 MAX_DEPTH = 32  # of modules in modules, and of options in options
 MAX_LEVELS = 16  # of the pyramid
@@ -114,6 +118,10 @@ def _take_out(file: InertFile) -> Foreign:
         model = _part(model, "_modules").get("module")
     if not isinstance(model, Record):
         raise ValueError("no YOLOv5 checkpoint: the entry 'model' is no model (weights alone do not tell their layers)")
+    if model.name in OTHER_TASKS:
+        raise ValueError(
+            f"a {OTHER_TASKS[model.name]} checkpoint of YOLOv5; this project detects: give a detection model"
+        )
     if model.name not in MODELS:
         raise ValueError(f"the model is a {model.name}; only detection models can be read: {', '.join(MODELS)}")
     records = dict(_walk(model, file.memory))

@@ -195,8 +195,12 @@ def _path(*parts: Any) -> str:
 
 
 def _bound_method(owner: Any, method: Any) -> str:
-    """Take `getattr` for what a fused `Conv` stores, its own method `forward_fuse`, and for nothing else."""
-    if not isinstance(owner, Record) or not owner.name.startswith("models.") or method != "forward_fuse":
+    """Take `getattr` for two methods that YOLOv5 stores, and for nothing else; the result is the name, a string.
+
+    A fused `Conv` stores its own `forward_fuse`, the head of a segmentation model `Detect.forward`.
+    """
+    fused = isinstance(owner, Record) and owner.name.startswith("models.") and method == "forward_fuse"
+    if not fused and not (owner == Name("models.yolo.Detect") and method == "forward"):
         raise RefusedError(f"builtins.getattr of {method if isinstance(method, str) else type(method).__name__:.40}")
     return method
 

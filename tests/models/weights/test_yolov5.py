@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from models import yolo
 from models.experimental import attempt_load
 from models.weights import yolov5 as legacy
 from models.weights.checkpoint import (
@@ -51,6 +52,18 @@ def test_the_rebuilt_model_gives_the_boxes_of_the_original(foreign, name):
     assert ckpt["names"] == {0: "cat", 1: "dog"}
     assert ckpt["stride"] == [8.0, 16.0]
     assert (ckpt["epoch"], ckpt["optimizer"], ckpt["ema"], ckpt["best_fitness"]) == (-1, None, None, None)
+
+
+@pytest.mark.parametrize("task", ["Segmentation", "Classification"])
+def test_a_checkpoint_of_another_task_is_told_to_be_one(task, tmp_path, monkeypatch):
+    """The head of a segmentation model stores `Detect.forward`, which pickle writes as a getattr."""
+    kind = type(f"{task}Model", (torch.nn.Module,), {"__module__": "models.yolo"})
+    monkeypatch.setattr(yolo, kind.__name__, kind, raising=False)
+    model = kind()
+    model.detect = yolo.Detect.forward
+    torch.save({"model": model, "ema": None}, tmp_path / "x.pt")
+    with pytest.raises(ValueError, match=rf"x\.pt: a {task.lower()} checkpoint; this project detects"):
+        load_checkpoint(tmp_path / "x.pt")
 
 
 def test_it_can_be_fused(foreign):
@@ -118,7 +131,7 @@ def test_a_network_that_the_table_does_not_make_is_refused(foreign):
 
 
 def test_other_tasks_are_refused_by_name(foreign):
-    with pytest.raises(ValueError, match=r"segmentation\.pt: the model is a models\.yolo\.SegmentationModel; only"):
+    with pytest.raises(ValueError, match=r"segmentation\.pt: a segmentation checkpoint; this project detects"):
         load_checkpoint(foreign / "segmentation.pt")
 
 
