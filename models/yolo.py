@@ -71,6 +71,7 @@ class Detect(nn.Module):
             never writes into the raw maps.
     """
 
+    export = False  # on the class: heads that torch.load made from a file of YOLOv5 have no such attribute
     anchors: Tensor  # (levels, A, 2) in cells
     stride: Tensor  # (levels,) pixels per cell
 
@@ -83,7 +84,6 @@ class Detect(nn.Module):
         self.no = nc + 5
         self.nl = len(anchors)
         self.na = len(anchors[0]) // 2 if len(anchors) else 0
-        self.export = False
         self.register_buffer("anchors", torch.tensor(anchors, dtype=torch.float32).view(self.nl, self.na, 2))
         self.register_buffer("stride", torch.ones(self.nl), persistent=False)
         self.m = nn.ModuleList(nn.Conv2d(c, self.no * self.na, 1) for c in ch)

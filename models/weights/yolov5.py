@@ -119,9 +119,7 @@ def _take_out(file: InertFile) -> Foreign:
     if not isinstance(model, Record):
         raise ValueError("no YOLOv5 checkpoint: the entry 'model' is no model (weights alone do not tell their layers)")
     if model.name in OTHER_TASKS:
-        raise ValueError(
-            f"a {OTHER_TASKS[model.name]} checkpoint of YOLOv5; this project detects: give a detection model"
-        )
+        raise ValueError(f"a {OTHER_TASKS[model.name]} checkpoint; this project detects: give a detection model")
     if model.name not in MODELS:
         raise ValueError(f"the model is a {model.name}; only detection models can be read: {', '.join(MODELS)}")
     records = dict(_walk(model, file.memory))

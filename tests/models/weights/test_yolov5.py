@@ -66,6 +66,18 @@ def test_a_checkpoint_of_another_task_is_told_to_be_one(task, tmp_path, monkeypa
         load_checkpoint(tmp_path / "x.pt")
 
 
+@pytest.mark.parametrize("name", ["v5", "v7", "fused"])
+def test_torch_load_makes_a_model_of_our_classes(foreign, name):
+    """Scripts that trust a file unpickle it: the class paths in it are importable, and the objects work."""
+    model = torch.load(foreign / f"{name}.pt", weights_only=False)["model"].float()
+    assert type(model) is DetectionModel
+    model.save = list(range(len(model.model)))  # the look-alike needs no such list
+    found, expected = outputs(model, foreign, name)
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+    found, _ = outputs(model.fuse(), foreign, name)
+    torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-3)
+
+
 def test_it_can_be_fused(foreign):
     found, expected = outputs(attempt_load(foreign / "v5.pt"), foreign, "v5")
     torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-3)
