@@ -6,7 +6,7 @@ PYTEST_ARGS ?=
 
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-all parity fuzz kill lint format clean
+.PHONY: demo test test-all parity fuzz kill lint types types-baseline format clean
 
 FUZZ_SECONDS ?= 600  # of each reader
 
@@ -36,13 +36,27 @@ lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/python -m pytest -q tests/test_imports.py
+	@$(MAKE) --no-print-directory types
+
+# No error of types beyond tests/types-baseline.txt. With another PyTorch than the baseline's, errors that name a type of
+# PyTorch do not count, as they change from release to release.
+BASELINE_TORCH := 2.14
+
+types: $(VENV)/.installed-dev
+	@found=$$($(BIN)/mypy); [ $$? -le 1 ] || { echo "$$found"; exit 1; }; \
+	torch=$$($(BIN)/python -c 'from importlib.metadata import version; print(version("torch"))'); \
+	case $$torch in $(BASELINE_TORCH).*) set -- ;; *) set -- --ignore '.*(Tensor|Module|Optimizer|Data|torch).*' ;; esac; \
+	echo "$$found" | $(BIN)/mypy-baseline filter "$$@"
+
+types-baseline: $(VENV)/.installed-dev
+	$(BIN)/mypy | $(BIN)/mypy-baseline sync
 
 format: $(VENV)/.installed-dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf .venv .pytest_cache .ruff_cache
+	rm -rf .venv .pytest_cache .ruff_cache .mypy_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # The stamps make the second call fast; a changed requirements file installs again.

@@ -19,6 +19,7 @@ import urllib.request
 from collections.abc import Collection, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
+from typing import Any
 from urllib.parse import SplitResult, quote, unquote, urljoin, urlsplit
 
 from utils.console import LOGGER
@@ -126,8 +127,8 @@ def is_public(address: str) -> bool:
     if ip in NAT64:
         return is_public(str(ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF)))
     if ip.version == 6 and (ip.ipv4_mapped or ip.sixtofour or ip.teredo):
-        inner = [ip.ipv4_mapped] if ip.ipv4_mapped else [ip.sixtofour] if ip.sixtofour else ip.teredo
-        return all(is_public(str(one)) for one in inner)
+        one = ip.ipv4_mapped or ip.sixtofour
+        return all(is_public(str(inner)) for inner in ([one] if one else ip.teredo or ()))
     special = ip.is_multicast or ip.is_reserved or ip.is_unspecified or getattr(ip, "is_site_local", False)
     return ip.is_global and not special
 
@@ -230,7 +231,7 @@ class _Line(io.RawIOBase):
         """Return True."""
         return True
 
-    def readinto(self, buffer: memoryview) -> int:
+    def readinto(self, buffer: Any) -> int:
         """Read at least one byte; 0 at the end."""
         self._sock.settimeout(self._deadline.left(SILENCE))
         try:

@@ -2,14 +2,15 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from utils.boxes import bbox_iou
 
-LEVEL_BALANCE = {3: (4.0, 1.0, 0.4)}
+LEVEL_BALANCE: dict[int, tuple[float, ...]] = {3: (4.0, 1.0, 0.4)}
 LEVEL_BALANCE_DEFAULT = (4.0, 1.0, 0.25, 0.06, 0.02)  # P3 to P7
 NEIGHBOUR_REACH = 0.5  # a cell next to the centre also owns the target when the centre is closer than this
 FOCAL_ALPHA = 0.25
@@ -119,7 +120,7 @@ class ComputeLoss:
 
     def __init__(
         self,
-        model: nn.Module,
+        model: Any,
         autobalance: bool = False,
         shares: Callable[[list[int]], list[float]] | None = None,
     ) -> None:
@@ -154,7 +155,7 @@ class ComputeLoss:
         terms = torch.zeros(3, device=device).unbind()
         box_loss, obj_loss, cls_loss = terms
         assigned = [
-            assign_targets(targets, self.head.anchors[level].float(), raw.shape[2:4], hyp["anchor_t"])
+            assign_targets(targets, self.head.anchors[level].float(), (raw.shape[2], raw.shape[3]), hyp["anchor_t"])
             for level, raw in enumerate(preds)
         ]
         counts = [len(t.label) for t in assigned]

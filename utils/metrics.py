@@ -247,11 +247,11 @@ class ConfusionMatrix:
             detections: (D, 6) `[xyxy, confidence, class]`, best first; None for none.
             labels: (M, 5) `[class, xyxy]`, in the same unit.
         """
-        detections = labels.new_zeros(0, 6) if detections is None else detections
-        detections, labels = detections.cpu().numpy(), labels.cpu().numpy()
-        detections = detections[detections[:, 4] > self.conf]
-        true, predicted = labels[:, 0].astype(np.int64), detections[:, 5].astype(np.int64)  # (M,), (D,)
-        owner = self._pair(box_iou(detections[:, :4], labels[:, 1:5]))  # (M,)
+        found_rows = labels.new_zeros(0, 6) if detections is None else detections
+        rows, truth = found_rows.cpu().numpy(), labels.cpu().numpy()
+        rows = rows[rows[:, 4] > self.conf]
+        true, predicted = truth[:, 0].astype(np.int64), rows[:, 5].astype(np.int64)  # (M,), (D,)
+        owner = self._pair(box_iou(rows[:, :4], truth[:, 1:5]))  # (M,)
         found = owner >= 0
         lone = np.ones(len(predicted), dtype=bool)
         lone[owner[found]] = False

@@ -6,6 +6,7 @@ Letters: B images, R rows of an image, K of them that can pass, N pairs of row a
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,7 +21,7 @@ PART = 768  # boxes that are suppressed in one call, as far as no group is cut
 
 
 def non_max_suppression(
-    prediction: Tensor | Sequence[Tensor],
+    prediction: Tensor | list[Any] | tuple[Any, ...],
     conf_thres: float = 0.25,
     iou_thres: float = 0.45,
     classes: Sequence[int] | None = None,
@@ -51,7 +52,7 @@ def non_max_suppression(
     Raises:
         ValueError: a threshold outside [0, 1], max_det below 1, a class number that does not exist, or a wrong shape.
     """
-    if isinstance(prediction, (list, tuple)):
+    if not isinstance(prediction, Tensor):
         prediction = prediction[0]
     _check_arguments(prediction, conf_thres, iou_thres, classes, labels, max_det)
     device = prediction.device

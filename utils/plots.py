@@ -251,7 +251,8 @@ def plot_results(file: str | Path) -> None:
                 ax.plot(epoch, y, color=color, linewidth=1.6, marker="." if len(y) < 50 else "", label=source.stem)
                 if len(y) > 2:
                     ax.plot(epoch, _smooth(y, gaussian), ":", color=ORANGE, linewidth=2, label="smoothed")
-        _legend(panels[0], *panels[0].get_legend_handles_labels(), size=9)
+        handles, texts = panels[0].get_legend_handles_labels()
+        _legend(panels[0], handles, texts, size=9)
 
 
 def _row_classes(py: NDArray, classes: ArrayLike | None) -> NDArray:

@@ -30,13 +30,13 @@ class _Graph:
         self.graph.initializer.append(self.numpy_helper.from_array(np.array(value, dtype), f"nms/{name}"))
         return f"nms/{name}"
 
-    def node(self, operator: str, inputs: list[str], name: str, outputs: int = 1, **attributes: object) -> list[str]:
+    def node(self, operator: str, inputs: list[str], name: str, outputs: int = 1, **attributes: Any) -> list[str]:
         """Add a node and return the names of its outputs."""
         names = [f"nms/{name}"] if outputs == 1 else [f"nms/{name}{i}" for i in range(outputs)]
         self.graph.node.append(self.helper.make_node(operator, inputs, names, name=f"nms/{name}", **attributes))
         return names
 
-    def __call__(self, operator: str, inputs: list[str], name: str, **attributes: object) -> str:
+    def __call__(self, operator: str, inputs: list[str], name: str, **attributes: Any) -> str:
         """Add a node with one output and return its name."""
         return self.node(operator, inputs, name, **attributes)[0]
 

@@ -52,7 +52,7 @@ def export_coreml(
     with atomic_folder(file) as folder:
         inner = folder / file.name  # coremltools wants the ending, and to make the folder itself
         package.save(str(inner))
-        check_interface(inner, tuple(images.shape[2:]), expected)
+        check_interface(inner, (images.shape[2], images.shape[3]), expected)
         for part in inner.iterdir():
             part.rename(folder / part.name)
         inner.rmdir()

@@ -1,7 +1,7 @@
 """From frames to detections in their pixels: letterbox, model, NMS, tiles of large images."""
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import cv2
@@ -12,6 +12,7 @@ from torch import Tensor
 
 from engine.inference.pipeline import Frame
 from engine.inference.slicing import Window, merge_tiles, tile_grid
+from models.runtimes.backends import DetectMultiBackend
 from utils.augmentations import letterbox
 from utils.boxes import scale_boxes
 from utils.console import LOGGER
@@ -69,7 +70,7 @@ class Predictor:
         ValueError: a setting that the model, or nothing, can follow.
     """
 
-    def __init__(self, model: Callable[..., Tensor], settings: Settings) -> None:
+    def __init__(self, model: DetectMultiBackend, settings: Settings) -> None:
         self.model, self.settings = model, settings
         self.times = Profile(), Profile()
         self.preparing = 0.0
@@ -173,7 +174,8 @@ def choose_size(imgsz: Sequence[int], fixed: tuple[int, int] | None, stride: int
     asked = (imgsz[0], imgsz[-1])
     if fixed and fixed != asked:
         LOGGER.warning(f"the model file takes images of {fixed[0]} x {fixed[1]} only: --imgsz {asked} is ignored")
-    rounded = fixed or tuple(-(-side // stride) * stride for side in asked)
+    height, width = (-(-side // stride) * stride for side in asked)
+    rounded = fixed or (height, width)
     if not fixed and rounded != asked:
         LOGGER.warning(f"image size {asked} must be a multiple of {stride}: using {rounded}")
-    return tuple(rounded)
+    return rounded

@@ -282,7 +282,7 @@ def open_screen(text: str) -> Screen:
     monitor = numbers.pop(0) if len(numbers) in (1, 5) else 0
     if numbers and min(numbers[2:]) < 1:
         raise ValueError(f"--source {text!r}: width and height must be at least 1 pixel")
-    return Screen(monitor, tuple(numbers) if numbers else None)
+    return Screen(monitor, (numbers[0], numbers[1], numbers[2], numbers[3]) if numbers else None)
 
 
 def _suffix(path: str) -> str:

@@ -7,6 +7,7 @@ import threading
 import time
 import weakref
 from collections.abc import Iterator, Sequence
+from typing import Any
 from urllib.parse import urlsplit
 
 import cv2
@@ -286,7 +287,7 @@ class Screen:
             self.area = self._find_area(grabber)
 
     @staticmethod
-    def _open() -> "mss.base.MSSBase":  # noqa: F821  optional
+    def _open() -> Any:  # an `mss.base.MSSBase`; mss is optional
         try:
             import mss  # noqa: PLC0415  optional
         except ImportError:
@@ -296,7 +297,7 @@ class Screen:
         except mss.ScreenShotError as error:
             raise OSError(f"the screen cannot be grabbed: {error}. Is there a display?") from None
 
-    def _find_area(self, grabber: "mss.base.MSSBase") -> dict[str, int]:  # noqa: F821  optional
+    def _find_area(self, grabber: Any) -> dict[str, int]:
         monitors = grabber.monitors
         if not 0 <= self.monitor < len(monitors):
             raise ValueError(f"screen {self.monitor} does not exist; there are 0 (all) to {len(monitors) - 1}")

@@ -185,7 +185,7 @@ def open_files(
         save_conf: see `save_txt`.
         ids: of a JSON file; None writes none.
     """
-    files = []
+    files: list[TextFiles | JsonFile] = []
     if save_txt:
         files.append(TextFiles(folder / "labels", im_files, save_conf))
     if ids:

@@ -107,7 +107,7 @@ class Runner:
             )  # (B, R, 5 + nc) and the raw maps
             if self.compute_loss:
                 self.loss += self.compute_loss(raw, targets)[1]
-            frame = tuple(images.shape[2:])
+            frame = (images.shape[2], images.shape[3])
             known = _labels_in_pixels(targets, len(images), frame) if self.hybrid else ()
             with self.times[2]:
                 found = [d.cpu() for d in self._suppress(decoded, known)]  # B of (D, 6)
@@ -230,7 +230,7 @@ def plot_batch(batch: Batch, save_dir: Path, i: int, names: Mapping[int, str]) -
     """Draw the labels and the detections of batch `i`."""
     paths = [result.path for result in batch.results]
     plot_images(batch.images, batch.targets, paths, save_dir / f"val_batch{i}_labels.jpg", names)
-    rows = output_to_target(batch.found, tuple(batch.images.shape[2:]))
+    rows = output_to_target(batch.found, (batch.images.shape[2], batch.images.shape[3]))
     plot_images(batch.images, rows, paths, save_dir / f"val_batch{i}_pred.jpg", names)
 
 

@@ -36,8 +36,8 @@ def read_tables(file: str | Path) -> tuple[dict[str, Annotation], dict[int | str
         raise FileNotFoundError(f"{file}: no such annotation file; see 'annotations' in the dataset YAML") from None
     except (ValueError, RecursionError) as e:
         raise ValueError(f"{file}: not a JSON file: {e}") from None
-    tables = [content.get(key) if isinstance(content, dict) else None for key in ("images", "categories")]
-    objects = content.get("annotations", []) if isinstance(content, dict) else None  # absent where labels are secret
+    tables: list[Any] = [content.get(key) if isinstance(content, dict) else None for key in ("images", "categories")]
+    objects: Any = content.get("annotations", []) if isinstance(content, dict) else None  # none where they are secret
     if not all(isinstance(table, list) for table in (*tables, objects)):
         raise ValueError(f"{file}: not a COCO file: it needs the lists images, annotations and categories")
     try:
@@ -198,8 +198,8 @@ class CocoReader:
             for n in range(1, min(len(parts), 8)):
                 places.setdefault("/".join(parts[-n:]), []).append(i)
         for name, annotation in entries.items():
-            parts = [part for part in name.replace("\\", "/").split("/") if part not in ("", ".")]
-            for key in ("/".join(parts), parts[-1] if parts else ""):
+            ends = [part for part in name.replace("\\", "/").split("/") if part not in ("", ".")]
+            for key in ("/".join(ends), ends[-1] if ends else ""):
                 if len(images := places.get(key, [])) == 1:
                     self.annotations[images[0]] = annotation
                     break

@@ -344,7 +344,8 @@ def check_labels(data: dict[str, Any]) -> tuple[int, list[str]]:
     Returns:
         Number of problems; and why the dataset cannot be used, [] if it can.
     """
-    start, problems, unusable, places = time.perf_counter(), 0, [], {}
+    start, problems, unusable = time.perf_counter(), 0, []
+    places: dict[str, Any] = {}
     totals = np.zeros(4, int)  # images, labels, backgrounds, left out
     for key in SPLITS:
         if data[key] is None:

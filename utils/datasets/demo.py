@@ -121,9 +121,10 @@ def _draw_shape_(im: NDArray, points: NDArray, hue: float, rng: np.random.Genera
     candidates = np.stack([_color(rng, (0.6, 1.0), (hue - HUE_SPREAD, hue + HUE_SPREAD), (0.5, 1)) for _ in range(4)])
     color = candidates[np.linalg.norm(candidates - ground, axis=1).argmax()]
     side = max(coverage.shape)
-    shade = 1 + rng.uniform(0.0, 0.5) * _ramp(*coverage.shape, rng) / side
+    height, width = coverage.shape
+    shade = 1 + rng.uniform(0.0, 0.5) * _ramp(height, width, rng) / side
     if rng.random() < 0.25:
-        shade += 0.12 * np.sin(_ramp(*coverage.shape, rng) * 2 * np.pi / max(side / rng.uniform(3, 9), 5))
+        shade += 0.12 * np.sin(_ramp(height, width, rng) * 2 * np.pi / max(side / rng.uniform(3, 9), 5))
     if rng.random() < 0.5:
         _blend_(im, window, coverage, color * rng.choice([0.5, 1.4]))
         middle = points.mean(axis=0)
@@ -149,7 +150,7 @@ def draw_scene(size: int, rng: np.random.Generator) -> tuple[NDArray, NDArray]:
     owner = np.zeros((size, size), int)  # number of the shape seen at each pixel, 0 for none
     area = np.zeros(SHAPES_PER_IMAGE[1] + 1)  # pixels of each shape number, and how many of them are seen
     seen_area = area.copy()
-    labels = []
+    labels: list[list[float]] = []
     for _ in range(int(rng.integers(SHAPES_PER_IMAGE[0], SHAPES_PER_IMAGE[1] + 1))):
         for _ in range(30):  # tries to find a place; a crowded image ends up with fewer shapes
             cls = int(rng.integers(len(CLASSES)))

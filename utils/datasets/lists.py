@@ -102,7 +102,7 @@ def img2label_paths(img_paths: Iterable[str | Path]) -> list[str]:
     """
     starts: dict[str, str] = {}  # folder of images -> what stands before the name of a label file
     result = []
-    for folder, name in map(os.path.split, map(os.fspath, img_paths)):
+    for folder, name in (os.path.split(os.fspath(path)) for path in img_paths):
         if folder not in starts:
             starts[folder] = str(label_folder(Path(folder)) / "_")[:-1]
         result.append(f"{starts[folder]}{os.path.splitext(name)[0]}.txt")

@@ -7,7 +7,7 @@ import os
 import re
 import struct
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -52,14 +52,14 @@ class Split:
         first_pixel: see `label_voc.read_voc`.
     """
 
-    images: str | list[str]
+    images: str | Path | Sequence[str | Path]
     format: str
     names: Mapping[int, str]
     annotations: tuple[str, ...] = ()
     first_pixel: int = 0
 
     def __str__(self) -> str:
-        return self.images if isinstance(self.images, str) else ", ".join(self.images)
+        return str(self.images) if isinstance(self.images, str | Path) else ", ".join(map(str, self.images))
 
 
 class LabelledObject(NamedTuple):
@@ -407,8 +407,7 @@ def parse_line(tokens: list[str], nc: int | None) -> tuple[list[float], np.ndarr
         allowed = "0, 1, 2, ..." if nc is None else f"0 to {nc - 1}"
         raise ValueError(f"class {tokens[0][:60]}; allowed are {allowed}")
     is_polygon = len(values) > 6
-    points = values[1:] if is_polygon else values[1:5]
-    points = clip_points(points)
+    points = clip_points(values[1:] if is_polygon else values[1:5])
     polygon = NO_POLYGON
     if is_polygon:
         polygon = points.reshape(-1, 2).astype(np.float32)

@@ -79,7 +79,7 @@ def check_all(source: Source, title: str) -> list[Part]:
     spans = [range(i, min(i + SPAN, n)) for i in range(0, n, SPAN)]
     cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     if n < FEW or cpus == 1 or multiprocessing.current_process().daemon:  # which cannot have children
-        parts = (check_span(source, span) for span in spans)
+        parts: Iterator[Part] = (check_span(source, span) for span in spans)
     else:
         parts = (in_processes if sys.platform == "linux" else in_threads)(source, spans, min(cpus, 8))
     with tqdm(total=n, desc=title, bar_format=TQDM_BAR_FORMAT, disable=None) as bar:

@@ -2,6 +2,7 @@
 
 import os
 from pathlib import Path
+from typing import Any
 from xml.etree.ElementTree import Element, TreeBuilder
 from xml.parsers import expat
 
@@ -48,7 +49,7 @@ def parse_xml(data: bytes) -> Element:
         depth -= 1
         builder.end(tag)
 
-    parser = expat.ParserCreate()
+    parser: Any = expat.ParserCreate()
     parser.StartDoctypeDeclHandler = parser.EntityDeclHandler = parser.ExternalEntityRefHandler = refuse
     parser.StartElementHandler, parser.EndElementHandler, parser.CharacterDataHandler = start, end, builder.data
     try:
@@ -74,8 +75,8 @@ def read_voc(file: str | Path, first_pixel: int = 0) -> Annotation:
         OSError, ValueError: it cannot be read, or is no such annotation.
     """
     with open_regular(file) as f:
-        if (size := os.fstat(f.fileno()).st_size) > MAX_BYTES:
-            raise ValueError(f"{size} bytes; an annotation has at most {MAX_BYTES}")
+        if (length := os.fstat(f.fileno()).st_size) > MAX_BYTES:
+            raise ValueError(f"{length} bytes; an annotation has at most {MAX_BYTES}")
         root = parse_xml(f.read())
     try:
         size = int(root.findtext("size/width", "")), int(root.findtext("size/height", ""))

@@ -119,7 +119,7 @@ class Loggers:
         for log in self._all:
             log.text("best checkpoint", f"{best}  \nlast: {last}\n\n{numbers}", epoch)
         if self.tensorboard and self._curves:
-            self._show_curves(epoch)
+            self._show_curves(self.tensorboard, *self._curves, epoch)
         self._send_pictures(epoch)
         self.close()
 
@@ -139,15 +139,17 @@ class Loggers:
             except OSError as error:
                 LOGGER.warning(f"{file}: not shown in the logs of the run: {error}")
 
-    def _show_curves(self, epoch: int) -> None:
+    @staticmethod
+    def _show_curves(
+        tensorboard: TensorBoardLogger, result: ApResult, counts: np.ndarray, names: Mapping[int, str], epoch: int
+    ) -> None:
         """Show the PR curve over all classes, and those of the classes if they are few."""
-        result, counts, names = self._curves
         labels = counts[result.classes][:, None]  # (K, 1)
         hits = result.r_curve * labels  # (K, 1000) true positives at each confidence
         false = np.where(result.p_curve > 0, hits / np.maximum(result.p_curve, 1e-16) - hits, 0)
-        self.tensorboard.pr_curve("all classes", hits.sum(0), false.sum(0), int(labels.sum()), epoch)
+        tensorboard.pr_curve("all classes", hits.sum(0), false.sum(0), int(labels.sum()), epoch)
         if len(result.classes) <= CURVES:
             for row, c in enumerate(result.classes):
                 same = [number for number in result.classes if names[number] == names[c]]  # a tag holds one curve only
                 tag = f"{names[c]} ({c})" if len(same) > 1 else names[c]
-                self.tensorboard.pr_curve(tag, hits[row], false[row], int(counts[c]), epoch)
+                tensorboard.pr_curve(tag, hits[row], false[row], int(counts[c]), epoch)

@@ -41,7 +41,7 @@ class TensorBoardLogger:
     def __init__(self, directory: str | Path) -> None:
         self.directory = Path(directory)
         self._class = _summary_writer()
-        self._writer = None
+        self._writer: Any = None
         self._purge_step: int | None = None
         if self.active:
             parent = self.directory.parent

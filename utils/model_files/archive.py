@@ -10,7 +10,7 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
-from typing import IO
+from typing import IO, Any
 
 import torch
 
@@ -137,10 +137,11 @@ def _check_entries(archive: zipfile.ZipFile, inflated: int) -> None:
     if any(entry.flag_bits & 1 for entry in entries):
         raise ValueError("damaged: encrypted entries")
     stored = sum(entry.file_size for entry in entries if entry.compress_type == zipfile.ZIP_STORED)
-    size = archive.fp.seek(0, os.SEEK_END)
+    file: Any = archive.fp  # open, so not None
+    size = file.seek(0, os.SEEK_END)
     if stored > size:
         raise ValueError(f"damaged: entries of {stored} bytes in a file of {size}, larger than the file")
-    if archive.comment or _table_end(archive.fp, size) is None:
+    if archive.comment or _table_end(file, size) is None:
         raise ValueError("refused, bytes before or after the archive could hold a second one")
 
 

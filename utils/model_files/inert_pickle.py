@@ -278,6 +278,7 @@ class _Machine:
 
     def run(self, file: BinaryIO) -> Any:
         read = file.tell()
+        arg: Any
         for code, arg, _ in pickletools.genops(file):
             self.budget.left += FACTOR * (file.tell() - read)
             read = file.tell()
@@ -381,7 +382,7 @@ class _Machine:
 
     def fill(self, kind: type, items: list[Any]) -> None:
         """Put items into the container on top, which must be of this kind."""
-        target = self.stack[-1]
+        target: Any = self.stack[-1]
         if type(target) is not kind:
             raise DamagedError(f"items for a {kind.__name__}, but found a {type(target).__name__}")
         before = sys.getsizeof(target)
