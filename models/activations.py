@@ -18,7 +18,7 @@ def parse_activation(text: str) -> nn.Module:
     """Build the activation that a YAML names, such as `nn.LeakyReLU(0.1)`, without evaluating it as code.
 
     Raises:
-        ValueError: the text is not a call of an allowed activation with literal arguments.
+        ValueError: the string is not a call of an allowed activation with literal arguments.
     """
     allowed = f"allowed: {', '.join(f'nn.{name}(...)' for name in ACTIVATIONS)}"
     try:

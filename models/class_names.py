@@ -13,7 +13,7 @@ MAX_CLASSES = 100_000
 
 
 def parse_value(text: Any) -> Any:
-    """Read a value that a file keeps as text: JSON or a Python literal, else the text itself; no code is run."""
+    """Read a value that a file keeps as a string: JSON or a Python literal, else the string itself; no code is run."""
     if not isinstance(text, str) or len(text) > MAX_TEXT:
         return text
     for read in (json.loads, ast.literal_eval):
@@ -25,7 +25,7 @@ def parse_value(text: Any) -> Any:
 
 
 def parse_names(value: Any, source: str | Path) -> dict[int, str] | None:
-    """Return class number to name from a mapping (keys may be digits as text) or a list; None stays None.
+    """Return class number to name from a mapping (keys may be strings of digits) or a list; None stays None.
 
     Characters that a terminal would obey instead of printing become `?`.
 
@@ -41,7 +41,7 @@ def parse_names(value: Any, source: str | Path) -> dict[int, str] | None:
 def fit_names(value: Any, nc: int, source: str | Path) -> dict[int, str]:
     """Return class number to name for the `nc` classes of a checkpoint, whose weights tell how many there are.
 
-    A warning tells of classes without a name, which are called class7 after their number, and of names without a class.
+    A warning names classes without a name, which are called class7 after their number, and of names without a class.
 
     Raises:
         ValueError: there are too many or too long names.

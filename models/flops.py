@@ -45,7 +45,7 @@ def count_transposed_convolution(module: Any, inputs: tuple[Tensor, ...], output
 
 
 def meta_copy(module: nn.Module) -> nn.Module:
-    """Copy a module without its numbers: parameters and buffers of the copy are on the meta device."""
+    """Copy a module without its storage: parameters and buffers of the copy are on the meta device."""
     memo: dict[int, Tensor] = {}
     for tensor in [*module.parameters(), *module.buffers()]:
         empty = torch.empty_like(tensor, device="meta")

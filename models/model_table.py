@@ -18,9 +18,9 @@ def check_table(d: dict[str, Any], source: str) -> None:
         raise ValueError(f"{source}: missing key {missing[0]!r}; a model needs {', '.join(REQUIRED_KEYS)}")
     for key in ("backbone", "head"):
         if not isinstance(d[key], list) or not d[key]:
-            raise ValueError(f"{source}: {key!r} must be a list of rows [from, number, module, args]")
+            raise ValueError(f"{source}: {key!r} must be a list of layers [from, number, module, args]")
         if len(d[key]) > MAX_ROWS:
-            raise ValueError(f"{source}: {key!r} has {len(d[key])} rows; at most {MAX_ROWS} are built")
+            raise ValueError(f"{source}: {key!r} has {len(d[key])} layers; at most {MAX_ROWS} are built")
     if not isinstance(d["nc"], int) or not 1 <= d["nc"] <= MAX_CLASSES:
         raise ValueError(
             f"{source}: 'nc' must be a positive number of classes, not {d['nc']!r:.80} (at most {MAX_CLASSES})"
@@ -36,7 +36,7 @@ def check_table(d: dict[str, Any], source: str) -> None:
     if not isinstance(rate, int | float) or not 0 <= rate < 1:
         raise ValueError(f"{source}: 'drop_path' must be at least 0 and below 1, not {rate!r}")
     if not isinstance(multiple, int) or multiple < 1:
-        raise ValueError(f"{source}: 'channel_multiple' must be a positive whole number, not {multiple!r}")
+        raise ValueError(f"{source}: 'channel_multiple' must be a positive integer, not {multiple!r}")
     try:
         check_anchors(d["anchors"])
     except ValueError as error:
@@ -71,6 +71,6 @@ def expand_anchors(anchors: Any, levels: int) -> list[list[float]]:
 
 
 def resolve_args(args: list[Any], nc: int, anchors: Any) -> list[Any]:
-    """Replace the words of a row by what they stand for; other text stays text (`nearest`)."""
+    """Replace the words of a row by their values; other strings stay as they are (`nearest`)."""
     words = {"nc": nc, "anchors": anchors, "None": None, "True": True, "False": False}
     return [words.get(arg, arg) if isinstance(arg, str) else arg for arg in args]

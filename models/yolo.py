@@ -187,9 +187,9 @@ class _Parser:
     def width_of(self, f: int, i: int) -> int:
         index = f if f >= 0 else i + f
         if i == 0 and f != -1:
-            raise ValueError(f"'from' is {f}, but row 0 can only read the image, -1")
+            raise ValueError(f"'from' is {f}, but layer 0 can only read the image, -1")
         if i and not 0 <= index < i:
-            raise ValueError(f"'from' is {f}, but row {i} can only read rows 0 to {i - 1} or -1 to {-i}")
+            raise ValueError(f"'from' is {f}, but layer {i} can only read layers 0 to {i - 1} or -1 to {-i}")
         return self.channels[index + 1]
 
     def scaled(self, c2: Any, anchors: Any, nc: int) -> int:
@@ -242,7 +242,8 @@ class _Parser:
             raise ValueError(f"'from' must be an integer or a list of integers, not {f!r}")
         several = row.channels in ("sum", "detect")
         if isinstance(f, list) != several:
-            raise ValueError(f"{name} reads {'a list of rows' if several else 'one row'}, so 'from' cannot be {f!r}")
+            what = "a list of layers" if several else "one layer"
+            raise ValueError(f"{name} reads {what}, so 'from' cannot be {f!r}")
         inputs = [self.width_of(index, i) for index in froms]
         n = max(round(n * self.gd), 1) if n > 1 else n
         if n > MAX_REPEATS:
@@ -298,17 +299,16 @@ def parse_model(
     layers = []
     with default_activation(d.get("activation"), source):
         for i, entry in enumerate(d["backbone"] + d["head"]):
-            section = (
-                f"backbone row {i}" if i < len(d["backbone"]) else f"head row {i - len(d['backbone'])} (layer {i})"
-            )
+            n = i - len(d["backbone"])
+            section = f"backbone layer {i}" if n < 0 else f"head layer {n} (model layer {i})"
             if not isinstance(entry, list) or len(entry) != 4:
-                raise ValueError(f"{source}: {section}: a row is [from, number, module, args], not {entry!r}")
+                raise ValueError(f"{source}: {section}: a layer is [from, number, module, args], not {entry!r}")
             try:
                 layers.append(parser.build(i, *entry))
             except ValueError as error:
                 raise ValueError(f"{source}: {section}: {error}") from error
     if [layer.i for layer in layers if isinstance(layer, Detect)] != [len(layers) - 1]:
-        raise ValueError(f"{source}: the last row, and no other, must be Detect; the last one is {layers[-1].type}")
+        raise ValueError(f"{source}: the last layer, and no other, must be Detect; the last one is {layers[-1].type}")
     return nn.Sequential(*layers), sorted(parser.save)
 
 
@@ -386,7 +386,7 @@ class DetectionModel(nn.Module):
         try:
             maps = probe(torch.zeros(1, ch, size, size, device="meta"))
         except (IndexError, RuntimeError, TypeError, ValueError) as error:
-            raise ValueError(f"{source}: the rows do not fit together: {error}") from error
+            raise ValueError(f"{source}: the layers do not fit together: {error}") from error
         return [size / y.shape[-2] for y in maps]
 
     @torch.no_grad()

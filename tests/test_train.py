@@ -210,7 +210,7 @@ def test_full_disk_keeps_the_last_epoch_and_says_how_to_go_on(finished, tiny_dat
 
     callbacks.register("on_train_epoch_end", fill)
     try:
-        with pytest.raises(OSError, match="checkpoint not written: File too large. The file of before is complete"):
+        with pytest.raises(OSError, match="checkpoint not written: File too large. The previous file is complete"):
             train.main(train.parse_opt(as_argv(options(tmp_path, tiny_dataset, hyp_file, epochs=4))), callbacks)
     finally:
         resource.setrlimit(size, limits)

@@ -16,7 +16,7 @@ from utils.boxes import xywh2xyxy
 MAX_CANDIDATES = 30000  # pairs per image that enter the suppression; weaker ones are dropped
 LISTED = 2048  # most pairs of the first lists
 SCORES = 32768  # scores that the first list may look through
-ROUND = 768  # boxes of a round of suppression
+ROUND = 768  # boxes of a round of suppression; its time rises with their square
 PART = 768  # boxes that are suppressed in one call, as far as no group is cut
 
 
@@ -114,6 +114,7 @@ class Candidates:
     """
 
     def __init__(self, rows: Tensor, conf_thres: float, classes: Sequence[int] | None, multi_label: bool) -> None:
+        # confidence <= objectness, so most rows are out before any class score is read
         rows = rows.index_select(0, _where(rows[:, 4] > conf_thres))  # (K, 5 + classes)
         wanted = None if classes is None else torch.tensor(sorted(set(classes)), dtype=torch.long, device=rows.device)
         self.columns = None  # class of each column of scores; None for all in their order
@@ -251,6 +252,7 @@ class Overlaps:
         """Return for each of the boxes from `start` to `end` whether it overlaps any of `better` (K,) too much."""
         a, b = self.rounded.index_select(1, better), self.rounded[:, start:end]
         excess = common_area(a, b).sub_(a[4, :, None]).amax(0) - b[4]
+        # written so that NaN counts as unsure, too
         unsure = _where(~(excess.abs() > self.error[start:end]))
         result = excess > 0
         if len(unsure):
@@ -284,7 +286,7 @@ def _apart(boxes: Tensor, groups: Tensor | None) -> Tensor:
     columns = boxes.t().to(torch.float64, memory_format=torch.contiguous_format, copy=True)
     if groups is not None and len(boxes):
         low, high = columns.aminmax()
-        columns += groups * (high - low + 1)
+        columns += groups * (high - low + 1)  # more than the extent of all, so that not even edges touch
     return columns
 
 

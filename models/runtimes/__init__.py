@@ -1,1 +1,1 @@
-"""The run times of exported files, one class each; `models.runtimes.backends` picks one."""
+"""The runtimes of exported files, one class each; `models.runtimes.backends` picks one."""

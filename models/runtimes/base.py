@@ -1,4 +1,4 @@
-"""What every run time shares: the facts that a file carries, checks of sizes, and batches cut to the file's own.
+"""What every runtime shares: the facts that a file carries, checks of sizes, and batches cut to the file's own.
 
 Letters: B images, R rows of boxes, K detections per image, nc classes.
 """
@@ -21,7 +21,7 @@ MAX_REASON = 300  # characters of a library's message that are shown
 
 
 def parse_size(value: Any) -> tuple[int, int] | None:
-    """Return (height, width) from one number or a pair; None where the value is missing or open."""
+    """Return (height, width) from one number or a pair; None where the value is missing or dynamic."""
     value = parse_value(value)
     pair = (value, value) if isinstance(value, int) else value
     if not isinstance(pair, list | tuple) or len(pair) != 2 or not all(map(_is_side, pair)):
@@ -89,8 +89,8 @@ class Runtime:
         file: what was opened, for messages.
         device: where the images are.
         metadata: what the file says about itself; `names`, `stride`, `min_size`, `half`, `int8` and `nms` are used.
-        shape: (B, H, W) of the file's input, None where an axis is open. Of a file that leaves only one of H and W
-            open, that one is used at the length of the other.
+        shape: (B, H, W) of the file's input, None where an axis is dynamic. Of a file with only one of H and W
+            dynamic, that one is used at the length of the other.
         columns: 5 + nc, the width of its output, if known; not read from files with NMS inside.
 
     Attributes:
@@ -146,7 +146,7 @@ class Runtime:
         try:
             yield
         except self.errors as e:
-            text = str(getattr(e, "err", e))  # the first of cv2.error, whose text begins with places in its source code
+            text = str(getattr(e, "err", e))  # `err` of cv2.error, whose message begins with its source file
             lines = [line.strip() for line in text.splitlines() if line.strip()]
             reason = printable(lines[self.reason_line][:MAX_REASON]) if lines else type(e).__name__
             raise ValueError(f"{file}: {self.library} cannot {doing} it: {reason}{self.hint}") from e

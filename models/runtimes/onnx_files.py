@@ -24,7 +24,7 @@ EXTERNAL = re.compile(rb"(?:\x08|\x88\x80*\x00)location")
 
 
 def fixed(axis: Any) -> int | None:
-    """Return the length of an axis, None where it is open (a name, None, or not positive)."""
+    """Return the length of an axis, None where it is dynamic (a name, None, or not positive)."""
     return axis if isinstance(axis, int) and axis > 0 else None
 
 

@@ -151,6 +151,7 @@ def attend_in_sequence(
     if blocked is None:
         return torch.cat([run(part, None) for part in qkv.split(windows, 1)])
     by_image = qkv.unflatten(1, (-1, blocked.shape[0]))  # (3, B, K, h, N, d)
+    # parts are cut along K: the same window of all images shares its mask
     at_once = max(windows // max(by_image.shape[1], 1), 1)
     parts = [
         run(part.flatten(1, 2), mask).unflatten(0, (-1, mask.shape[0]))  # (B, k, h, N, d)

@@ -48,7 +48,7 @@ def build_plan(height: int, width: int, window: tuple[int, int], shift: tuple[in
     index = window_partition(index.roll((-shift[0], -shift[1]), (0, 1))[None, :, :, None], window)[..., 0]  # (K, N)
     blocked = build_window_mask(height, width, window, shift, True, cpu)  # (K, N, N)
     masked = blocked.flatten(1).any(1)
-    order = masked.to(torch.uint8).argsort(stable=True)
+    order = masked.to(torch.uint8).argsort(stable=True)  # stable: free windows stay in the order of memory
     free = int((~masked).sum())
     return Plan(index[order], free, blocked[order[free:]])
 
@@ -83,6 +83,7 @@ def applies(block: Any, x: Tensor) -> bool:
         and attn.attention_kind == "cosine"
         and attn.core != "explicit"
         and type(block.mlp) is Mlp
+        # hooks would see parts of the map, or nothing
         and not any(type(m) in (nn.Linear, nn.LayerNorm, nn.Conv2d) and m._forward_hooks for m in block.modules())
         and not (block._forward_hooks or attn._forward_hooks or block.mlp._forward_hooks)
         and attn.qkv.weight.dtype == x.dtype
@@ -135,6 +136,7 @@ def attend_rows(attn: Any, x: Tensor, shift: tuple[int, int]) -> Tensor:
         run(start, min(start + at_once, free), bias[None])
     for start in range(free, len(index), at_once):
         end = min(start + at_once, len(index))
+        # row i of the index is window i // b of image i % b
         blocked = plan.blocked[torch.arange(start, end) // b - plan.free]
         run(start, end, torch.where(blocked[:, None], BLOCKED, bias))
     return out[:-1]
@@ -149,7 +151,7 @@ def scale_to_unit(qk: Tensor, gain: Tensor) -> None:
     """
     wide = qk.to(gain.dtype)
     inverse = torch.linalg.vector_norm(wide, dim=-1, keepdim=True).clamp_(min=NORM_FLOOR**0.5).reciprocal_()
-    if wide is qk:
+    if wide is qk:  # `to` gave no copy: float32 needs no second tensor
         qk.mul_(inverse.mul_(gain))
     else:
         qk.copy_(wide.mul_(inverse.mul_(gain)))

@@ -1,4 +1,4 @@
-"""Shifted windows for graphs with open height and width: the functions of `windows` without a decision in Python.
+"""Shifted windows for graphs with dynamic height and width: the functions of `windows` without a decision in Python.
 
 Letters as in `models/swin/windows.py`. Roll and partition become one look-up by index tables; a test compares the
 result with `windows` at many sizes.
@@ -14,7 +14,7 @@ def window_tables(
     """Make what `gather_windows` and `ungather_windows` index with, for a map whose size is a symbol.
 
     Only tensors are computed and no axis is ever split or merged: this form stands in graphs that `torch.export` traces
-    with open height and width. A comparison of sizes in Python would be decided there once and for all, and sizes of
+    with dynamic height and width. A comparison of sizes in Python would be decided there once and for all, and sizes of
     views would cost minutes of symbolic arithmetic. The shift is 0 on each axis that a single window covers.
 
     Args:

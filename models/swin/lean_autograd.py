@@ -36,12 +36,14 @@ class SplitHeads(torch.autograd.Function):
         q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)
         outputs, inverses = [], []
         for x, gain in ((q, factor), (k, None)):
+            # contiguous, unlike the view, so that the matrix products copy nothing
             x = torch.empty(x.shape, dtype=torch.promote_types(x.dtype, torch.float32), device=x.device).copy_(x)
             inverse = torch.linalg.vector_norm(x, dim=-1, keepdim=True).clamp_(min=floor).reciprocal_()  # (W, h, N, 1)
             outputs.append(x.mul_(inverse if gain is None else inverse * gain))
             inverses.append(inverse)
         ctx.save_for_backward(*outputs, *inverses, factor)
         ctx.floor, ctx.dtype = floor, qkv.dtype
+        # a copy, as a view would keep all of qkv alive until the backward pass
         return outputs[0], outputs[1], v.clone(memory_format=torch.contiguous_format)
 
     @staticmethod

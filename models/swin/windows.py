@@ -130,6 +130,7 @@ def effective_shift(padded: tuple[int, int], window: tuple[int, int], shift: tup
 def _axis_codes(length: int, padded: int, window: int, shift: int, device: torch.device) -> tuple[Tensor, Tensor]:
     """Return the region number (padded,) and whether a cell is padding (padded,) along one rolled axis."""
     i = torch.arange(padded, device=device)
+    # 0, 1, 2: windows of one piece; the last window up to the seam; what was rolled in from the other side
     region = (i >= padded - window).long() + (i >= padded - shift).long()
     return region, (i >= length - shift) & (i < padded - shift)
 
@@ -196,7 +197,7 @@ def build_relative_coords(
     axes = []
     for w, p in zip(window, pretrained, strict=True):
         offset = torch.arange(1 - w, w, device=device, dtype=dtype) * (
-            (1.0 if spacing == "linear" else 8.0) / max(p - 1, 1)
+            (1.0 if spacing == "linear" else 8.0) / max(p - 1, 1)  # a window of 1 has the offset 0 alone
         )
         axes.append(offset if spacing == "linear" else offset.sign() * torch.log2(1.0 + offset.abs()) / 3.0)
     return torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1).view(-1, 2)

@@ -83,7 +83,7 @@ def save_checkpoint(path: str | Path, ckpt: Mapping[str, Any]) -> None:
         path: target; its folder must exist. A link to a checkpoint, say on another disk, stays and its target is
             replaced.
         ckpt: the entries of `FIELDS`; format, version, last_step, git, date and `YOUNGER_FIELDS` are filled in if
-            absent. Paths become texts, NumPy scalars numbers; tensors are written as they are. Counters that
+            absent. Paths become strings, NumPy scalars Python numbers; tensors are written as they are. Counters that
             `thop.profile` left on the model are not written.
 
     Raises:
@@ -110,7 +110,7 @@ def save_checkpoint(path: str | Path, ckpt: Mapping[str, Any]) -> None:
         cause = next((c for c in (e, e.__cause__, e.__context__) if isinstance(c, OSError)), None)
         reason = cause.strerror if cause and cause.strerror else str(e).splitlines()[0]
         code = cause.errno if cause and cause.errno else errno.EIO
-        old = ". The file of before is complete and stays" if Path(path).is_file() else ""
+        old = ". The previous file is complete and stays" if Path(path).is_file() else ""
         raise OSError(code, f"checkpoint not written: {reason}{old}", str(path)) from e
 
 
@@ -230,18 +230,18 @@ def _load_foreign(path: Path, foreign: Foreign, device: str | torch.device) -> d
 
 
 def refuse_foreign_resume(ckpt: Mapping[str, Any], path: str | Path) -> None:
-    """Raise ValueError if a checkpoint comes from the original YOLOv5: a training cannot go on from it."""
+    """Raise ValueError if a checkpoint comes from the original YOLOv5: training cannot be resumed from it."""
     if ckpt["version"] == FOREIGN:
         raise ValueError(
-            f"{path}: written by the original YOLOv5, of which only the weights are taken, so this training cannot be "
-            f"resumed. Start a new one with --weights {path}"
+            f"{path}: written by the original YOLOv5, of which only the weights are read, so this training run cannot "
+            f"be resumed. Start a new one with --weights {path}"
         )
 
 
 def strip_optimizer(f: str | Path, s: str | Path = "") -> None:
     """Reduce a checkpoint to what detection needs: the averaged model in float16, classes, tables, options.
 
-    The anchors and numbers that float16 cannot hold keep their precision. Such a file cannot be resumed.
+    The anchors and values that float16 cannot hold keep their precision. Such a file cannot be resumed.
 
     Args:
         f: checkpoint to read.
@@ -282,7 +282,7 @@ def _check_size(table: Mapping[str, Any], state: Mapping[str, Tensor]) -> None:
     wanted = sum(x.numel() for x in (*model.parameters(), *model.buffers()))
     if wanted > 2 * stored + SPARE_WEIGHTS:
         raise ValueError(
-            f"the weights of this checkpoint do not fit its own model table: {stored} numbers stored, {wanted} wanted"
+            f"the weights of this checkpoint do not fit its own model table: {stored} values stored, {wanted} needed"
         )
 
 

@@ -1,6 +1,6 @@
 """Published ImageNet weights of Swin Transformer V2: recognised by their keys, renamed for the models of the paper.
 
-Three layouts hold the same numbers under other names: torchvision's, timm's, and Microsoft's (the authors'). Swin V1
+Three layouts hold the same values under other names: torchvision's, timm's, and Microsoft's (the authors'). Swin V1
 and timm's `swinv2_cr` are other functions and refused. No code in a file is run.
 """
 

@@ -1,4 +1,4 @@
-"""Weights of one model for another one: what fits is copied, and what was not is told."""
+"""Weights of one model for another one: what fits is copied, the rest is reported."""
 
 import csv
 from collections.abc import Iterable, Mapping, Sequence
@@ -59,7 +59,7 @@ class Transfer:
 
 
 def _sides(shape: Sequence[int]) -> str:
-    """Return a shape as text, such as 255x128x1x1."""
+    """Return a shape as a string, such as 255x128x1x1."""
     return "x".join(map(str, shape)) or "1"
 
 
@@ -69,7 +69,7 @@ def transfer_weights(model: nn.Module, ckpt: Mapping[str, Any], exclude: Iterabl
     Args:
         model: changed in place.
         ckpt: from `load_checkpoint`; its entry `model` is taken.
-        exclude: entries whose name holds one of these texts stay as they are, for example "anchors".
+        exclude: entries whose name contains one of these strings stay as they are, for example "anchors".
 
     Returns:
         What was copied and what was not.

@@ -35,7 +35,7 @@ OTHER_TASKS = {
 MAX_MODULES = 100_000
 MAX_DEPTH = 32  # of modules in modules, and of options in options
 MAX_LEVELS = 16  # of the pyramid
-MAX_TEXT = 200  # characters of a text that becomes part of a message
+MAX_TEXT = 200  # characters of a string that becomes part of a message
 SAME_KIND = {  # class of the file -> ours, where the names differ
     "Model": "DetectionModel",
     "SyncBatchNorm": "BatchNorm2d",
@@ -169,7 +169,7 @@ def _walk(root: Record, memory: Budget) -> Iterator[tuple[str, Record]]:
         name, record = todo.pop()
         met += 1
         if met > MAX_MODULES or name.count(".") > MAX_DEPTH:
-            raise ValueError("damaged: modules within modules without end")
+            raise ValueError("damaged: too many modules, or nested too deeply")
         yield name, record
         parts = _part(record, "_modules")
         memory.spend(SLOT * len(parts))
@@ -179,7 +179,7 @@ def _walk(root: Record, memory: Budget) -> Iterator[tuple[str, Record]]:
                 memory.spend_text(path)
                 todo.append((path, child))
         if len(todo) > MAX_MODULES:
-            raise ValueError("damaged: modules within modules without end")
+            raise ValueError("damaged: too many modules, or nested too deeply")
 
 
 def _tensors(prefix: str, record: Record, memory: Budget) -> Iterator[tuple[str, LazyTensor]]:
@@ -200,7 +200,7 @@ def _tensors(prefix: str, record: Record, memory: Budget) -> Iterator[tuple[str,
 def _plain(value: Any, memory: Budget, depth: int = 0) -> Any:
     """Copy lists, mappings and plain values; other entries are left out."""
     if depth > MAX_DEPTH:
-        raise ValueError("damaged: a table or options without end")
+        raise ValueError("damaged: the table or the options are nested too deeply")
     memory.spend_text(value)
     if value is None or isinstance(value, bool | int | float | str):
         return value

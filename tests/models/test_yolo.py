@@ -466,19 +466,19 @@ def test_activation_is_never_run_as_code(text, tmp_path):
 
 # Errors -------------------------------------------------------------------------------------------------------------
 
-ROW = "model: backbone row 1: "
+ROW = "model: backbone layer 1: "
 WRONG_ROWS = [
     ([-1, 1, "C3SwinV3", [16]], ROW + "unknown module 'C3SwinV3'. Did you mean 'C3SwinV2'"),
     ([-1, 1, "eval", [16]], ROW + "unknown module 'eval'.*Allowed: Conv, "),
     ([-1, 1, None, [16]], ROW + "unknown module None.*Allowed: Conv, "),
     ([-1, 1, ["Conv"], [16]], ROW + r"unknown module \['Conv'\]"),
-    ([1, 1, "Conv", [16]], ROW + "'from' is 1, but row 1 can only read rows 0 to 0 or -1 to -1"),
-    ([-2, 1, "Conv", [16]], ROW + "'from' is -2, but row 1 can only read rows 0 to 0"),
+    ([1, 1, "Conv", [16]], ROW + "'from' is 1, but layer 1 can only read layers 0 to 0 or -1 to -1"),
+    ([-2, 1, "Conv", [16]], ROW + "'from' is -2, but layer 1 can only read layers 0 to 0"),
     ([7, 1, "Conv", [16]], ROW + "'from' is 7, but row 1"),
     (["-1", 1, "Conv", [16]], ROW + "'from' must be an integer or a list of integers, not '-1'"),
     ([[], 1, "Concat", [1]], ROW + r"'from' must be an integer or a list of integers, not \[\]"),
-    ([[-1], 1, "Conv", [16]], ROW + r"Conv reads one row, so 'from' cannot be \[-1\]"),
-    ([-1, 1, "Concat", [1]], ROW + "Concat reads a list of rows, so 'from' cannot be -1"),
+    ([[-1], 1, "Conv", [16]], ROW + r"Conv reads one layer, so 'from' cannot be \[-1\]"),
+    ([-1, 1, "Concat", [1]], ROW + "Concat reads a list of layers, so 'from' cannot be -1"),
     ([-1, 0, "Conv", [16]], ROW + "'number' must be a positive integer, not 0"),
     ([-1, 1.5, "Conv", [16]], ROW + "'number' must be a positive integer, not 1.5"),
     ([-1, 1, "Conv", 16], ROW + "'args' must be a list, not 16"),
@@ -499,10 +499,10 @@ WRONG_ROWS = [
     ([-1, 1, "C3SwinV2", [16, 8, {"sindow": 2}]], ROW + "C3SwinV2 cannot take the arguments .*'sindow'"),
     ([-1, 1, "Conv"], ROW + r"a row is \[from, number, module, args\], not \[-1, 1, 'Conv'\]"),
     ({"from": -1}, ROW + r"a row is \[from, number, module, args\]"),
-    ([-1, 3, "Conv", [24, 1]], "model: the rows do not fit together: "),
-    ([-1, 1, "nn.Upsample", [None, 2, "nerest"]], "model: the rows do not fit together: .*nerest"),
-    ([-1, 1, "nn.MaxPool2d", ["big"]], "model: the rows do not fit together: "),
-    ([[0], 1, "Detect", ["nc", "anchors"]], "model: the last row, and no other, must be Detect"),
+    ([-1, 3, "Conv", [24, 1]], "model: the layers do not fit together: "),
+    ([-1, 1, "nn.Upsample", [None, 2, "nerest"]], "model: the layers do not fit together: .*nerest"),
+    ([-1, 1, "nn.MaxPool2d", ["big"]], "model: the layers do not fit together: "),
+    ([[0], 1, "Detect", ["nc", "anchors"]], "model: the last layer, and no other, must be Detect"),
 ]
 
 
@@ -513,8 +513,8 @@ def test_wrong_row_is_an_error_that_names_it(row, message):
 
 
 WRONG_KEYS = [
-    ({"backbone": []}, "model: 'backbone' must be a list of rows"),
-    ({"head": "Detect"}, "model: 'head' must be a list of rows"),
+    ({"backbone": []}, "model: 'backbone' must be a list of layers"),
+    ({"head": "Detect"}, "model: 'head' must be a list of layers"),
     ({"nc": 0}, "model: 'nc' must be a positive number of classes, not 0"),
     ({"nc": "80"}, "model: 'nc' must be a positive number of classes, not '80'"),
     ({"depth_multiple": 0}, "model: 'depth_multiple' must be a positive number, not 0"),
@@ -526,13 +526,22 @@ WRONG_KEYS = [
     ({"anchors": [[1, 2], [1, 2, 3, 4]]}, "model: every level of 'anchors' needs the same number of w, h pairs"),
     ({"anchors": [[[10, 13], [16, 30]]]}, "model: 'anchors' must hold positive numbers of pixels"),
     ({"anchors": [[10, -13]]}, "model: 'anchors' must hold positive numbers of pixels"),
-    ({"anchors": [[1, 2], [3, 4]]}, r"head row 0 \(layer 1\): 'anchors' has 2 levels, but Detect reads 1 maps"),
-    ({"head": [[0, 1, "Detect", ["nc", "anchors"]]]}, r"head row 0 \(layer 1\): Detect reads a list of rows"),
+    (
+        {"anchors": [[1, 2], [3, 4]]},
+        r"head layer 0 \(model layer 1\): 'anchors' has 2 levels, but Detect reads 1 maps",
+    ),
+    (
+        {"head": [[0, 1, "Detect", ["nc", "anchors"]]]},
+        r"head layer 0 \(model layer 1\): Detect reads a list of layers",
+    ),
     ({"head": [[[0], 1, "Detect", [9, "anchors"]]]}, "the first argument of Detect must be nc, 2 classes, not 9"),
-    ({"head": [[0, 1, "Conv", [8]]]}, "model: the last row, and no other, must be Detect; the last one is Conv"),
-    ({"backbone": [[0, 1, "Conv", [16]]]}, "model: backbone row 0: 'from' is 0, but row 0 can only read the image, -1"),
+    ({"head": [[0, 1, "Conv", [8]]]}, "model: the last layer, and no other, must be Detect; the last one is Conv"),
+    (
+        {"backbone": [[0, 1, "Conv", [16]]]},
+        "backbone layer 0: 'from' is 0, but layer 0 can only read the image, -1",
+    ),
     ({"drop_path": 1}, "'drop_path' must be at least 0 and below 1, not 1"),
-    ({"ch": 5, "backbone": [[-1, 1, "Conv", [16, 3, 2, None, 2]]]}, "backbone row 0: in_channels must be divisible"),
+    ({"ch": 5, "backbone": [[-1, 1, "Conv", [16, 3, 2, None, 2]]]}, "backbone layer 0: in_channels must be divisible"),
 ]
 
 
@@ -553,7 +562,7 @@ def test_missing_key_is_an_error(key):
 def test_errors_name_the_file(tmp_path):
     file = tmp_path / "mine.yaml"
     file.write_text(yaml.safe_dump(table([-1, 1, "Conf", [8]])), encoding="utf-8")
-    with pytest.raises(ValueError, match="mine.yaml: backbone row 1: unknown module 'Conf'. Did you mean 'Conv'"):
+    with pytest.raises(ValueError, match="mine.yaml: backbone layer 1: unknown module 'Conf'. Did you mean 'Conv'"):
         DetectionModel(file, verbose=False)
 
 

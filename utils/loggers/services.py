@@ -6,7 +6,7 @@ it is known from before. A package is imported by the class that needs it, and o
 
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -184,7 +184,8 @@ def import_clearml() -> Any:
     return clearml
 
 
-SERVICES = {  # value of --logger -> class, and what finds out whether its package is there
+Service = tuple[Callable[..., ServiceLogger], Callable[[], Any]]
+SERVICES: dict[str, Service] = {  # value of --logger -> class, and what finds out whether its package is there
     "wandb": (WandbLogger, import_wandb),
     "mlflow": (MlflowLogger, import_mlflow),
     "clearml": (ClearmlLogger, import_clearml),

@@ -229,7 +229,7 @@ def test_a_full_disk_keeps_the_old_file_and_names_it(trained, file):
     handler, limits = signal.signal(signal.SIGXFSZ, signal.SIG_IGN), resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) // 2, limits[1]))
     try:
-        with pytest.raises(OSError, match=r"checkpoint not written: File too large. The file of before is complete"):
+        with pytest.raises(OSError, match=r"checkpoint not written: File too large. The previous file is complete"):
             save_checkpoint(file, trained[2])
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
