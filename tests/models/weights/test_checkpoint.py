@@ -215,7 +215,7 @@ def test_a_failed_write_keeps_the_old_file_and_names_it(trained, file, monkeypat
     before = file.read_bytes()
     monkeypatch.setattr(checkpoint.torch, "save", fail)
     with pytest.raises(
-        OSError, match=r"not written: No space left on device. The file of before .* stays: '.*last\.pt'"
+        OSError, match=r"not written: No space left on device. The previous file .* stays: '.*last\.pt'"
     ) as error:
         save_checkpoint(file, trained[2])
     assert error.value.errno == 28
@@ -248,7 +248,7 @@ def test_a_read_only_folder_keeps_the_old_file(trained):
         file.parent.chmod(0o555)
         os.seteuid(user or 65534)
         try:
-            with pytest.raises(PermissionError, match=r"Permission denied. The file of before .* stays: '.*last\.pt'"):
+            with pytest.raises(PermissionError, match=r"Permission denied. The previous file .* stays: '.*last\.pt'"):
                 save_checkpoint(file, trained[2])
         finally:
             os.seteuid(user)
