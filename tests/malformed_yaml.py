@@ -163,7 +163,7 @@ def model_cases() -> list[Case]:
         refused("too many arguments", row(1, 3, [8] * 20), "cannot take the arguments"),
         refused("kernel is a text", row(1, 3, [8, "a"])),
         refused("keyword that is not there", row(1, 3, [8, 3, 2, {"colour": 1}]), "cannot take the arguments"),
-        refused("a row of five", {"backbone": [[-1, 1, "Conv", [8], 1]]}, "a row is"),
+        refused("a row of five", {"backbone": [[-1, 1, "Conv", [8], 1]]}, "a layer is"),
         refused("a key twice in a row", "nc: 2\nnc: 3\n", "appears twice"),
     ]
     return cases + syntax_cases("model")
