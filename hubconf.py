@@ -148,7 +148,7 @@ def custom(
     with _logging(_verbose if verbose is None else verbose):
         chosen = select_device(device or "")
         if isinstance(source, str | Path):
-            model = DetectMultiBackend(_with_suffix(Path(source)), chosen, fuse=autoshape)
+            model: Any = DetectMultiBackend(_with_suffix(Path(source)), chosen, fuse=autoshape)
         else:
             model = (source["model"] if isinstance(source, Mapping) else source).float().to(chosen)
     return AutoShape(model) if autoshape else model

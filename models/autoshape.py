@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from contextlib import nullcontext
 from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 from urllib.parse import unquote, urlsplit
 
 import numpy as np
@@ -29,7 +29,7 @@ from utils.output_names import name_part
 from utils.text import file_name
 from utils.torch_utils import Profile, amp_context
 
-Picture = str | Path | Image.Image | NDArray
+Picture: TypeAlias = str | Path | Image.Image | NDArray
 FETCHED = (  # formats in PIL's names that are taken from a URL; an EPS file would be run as a program, by Ghostscript
     "AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "MPO", "PNG", "TIFF", "WEBP",
 )  # fmt: skip
@@ -127,13 +127,13 @@ class AutoShape(nn.Module):
             raise ValueError("profile=True needs a PyTorch model: this one is run by another program")
         if isinstance(ims, Tensor):
             return self._infer(self._check_tensor(ims), augment, profile)
-        size = [SIDE.check("size", side) for side in (size if isinstance(size, tuple | list) else [size])]
+        sides = [SIDE.check("size", side) for side in (size if isinstance(size, tuple | list) else [size])]
         self._check_settings()
 
         times = Profile(), Profile(), Profile()
         with times[0]:
             pictures, files = _load_all(ims)
-            frames = [self._frame(im.shape[:2], size) for im in pictures]
+            frames = [self._frame(im.shape[:2], sides) for im in pictures]
         pred: list[Tensor] = [torch.zeros(0, 6)] * len(pictures)
         for chosen in self._batches(frames):
             frame = frames[chosen[0]]
@@ -145,8 +145,8 @@ class AutoShape(nn.Module):
                 for i, found in zip(chosen, self._suppress(boxes), strict=True):
                     pred[i] = scale_boxes(frame, found, pictures[i].shape[:2])
         shape = (len(pictures), 3, *(max((f[k] for f in frames), default=0) for k in (0, 1)))
-        per_image = tuple(t.t * 1e3 / max(len(pictures), 1) for t in times)
-        return Detections(pictures, pred, files, per_image, self.names, shape)
+        before, network, after = (t.t * 1e3 / max(len(pictures), 1) for t in times)
+        return Detections(pictures, pred, files, (before, network, after), self.names, shape)
 
     def _place(self) -> tuple[torch.device, torch.dtype]:
         """Where images must be, and in which precision."""
@@ -178,9 +178,11 @@ class AutoShape(nn.Module):
     def _frame(self, shape: tuple[int, int], size: Sequence[int]) -> tuple[int, int]:
         """Height and width of the network input for a picture of this height and width."""
         if self.imgsz:
-            return tuple(self.imgsz)
+            height, width = self.imgsz
+            return height, width
         gain = max(size) / max(shape)
-        return tuple(make_divisible(max(int(side * gain), 1), self.stride) for side in shape)
+        height, width = (make_divisible(max(int(side * gain), 1), self.stride) for side in shape)
+        return height, width
 
     def _batches(self, frames: Sequence[tuple[int, int]]) -> list[list[int]]:
         """Numbers of the pictures that run together: equal frames, and no more than a fixed file takes."""

@@ -5,7 +5,7 @@ scores 0..1]`.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +63,7 @@ class PyTorchBackend:
         return output[0].float() if len(output) == 1 else [output[0].float(), *output[1:]]
 
 
-RUNTIMES: dict[str, type[Runtime]] = {  # `Format.argument` -> class(file, device)
+RUNTIMES: dict[str, Callable[[Path, torch.device], Runtime]] = {  # `Format.argument` -> class(file, device)
     "torchscript": TorchScriptBackend,
     "onnx": OnnxRuntimeBackend,
     "pt2": Pt2Backend,
@@ -123,6 +123,7 @@ class DetectMultiBackend(nn.Module):
     """
 
     nhwc = False
+    backend: Any  # a `PyTorchBackend`, or the `Runtime` of the format
 
     def __init__(
         self,
