@@ -144,7 +144,7 @@ class LoadImagesAndLabels(Dataset):
         self.frame = (img_size, img_size) if isinstance(img_size, int) else img_size
         if (augment or rect) and len(set(self.frame)) > 1:
             raise ValueError(f"imgsz is {img_size}, but must be one number of pixels with augment or rect")
-        self.img_size, self.hyp, self.augment, self.rect, self.seed = max(self.frame), hyp, augment, rect, seed
+        self.img_size, self.hyp, self.augment, self.rect, self.seed = max(self.frame), hyp or Hyp(), augment, rect, seed
         self.stride, self.mosaic = stride, augment and not rect
         found = load_labels(path, nc=None if single_cls else nc, prefix=prefix)
         self.im_files, self.label_files = found.im_files, found.label_files
@@ -363,7 +363,7 @@ class LoadImagesAndLabels(Dataset):
         boxes = xywhn2xyxy(labels[:, 1:5], width, height) * np.tile(zoom, 2) + np.tile(offset, 2)
         labels = np.concatenate((labels[:, :1], boxes), 1)
         w0, h0 = self.shapes[index].tolist()
-        shapes = ((h0, w0), ((inner_h / h0, inner_w / w0), (left, top)))
+        shapes: Shapes = ((h0, w0), ((inner_h / h0, inner_w / w0), (left, top)))
         if self.augment:
             size = np.array([width, height], np.float32)
             segments = [s * size * zoom + offset for s in segments]

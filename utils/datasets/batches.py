@@ -46,8 +46,8 @@ def collate(samples: Sequence[Sample]) -> tuple[Tensor, Tensor, list[str], list[
         Images (B, 3, H, W) uint8 RGB; targets (T, 6) float32 `[image in batch, class, xywhn]`; B paths; B shapes as in
         `LoadImagesAndLabels.__getitem__`.
     """
-    images, targets, paths, shapes = zip(*samples, strict=True)
-    targets = torch.cat(targets, 0)
+    images, labels, paths, shapes = zip(*samples, strict=True)
+    targets = torch.cat(labels, 0)
     counts = torch.tensor([len(s[1]) for s in samples])
     targets[:, 0] = torch.repeat_interleave(torch.arange(len(samples)), counts)
     return default_collate(list(images)), targets, list(paths), list(shapes)  # stacks in shared memory in a worker
