@@ -7,6 +7,7 @@ os.environ["MPLBACKEND"] = "Agg"
 
 import random
 import signal
+import time
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -26,6 +27,7 @@ from utils.files import yaml_load
 
 ROOT = Path(__file__).resolve().parents[1]
 
+START = time.monotonic()
 NARROW_NAMES = {0: "cat", 1: "a/b", 2: "白细胞"}
 
 torch.set_num_threads(1)
@@ -44,6 +46,13 @@ def pytest_collection_modifyitems(items):
 
 def pytest_addoption(parser):
     parser.addoption("--measured", action="store_true", help="list the errors that tests measured")
+    parser.addoption("--budget", type=float, help="seconds after which no further test begins; the rest is skipped")
+
+
+def pytest_runtest_setup(item):
+    budget = item.config.getoption("--budget")
+    if budget is not None and time.monotonic() - START > budget:
+        pytest.skip("not run: the time budget is spent")
 
 
 def pytest_terminal_summary(terminalreporter, config):

@@ -377,7 +377,9 @@ def test_errors_end_with_status_1(tmp_path, weights, lines):
     assert "none.jpg: no such file" in lines()
 
 
-@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(
+    ("number", "status"), [(signal.SIGINT, 130), pytest.param(signal.SIGTERM, 143, marks=pytest.mark.slow)]
+)
 def test_a_signal_leaves_a_video_that_plays(tmp_path, weights, number, status):
     source = video(tmp_path / "long.avi", 3000, "MJPG")
     command = [sys.executable, "detect.py", "--weights", str(weights), "--source", str(source), "--img", "96"]

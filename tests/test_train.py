@@ -373,7 +373,10 @@ def test_ways_of_training_run(changes, tiny_dataset, hyp_file, tmp_path):
     assert all(value == value for value in results)
 
 
-@pytest.mark.parametrize("flag", ["image_weights", "quad", "cos_lr", "multi_scale", "rect"])
+@pytest.mark.parametrize(
+    "flag",
+    ["quad", *(pytest.param(f, marks=pytest.mark.slow) for f in ("image_weights", "cos_lr", "multi_scale", "rect"))],
+)
 def test_option_trains_and_repeats(flag, tiny_dataset, hyp_file, tmp_path):
     changes = {"epochs": 2, flag: True}
     results = [
@@ -384,6 +387,7 @@ def test_option_trains_and_repeats(flag, tiny_dataset, hyp_file, tmp_path):
     assert len(rows(tmp_path / "one")) == 3
 
 
+@pytest.mark.slow
 def test_evolution_trains_generations_and_goes_on(tiny_dataset, hyp_file, tmp_path):
     settings = options(tmp_path, tiny_dataset, hyp_file, epochs=1)
     train.run(**settings, evolve=1)

@@ -14,7 +14,7 @@ def test_mixconv_channels(c2, k, equal_ch, expected):
     assert MixConv2d.split_channels(c2, k, equal_ch) == expected
 
 
-@pytest.mark.parametrize("c2", range(3, 70))
+@pytest.mark.parametrize("c2", [3, 4, 7, 16, 69])
 def test_mixconv_channels_sum_up(c2):
     shares = MixConv2d.split_channels(c2, (3, 5, 7), equal_ch=False)
     assert sum(shares) == c2

@@ -92,7 +92,7 @@ def test_gflops_agree_with_the_counter_of_pytorch(name):
 
 
 @pytest.mark.parametrize("scale", SCALES)
-def test_r21_no_swinv2_model_pads_its_windows_at_640(scale):
+def test_no_swinv2_model_pads_its_windows_at_640(scale):
     model = on_meta(f"yolov5{scale}-swinv2")
     maps = []
     hook = lambda m, x: maps.append((tuple(x[0].shape[1:3]), m.attn.window))  # noqa: E731

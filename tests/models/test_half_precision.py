@@ -45,6 +45,12 @@ def stages():
     return dict(zip(STATES, (fresh, unit, trained, clamped), strict=True))
 
 
+@pytest.fixture(scope="module")
+def fresh():
+    torch.manual_seed(0)
+    return DetectionModel("yolov5n-swinv2.yaml", nc=2, verbose=False)
+
+
 def run(stage, x, dtype, autocast, scale=1.0):
     """Output and gradients of the input and the parameters, for a linear loss of gradients up to `scale`."""
     stage = deepcopy(stage).train()
@@ -88,8 +94,8 @@ def test_finite_and_close_to_float32(stages, state, dtype, autocast, content, re
 @pytest.mark.parametrize("content", CONTENTS)
 @pytest.mark.parametrize("autocast", [True, False], ids=["autocast", "converted"])
 @pytest.mark.parametrize("dtype", DTYPES, ids=["float16", "bfloat16"])
-def test_step_of_a_fresh_detector_is_finite(dtype, autocast, content):
-    model = DetectionModel("yolov5n-swinv2.yaml", nc=2, verbose=False).train()
+def test_step_of_a_fresh_detector_is_finite(fresh, dtype, autocast, content):
+    model = deepcopy(fresh).train()
     x = torch.rand(2, 3, 64, 96)
     x = torch.full_like(x, 0.7) if content == "constant" else x * CONTENTS[content]
     if not autocast:

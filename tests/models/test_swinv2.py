@@ -1,4 +1,4 @@
-"""The rules of the Swin V2 blocks, R1 to R24 of the specification; dtypes and devices are in test_swinv2_dtypes.py."""
+"""The rules of the Swin V2 blocks; dtypes and devices are in test_swinv2_dtypes.py."""
 
 import ast
 import inspect
@@ -79,7 +79,7 @@ def detector():
 @pytest.mark.parametrize("core", ["explicit", "sdpa"])
 @pytest.mark.parametrize("shift", [0, 2, (1, 3)])
 @pytest.mark.parametrize("size", ANY_SIZE)
-def test_r02_block_equals_attention_over_the_real_cells_alone(size, shift, core):
+def test_block_equals_attention_over_the_real_cells_alone(size, shift, core):
     block = random_block(16, 2, 4, shift, core=core).double()
     x = torch.randn(2, *size, 16, dtype=torch.float64)
     torch.testing.assert_close(block.attend(x), dense_attention(block, x), atol=1e-9, rtol=0)
@@ -87,7 +87,7 @@ def test_r02_block_equals_attention_over_the_real_cells_alone(size, shift, core)
 
 @torch.no_grad()
 @pytest.mark.parametrize("size", [(5, 7), (3, 5), (9, 12)])
-def test_r02_windows_may_be_oblong(size):
+def test_windows_may_be_oblong(size):
     block = random_block(16, 2, (3, 5), (1, 2)).double()
     x = torch.randn(1, *size, 16, dtype=torch.float64)
     torch.testing.assert_close(block.attend(x), dense_attention(block, x), atol=1e-9, rtol=0)
@@ -106,7 +106,7 @@ def test_block_is_attention_and_mlp_normalised_inside_their_branches():
 
 @torch.no_grad()
 @pytest.mark.parametrize("size", [18, 22])
-def test_r01_map_is_padded_before_it_is_rolled(size):
+def test_map_is_padded_before_it_is_rolled(size):
     block = random_block(16, 2, 8, 4)
     x = torch.randn(1, size, size, 16)
     moved = x.clone()
@@ -117,7 +117,7 @@ def test_r01_map_is_padded_before_it_is_rolled(size):
 
 
 @torch.no_grad()
-def test_r02_padding_is_no_key_unless_asked():
+def test_padding_is_no_key_unless_asked():
     block = random_block(16, 2, 8, 0)
     x = torch.randn(1, 20, 20, 16)
     strict = block.attend(x)
@@ -130,14 +130,14 @@ def test_r02_padding_is_no_key_unless_asked():
 @torch.no_grad()
 @pytest.mark.parametrize("window", [1, 2, 8])
 @pytest.mark.parametrize("size", [(1, 1), (1, 3), (2, 2)])
-def test_r03_single_cells_are_finite(size, window):
+def test_single_cells_are_finite(size, window):
     block = random_block(16, 2, window, window // 2)
     assert block.attn.position_bias().isfinite().all()
     assert block(torch.randn(1, *size, 16)).isfinite().all()
 
 
 @torch.no_grad()
-def test_r06_window_and_bias_do_not_depend_on_the_map():
+def test_window_and_bias_do_not_depend_on_the_map():
     block = random_block(16, 2, 8, 4)
     before = block.attn.position_bias().clone()
     small = torch.randn(1, 6, 6, 16)
@@ -185,7 +185,7 @@ def test_stage_alternates_regular_and_shifted_blocks():
 # Start values, optimizer groups -------------------------------------------------------------------------------------
 
 
-def test_r07_fresh_block_is_the_identity_and_learns_from_the_second_step():
+def test_fresh_block_is_the_identity_and_learns_from_the_second_step():
     block = SwinV2Block(32, 2, 4, 2)
     x = torch.randn(2, 8, 8, 32)
     assert torch.equal(block(x), x)
@@ -200,7 +200,7 @@ def test_r07_fresh_block_is_the_identity_and_learns_from_the_second_step():
     assert moved[1] > 0
 
 
-def test_r07_start_values_are_the_authors():
+def test_start_values_are_the_authors():
     block = SwinV2Block(64, 2, 8)
     named = dict(block.named_parameters())
     assert {n for n, p in named.items() if not p.any()} == {
@@ -218,7 +218,7 @@ def test_r07_start_values_are_the_authors():
     assert (block.attn.position_bias() - 8).abs().max() < 0.1
 
 
-def test_r08_optimizer_decays_only_the_large_weights():
+def test_optimizer_decays_only_the_large_weights():
     block = SwinV2Block(32, 2, 4, depthwise=True)
     names = {id(p): n for n, p in block.named_parameters()}
     bias, decay, rest = ([names[id(p)] for p in group] for group in param_groups(block))
@@ -236,7 +236,7 @@ def test_r08_optimizer_decays_only_the_large_weights():
 
 @torch.no_grad()
 @pytest.mark.parametrize(("shift", "shape"), [(0, (8, 2, 16, 16)), (2, (2, 8, 16, 16))])
-def test_r13_fused_kernel_gets_four_dimensional_masks_that_are_broadcast_once(shift, shape, monkeypatch):
+def test_fused_kernel_gets_four_dimensional_masks_that_are_broadcast_once(shift, shape, monkeypatch):
     calls = []
     kernel = F.scaled_dot_product_attention
 
@@ -259,7 +259,7 @@ def test_mask_of_a_narrow_window_may_be_strided(core):
     torch.testing.assert_close(block(x), alone)
 
 
-def test_r14_weights_changed_in_place_are_seen_in_evaluation():
+def test_weights_changed_in_place_are_seen_in_evaluation():
     block = random_block(16, 2, 4, 2).eval()
     x = torch.randn(1, 8, 8, 16)
     with torch.no_grad():
@@ -274,7 +274,7 @@ def test_r14_weights_changed_in_place_are_seen_in_evaluation():
     torch.testing.assert_close(after, fresh(x))
 
 
-def test_r14_averaged_copy_follows_the_live_model():
+def test_averaged_copy_follows_the_live_model():
     live = random_block(16, 2, 4, 2)
     ema = ModelEMA(live, decay=0.5, tau=1e-9)
     x = torch.randn(1, 7, 5, 16)
@@ -289,7 +289,7 @@ def test_r14_averaged_copy_follows_the_live_model():
     torch.testing.assert_close(ema.ema(x), check(x))
 
 
-def test_r14_deepcopy_works_after_training_forward_and_backward(detector):
+def test_deepcopy_works_after_training_forward_and_backward(detector):
     out = detector.train()(torch.randn(2, 3, 64, 64))
     copy = deepcopy(detector)
     sum(level.sum() for level in out).backward()
@@ -297,7 +297,7 @@ def test_r14_deepcopy_works_after_training_forward_and_backward(detector):
     detector.zero_grad()
 
 
-def test_r14_training_works_after_a_forward_in_inference_mode():
+def test_training_works_after_a_forward_in_inference_mode():
     for cache in (windows.window_mask, windows.relative_coords, windows.relative_index):
         cache.cache.clear()
     block = random_block(16, 2, 4, 2)
@@ -308,7 +308,7 @@ def test_r14_training_works_after_a_forward_in_inference_mode():
     assert block.attn.cpb_mlp[0].weight.grad.any()
 
 
-def test_r14_and_r15_modules_hold_no_tensors_beside_parameters_and_listed_buffers(detector):
+def test_modules_hold_no_tensors_beside_parameters_and_listed_buffers(detector):
     detector.eval()(torch.randn(1, 3, 96, 64))
     for name, module in detector.named_modules():
         plain = [key for key, value in vars(module).items() if isinstance(value, torch.Tensor)]
@@ -317,7 +317,7 @@ def test_r14_and_r15_modules_hold_no_tensors_beside_parameters_and_listed_buffer
     assert floats == {"model.24.anchors", "model.24.stride"}
 
 
-def test_r15_state_dict_holds_neither_masks_nor_tables():
+def test_state_dict_holds_neither_masks_nor_tables():
     block = random_block(16, 2, 8, 4)
     before = set(block.state_dict())
     block(torch.randn(1, 9, 11, 16))
@@ -328,7 +328,7 @@ def test_r15_state_dict_holds_neither_masks_nor_tables():
 @torch.no_grad()
 @pytest.mark.parametrize("size", [(8, 8), (7, 5), (3, 9)])
 @pytest.mark.parametrize("shift", [0, 2])
-def test_r16_all_cores_and_the_fused_form_give_equal_results(size, shift):
+def test_all_cores_and_the_fused_form_give_equal_results(size, shift):
     block = random_block(32, 2, 4, shift).eval()
     x = torch.randn(2, *size, 32)
     results = []
@@ -341,7 +341,7 @@ def test_r16_all_cores_and_the_fused_form_give_equal_results(size, shift):
         torch.testing.assert_close(other, results[0], atol=1e-5, rtol=0)
 
 
-def test_r16_training_on_the_cpu_is_explicit_and_evaluation_fused(monkeypatch):
+def test_training_on_the_cpu_is_explicit_and_evaluation_fused(monkeypatch):
     used = []
     for name, core in list(attention.ATTENTION_CORES.items()):
         monkeypatch.setitem(
@@ -430,7 +430,7 @@ def size_faults(tree):
     return [call for call in calls if call in ("int", "float", "round", "bool") or call.startswith("math.")]
 
 
-def test_r17_forward_uses_only_integer_arithmetic_on_sizes():
+def test_forward_uses_only_integer_arithmetic_on_sizes():
     functions = forward_functions()
     names = {name for name, _ in functions}
     assert {"models.swin.windows.padded_size", "SwinV2Block.attend", "PatchMerging.forward", "Detect.decode"} <= names
@@ -445,7 +445,7 @@ def exported():
     return block, torch.export.export(block, (torch.randn(2, 16, 7, 6),))
 
 
-def test_r18_block_exports_at_a_fixed_size(exported):
+def test_block_exports_at_a_fixed_size(exported):
     _, program = exported
     graphs = [m.graph for m in program.graph_module.modules() if isinstance(m, torch.fx.GraphModule)]
     operators = {str(node.target) for graph in graphs for node in graph.nodes if node.op == "call_function"}
@@ -453,7 +453,7 @@ def test_r18_block_exports_at_a_fixed_size(exported):
     assert not any(word in name for name in operators for word in ("nonzero", "aten.item", "_local_scalar"))
 
 
-def test_r19_exported_program_equals_the_block(exported):
+def test_exported_program_equals_the_block(exported):
     block, program = exported
     x = torch.randn(2, 16, 7, 6)  # needs padding
     with torch.no_grad():
@@ -463,14 +463,14 @@ def test_r19_exported_program_equals_the_block(exported):
 # Inside the detector ------------------------------------------------------------------------------------------------
 
 
-def test_r20_every_module_can_be_printed(detector):
+def test_every_module_can_be_printed(detector):
     text = repr(detector)
     for part in ("C3SwinV2", "WindowAttention", "heads=1, window=(8, 8)", "mask_padding=True", "rate=0"):
         assert part in text
     assert "WindowAttention" in repr(deepcopy(detector).fuse())
 
 
-def test_r21_no_window_needs_padding_at_640(detector):
+def test_no_window_needs_padding_at_640(detector):
     meta = deepcopy(detector).to("meta").eval()
     maps = []
     for module in meta.modules():
@@ -481,7 +481,7 @@ def test_r21_no_window_needs_padding_at_640(detector):
     assert [size for size, window in maps if size[0] % window[0] or size[1] % window[1]] == []
 
 
-def test_r22_heads_are_never_zero_and_multiples_of_eight_wide(detector):
+def test_heads_are_never_zero_and_multiples_of_eight_wide(detector):
     for module in detector.modules():
         if isinstance(module, WindowAttention):
             assert module.heads >= 1
@@ -499,7 +499,7 @@ def test_detector_takes_every_size_of_its_grid(detector, size):
     assert len(raw) == 3
 
 
-R24 = [
+ERRORS = [
     (lambda: WindowAttention(30, 4, 8), "30 channels cannot be split over 4 attention heads"),
     (lambda: WindowAttention(32, 0, 8), "32 channels cannot be split over 0 attention heads"),
     (lambda: WindowAttention(32, 2, (8, 8, 8)), r"a window is one or two positive integers, not \(8, 8, 8\)"),
@@ -513,8 +513,8 @@ R24 = [
 ]
 
 
-@pytest.mark.parametrize(("call", "message"), R24)
-def test_r24_errors_say_what_is_wrong(call, message):
+@pytest.mark.parametrize(("call", "message"), ERRORS)
+def test_errors_say_what_is_wrong(call, message):
     with pytest.raises(ValueError, match=message):
         call()
 

@@ -41,7 +41,7 @@ def block_of(shift=4, core="auto", **keywords):
 @pytest.mark.parametrize("shift", [0, 4])
 @pytest.mark.parametrize("core", ["explicit", "sdpa"])
 @pytest.mark.parametrize(("dtype", "allowed"), [(torch.float16, 0.02), (torch.bfloat16, 0.15)])
-def test_r12_half_and_autocast_stay_close_to_float32(dtype, allowed, core, shift, size):
+def test_half_and_autocast_stay_close_to_float32(dtype, allowed, core, shift, size):
     block = block_of(shift, core).eval()
     x = torch.randn(1, *SIZES[size], 64)
     exact = block(x)
@@ -57,7 +57,7 @@ def test_r12_half_and_autocast_stay_close_to_float32(dtype, allowed, core, shift
 @pytest.mark.parametrize("dtype", HALVES)
 @pytest.mark.parametrize("autocast", [True, False], ids=["autocast", "converted"])
 @pytest.mark.parametrize("content", ["random", "zero"])
-def test_r12_training_in_half_precision_is_finite(size, dtype, autocast, content):
+def test_training_in_half_precision_is_finite(size, dtype, autocast, content):
     block = block_of()
     if not autocast:
         block.to(dtype)
@@ -72,7 +72,7 @@ def test_r12_training_in_half_precision_is_finite(size, dtype, autocast, content
     assert [name for name, p in block.named_parameters() if not p.grad.isfinite().all()] == []
 
 
-def test_r12_detector_validates_in_half_after_training(detector):
+def test_detector_validates_in_half_after_training(detector):
     model = deepcopy(detector)
     sum(level.sum() for level in model.train()(torch.rand(2, 3, 32, 32))).backward()
     x = torch.rand(1, 3, 64, 32)
@@ -88,7 +88,7 @@ def test_r12_detector_validates_in_half_after_training(detector):
 
 
 @pytest.mark.parametrize("form", ["zero map", "padding"])
-def test_r04_keys_of_length_zero_give_zero_not_nan_in_float16(form):
+def test_keys_of_length_zero_give_zero_not_nan_in_float16(form):
     block = block_of(0, mask_padding=False).half().eval()
     x = torch.zeros(1, 8, 8, 64) if form == "zero map" else torch.randn(1, 5, 5, 64)
     with torch.no_grad():
@@ -105,7 +105,7 @@ def published_normaliser(qk, factor):
 @pytest.mark.parametrize("scale", [1.0, 1024.0, 65536.0])
 @pytest.mark.parametrize("size", ["padded", "tiny"])
 @pytest.mark.parametrize("shift", [0, 4])
-def test_r05_gradients_survive_every_loss_scale(scale, size, shift):
+def test_gradients_survive_every_loss_scale(scale, size, shift):
     block = block_of(shift, "explicit", init_std=None)
     with torch.autocast("cpu", dtype=torch.float16):
         y = block(torch.randn(2, *SIZES[size], 64))
@@ -115,7 +115,7 @@ def test_r05_gradients_survive_every_loss_scale(scale, size, shift):
 
 
 @pytest.mark.parametrize("scale", [1.0, 65536.0])
-def test_r05_published_form_overflows_at_padded_keys(scale, monkeypatch):
+def test_published_form_overflows_at_padded_keys(scale, monkeypatch):
     def published_split(qkv, factor, floor):
         q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)
         return *published_normaliser(torch.stack((q, k)), factor), v
@@ -131,7 +131,7 @@ def test_r05_published_form_overflows_at_padded_keys(scale, monkeypatch):
     assert gradients == {False: False, True: True}
 
 
-def test_r09_position_bias_stays_float32_in_every_dtype():
+def test_position_bias_stays_float32_in_every_dtype():
     attn = block_of().attn
     exact = attn.position_bias()
     for dtype, rounding in ((torch.float16, 2e-4), (torch.bfloat16, 2e-3)):
@@ -142,7 +142,7 @@ def test_r09_position_bias_stays_float32_in_every_dtype():
             assert torch.equal(attn.position_bias(), exact)
 
 
-def test_r09_float64_goes_through_unrounded():
+def test_float64_goes_through_unrounded():
     attn = block_of().attn.double()
     assert attn.position_bias().dtype == torch.float64
     assert {t.dtype for t in attn.constants()} == {torch.float64}
@@ -154,7 +154,7 @@ def test_r09_float64_goes_through_unrounded():
     torch.testing.assert_close(attn(x), expected, atol=1e-12, rtol=0)
 
 
-def test_r10_temperature_is_exact_in_half_and_bounded_by_a_number():
+def test_temperature_is_exact_in_half_and_bounded_by_a_number():
     attn = WindowAttention(32, 2, 4).bfloat16()
     with torch.no_grad():
         attn.logit_scale.copy_(torch.tensor([4.0, 12.0]).view(2, 1, 1))
@@ -165,7 +165,7 @@ def test_r10_temperature_is_exact_in_half_and_bounded_by_a_number():
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, *HALVES])
-def test_r11_masks_are_booleans_that_follow_the_map(dtype, monkeypatch):
+def test_masks_are_booleans_that_follow_the_map(dtype, monkeypatch):
     masks = []
     build = common.window_mask
     monkeypatch.setattr(common, "window_mask", lambda *key: masks.append(build(*key)) or masks[-1])
@@ -174,7 +174,7 @@ def test_r11_masks_are_booleans_that_follow_the_map(dtype, monkeypatch):
     assert [(mask.dtype, mask.device.type) for mask in masks] == [(torch.bool, "cpu"), (torch.bool, "meta")]
 
 
-def test_r11_no_dtype_error_is_caught():
+def test_no_dtype_error_is_caught():
     source = inspect.getsource(common) + inspect.getsource(attention) + inspect.getsource(layers)
     assert not [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Try)]
     with pytest.raises(RuntimeError, match="dtype"):

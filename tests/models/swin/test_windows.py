@@ -431,5 +431,5 @@ def test_constants_of_other_dtypes_and_devices_are_kept_apart():
     ("imgsz", "expected"),
     [(640, [8, 8, 8, 10]), (416, [8, 13, 13, 13]), (608, [8, 4, 8, 8]), (320, [8, 8, 10, 10]), (8, [8, 8, 8, 8])],
 )
-def test_r21_chosen_windows_divide_the_maps_where_they_can(imgsz, expected):
+def test_chosen_windows_divide_the_maps_where_they_can(imgsz, expected):
     assert [windows.choose_window(imgsz // stride) for stride in (4, 8, 16, 32)] == expected
