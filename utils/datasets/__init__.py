@@ -3,6 +3,7 @@
 Up to 6.1 this was YOLOv5's file of data loaders, so its names are answered too, from where they stand now.
 """
 
+from pathlib import Path
 from typing import Any
 
 _LOADERS = ("LoadImages", "LoadStreams", "LoadWebcam")
@@ -13,7 +14,8 @@ def __getattr__(name: str) -> Any:
 
     Lazy, because this package stands below the loaders: importing them above would be a circle.
     """
-    if name.startswith("__") and name != "__all__":
+    own = Path(__file__).with_name(f"{name}.py").exists()  # a file of this package that is not imported yet
+    if own or (name.startswith("__") and name != "__all__"):
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from engine.inference import loaders  # noqa: PLC0415
     from utils import dataloaders  # noqa: PLC0415

@@ -2,6 +2,8 @@
 
 import dis
 import math
+import subprocess
+import sys
 
 import cv2
 import numpy as np
@@ -11,6 +13,7 @@ from engine.inference import loaders
 from engine.inference.loaders import LoadImages, LoadScreenshots, LoadStreams, LoadWebcam
 from utils import dataloaders, datasets
 from utils.datasets.reader import IMG_FORMATS, VID_FORMATS
+from utils.paths import ROOT
 
 
 def write_video(file, values, size=(64, 48), fps=12.5):
@@ -257,6 +260,11 @@ def test_addresses():
             _ = module.nothing
         with pytest.raises(ImportError, match="only detection is here: ClassificationDataset"):
             _ = module.ClassificationDataset
+
+
+def test_files_of_the_package_are_imported_without_the_loaders():
+    code = "import sys; from utils.datasets import demo; sys.exit('utils.dataloaders' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
 
 
 @pytest.mark.parametrize("module", ["utils.dataloaders", "utils.datasets"])
