@@ -189,7 +189,7 @@ def test_check_without_boxes_keeps_the_anchors():
 def test_check_keeps_the_anchors_when_all_boxes_are_dust():
     new, message = check_anchors([(640, 640)], [boxes([(1, 1), (1.5, 1)])], COCO_P5, STRIDE)
     assert new is None
-    assert "below 2 pixels" in message
+    assert "smaller than 2 pixels" in message
 
 
 def test_check_names_tiny_boxes():
