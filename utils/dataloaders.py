@@ -179,6 +179,11 @@ class LoadImagesAndLabels(Dataset):
                 self.images = pool.map(self._read_resized, range(self.n))
             LOGGER.info(f"{prefix}{sum(im.nbytes for im in self.images) / 1e9:.2f} GB of images cached in memory")
 
+    @property
+    def img_files(self) -> list[str]:
+        """Paths of the images: `im_files`, as YOLOv5 up to 6.1 called them."""
+        return self.im_files
+
     def _fits_in_memory(self, prefix: str) -> bool:
         """Tell whether all resized images fit into 90 % of the free memory (on Linux; elsewhere believe so)."""
         need, free = self._cache_bytes(), free_memory()

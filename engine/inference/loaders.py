@@ -39,8 +39,13 @@ class _Loader:
 
     mode = "stream"
 
-    def __init__(self, img_size: Size, stride: int, auto: bool, transforms: Transforms | None) -> None:
+    def __init__(
+        self, img_size: Size, stride: int, auto: bool, transforms: Transforms | None = None, vid_stride: int = 1
+    ) -> None:
+        if vid_stride < 1:
+            raise ValueError(f"vid_stride is {vid_stride}, but must be at least 1")
         self.img_size, self.stride, self.auto, self.transforms = img_size, int(stride), auto, transforms
+        self.vid_stride = vid_stride
 
     def _fit(self, image: NDArray) -> Any:
         """Letterbox an image (H, W, 3) BGR to (3, h, w) RGB, or apply `transforms` instead."""
@@ -82,9 +87,9 @@ class LoadImages(_Loader):
         transforms: Transforms | None = None,
         vid_stride: int = 1,
     ) -> None:
-        super().__init__(img_size, stride, auto, transforms)
+        super().__init__(img_size, stride, auto, transforms, vid_stride)
         self._source = open_files(path, vid_stride)
-        self.vid_stride, self.files, self.nf = vid_stride, self._source.names, len(self._source.names)
+        self.files, self.nf = self._source.names, len(self._source.names)
         self._index = {file: number for number, file in enumerate(self.files)}
         self.video_flag = [False] * len(self._source.images) + [True] * len(self._source.videos)
         self.__iter__()
@@ -149,8 +154,8 @@ class LoadStreams(_Loader):
         transforms: Transforms | None = None,
         vid_stride: int = 1,
     ) -> None:
-        super().__init__(img_size, stride, auto, transforms)
-        self.vid_stride, self.count = vid_stride, -1
+        super().__init__(img_size, stride, auto, transforms, vid_stride)
+        self.count = -1
         self._streams = Streams(_addresses(sources), vid_stride)
         streams = self._streams.streams
         self.sources, self.fps = self._streams.names, [stream.fps for stream in streams]
@@ -245,7 +250,7 @@ class LoadWebcam(_Loader):
     """
 
     def __init__(self, pipe: str = "0", img_size: Size = 640, stride: int = 32) -> None:
-        super().__init__(img_size, stride, True, None)
+        super().__init__(img_size, stride, True)
         self._frames: Iterator[list[Frame]] = Streams([str(pipe)]).together()
         self.count = -1
 

@@ -134,11 +134,12 @@ def test_dataset_by_position(folder):
     dataset = dl.LoadImagesAndLabels(str(folder), 64, 4, False, None, True, False, False, False, 16, 0.0)
     assert (dataset.n, len(dataset), list(dataset.indices)) == (COUNT, COUNT, list(range(COUNT)))
     assert dataset.batch.tolist() == [0, 0, 0, 0, 1, 1]
-    assert (dataset.img_size, dataset.stride, dataset.rect, dataset.mosaic, dataset.hyp) == (64, 16, True, False, None)
+    assert (dataset.img_size, dataset.stride, dataset.rect, dataset.mosaic) == (64, 16, True, False)
     assert dataset.batch_shapes.shape == (2, 2)
     assert dataset.shapes.tolist() == [[64, 40 + 8 * i] for i in range(COUNT)]
     assert [len(x) for x in dataset.labels] == list(range(COUNT))
     assert [len(names) for names in (dataset.im_files, dataset.label_files, dataset.segments)] == [COUNT] * 3
+    assert dataset.img_files == dataset.im_files
     image, targets, path, shapes = dataset[2]
     assert (image.dtype, image.shape[0], targets.shape) == (torch.uint8, 3, (2, 6))
     assert (path, shapes[0]) == (dataset.im_files[2], (56, 64))

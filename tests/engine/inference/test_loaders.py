@@ -123,6 +123,12 @@ def test_size_auto_and_transforms(tree):
     assert np.array_equal(im, im0[:5, :5])
 
 
+@pytest.mark.parametrize("loader", [LoadImages, LoadStreams])
+def test_vid_stride_is_at_least_1(tree, loader):
+    with pytest.raises(ValueError, match="vid_stride is 0, but must be at least 1"):
+        loader(str(tree / "0.avi"), vid_stride=0)
+
+
 # Streams --------------------------------------------------------------------------------------------------------------
 def test_streams_of_a_list(tree, tmp_path):
     write_video(tmp_path / "short.avi", (200, 100))
