@@ -14,6 +14,7 @@ import sys
 import threading
 import time as time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from multiprocessing.pool import ThreadPool
 from pathlib import Path
 from typing import Any
@@ -169,7 +170,9 @@ class LoadImagesAndLabels(Dataset):
         if rect:
             order, self.batch_shapes = rect_batches(self.shapes, batch_size, self.img_size, stride, pad)
             self._reorder(order)
-        self._damaged = torch.zeros(self.n, dtype=torch.bool).share_memory_()  # known to all workers, reported by one
+        self._damaged = torch.zeros(self.n, dtype=torch.bool)
+        with suppress(RuntimeError):  # no room in /dev/shm: each worker then reports a damaged image by itself
+            self._damaged.share_memory_()  # known to all workers, reported by one
         self.images: list[np.ndarray] | None = None
         self.disk = ImageCache.beside(self.im_files[0], img_size, augment, prefix) if cache == "disk" else None
         if self.disk is not None and not self.disk.fits(self._cache_bytes(), prefix):

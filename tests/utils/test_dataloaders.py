@@ -323,6 +323,15 @@ def damaged(tmp_path):
     return tmp_path
 
 
+def test_a_dataset_needs_no_room_in_shared_memory(damaged, monkeypatch):
+    def full(_):
+        raise RuntimeError("unable to allocate shared memory(shm) for file </torch_1>: No space left on device (28)")
+
+    monkeypatch.setattr(torch.Tensor, "share_memory_", full)
+    dataset = dl.LoadImagesAndLabels(damaged, 60, batch_size=1)
+    assert [dataset[(0, i)][0].shape for i in range(3)] == [(3, 60, 60)] * 3
+
+
 @pytest.mark.parametrize("options", [{}, {"rect": True}, {"cache_images": True}, {"augment": True, "hyp": STILL}])
 def test_a_damaged_image_becomes_a_grey_background_and_is_named_once(damaged, caplog, options):
     dataset = dl.LoadImagesAndLabels(damaged, 60, batch_size=1, **options)
