@@ -39,6 +39,8 @@ from utils.output_names import unique_stems
 from utils.paths import ROOT, run_folder
 from utils.torch_utils import select_device
 
+FILE = Path(__file__).resolve()
+
 
 class Result(NamedTuple):
     """Detections (D, 6) `[xyxy_img, confidence, class]` on the CPU, best first, of one frame of a source.

@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from engine.exporters import EXPORTERS
 from engine.exporters.calibration import calibration_images
@@ -34,12 +35,14 @@ from engine.exporters.tensorrt_ops import check_tensorrt
 from models.experimental import attempt_load
 from models.yolo import DetectionModel
 from utils.console import LOGGER, colorstr, log_options
-from utils.formats import EXPORTS, NMS, Format, output_path, parse_include
+from utils.formats import EXPORTS, FORMATS, NMS, Format, output_path, parse_include
 from utils.image_size import check_img_size
 from utils.options.exporter import DEFAULT_OPSET, OPSETS, ExportOptions
+from utils.paths import ROOT as ROOT
 from utils.paths import VERSION
 from utils.torch_utils import select_device
 
+FILE = Path(__file__).resolve()
 LICENCE = "Apache-2.0"
 DEFAULTS = ExportOptions()
 FLAGS = ("half", "int8", "dynamic", "simplify", "optimize", "nms", "agnostic_nms")  # must apply to at least one format
@@ -279,6 +282,75 @@ def log_summary(outcomes: Sequence[Outcome]) -> None:
         if outcome.file is not None:
             LOGGER.info(f"python detect.py --weights {outcome.file}")
             LOGGER.info(f"python val.py --weights {outcome.file} --data my.yaml")
+
+
+# YOLOv5's functions ---------------------------------------------------------------------------------------------------
+
+
+def export_formats() -> Any:
+    """Return the table of formats as a data frame: Format, Argument, Suffix, CPU, GPU."""
+    import pandas as pd  # noqa: PLC0415  slow to load, and only needed here
+
+    cells = [(row.name, row.argument, row.suffix, row.cpu, row.gpu) for row in FORMATS.values()]
+    return pd.DataFrame(cells, columns=["Format", "Argument", "Suffix", "CPU", "GPU"])
+
+
+def export_onnx(
+    model: DetectionModel, im: Tensor, file: str | Path, opset: int, dynamic: bool, simplify: bool, prefix: str = ""
+) -> tuple[str, None]:
+    """Write ONNX in YOLOv5's call form, see `_export_one`; an `opset` below 18 is raised to 18."""
+    return _export_one("onnx", model, im, file, prefix, opset=_raised(opset), dynamic=dynamic, simplify=simplify)
+
+
+def export_torchscript(
+    model: DetectionModel, im: Tensor, file: str | Path, optimize: bool, prefix: str = ""
+) -> tuple[str, None]:
+    """Write TorchScript in YOLOv5's call form, see `_export_one`."""
+    return _export_one("torchscript", model, im, file, prefix, optimize=optimize)
+
+
+def export_engine(
+    model: DetectionModel,
+    im: Tensor,
+    file: str | Path,
+    half: bool,
+    dynamic: bool,
+    simplify: bool,
+    workspace: float = 4,
+    verbose: bool = False,
+    prefix: str = "",
+) -> tuple[str, None]:
+    """Write a TensorRT engine in YOLOv5's call form, see `_export_one`."""
+    settings = {"half": half, "dynamic": dynamic, "simplify": simplify, "workspace": workspace, "verbose": verbose}
+    return _export_one("engine", model, im, file, prefix, **settings)
+
+
+def _export_one(
+    argument: str, model: DetectionModel, im: Tensor, file: str | Path, prefix: str, **settings: Any
+) -> tuple[str, None]:
+    """Write one format of a model from `attempt_load`.
+
+    Args:
+        argument: a key of `EXPORTERS`.
+        model: evaluation mode; `Detect.export` is set and stays so, as scripts of YOLOv5 do themselves.
+        im: example, (B, 3, H, W); its shape is that of a file with fixed sizes.
+        file: weights beside which the file is written, or its name.
+        prefix: what the log line begins with.
+        **settings: fields of `ExportOptions`.
+
+    Returns:
+        The file, and None in the place of YOLOv5's second value.
+
+    Raises:
+        ValueError: the export failed (YOLOv5 logs this and returns None twice).
+    """
+    model.detect.export = True
+    options = ExportOptions(imgsz=(im.shape[2], im.shape[3]), batch=len(im), **settings)
+    metadata = make_metadata(model, options, max(int(model.stride.max()), 32))
+    target = output_path(file, argument)
+    EXPORTERS[argument](model.requires_grad_(False), im.float(), target, options, metadata)
+    LOGGER.info(f"{prefix}{' ' * bool(prefix)}{target}, {size_mb(target):.1f} MB")
+    return str(target), None
 
 
 # Command line ---------------------------------------------------------------------------------------------------------

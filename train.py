@@ -71,11 +71,13 @@ from utils.loggers import Loggers
 from utils.loss import ComputeLoss
 from utils.metrics import fitness
 from utils.optim import accumulate_at, set_schedule_
+from utils.paths import ROOT as ROOT
 from utils.paths import run_folder
 from utils.plots import plot_images, plot_results
 from utils.torch_utils import amp_context, init_seeds, parse_device, select_device
 
 TRAIN_BATCHES_DRAWN = 3
+FILE = Path(__file__).resolve()
 
 
 def scale_batch(images: Tensor, plan: Plan, ni: int) -> Tensor:

@@ -22,10 +22,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from engine.results.files import JsonFile, TextFiles, open_files
+from engine.results.files import JsonFile, TextFiles, coco_rows, open_files, text_lines
 from engine.results.report import ValReport
 from engine.validation.evaluation import (
     ImageResult,
@@ -46,10 +46,12 @@ from utils.dataloaders import create_dataloader
 from utils.datasets.dataset import check_dataset, result_ids
 from utils.image_size import check_img_size
 from utils.metrics import ApResult
+from utils.metrics import process_batch as process_batch
 from utils.paths import ROOT, check_file, increment_path, run_folder
 from utils.text import printable
 from utils.torch_utils import de_parallel, select_device
 
+FILE = Path(__file__).resolve()
 SPEED = "Speed: {:.1f}ms pre-process, {:.1f}ms inference, {:.1f}ms NMS per image at shape {}"
 PLOTTED_BATCHES = 3
 FEW_CLASSES = 50  # below this, a call by hand prints every class
@@ -208,6 +210,37 @@ def table_rows(tally: Tally, result: ApResult, names: Mapping[int, str]) -> list
     return rows + [
         (names[c], tally.seen, counts[c], *row) for c, row in zip(result.classes, result.rows(), strict=True)
     ]
+
+
+# YOLOv5's functions ---------------------------------------------------------------------------------------------------
+
+
+def save_one_txt(predn: Tensor, save_conf: bool, shape: Sequence[int], file: str | Path) -> None:
+    """Append the detections of one image, (D, 6) `[xyxy_img, confidence, class]`, to a text file.
+
+    Args:
+        predn: detections.
+        save_conf: end each line with the confidence.
+        shape: height and width of the image in pixels.
+        file: lines `class xywhn [confidence]` are added to it.
+    """
+    with Path(file).open("a", encoding="utf-8") as out:
+        out.write(text_lines(predn, shape, save_conf))
+
+
+def save_one_json(
+    predn: Tensor, jdict: list[dict[str, Any]], path: str | Path, class_map: Sequence[int] | Mapping[int, int] | None
+) -> None:
+    """Append the detections of one image, (D, 6) `[xyxy_img, confidence, class]`, to a list in the format of COCO.
+
+    Args:
+        predn: detections.
+        jdict: the list.
+        path: the image; a numeric stem becomes a number, as in COCO.
+        class_map: class to category id; None keeps the class.
+    """
+    stem = Path(path).stem
+    jdict += coco_rows(predn, int(stem) if stem.isnumeric() else stem, class_map)
 
 
 # Preparation ----------------------------------------------------------------------------------------------------------

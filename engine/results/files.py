@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import Collection, Mapping, Sequence
 from io import TextIOWrapper
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,6 +17,47 @@ from utils.console import LOGGER
 from utils.files import atomic_path, naming, open_regular, write_whole
 from utils.output_names import ResultIds, unique_stems
 from utils.text import csv_cell
+
+
+def text_lines(detections: Tensor, shape: Sequence[int], save_conf: bool, corners: bool = False) -> str:
+    """Return the lines of a text file: `class xywhn [confidence]` or `class xyxyn [confidence]`, 6 significant digits.
+
+    Args:
+        detections: (D, 6) `[xyxy_img, confidence, class]`.
+        shape: height and width of the image in pixels.
+        save_conf: end each line with the confidence.
+        corners: xyxyn instead of xywhn.
+    """
+    boxes = detections[:, :4]
+    if corners:
+        boxes = boxes / boxes.new_tensor([shape[1], shape[0], shape[1], shape[0]])
+    else:
+        boxes = xyxy2xywhn(boxes, shape[1], shape[0])
+    columns = [detections[:, 5:6], boxes, detections[:, 4:5]][: 3 if save_conf else 2]
+    return "".join(" ".join(f"{value:g}" for value in row) + "\n" for row in torch.cat(columns, 1).tolist())
+
+
+def coco_rows(
+    detections: Tensor, image_id: int | str, categories: Sequence[int] | Mapping[int, int] | None
+) -> list[dict[str, Any]]:
+    """Return the detections of one image in the result format of COCO.
+
+    Args:
+        detections: (D, 6) `[xyxy_img, confidence, class]`.
+        image_id: of the image.
+        categories: class to category id; None keeps the class.
+    """
+    boxes = xyxy2xywh(detections[:, :4])
+    boxes[:, :2] -= boxes[:, 2:] / 2  # corner and size
+    return [
+        {
+            "image_id": image_id,
+            "category_id": categories[int(cls)] if categories else int(cls),
+            "bbox": [round(value, 3) for value in box],
+            "score": round(conf, 5),
+        }
+        for box, (conf, cls) in zip(boxes.tolist(), detections[:, 4:6].tolist(), strict=True)
+    ]
 
 
 class TextFiles:
@@ -59,17 +101,8 @@ class TextFiles:
             file.unlink(missing_ok=True)
             return
         detections = detections.flip(0) if self.ascending else detections
-        boxes = detections[:, :4]
-        if self.corners:
-            boxes = boxes / boxes.new_tensor([shape[1], shape[0], shape[1], shape[0]])
-        else:
-            boxes = xyxy2xywhn(boxes, shape[1], shape[0])
-        columns = [detections[:, 5:6], boxes]
-        if self.save_conf:
-            columns.append(detections[:, 4:5])
-        lines = [" ".join(f"{value:g}" for value in row) + "\n" for row in torch.cat(columns, 1).tolist()]
         file.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(file, "".join(lines).encode())
+        write_whole(file, text_lines(detections, shape, self.save_conf, self.corners).encode())
 
     def close(self) -> None:
         """Do nothing: every file is complete."""
@@ -99,15 +132,7 @@ class JsonFile:
         """
         image, categories = self.ids.images[path], self.ids.categories
         image = f"{image}_{number}" if number else image
-        boxes = xyxy2xywh(detections[:, :4])
-        boxes[:, :2] -= boxes[:, 2:] / 2  # corner and size
-        for box, (conf, cls) in zip(boxes.tolist(), detections[:, 4:].tolist(), strict=True):
-            row = {
-                "image_id": image,
-                "category_id": categories[int(cls)] if categories else int(cls),
-                "bbox": [round(value, 3) for value in box],
-                "score": round(conf, 5),
-            }
+        for row in coco_rows(detections, image, categories):
             with naming(self.file):
                 self._rows.write(("," if self.count else "") + json.dumps(row))
             self.count += 1
