@@ -46,7 +46,7 @@ from utils.dataloaders import create_dataloader
 from utils.datasets.dataset import check_dataset, result_ids
 from utils.image_size import check_img_size
 from utils.metrics import ApResult
-from utils.metrics import process_batch as process_batch
+from utils.metrics import match_predictions as process_batch  # noqa: F401  YOLOv5's name, for callers
 from utils.paths import ROOT, check_file, increment_path, run_folder
 from utils.text import printable
 from utils.torch_utils import de_parallel, select_device

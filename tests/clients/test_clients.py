@@ -1,0 +1,104 @@
+"""Scripts as third parties write them for YOLOv5 run beside this tree: each in a process of its own, from elsewhere."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from models.autoshape import AutoShape
+from models.runtimes.backends import DetectMultiBackend
+from tests.waiting import HANG
+from utils.paths import ROOT
+
+CLIENTS = Path(__file__).parent
+
+
+@pytest.fixture(scope="module")
+def image(tmp_path_factory):
+    noise = np.random.default_rng(0).integers(0, 256, (6, 8, 3), dtype=np.uint8)
+    file = tmp_path_factory.mktemp("images") / "blobs.png"
+    cv2.imwrite(str(file), cv2.resize(noise, (128, 96), interpolation=cv2.INTER_CUBIC))
+    return file
+
+
+@pytest.fixture
+def client(tmp_path):
+    """Run a script; its output."""
+
+    def run(name, *args):
+        environment = os.environ | {"PYTHONPATH": str(ROOT), "YOLOV5_ROOT": str(ROOT)}
+        command = [sys.executable, "-W", "ignore", str(CLIENTS / f"{name}.py"), *map(str, args)]
+        done = subprocess.run(
+            command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=HANG, check=False
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout + done.stderr
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def expected(narrow_weights, image):
+    """Detections (D, 6) of our own call."""
+    model = AutoShape(DetectMultiBackend(narrow_weights))
+    model.conf = 0.2
+    found = model(image, size=320).xyxy[0]
+    assert len(found)
+    return found
+
+
+def test_detect_like_script(client, narrow_weights, image, tmp_path):
+    told = client("detect_like", narrow_weights, image, "--img", "320", "--half", "--conf-thres", "0.2")
+    assert "image 1/1" in told
+    assert "--half needs CUDA" in told
+    folder = tmp_path / "runs/detect/exp"
+    lines = (folder / "labels/blobs.txt").read_text().splitlines()
+    assert lines
+    assert all(len(line.split()) == 6 for line in lines)
+    assert len(list(folder.glob("crops/**/*.jpg"))) == len(lines)
+    assert (folder / "blobs.png").is_file()
+
+
+def test_tracker(client, narrow_weights, image, tmp_path):
+    client("tracker", narrow_weights, image, tmp_path / "rows.json")
+    rows = json.loads((tmp_path / "rows.json").read_text())
+    assert rows
+    assert all(len(row) == 6 and 0 <= row[0] <= 128 and 0 <= row[1] <= 96 and row[4] > 0.25 for row in rows)
+
+
+def test_server(client, narrow_weights, image, expected, tmp_path):
+    client("server", ROOT, narrow_weights, image, tmp_path / "answer.json")
+    answer = json.loads((tmp_path / "answer.json").read_text())
+    assert (tmp_path / "answer.json.jpg").is_file()
+    assert set(answer[0]) == {"xmin", "ymin", "xmax", "ymax", "confidence", "class", "name"}
+    assert answer[0]["confidence"] == pytest.approx(float(expected[0, 4]), abs=1e-3)
+
+
+def test_onnx_export(client, narrow_weights, tmp_path):
+    pytest.importorskip("onnxscript")
+    pytest.importorskip("onnxruntime")
+    client("export_like", narrow_weights, tmp_path)
+
+
+def test_sahi_and_grad_cam(client, narrow_weights, image):
+    client("wrappers", narrow_weights, image)
+
+
+def test_table_of_a_model(client):
+    command = [sys.executable, str(ROOT / "models/yolo.py"), "--cfg", "yolov5n.yaml"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=HANG, check=True)
+    assert "nn.Upsample" in done.stdout + done.stderr
+
+
+def test_star_import_gives_what_scripts_rely_on():
+    names = {}
+    exec("from models.common import *", names)  # noqa: S102  the form is the point
+    wanted = (
+        "np torch nn cv2 Path math Conv C3 SPPF Concat autopad DetectMultiBackend AutoShape Detections autoShape NMS"
+    )
+    assert [name for name in wanted.split() if name not in names] == []
