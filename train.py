@@ -420,7 +420,8 @@ def train_until_stopped(
     save_dir = Path(opt.save_dir)
     init_seeds(opt.seed)
     callbacks.run("on_pretrain_routine_start")
-    state, plan, *loaders = prepare(opt, inputs, device, callbacks)
+    state, plan, train_loader, val_loader = prepare(opt, inputs, device, callbacks)
+    loaders = train_loader, val_loader
     if is_main():
         write_options(opt, inputs)
         settings = vars(opt) | {f"hyp/{key}": value for key, value in inputs.hyp.to_dict().items()}

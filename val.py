@@ -150,18 +150,17 @@ def run(
         backend = _open_weights(weights, chosen, data, half, dnn, window, single_cls)
         _check_suppression(backend, conf_thres, iou_thres, max_det, single_cls)
         model, half = backend.model if compute_loss else backend, False  # the loss needs the raw maps
+    table: Any = check_dataset(data) if dataloader is None else data  # training gives the mapping
+    names = _class_names(table, de_parallel(model), single_cls, by_hand)
     if dataloader is None:
-        data = check_dataset(data)
-    names = _class_names(data, de_parallel(model), single_cls, by_hand)
-    if dataloader is None:
-        dataloader = _make_loader(data, de_parallel(model), task, imgsz, batch_size, workers, single_cls)
+        dataloader = _make_loader(table, de_parallel(model), task, imgsz, batch_size, workers, single_cls)
     save_dir = increment_path(Path(project) / name, exist_ok, mkdir=True) if by_hand else Path(save_dir)
     texts = save_txt or save_hybrid
     if plots or texts or save_json or report:
         save_dir.mkdir(parents=True, exist_ok=True)
 
     im_files = dataloader.dataset.im_files
-    ids = result_ids(data["val" if task == "speed" else task], im_files) if save_json else None
+    ids = result_ids(table["val" if task == "speed" else task], im_files) if save_json else None
     files = open_files(save_dir, im_files, weights, texts, save_conf, ids)
     page = ValReport(save_dir, names) if report else None
     callbacks = callbacks or Callbacks()
@@ -170,8 +169,8 @@ def run(
     callbacks.run("on_val_start")
     with evaluating(model):
         for i, batch in enumerate(runner.batches(progress(dataloader), callbacks)):
-            for result in batch.results:
-                _take(result, tally, files, page)
+            for image in batch.results:
+                _take(image, tally, files, page)
                 callbacks.run("on_val_image_end")
             if plots and i < PLOTTED_BATCHES:
                 plot_batch(batch, save_dir, i, names)

@@ -52,14 +52,13 @@ def non_max_suppression(
     Raises:
         ValueError: a threshold outside [0, 1], max_det below 1, a class number that does not exist, or a wrong shape.
     """
-    if not isinstance(prediction, Tensor):
-        prediction = prediction[0]
-    _check_arguments(prediction, conf_thres, iou_thres, classes, labels, max_det)
-    device = prediction.device
+    decoded: Tensor = prediction if isinstance(prediction, Tensor) else prediction[0]
+    _check_arguments(decoded, conf_thres, iou_thres, classes, labels, max_det)
+    device = decoded.device
     if device.type == "mps":  # torchvision has no NMS there, and float64 is missing
-        prediction = prediction.cpu()
+        decoded = decoded.cpu()
     results = []
-    for i, rows in enumerate(prediction):
+    for i, rows in enumerate(decoded):
         if len(labels) and len(labels[i]):
             rows = torch.cat((rows.float(), _labels_as_rows(labels[i].to(rows.device, torch.float32), rows.shape[1])))
         candidates = Candidates(rows, conf_thres, classes, multi_label)

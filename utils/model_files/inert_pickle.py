@@ -383,7 +383,7 @@ class _Machine:
     def fill(self, kind: type, items: list[Any]) -> None:
         """Put items into the container on top, which must be of this kind."""
         target: Any = self.stack[-1]
-        if type(target) is not kind:
+        if type(self.stack[-1]) is not kind:
             raise DamagedError(f"items for a {kind.__name__}, but found a {type(target).__name__}")
         before = sys.getsizeof(target)
         if kind is list:
