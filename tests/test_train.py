@@ -184,7 +184,7 @@ def test_signal_saves_and_resume_is_bit_for_bit(
     with pytest.raises(error):
         train.main(opt, callbacks)
     last = tmp_path / "run/weights/last.pt"
-    assert f"{number.name} stopped the training. " in caplog.text
+    assert f"{number.name} stopped the training run. " in caplog.text
     assert f"Continue with: python train.py --resume {last}" in caplog.text
     stopped = load_checkpoint(last)
     if moment == {"ni": 4}:
