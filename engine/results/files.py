@@ -38,7 +38,7 @@ def text_lines(detections: Tensor, shape: Sequence[int], save_conf: bool, corner
 
 
 def coco_rows(
-    detections: Tensor, image_id: int | str, categories: Sequence[int] | Mapping[int, int] | None
+    detections: Tensor, image_id: int | str, categories: Sequence[int | str] | Mapping[int, int] | None
 ) -> list[dict[str, Any]]:
     """Return the detections of one image in the result format of COCO.
 
