@@ -238,7 +238,7 @@ def export_weights(
     """
     model = load(weights, device)
     stride = max(int(model.stride.max()), 32)
-    options = replace(options, imgsz=tuple(check_img_size(side, s=stride) for side in options.imgsz))
+    options = replace(options, imgsz=tuple(check_img_size(options.imgsz, s=stride)))
     if data:
         options = replace(options, calibration=calibration_images(data, options.imgsz))
     metadata = make_metadata(model, options, stride)

@@ -337,7 +337,7 @@ def _make_loader(
             + " ".join(map(str, asked))
         )
     rect = task != "speed" and not fixed and len(sides) == 1
-    sides = tuple(check_img_size(side, s=stride) for side in sides)
+    sides = tuple(check_img_size(sides, s=stride))
     return create_dataloader(
         data[split],
         sides if len(sides) > 1 else sides[0],

@@ -152,7 +152,7 @@ class Detections:
         """
         drawn = []
         for im, pred in zip(self._clean, self.pred, strict=True):
-            annotator = Annotator(im, bgr=False)
+            annotator = Annotator(im.copy(), bgr=False)
             for *box, conf, cls in pred.tolist()[::-1]:
                 annotator.box_label(box, f"{self._name(cls)} {conf:.2f}" if labels else "", colors(int(cls)))
             drawn.append(annotator.result())

@@ -3,35 +3,14 @@
 Shapes: B images, H W pixels of the network input, R rows of boxes, levels nl from fine to coarse.
 """
 
-import math
 from collections.abc import Callable
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
+from utils.torch_utils import scale_img
+
 VIEWS = ((1.0, False), (0.83, True), (0.67, False))  # scale of the sides, flipped left to right
-
-
-def scale_img(img: Tensor, ratio: float = 1.0, same_shape: bool = False, gs: int = 32) -> Tensor:
-    """Resize a batch of images (B, 3, H, W), 0..1, to int(ratio * side), bilinear.
-
-    Args:
-        img: images.
-        ratio: factor of both sides; 1 returns the images as they are.
-        same_shape: leave the result unpadded; else it is padded at the right and bottom, with 0.447, the mean of
-            photographs.
-        gs: the padded sides are multiples of it, those of the wanted size before it was cut to whole pixels.
-    """
-    if ratio == 1.0:
-        return img
-    height, width = img.shape[2:]
-    size = int(height * ratio), int(width * ratio)
-    img = F.interpolate(img, size=size, mode="bilinear", align_corners=False)
-    if same_shape:
-        return img
-    bottom, right = (math.ceil(side * ratio / gs) * gs for side in (height, width))
-    return F.pad(img, (0, right - size[1], 0, bottom - size[0]), value=0.447)
 
 
 def forward_augmented(forward: Callable[[Tensor], Tensor], images: Tensor, stride: int, levels: int) -> Tensor:

@@ -37,11 +37,11 @@ from models.flops import (
 from models.layer_times import LayerTimes
 from models.model_table import MAX_CHANNELS, MAX_REPEATS, check_table, expand_anchors, resolve_args
 from models.tta import forward_augmented
-from utils.console import LOGGER, cli_errors, colorstr
+from utils.console import LOGGER, cli_errors
 from utils.files import yaml_load
 from utils.image_size import make_divisible
 from utils.paths import check_file
-from utils.torch_utils import fuse_conv_and_bn, initialize_weights
+from utils.torch_utils import fuse_conv_and_bn, initialize_weights, model_info
 
 COUNTERS: dict[type, Counter] = {
     common.WindowAttention: count_window_attention,
@@ -560,14 +560,7 @@ class DetectionModel(nn.Module):
 
     def info(self, imgsz: int = 640) -> None:
         """Log layers, parameters, gradients and GFLOPs."""
-        parameters = sum(p.numel() for p in self.parameters())
-        gradients = sum(p.numel() for p in self.parameters() if p.requires_grad)
-        layers = sum(1 for module in self.modules() if not list(module.children()))
-        name = Path(self.yaml_file).stem if self.yaml_file else "Model"
-        LOGGER.info(
-            f"{colorstr(name)} summary: {layers} layers, {parameters} parameters, {gradients} gradients, "
-            f"{self.gflops(imgsz):.1f} GFLOPs at {imgsz}"
-        )
+        model_info(self, imgsz=imgsz)
 
 
 Model = BaseModel = DetectionModel  # YOLOv5's other names: there is one class of models here

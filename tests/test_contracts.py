@@ -14,7 +14,7 @@ from utils.dataloaders import create_dataloader
 from utils.datasets.dataset import check_dataset, load_labels
 from utils.hyp import Hyp
 from utils.loss import ComputeLoss
-from utils.metrics import IOU_THRESHOLDS, ap_per_class, match_predictions
+from utils.metrics import IOU_THRESHOLDS, match_predictions, measure_ap
 from utils.nms import non_max_suppression
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -222,7 +222,7 @@ def test_perfect_predictions_score_perfectly(tiny_dataset):
             hits.append((match_predictions(found, labels, IOU_THRESHOLDS), found[:, 4], found[:, 5]))
             truth.append(labels[:, 0])
     tp, conf, cls = (torch.cat(column).numpy() for column in zip(*hits, strict=True))
-    result = ap_per_class(tp, conf, cls, torch.cat(truth).numpy())
+    result = measure_ap(tp, conf, cls, torch.cat(truth).numpy())
     np.testing.assert_allclose(result.ap, 0.995, atol=1e-6)  # what 101-point interpolation gives a perfect detector
 
 

@@ -40,9 +40,9 @@ head:
 
 @pytest.fixture(scope="module")
 def hyp_file(tmp_path_factory):
-    """Swin settings with drop path, a short warmup and several steps an epoch, so that every random state matters."""
+    """Swin settings with drop path and steps of one batch, then two, so that every random state matters."""
     values = yaml.safe_load((ROOT / "data/hyps/hyp.swinv2.yaml").read_text())
-    values |= {"drop_path": 0.2, "nominal_batch": 8, "mixup": 0.5, "warmup_epochs": 1.0}
+    values |= {"drop_path": 0.2, "nominal_batch": 64, "mixup": 0.5, "warmup_epochs": 1.0}  # two from iteration 4 on
     file = tmp_path_factory.mktemp("hyp") / "tiny.yaml"
     file.write_text(yaml.safe_dump(values))
     return str(file)

@@ -2,9 +2,11 @@
 
 import importlib.util
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
+from typing import Literal
 
 import cv2
 import numpy as np
@@ -25,7 +27,6 @@ _HEX = (
     "F9052B 356AFE 08B834 F5C40D E33BDB 10CACA FF8506 904FFE AFCE0C FE5899 "
     "9A2C03 A5B1FF 037747 968808 FEADDF 067783 945A03 CB94FF 4E8302 AE0440"
 )
-PALETTE: tuple[Color, ...] = tuple((int(c[:2], 16), int(c[2:4], 16), int(c[4:], 16)) for c in _HEX.split())
 
 # DejaVu comes with matplotlib; the others are looked up among the system's fonts for scripts that DejaVu lacks.
 _FONTS = (
@@ -46,10 +47,31 @@ FULL_COLOUR = (cv2.IMWRITE_JPEG_QUALITY, 95, cv2.IMWRITE_JPEG_SAMPLING_FACTOR, c
 _NO_SUCH_CHARACTER = "\U000fffff"
 
 
-def colors(i: int, bgr: bool = False) -> Color:
-    """Colour of class i as RGB (or BGR) bytes; the palette repeats after 20 classes."""
-    color = PALETTE[int(i) % len(PALETTE)]
-    return color[::-1] if bgr else color
+class Colors:
+    """Colours of classes; call it with a class number.
+
+    Attributes:
+        palette: RGB bytes of each colour.
+        n: number of colours; class n has that of class 0 again.
+    """
+
+    def __init__(self) -> None:
+        self.palette = [self.hex2rgb(f"#{text}") for text in _HEX.split()]
+        self.n = len(self.palette)
+
+    def __call__(self, i: int | float | Tensor, bgr: bool = False) -> Color:
+        """Return the colour of class i as RGB (or BGR) bytes."""
+        color = self.palette[int(i) % self.n]
+        return color[::-1] if bgr else color
+
+    @staticmethod
+    def hex2rgb(h: str) -> Color:
+        """Turn "#F9052B" into RGB bytes."""
+        return int(h[1:3], 16), int(h[3:5], 16), int(h[5:7], 16)
+
+
+colors = Colors()
+PALETTE: tuple[Color, ...] = tuple(colors.palette)
 
 
 def luminance(color: Sequence[float]) -> float:
@@ -86,12 +108,19 @@ def _has(name: str, characters: frozenset[str]) -> bool:
     return all(bytes(font.getmask(c)) != missing for c in characters)
 
 
-def find_font(text: str, size: int) -> ImageFont.FreeTypeFont:
+def find_font(text: str, size: int, file: str = "") -> ImageFont.FreeTypeFont:
     """Choose the first known font that has every character of a text, else the plain one (it draws boxes for them).
+
+    Args:
+        text: what to write.
+        size: in pixels.
+        file: a font that is used instead if this file exists.
 
     Raises:
         FileNotFoundError: not even DejaVu Sans is there, so matplotlib is not installed properly.
     """
+    if file and Path(file).is_file():
+        return ImageFont.truetype(file, size)
     characters = frozenset(c for c in text if not c.isspace())
     font = _font(next((name for name in _FONTS if _has(name, characters)), _FONTS[0]), size)
     if font is None:
@@ -100,9 +129,9 @@ def find_font(text: str, size: int) -> ImageFont.FreeTypeFont:
 
 
 @lru_cache(maxsize=1024)
-def shorten(text: str, width: float, size: int) -> str:
+def shorten(text: str, width: float, size: int, file: str = "") -> str:
     """Cut a text to a width in pixels at a font size, with an ellipsis at the end if something was cut."""
-    font = find_font(text, size)
+    font = find_font(text, size, file)
     if font.getlength(text) <= width:
         return text
     while text and font.getlength(text + "…") > width:
@@ -111,9 +140,9 @@ def shorten(text: str, width: float, size: int) -> str:
 
 
 @lru_cache(maxsize=1024)
-def _tag(text: str, size: int) -> NDArray:
+def _tag(text: str, size: int, file: str = "") -> NDArray:
     """Opacity of a line of text with its margins, (h, w) 0 to 1; every text of one size and font has the same h."""
-    font = find_font(text, size)
+    font = find_font(text, size, file)
     ascent, descent = font.getmetrics()
     margin = max(size // 4, 2)
     tag = Image.new("L", (round(font.getlength(text)) + 2 * margin, ascent + descent))
@@ -145,19 +174,27 @@ def write_image(file: str | Path, image: NDArray, options: Sequence[int] = ()) -
     write_whole(file, data.tobytes())
 
 
-def crop_box(image: NDArray, box: ArrayLike | Tensor) -> NDArray:
-    """Crop a box with a margin: 1.02 times its sides and 10 pixels more, in whole pixels, within the image.
+def crop_box(
+    image: NDArray, box: ArrayLike | Tensor, gain: float = CROP_GAIN, pad: float = CROP_PAD, square: bool = False
+) -> NDArray:
+    """Copy what a box shows and a margin, in whole pixels, within the image.
 
     Args:
         image: (H, W, 3), any channel order.
         box: (4,) `xyxy_img`, x1 <= x2 and y1 <= y2.
+        gain: the crop's sides are this many times those of the box,
+        pad: and so many pixels more.
+        square: first lengthen the shorter side of the box to the longer one.
 
     Returns:
         (h, w, 3), at least one pixel.
     """
     height, width = image.shape[:2]
     x1, y1, x2, y2 = (float(v) for v in box)
-    half_w, half_h = ((x2 - x1) * CROP_GAIN + CROP_PAD) / 2, ((y2 - y1) * CROP_GAIN + CROP_PAD) / 2
+    w, h = x2 - x1, y2 - y1
+    if square:
+        w = h = max(w, h)
+    half_w, half_h = (w * gain + pad) / 2, (h * gain + pad) / 2
     x, y = (x1 + x2) / 2, (y1 + y2) / 2
     left, right = (min(max(int(edge), 0), width) for edge in (x - half_w, x + half_w))
     top, bottom = (min(max(int(edge), 0), height) for edge in (y - half_h, y + half_h))
@@ -166,29 +203,65 @@ def crop_box(image: NDArray, box: ArrayLike | Tensor) -> NDArray:
 
 
 class Annotator:
-    """Draw boxes and labels on a copy of an image.
+    """Draws on an image.
 
     Args:
-        im: image, (H, W, 3) uint8. Colours are in its channel order.
+        im: image, (H, W, 3) uint8, or a PIL image. Colours are taken in its channel order. An array is changed itself
+            if it is contiguous and writable, else a copy is.
         line_width: width of box lines in pixels; by default 0.3 % of the mean side, 2 or more.
         font_size: size of letters in pixels; by default it follows the line width.
-        bgr: whether the image is BGR; used to choose a text colour of high contrast.
+        font: font file; where there is none of that name, one is found that has the characters.
+        pil: keep the image as a PIL image, so that `draw` can be used.
+        example: text that chooses `font` of a PIL image.
+        bgr: whether the image is BGR; the contrast of letters needs to know.
+
+    Attributes:
+        im: the image as it is now: an array, or a PIL image if `pil` or given as one.
+        lw: line width in pixels.
+        draw: `ImageDraw` of a PIL image.
+        font: font of a PIL image.
 
     Raises:
         ValueError: im is not (H, W, 3) uint8.
     """
 
     def __init__(
-        self, im: NDArray, line_width: int | None = None, font_size: int | None = None, bgr: bool = True
+        self,
+        im: NDArray | Image.Image,
+        line_width: int | None = None,
+        font_size: int | None = None,
+        font: str = "Arial.ttf",
+        pil: bool = False,
+        example: str = "abc",
+        *,
+        bgr: bool = True,
     ) -> None:
-        if im.ndim != 3 or im.shape[2] != 3 or im.dtype != np.uint8:
-            raise ValueError(f"an image to draw on is (H, W, 3) uint8, got {im.shape} {im.dtype}")
-        self.im = np.array(im, order="C")
-        self.line_width = line_width or max(round(sum(im.shape[:2]) / 2 * 0.003), 2)
-        self.font_size = font_size or 5 * self.line_width + 2
+        array = np.asarray(im)
+        if array.ndim != 3 or array.shape[2] != 3 or array.dtype != np.uint8:
+            raise ValueError(f"a image to draw on is (H, W, 3) uint8, got {array.shape} {array.dtype}")
+        self.lw = line_width or max(round(sum(array.shape[:2]) / 2 * 0.003), 2)
+        self.font_size = font_size or 5 * self.lw + 2
         self.bgr = bgr
+        self.pil = pil or isinstance(im, Image.Image)
+        self._font_file = str(font)
+        if self.pil:
+            self.im = im if isinstance(im, Image.Image) else Image.fromarray(array)
+            self.draw = ImageDraw.Draw(self.im)
+            self.font = find_font(example, self.font_size, self._font_file)
+        else:
+            self.im = np.require(array, requirements=("C", "W"))
 
-    def box_label(self, box: ArrayLike, label: str = "", color: Color = PALETTE[0]) -> None:
+    @contextmanager
+    def _pixels(self) -> Iterator[NDArray]:
+        """Give the image as an array to draw on."""
+        array = np.array(self.im) if self.pil else self.im
+        yield array
+        if self.pil:
+            self.im.paste(Image.fromarray(array))
+
+    def box_label(
+        self, box: ArrayLike, label: str | None = "", color: Color = (128, 128, 128), txt_color: Color | None = None
+    ) -> None:
         """Draw a box and its label.
 
         The label stands above the box, or inside it where the image ends; it is moved left and shortened with an
@@ -196,35 +269,71 @@ class Annotator:
 
         Args:
             box: xyxy in pixels of the image; parts outside are not drawn.
-            label: drawn in one line, `printable`; "" for none.
+            label: drawn in one line, `printable`; "" or None for none.
             color: box and label background, in the channel order of the image.
+            txt_color: of the letters; by default black or white, whichever is easier to read on `color`.
         """
         x1, y1, x2, y2 = (int(round(float(v))) for v in box)
-        cv2.rectangle(self.im, (x1, y1), (x2, y2), color, self.line_width)
-        if label:
-            half = self.line_width // 2
-            self._draw_tag(label, x1 - half, y1 - half, color, above=True)
+        with self._pixels() as im:
+            cv2.rectangle(im, (x1, y1), (x2, y2), color, self.lw)
+            if label:
+                half = self.lw // 2
+                self._draw_tag(im, label, x1 - half, y1 - half, color, txt_color, above=True)
 
-    def text(self, xy: tuple[float, float], text: str, color: Color = (64, 64, 64)) -> None:
+    def caption(self, xy: tuple[float, float], text: str, color: Color = (64, 64, 64)) -> None:
         """Draw a line of text on a filled background whose top left corner is xy, inside the image."""
-        self._draw_tag(text, round(xy[0]), round(xy[1]), color, above=False)
+        with self._pixels() as im:
+            self._draw_tag(im, text, round(xy[0]), round(xy[1]), color, None, above=False)
+
+    def text(
+        self,
+        xy: Sequence[float],
+        text: str,
+        txt_color: Color = (255, 255, 255),
+        anchor: Literal["top", "bottom"] = "top",
+    ) -> None:
+        """Draw a line of text without a background; xy is its left upper corner, or left lower one."""
+        with self._pixels() as im:
+            self._draw_tag(im, text, round(xy[0]), round(xy[1]), None, txt_color, above=anchor == "bottom")
+
+    def rectangle(self, xy: ArrayLike, fill: Color | None = None, outline: Color | None = None, width: int = 1) -> None:
+        """Draw a rectangle.
+
+        Args:
+            xy: its corners x1, y1, x2, y2, or ((x1, y1), (x2, y2)).
+            fill: colour of its area.
+            outline: colour of its lines.
+            width: of its lines in pixels.
+        """
+        x1, y1, x2, y2 = np.rint(np.asarray(xy, float)).astype(int).ravel().tolist()
+        with self._pixels() as im:
+            for color, thickness in ((fill, cv2.FILLED), (outline, width)):
+                if color is not None:
+                    cv2.rectangle(im, (x1, y1), (x2, y2), color, thickness)
 
     def result(self) -> NDArray:
         """The annotated image, (H, W, 3) uint8."""
-        return self.im
+        return np.asarray(self.im)
 
-    def _draw_tag(self, text: str, x: int, y: int, color: Color, above: bool) -> None:
-        """Draw text on a background of `color` that ends (`above`) or starts at row y, moved into the image."""
-        height, width = self.im.shape[:2]
-        text = shorten(printable(text), width - 2 * max(self.font_size // 4, 2) - 1, self.font_size)
-        alpha = _tag(text, self.font_size)[:height, :width, None]  # (h, w, 1)
+    def _draw_tag(
+        self, im: NDArray, text: str, x: int, y: int, color: Color | None, letters: Color | None, above: bool
+    ) -> None:
+        """Draw text, moved into the image, so that it ends (`above`) or starts at row y; without `color` no background.
+
+        The letters are black or white where their colour is None.
+        """
+        height, width = im.shape[:2]
+        text = shorten(printable(text), width - 2 * max(self.font_size // 4, 2) - 1, self.font_size, self._font_file)
+        alpha = _tag(text, self.font_size, self._font_file)[:height, :width, None]  # (h, w, 1)
         h, w = alpha.shape[:2]
         if above and y >= h:
             y -= h
         x, y = min(max(x, 0), width - w), min(max(y, 0), height - h)
-        letters = text_color(color[::-1] if self.bgr else color)
-        background = np.asarray(color, np.float32)
-        self.im[y : y + h, x : x + w] = np.rint(background + (np.asarray(letters, np.float32) - background) * alpha)
+        place = im[y : y + h, x : x + w]
+        background = np.asarray(place if color is None else color, np.float32)
+        if letters is None:
+            letters = text_color(color[::-1] if self.bgr else color)
+        place[:] = np.rint(background + (np.asarray(letters, np.float32) - background) * alpha)
 
 
 def class_names(names: Names, classes: ArrayLike, limit: int = 20) -> list[str]:
@@ -242,21 +351,22 @@ def _to_numpy(x: ArrayLike | Tensor) -> NDArray:
     return np.asarray(x)
 
 
-def output_to_target(detections: Sequence[Tensor], shape: tuple[int, int], max_det: int = 300) -> NDArray:
+def output_to_target(output: Sequence[Tensor], max_det: int = 300, *, shape: tuple[int, int] | None = None) -> NDArray:
     """Turn NMS output into the rows that `plot_images` draws.
 
     Args:
-        detections: per image (D, 6) `[xyxy_net, confidence, class]`, best first.
-        shape: height and width of the network input in pixels.
+        output: per image (D, 6) `[xyxy_net, confidence, class]`, best first.
         max_det: rows taken per image.
+        shape: height and width of the network input in pixels, for boxes in fractions of it.
 
     Returns:
-        (T, 7) float32 `[image in batch, class, xywhn, confidence]`.
+        (T, 7) float32 `[image in batch, class, xywh_net, confidence]`; with `shape` xywhn.
     """
+    height, width = shape or (1, 1)
     rows = [np.zeros((0, 7), np.float32)]
-    for i, detection in enumerate(detections):
+    for i, detection in enumerate(output):
         d = _to_numpy(detection).reshape(-1, 6)[:max_det].astype(np.float32)
-        whwh = np.array([shape[1], shape[0]] * 2, np.float32)
+        whwh = np.array([width, height] * 2, np.float32)
         xywhn = np.concatenate([(d[:, :2] + d[:, 2:4]) / 2, d[:, 2:4] - d[:, :2]], axis=1) / whwh
         rows.append(np.concatenate([np.full((len(d), 1), i), d[:, 5:6], xywhn, d[:, 4:5]], axis=1, dtype=np.float32))
     return np.concatenate(rows)
@@ -285,9 +395,9 @@ def plot_images(
     """Save one image of a batch in tiles, with boxes, class names and the first 40 letters of the file names.
 
     Args:
-        images: (B, 3, H, W) RGB, uint8 or floating point 0 to 1.
+        images: (B, 3, H, W) RGB, uint8 or floating point 0 to 1, or 0 to 255.
         targets: (T, 6) `[image in batch, class, xywhn]`, or (T, 7) with a confidence at the end: then class and
-            confidence are written, and rows up to 0.25 are left out.
+            confidence are written, and rows up to 0.25 are left out. Boxes beyond 1.01 are taken for pixels.
         paths: file of each image; None writes no file names.
         fname: image file to write; the suffix chooses the format.
         names: class names by index.
@@ -304,6 +414,10 @@ def plot_images(
     if targets.ndim != 2 or targets.shape[1] not in (6, 7):
         raise ValueError(f"targets to plot are (T, 6) or (T, 7), got {targets.shape}")
     n, (h, w) = min(len(images), max_subplots), images.shape[2:]
+    if targets[:, 2:6].max(initial=0) > 1.01:
+        targets = targets.astype(np.float32) / np.array([1, 1, w, h, w, h, 1][: targets.shape[1]], np.float32)
+    if images.dtype != np.uint8 and images.max() <= 1.5:  # resampling may leave the range by a little
+        images = images * 255
     columns = math.ceil(math.sqrt(n))
     rows = math.ceil(n / columns)
     scale = min(1.0, max_size / (columns * w), max_size / (rows * h))
@@ -311,12 +425,12 @@ def plot_images(
     gap = 2 if n > 1 else 0  # white pixels that close each tile at its right and lower side
     mosaic = np.full((rows * h, columns * w, 3), 255, np.uint8)
     for i in range(n):
-        image = images[i] if images.dtype == np.uint8 else (images[i] * 255).round().clip(0, 255).astype(np.uint8)
+        image = images[i] if images.dtype == np.uint8 else images[i].round().clip(0, 255).astype(np.uint8)
         image = cv2.resize(image.transpose(1, 2, 0)[..., ::-1], (w, h), interpolation=cv2.INTER_AREA)
         tile = Annotator(image[: h - gap, : w - gap], line_width=2, font_size=max(min(h, w) // 36, 11))
         _draw_targets(tile, targets[targets[:, 0] == i, 1:], names, h, w)
         if paths is not None:
-            tile.text((0, h), Path(paths[i]).name[:40])
+            tile.caption((0, h), Path(paths[i]).name[:40])
         y, x = i // columns * h, i % columns * w
         mosaic[y : y + h - gap, x : x + w - gap] = tile.result()
     write_image(fname, mosaic)

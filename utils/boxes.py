@@ -146,22 +146,23 @@ def scale_boxes(
     return clip_boxes(y, img0_shape)
 
 
-def box_iou(a: Array, b: Array, eps: float = 1e-7) -> Array:
+def box_iou(box1: Array, box2: Array, eps: float = 1e-7) -> Array:
     """Intersection over union of every box of one set with every box of another.
 
     Args:
-        a: (N, 4) `xyxy`.
-        b: (M, 4) `xyxy`, in the same unit.
+        box1: (N, 4) `xyxy`.
+        box2: (M, 4) `xyxy`, in the same unit.
         eps: added to the union, so that two empty boxes give 0 and not NaN.
 
     Returns:
         (N, M), values in [0, 1].
     """
-    xp = torch if isinstance(a, Tensor) else np
-    width = (xp.minimum(a[:, None, 2], b[None, :, 2]) - xp.maximum(a[:, None, 0], b[None, :, 0])).clip(0, None)
-    height = (xp.minimum(a[:, None, 3], b[None, :, 3]) - xp.maximum(a[:, None, 1], b[None, :, 1])).clip(0, None)
+    xp = torch if isinstance(box1, Tensor) else np
+    a, b = box1[:, None], box2[None]  # (N, 1, 4), (1, M, 4)
+    width = (xp.minimum(a[..., 2], b[..., 2]) - xp.maximum(a[..., 0], b[..., 0])).clip(0, None)
+    height = (xp.minimum(a[..., 3], b[..., 3]) - xp.maximum(a[..., 1], b[..., 1])).clip(0, None)
     inter = width * height  # (N, M)
-    return inter / (_area(a)[:, None] + _area(b)[None] - inter + eps)
+    return inter / (_area(a) + _area(b) - inter + eps)
 
 
 def _area(boxes: Array) -> Array:

@@ -1,14 +1,19 @@
-"""Detection metrics: matching, average precision, confusion matrix, fitness. Plots are in `plots.py`."""
+"""Detection metrics: matching, average precision, confusion matrix, fitness, and the names that YOLOv5 has here."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from utils import boxes
 from utils.boxes import box_iou
+from utils.console import LOGGER
+from utils.plots import plot_confusion_matrix, plot_mc_curve, plot_pr_curve
 
 IOU_THRESHOLDS = torch.linspace(0.5, 0.95, 10)  # of mAP50-95, step 0.05
 FITNESS_WEIGHTS = np.array([0.0, 0.0, 0.1, 0.9])  # of P, R, mAP50, mAP50-95
@@ -71,6 +76,9 @@ def match_predictions(detections: Tensor, labels: Tensor, iouv: Tensor = IOU_THR
         label, level = (first >= 0).nonzero()
         correct[first[label, level], level] = True
     return torch.from_numpy(correct).to(detections.device)
+
+
+process_batch = match_predictions  # its name in YOLOv5
 
 
 def compute_ap(recall: np.ndarray, precision: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -147,7 +155,7 @@ class ApResult:
         return maps
 
 
-def ap_per_class(
+def measure_ap(
     tp: np.ndarray, conf: np.ndarray, pred_cls: np.ndarray, target_cls: np.ndarray, eps: float = 1e-16
 ) -> ApResult:
     """Compute precision, recall, F1 and average precision of each class that has labels.
@@ -188,6 +196,95 @@ def ap_per_class(
     n_tp = (r * n_labels).round()
     n_fp = (n_tp / (p + eps) - n_tp).round()
     return ApResult(n_tp, n_fp, p, r, f1, ap, classes.astype(int), px, p_curve, r_curve, f1_curve, prec_values)
+
+
+def plot_metric_curves(
+    result: ApResult, save_dir: str | Path, names: Mapping[int, str] | Sequence[str] = (), prefix: str = ""
+) -> None:
+    """Save PR_curve.png, F1_curve.png, P_curve.png and R_curve.png, each name after `prefix`.
+
+    Args:
+        result: of `measure_ap`.
+        save_dir: existing folder.
+        names: class names by index.
+        prefix: start of the file names.
+    """
+    folder = Path(save_dir)
+    plot_pr_curve(result.px, result.prec_values, result.ap, folder / f"{prefix}PR_curve.png", names, result.classes)
+    for curve, file, label in (
+        (result.f1_curve, "F1_curve.png", "F1"),
+        (result.p_curve, "P_curve.png", "precision"),
+        (result.r_curve, "R_curve.png", "recall"),
+    ):
+        plot_mc_curve(result.px, curve, folder / f"{prefix}{file}", names, ylabel=label, classes=result.classes)
+
+
+def ap_per_class(
+    tp: np.ndarray,
+    conf: np.ndarray,
+    pred_cls: np.ndarray,
+    target_cls: np.ndarray,
+    plot: bool = False,
+    save_dir: str | Path = ".",
+    names: Mapping[int, str] | Sequence[str] = (),
+    eps: float = 1e-16,
+    prefix: str = "",
+) -> tuple[np.ndarray, ...]:
+    """Compute what `measure_ap` does, in YOLOv5's form, and draw its curves if asked.
+
+    Args:
+        tp: see `measure_ap`.
+        conf: see `measure_ap`.
+        pred_cls: see `measure_ap`.
+        target_cls: see `measure_ap`.
+        plot: save the curves, see `plot_metric_curves`.
+        save_dir: of the curves.
+        names: of the classes, for the curves.
+        eps: see `measure_ap`.
+        prefix: of the files of the curves.
+
+    Returns:
+        tp, fp, p, r, f1, (K,) each, ap (K, T), and the class numbers (K,) int; see `ApResult`.
+    """
+    result = measure_ap(tp, conf, pred_cls, target_cls, eps)
+    if plot:
+        plot_metric_curves(result, save_dir, names, prefix)
+    return result.tp, result.fp, result.p, result.r, result.f1, result.ap, result.classes
+
+
+def bbox_iou(
+    box1: Tensor,
+    box2: Tensor,
+    xywh: bool = True,
+    GIoU: bool = False,
+    DIoU: bool = False,
+    CIoU: bool = False,
+    eps: float = 1e-7,
+    x1y1x2y2: bool | None = None,
+) -> Tensor:
+    """Compute what `utils.boxes.bbox_iou` does, in YOLOv5's form.
+
+    Args:
+        box1: (N, 4), or with `x1y1x2y2` (4,) or (4, N).
+        box2: (N, 4).
+        xywh: see `utils.boxes.bbox_iou`.
+        GIoU: see `utils.boxes.bbox_iou`.
+        DIoU: see `utils.boxes.bbox_iou`.
+        CIoU: see `utils.boxes.bbox_iou`.
+        eps: see `utils.boxes.bbox_iou`.
+        x1y1x2y2: the keyword of YOLOv5 up to 6.1, which stands for `not xywh`.
+
+    Returns:
+        (N, 1); (N,) if `x1y1x2y2` is given.
+    """
+    if x1y1x2y2 is None:
+        return boxes.bbox_iou(box1, box2, xywh, GIoU, DIoU, CIoU, eps)[..., None]
+    return boxes.bbox_iou(box1.T, box2, not x1y1x2y2, GIoU, DIoU, CIoU, eps)
+
+
+def wh_iou(wh1: Tensor, wh2: Tensor, eps: float = 1e-7) -> Tensor:
+    """Return the IoU of sizes (N, 2) and (M, 2) whose boxes share a corner, (N, M)."""
+    return box_iou(*(torch.cat((torch.zeros_like(wh), wh), 1) for wh in (wh1, wh2)), eps)
 
 
 class ConfusionMatrix:
@@ -240,13 +337,15 @@ class ConfusionMatrix:
         np.add.at(matrix, tuple(cells), self._counts)
         return matrix, size
 
-    def update(self, detections: Tensor | None, labels: Tensor) -> None:
+    def process_batch(self, detections: Tensor | None, labels: Tensor) -> None:
         """Count one image.
 
         Args:
             detections: (D, 6) `[xyxy, confidence, class]`, best first; None for none.
-            labels: (M, 5) `[class, xyxy]`, in the same unit.
+            labels: (M, 5) `[class, xyxy]`, in the same unit; without detections the classes (M,) are enough.
         """
+        if labels.ndim == 1:
+            labels = torch.nn.functional.pad(labels[:, None], (0, 4))  # (M, 5)
         found_rows = labels.new_zeros(0, 6) if detections is None else detections
         rows, truth = found_rows.cpu().numpy(), labels.cpu().numpy()
         rows = rows[rows[:, 4] > self.conf]
@@ -262,6 +361,24 @@ class ConfusionMatrix:
         self._waiting += len(cells)
         if self._waiting >= WAITING_CELLS:
             self._count()
+
+    def tp_fp(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return true and false positives of each class, (nc,) each; background is none."""
+        matrix = self.matrix
+        true = matrix.diagonal()
+        return true[:-1], (matrix.sum(1) - true)[:-1]
+
+    def plot(
+        self, normalize: bool = True, save_dir: str | Path = "", names: Mapping[int, str] | Sequence[str] = ()
+    ) -> None:
+        """Save confusion_matrix.png into an existing folder, see `utils.plots.plot_confusion_matrix`."""
+        matrix, size = self.blocks()
+        plot_confusion_matrix(matrix, names, Path(save_dir) / "confusion_matrix.png", normalize, size)
+
+    def print(self) -> None:
+        """Log the counts, a line for each row of `matrix`."""
+        for row in self.matrix.tolist():
+            LOGGER.info(" ".join(map(str, row)))
 
     def _count(self) -> None:
         """Add the waiting cells to the counts."""

@@ -101,17 +101,14 @@ def lr_factor(epoch: float, epochs: int, lrf: float, cosine: bool = False) -> fl
     return (1 - x) * (1 - lrf) + lrf
 
 
-def warmup_iterations(warmup_epochs: float, batches: int, epochs: int) -> int:
-    """Return the length of the warmup in batches: at least 100 if there is one, at most half of the training.
+def warmup_iterations(warmup_epochs: float, batches: int) -> int:
+    """Return the length of the warmup in batches: at least 100 if there is one, as in YOLOv5.
 
     Args:
         warmup_epochs: wanted length; 0 is no warmup.
         batches: per epoch.
-        epochs: of the whole training.
     """
-    if warmup_epochs <= 0:
-        return 0
-    return min(max(round(warmup_epochs * batches), 100), batches * epochs // 2)
+    return max(round(warmup_epochs * batches), 100) if warmup_epochs > 0 else 0
 
 
 def same_warmup(ni: int, nw: int, new: int) -> int:

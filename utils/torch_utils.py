@@ -1,4 +1,4 @@
-"""Device, seeds, timing, fusing, averaged weights and early stopping."""
+"""Device, seeds, timing, fusing, pruning, averaged weights and early stopping."""
 
 import ctypes
 import math
@@ -7,31 +7,43 @@ import platform
 import random
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping
-from contextlib import AbstractContextManager, ContextDecorator, nullcontext
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, ContextDecorator, contextmanager, nullcontext
 from copy import deepcopy
+from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import torch
+import torch.distributed as dist
+import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.utils import prune as torch_prune
+from torch.optim import Optimizer
 
-from utils.console import LOGGER
-from utils.paths import VERSION, git_describe
+from utils.console import LOGGER, colorstr
+from utils.optim import build_optimizer
+from utils.paths import VERSION
+from utils.paths import git_describe as git_describe
 
+LOCAL_RANK, RANK = (int(os.environ.get(name, "-1")) for name in ("LOCAL_RANK", "RANK"))  # -1 without torchrun
+WORLD_SIZE = int(os.environ.get("WORLD_SIZE", "1"))
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, KEPT_BYTES = -1, -3, 2**31 - 1  # of mallopt(3)
 
 # Device -------------------------------------------------------------------------------------------------------------
 
 
-def select_device(device: str | torch.device = "", batch_size: int = 0) -> torch.device:
+def select_device(
+    device: str | torch.device | None = "", batch_size: int | None = 0, newline: bool = False
+) -> torch.device:
     """Choose the device of a run and log it in one line.
 
     Args:
         device: "" or "none" = first CUDA device if there is one, else the CPU; "cpu"; "mps"; CUDA ids such as "0",
             "0,1" or "cuda:0". Ids count the devices that CUDA_VISIBLE_DEVICES leaves visible.
-        batch_size: images per step over all devices; checked when several are given, 0 is unknown.
+        batch_size: images per step over all devices; checked when several are given, 0 or None is unknown.
+        newline: log an empty line after it.
 
     Without CUDA the process is set up for computing on the CPU too, see `limit_threads` and `keep_freed_memory`.
 
@@ -54,7 +66,7 @@ def select_device(device: str | torch.device = "", batch_size: int = 0) -> torch
             f"ids 0 to {available - 1} exist" if available else "PyTorch finds no CUDA device here. Use --device cpu"
         )
         raise ValueError(f"device {str(device)!r}: no CUDA device {', '.join(map(str, missing))}; {found}")
-    if len(ids) > 1 and batch_size % len(ids):
+    if len(ids) > 1 and batch_size and batch_size % len(ids):
         raise ValueError(
             f"batch size {batch_size} cannot be divided among {len(ids)} devices: use a multiple of {len(ids)}"
         )
@@ -64,6 +76,8 @@ def select_device(device: str | torch.device = "", batch_size: int = 0) -> torch
         f"YOLOv5-SwinV2 {git_describe() or VERSION}  Python {platform.python_version()}  "
         f"torch {torch.__version__}  {', '.join(names)}"
     )
+    if newline:
+        LOGGER.info("")
     if len(ids) > 1:
         LOGGER.warning(f"several devices were given, but this program uses only {names[0]}")
     if kind != "cuda":
@@ -126,6 +140,16 @@ def amp_context(device: torch.device | str, dtype: torch.dtype | None) -> Abstra
     return torch.autocast(torch.device(device).type, dtype=dtype)
 
 
+def time_sync() -> float:
+    """Return seconds of a clock that only differences are taken of, after the work of CUDA is done."""
+    if torch.cuda.is_available() and torch.cuda.is_initialized():
+        torch.cuda.synchronize()
+    return time.perf_counter()
+
+
+time_synchronized = time_sync  # its name in YOLOv5 up to 5.0
+
+
 def smart_inference_mode() -> Callable:
     """Return a decorator that runs a function without gradients, in inference mode.
 
@@ -137,14 +161,19 @@ def smart_inference_mode() -> Callable:
 class Profile(ContextDecorator):
     """Measure wall-clock time of a block, or of every call of a function, CUDA work included.
 
+    Args:
+        t: seconds to start with.
+        device: device of the work; that of another one than CUDA is not waited for. None waits for any CUDA work.
+
     Attributes:
         t: seconds of all uses together.
         dt: seconds of the last use.
     """
 
-    def __init__(self, t: float = 0.0) -> None:
+    def __init__(self, t: float = 0.0, device: torch.device | str | None = None) -> None:
         self.t = t
         self.dt = 0.0
+        self._now = time_sync if device is None or torch.device(device).type == "cuda" else time.perf_counter
 
     def __enter__(self) -> "Profile":
         self._start = self._now()
@@ -153,12 +182,6 @@ class Profile(ContextDecorator):
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.dt = self._now() - self._start
         self.t += self.dt
-
-    @staticmethod
-    def _now() -> float:
-        if torch.cuda.is_available() and torch.cuda.is_initialized():
-            torch.cuda.synchronize()
-        return time.perf_counter()
 
 
 # Seeds --------------------------------------------------------------------------------------------------------------
@@ -228,10 +251,86 @@ def set_torch_rng_state(state: Mapping[str, Any]) -> None:
 # Models -------------------------------------------------------------------------------------------------------------
 
 
+def is_parallel(model: nn.Module) -> bool:
+    """Whether a model is wrapped in DataParallel or DistributedDataParallel."""
+    return isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel)
+
+
 def de_parallel(model: nn.Module) -> nn.Module:
     """Return the model inside DataParallel or DistributedDataParallel, other models as they are."""
-    wrappers = (nn.DataParallel, nn.parallel.DistributedDataParallel)
-    return model.module if isinstance(model, wrappers) else model
+    return model.module if is_parallel(model) else model
+
+
+def model_info(model: nn.Module, verbose: bool = False, imgsz: int = 640) -> tuple[int, int, int, float]:
+    """Log the size of a model in one line.
+
+    Args:
+        model: a DetectionModel, or any module; only the former knows its GFLOPs.
+        verbose: log a line for each parameter before.
+        imgsz: side of the image that GFLOPs are counted for, pixels.
+
+    Returns:
+        Layers without children, parameters, parameters with a gradient, and GFLOPs (0 where unknown).
+    """
+    if verbose:
+        for name, p in model.named_parameters():
+            LOGGER.info(f"{name:>40} {'gradient' if p.requires_grad else 'frozen':>9} {p.numel():>9} {list(p.shape)}")
+    parameters = sum(p.numel() for p in model.parameters())
+    gradients = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    layers = sum(1 for module in model.modules() if not list(module.children()))
+    gflops = model.gflops(imgsz) if hasattr(model, "gflops") else 0.0
+    name = Path(getattr(model, "yaml_file", None) or "Model").stem
+    LOGGER.info(
+        f"{colorstr(name)} summary: {layers} layers, {parameters} parameters, {gradients} gradients"
+        + (f", {gflops:.1f} GFLOPs at {imgsz}" if gflops else "")
+        + "\n"
+    )
+    return layers, parameters, gradients, gflops
+
+
+def scale_img(img: Tensor, ratio: float = 1.0, same_shape: bool = False, gs: int = 32) -> Tensor:
+    """Resize a batch of images (B, 3, H, W), 0..1, to int(ratio * side), bilinear.
+
+    Args:
+        img: images.
+        ratio: factor of both sides; 1 returns the images as they are.
+        same_shape: leave the result unpadded; else it is padded at the right and bottom, with 0.447, the mean of
+            photographs.
+        gs: the padded sides are multiples of it, those of the wanted size before it was cut to whole pixels.
+    """
+    if ratio == 1.0:
+        return img
+    height, width = img.shape[2:]
+    size = int(height * ratio), int(width * ratio)
+    img = F.interpolate(img, size=size, mode="bilinear", align_corners=False)
+    if same_shape:
+        return img
+    bottom, right = (math.ceil(side * ratio / gs) * gs for side in (height, width))
+    return F.pad(img, (0, right - size[1], 0, bottom - size[0]), value=0.447)
+
+
+def sparsity(model: nn.Module) -> float:
+    """Return the fraction of the parameters of a model that are 0."""
+    zeros, count = (sum(f(p) for p in model.parameters()) for f in (lambda p: int((p == 0).sum()), Tensor.numel))
+    return zeros / max(count, 1)
+
+
+def prune(model: nn.Module, amount: float = 0.3) -> None:
+    """Set the fraction `amount` of the weights of each Conv2d to 0, those closest to it."""
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d):
+            torch_prune.l1_unstructured(module, name="weight", amount=amount)
+            torch_prune.remove(module, "weight")
+    LOGGER.info(f"Model pruned to {sparsity(model):.3g} global sparsity")
+
+
+def load_classifier(name: str = "resnet101", n: int = 2) -> NoReturn:
+    """Refuse to load a second network for crops, as scripts do behind `classify = True`.
+
+    Raises:
+        NotImplementedError: always.
+    """
+    raise NotImplementedError("second-stage classifiers are not here; leave classify = False")
 
 
 def is_counter(key: str) -> bool:
@@ -368,9 +467,14 @@ class ModelEMA:
             if average.dtype.is_floating_point and not is_counter(key):
                 average.lerp_(live[key].to(average.dtype), step)
 
-    def update_attr(self, model: nn.Module, include: Iterable[str]) -> None:
-        """Copy the named plain attributes (`yaml`, `nc`, `names`, ...) from `model`."""
-        copy_attr(self.ema, de_parallel(model), include)
+    def update_attr(
+        self,
+        model: nn.Module,
+        include: Iterable[str] = (),
+        exclude: Iterable[str] = ("process_group", "reducer"),
+    ) -> None:
+        """Copy plain attributes (`yaml`, `nc`, `names`, ...) from `model`, see `copy_attr`."""
+        copy_attr(self.ema, de_parallel(model), include, exclude)
 
 
 class EarlyStopping:
@@ -422,3 +526,69 @@ class EarlyStopping:
         self.best_fitness = float(state["best_fitness"])
         self.best_epoch = int(state["best_epoch"])
         self.waited = int(state["waited"])
+
+
+def smart_optimizer(
+    model: nn.Module, name: str = "Adam", lr: float = 0.001, momentum: float = 0.9, decay: float = 1e-5
+) -> Optimizer:
+    """Build an optimizer as `utils.optim.build_optimizer` does, with the defaults of YOLOv5."""
+    return build_optimizer(model, name, lr, momentum, decay)
+
+
+def smart_resume(
+    ckpt: Mapping[str, Any],
+    optimizer: Optimizer,
+    ema: ModelEMA | None = None,
+    weights: str = "yolov5s.pt",
+    epochs: int = 300,
+    resume: bool = True,
+) -> tuple[float, int, int]:
+    """Put the optimizer and the averaged weights of a checkpoint of YOLOv5's training loop back.
+
+    Args:
+        ckpt: `epoch`, and if they are there `optimizer`, `best_fitness`, `ema` (a module) and `updates`.
+        optimizer: takes the state of the former one.
+        ema: takes the averaged weights.
+        weights: name of the checkpoint, for messages.
+        epochs: length of the training; of a checkpoint that has reached it, that many epochs more.
+        resume: the training goes on, so it must not be complete.
+
+    Returns:
+        The best fitness, the epoch to start at, and the epoch to end before.
+
+    Raises:
+        ValueError: nothing to resume.
+    """
+    start, best_fitness = ckpt["epoch"] + 1, 0.0
+    if ckpt.get("optimizer") is not None:
+        optimizer.load_state_dict(ckpt["optimizer"])
+        best_fitness = ckpt["best_fitness"]
+    if ema and ckpt.get("ema") is not None:
+        ema.ema.load_state_dict(ckpt["ema"].float().state_dict())
+        ema.updates = ckpt["updates"]
+    if resume and start <= 0:
+        raise ValueError(f"{weights}: training to {epochs} epochs is finished, nothing to resume. Start a new one")
+    if epochs < start:
+        LOGGER.info(f"{weights} has been trained for {ckpt['epoch']} epochs: {epochs} more follow")
+        epochs += ckpt["epoch"]
+    return best_fitness, start, epochs
+
+
+def smart_DDP(model: nn.Module) -> nn.parallel.DistributedDataParallel:
+    """Wrap a model for the processes that torchrun started; it stands on the device of this one."""
+    ids = [LOCAL_RANK] if next(model.parameters()).device.type == "cuda" else None
+    return nn.parallel.DistributedDataParallel(model, device_ids=ids)
+
+
+@contextmanager
+def torch_distributed_zero_first(local_rank: int) -> Iterator[None]:
+    """Let the first process of a machine go through the block before the others.
+
+    Args:
+        local_rank: number of this process on its machine; -1 without others.
+    """
+    if local_rank not in (-1, 0):
+        dist.barrier()
+    yield
+    if local_rank == 0:
+        dist.barrier()

@@ -43,7 +43,7 @@ def draw(
         hide_labels: draw boxes only.
         hide_conf: write the class only.
     """
-    picture = Annotator(image, line_width)
+    picture = Annotator(image.copy(), line_width)
     for *box, conf, cls in detections.flip(0).tolist():
         label = "" if hide_labels else names[int(cls)] if hide_conf else f"{names[int(cls)]} {conf:.2f}"
         picture.box_label(box, label, colors(int(cls), bgr=True))

@@ -357,7 +357,7 @@ def prepare(
     fitted = hyp.scaled(model.detect.nl, model.nc, imgsz, smoothing)
     model.hyp = fitted.to_dict()
     state = State(model, model, ModelEMA(model), optimizer, scaler, EarlyStopping(opt.patience))
-    warmup = warmup_iterations(hyp.warmup_epochs, batches, opt.epochs)
+    warmup = warmup_iterations(hyp.warmup_epochs, batches)
     prints = {"train": dataset.fingerprint(), "val": val_loader.dataset.fingerprint()}
     plan = Plan(opt, fitted, device, amp, imgsz, stride, batches, warmup, prints, frozen, save_dir, git_describe())
     if opt.resume:

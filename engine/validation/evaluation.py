@@ -12,12 +12,12 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
+from utils.annotate import output_to_target, plot_images
 from utils.boxes import scale_boxes, xywhn2xyxy
 from utils.callbacks import Callbacks
 from utils.console import LOGGER, TQDM_BAR_FORMAT
-from utils.metrics import ApResult, ConfusionMatrix, ap_per_class, match_predictions
+from utils.metrics import ApResult, ConfusionMatrix, match_predictions, measure_ap, plot_metric_curves
 from utils.nms import non_max_suppression
-from utils.plots import output_to_target, plot_confusion_matrix, plot_images, plot_mc_curve, plot_pr_curve
 from utils.text import printable
 from utils.torch_utils import Profile, amp_context
 
@@ -198,11 +198,11 @@ class Tally:
         self._conf.append(result.detections[:, 4].numpy())
         self._classes.append(result.detections[:, 5].numpy())
         self._labels.append(result.labels[:, 0].numpy())
-        self.confusion.update(result.detections, result.labels)
+        self.confusion.process_batch(result.detections, result.labels)
 
     def compute(self) -> ApResult:
         """Return the metrics of all images so far, at least one."""
-        return ap_per_class(*(np.concatenate(x) for x in (self._correct, self._conf, self._classes, self._labels)))
+        return measure_ap(*(np.concatenate(x) for x in (self._correct, self._conf, self._classes, self._labels)))
 
     def label_counts(self) -> np.ndarray:
         """Return the number of labels of each class, (nc,)."""
@@ -230,18 +230,11 @@ def plot_batch(batch: Batch, save_dir: Path, i: int, names: Mapping[int, str]) -
     """Draw the labels and the detections of batch `i`."""
     paths = [result.path for result in batch.results]
     plot_images(batch.images, batch.targets, paths, save_dir / f"val_batch{i}_labels.jpg", names)
-    rows = output_to_target(batch.found, (batch.images.shape[2], batch.images.shape[3]))
+    rows = output_to_target(batch.found, shape=(batch.images.shape[2], batch.images.shape[3]))
     plot_images(batch.images, rows, paths, save_dir / f"val_batch{i}_pred.jpg", names)
 
 
 def plot_metrics(tally: Tally, result: ApResult, save_dir: Path, names: Mapping[int, str]) -> None:
     """Draw the confusion matrix and the four curves."""
-    matrix, size = tally.confusion.blocks()
-    plot_confusion_matrix(matrix, names, save_dir / "confusion_matrix.png", classes_per_cell=size)
-    plot_pr_curve(result.px, result.prec_values, result.ap, save_dir / "PR_curve.png", names, result.classes)
-    for curve, file, label in (
-        (result.f1_curve, "F1_curve.png", "F1"),
-        (result.p_curve, "P_curve.png", "precision"),
-        (result.r_curve, "R_curve.png", "recall"),
-    ):
-        plot_mc_curve(result.px, curve, save_dir / file, names, ylabel=label, classes=result.classes)
+    tally.confusion.plot(save_dir=save_dir, names=names)
+    plot_metric_curves(result, save_dir, names)

@@ -8,10 +8,10 @@ from torchvision.ops import box_iou
 from utils.metrics import (
     IOU_THRESHOLDS,
     ConfusionMatrix,
-    ap_per_class,
     compute_ap,
     fitness,
     match_predictions,
+    measure_ap,
     smooth,
 )
 
@@ -158,7 +158,7 @@ def specification_stats():
 
 
 def test_classes_of_the_specification():
-    result = ap_per_class(*specification_stats())
+    result = measure_ap(*specification_stats())
     np.testing.assert_allclose(result.ap[:, 0], [0.7772, 0.995], atol=1e-4)
     np.testing.assert_allclose(result.ap.mean(1), [0.61138, 0.3985], atol=1e-5)
     np.testing.assert_allclose(result.p, [0.66667, 0.96396], atol=1e-5)
@@ -173,56 +173,56 @@ def test_classes_of_the_specification():
 def test_order_of_the_detections_does_not_matter():
     correct, conf, pred, target = specification_stats()
     order = np.random.default_rng(0).permutation(6)
-    a, b = ap_per_class(correct, conf, pred, target), ap_per_class(correct[order], conf[order], pred[order], target)
+    a, b = measure_ap(correct, conf, pred, target), measure_ap(correct[order], conf[order], pred[order], target)
     for name in ("ap", "p", "r", "f1", "p_curve", "r_curve", "prec_values"):
         np.testing.assert_array_equal(getattr(a, name), getattr(b, name))
 
 
 def test_statistics_are_not_changed():
     given, copies = specification_stats(), specification_stats()
-    ap_per_class(*given)
+    measure_ap(*given)
     for x, copy in zip(given, copies, strict=True):
         np.testing.assert_array_equal(x, copy)
 
 
 def test_class_alone_equals_class_among_others():
     correct, conf, pred, target = specification_stats()
-    together = ap_per_class(correct, conf, pred, target)
+    together = measure_ap(correct, conf, pred, target)
     for c in (0, 1):
-        alone = ap_per_class(correct[pred == c], conf[pred == c], pred[pred == c], target[target == c])
+        alone = measure_ap(correct[pred == c], conf[pred == c], pred[pred == c], target[target == c])
         for name in ("ap", "p_curve", "r_curve", "f1_curve", "prec_values"):
             np.testing.assert_array_equal(getattr(alone, name)[0], getattr(together, name)[c])
 
 
 def test_perfect_scene():
-    result = ap_per_class(np.ones((4, 10), bool), np.full(4, 0.9), np.array([0, 0, 2, 2]), np.array([0, 0, 2, 2]))
+    result = measure_ap(np.ones((4, 10), bool), np.full(4, 0.9), np.array([0, 0, 2, 2]), np.array([0, 0, 2, 2]))
     np.testing.assert_allclose(result.means(), [1, 1, 0.995, 0.995])
     np.testing.assert_array_equal(result.tp, [2, 2])
     np.testing.assert_array_equal(result.fp, [0, 0])
 
 
 def test_hopeless_scene():
-    result = ap_per_class(np.zeros((4, 10), bool), np.full(4, 0.9), np.zeros(4), np.array([0, 1]))
+    result = measure_ap(np.zeros((4, 10), bool), np.full(4, 0.9), np.zeros(4), np.array([0, 1]))
     assert result.means() == (0, 0, 0, 0)
     np.testing.assert_array_equal(result.tp, [0, 0])
 
 
 def test_class_without_detections_counts_as_zero():
-    result = ap_per_class(np.ones((1, 10), bool), np.array([0.9]), np.array([5]), np.array([5, 7]))
+    result = measure_ap(np.ones((1, 10), bool), np.array([0.9]), np.array([5]), np.array([5, 7]))
     np.testing.assert_array_equal(result.classes, [5, 7])
     np.testing.assert_allclose(result.ap[:, 0], [0.995, 0])
     assert result.means()[2] == pytest.approx(0.4975)
 
 
 def test_class_without_labels_is_left_out():
-    result = ap_per_class(np.array([[True], [False]]), np.array([0.9, 0.8]), np.array([0, 1]), np.array([0]))
+    result = measure_ap(np.array([[True], [False]]), np.array([0.9, 0.8]), np.array([0, 1]), np.array([0]))
     np.testing.assert_array_equal(result.classes, [0])
     assert result.p[0] == 1
 
 
 @pytest.mark.parametrize("targets", [[], [0, 2]])
 def test_no_detections(targets):
-    result = ap_per_class(np.zeros((0, 10), bool), np.zeros(0), np.zeros(0), np.array(targets))
+    result = measure_ap(np.zeros((0, 10), bool), np.zeros(0), np.zeros(0), np.array(targets))
     assert result.ap.shape == (len(targets), 10)
     assert result.means() == (0, 0, 0, 0)
     assert result.maps(3).tolist() == [0, 0, 0]
@@ -230,7 +230,7 @@ def test_no_detections(targets):
 
 def test_curves_by_hand():
     # one class, two labels; hit at 0.8, miss at 0.6, hit at 0.4
-    result = ap_per_class(np.array([[1], [0], [1]], bool), np.array([0.8, 0.6, 0.4]), np.zeros(3), np.zeros(2))
+    result = measure_ap(np.array([[1], [0], [1]], bool), np.array([0.8, 0.6, 0.4]), np.zeros(3), np.zeros(2))
     at = (result.px * 999).round()
     for conf, p, r in ((0.9, 1, 0), (0.8, 1, 0.5), (0.7, 0.75, 0.5), (0.5, 7 / 12, 0.75), (0.2, 2 / 3, 1)):
         i = np.flatnonzero(at == round(conf * 999))[0]
@@ -276,7 +276,7 @@ def our_result(scenes):
         (match_predictions(detections, labels, IOU_THRESHOLDS), detections[:, 4], detections[:, 5], labels[:, 0])
         for labels, detections in scenes
     ]
-    return ap_per_class(*(torch.cat(x).numpy() for x in zip(*stats, strict=True)))
+    return measure_ap(*(torch.cat(x).numpy() for x in zip(*stats, strict=True)))
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -327,7 +327,7 @@ def test_ap_against_coco_in_a_crowd():
 def confusion(*images, nc=2):
     matrix = ConfusionMatrix(nc)
     for detections, labels in images:
-        matrix.update(detections, labels)
+        matrix.process_batch(detections, labels)
     return matrix.matrix
 
 
@@ -343,7 +343,7 @@ def test_blocks_are_sums_of_the_matrix_and_counting_in_between_changes_nothing(m
             box = torch.tensor([[0.0, 0.0, 10.0, 10.0]])
             found = torch.cat((box, torch.tensor([[0.9, float(predicted)]])), 1)[: predicted < 10]
             label = torch.cat((torch.tensor([[float(true)]]), box), 1)[: true < 10]
-            confused.update(found, label)
+            confused.process_batch(found, label)
     expected[10, 10] = 0  # nothing, found as nothing
     np.testing.assert_array_equal(confused.matrix, expected)
     blocks, size = confused.blocks(most=4)  # classes 0-2, 3-5, 6-8, 9, background
@@ -357,7 +357,7 @@ def test_blocks_are_sums_of_the_matrix_and_counting_in_between_changes_nothing(m
 
 def test_matrix_of_very_many_classes_keeps_its_cells_only():
     confused = ConfusionMatrix(1_000_000)
-    confused.update(None, torch.tensor([[999_999.0, 0, 0, 1, 1]]))
+    confused.process_batch(None, torch.tensor([[999_999.0, 0, 0, 1, 1]]))
     blocks, size = confused.blocks()
     assert (blocks.shape, size) == ((1001, 1001), 1000)
     assert (blocks[1000, 999], blocks.sum()) == (1, 1)

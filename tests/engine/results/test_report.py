@@ -276,7 +276,7 @@ def test_validation_counts_are_those_of_the_confusion_matrix(dump, tmp_path):
         detections = torch.tensor(detections[np.argsort(-detections[:, 4])]).float()
         labels = torch.tensor(labels).float()
         before = matrix.matrix.copy()
-        matrix.update(detections, labels)
+        matrix.process_batch(detections, labels)
         report.add(detections, labels, str(tmp_path / f"{i}.png"))
         new = matrix.matrix - before
         mistakes[f"{i}.png"] = new.sum() - np.trace(new)
