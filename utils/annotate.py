@@ -417,7 +417,7 @@ def plot_images(
     if targets[:, 2:6].max(initial=0) > 1.01:
         targets = targets.astype(np.float32) / np.array([1, 1, w, h, w, h, 1][: targets.shape[1]], np.float32)
     if images.dtype != np.uint8 and images.max() <= 1.5:  # resampling may leave the range by a little
-        images = images * 255
+        images = images[:n] * 255
     columns = math.ceil(math.sqrt(n))
     rows = math.ceil(n / columns)
     scale = min(1.0, max_size / (columns * w), max_size / (rows * h))
