@@ -47,6 +47,7 @@ from engine.training.recovery import check_epoch, check_step, out_of_memory, rol
 from engine.training.state import Inputs, Plan, State, choose_amp, prepare, read_inputs, save, save_progress
 from engine.training.tuner import Search, read_population, run_genetic, run_optuna
 from models.weights.checkpoint import strip_optimizer
+from utils.annotate import plot_images
 from utils.callbacks import Callbacks
 from utils.console import LOGGER, TQDM_BAR_FORMAT, colorstr, log_options
 from utils.datasets.sampling import class_weights, image_weights
@@ -73,7 +74,7 @@ from utils.metrics import fitness
 from utils.optim import accumulate_at, set_schedule_
 from utils.paths import ROOT as ROOT
 from utils.paths import run_folder
-from utils.plots import plot_images, plot_results
+from utils.plots import plot_results
 from utils.torch_utils import amp_context, init_seeds, parse_device, select_device
 
 TRAIN_BATCHES_DRAWN = 3

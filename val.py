@@ -37,6 +37,7 @@ from engine.validation.evaluation import (
     plot_batch,
     plot_metrics,
     progress,
+    run_val_batch_callbacks,
 )
 from engine.validation.study import StudyFolder
 from models.runtimes.backends import DetectMultiBackend
@@ -171,14 +172,15 @@ def run(
         for i, batch in enumerate(runner.batches(progress(dataloader), callbacks)):
             for image in batch.results:
                 _take(image, tally, files, page)
-                callbacks.run("on_val_image_end")
             if plots and i < PLOTTED_BATCHES:
                 plot_batch(batch, save_dir, i, names)
-            callbacks.run("on_val_batch_end")
-    callbacks.run("on_val_end")
+            run_val_batch_callbacks(callbacks, i, batch, names)
 
-    result = tally.compute()
-    callbacks.run("on_val_metrics", result=result, counts=tally.label_counts(), names=names)
+    result, counts = tally.compute(), tally.label_counts()
+    ap50, ap = result.ap[:, 0], result.ap.mean(1)
+    numbers = (counts, result.tp, result.fp, result.p, result.r, result.f1, ap, ap50, result.classes)
+    callbacks.run("on_val_end", *numbers, tally.confusion.matrix)
+    callbacks.run("on_val_metrics", result=result, counts=counts, names=names)
     log_table(tally, result, names, every_class=verbose or (by_hand and len(names) < FEW_CLASSES))
     speed = tuple(t.t / tally.seen * 1e3 for t in runner.times)
     for file in files:

@@ -32,7 +32,7 @@ from utils.annotate import Annotator, plot_images
 from utils.callbacks import Callbacks
 from utils.files import yaml_load, yaml_save
 from utils.loggers import Loggers
-from utils.plots import plot_confusion_matrix, plot_labels, plot_mc_curve, plot_pr_curve, plot_val_study
+from utils.plots import plot_confusion_matrix, plot_labels, plot_mc_curve, plot_pr_curve, plot_studies
 from utils.text import csv_text, printable
 
 HOSTILE = [
@@ -161,7 +161,7 @@ def test_study_names_the_files(figures, tmp_path):
     files = [tmp_path / name for name in ("_a.txt", "$b_$.txt", "c\nd.txt")]
     for file in files:
         np.savetxt(file, np.ones((2, 10)))
-    plot_val_study(files, [64, 96], tmp_path / "study.png")
+    plot_studies(files, [64, 96], tmp_path / "study.png")
     assert legend(figures[0]) == ["_a", "$b_$", "c?d"]
 
 

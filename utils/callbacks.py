@@ -1,9 +1,12 @@
 """The events of a run, their arguments, and the callbacks registered for them."""
 
 from collections.abc import Callable
+from functools import partial
+from threading import Thread
 from typing import Any
 
 # Event -> names of its arguments. In order of time; training tells the first and last ones, validation the middle ones.
+# Of those without names, on_val_image_end, on_val_batch_end and on_val_end give YOLOv5's arguments to its actions.
 EVENTS: dict[str, tuple[str, ...]] = {
     "on_pretrain_routine_start": (),
     "on_pretrain_routine_end": ("labels", "names"),  # (M, 5) [class, xywhn] of all images, {class: name}
@@ -37,7 +40,7 @@ class Callbacks:
 
     def __init__(self) -> None:
         self.stop_training = False
-        self._registered: dict[str, list[Callable[..., Any]]] = {event: [] for event in EVENTS}
+        self._callbacks: dict[str, list[dict[str, Any]]] = {event: [] for event in EVENTS}
 
     def register(self, event: str, callback: Callable[..., Any]) -> None:
         """Call `callback` at every `event` from now on, after those registered before.
@@ -50,19 +53,57 @@ class Callbacks:
             ValueError: no such event.
         """
         _check(event)
-        self._registered[event].append(callback)
+        self._callbacks[event].append({"name": "", "callback": callback, "by_name": True})
 
-    def run(self, event: str, **kwargs: Any) -> None:
+    def register_action(self, hook: str, name: str = "", callback: Callable[..., Any] | None = None) -> None:
+        """Do what `register` does, in YOLOv5's form: the callback takes YOLOv5's arguments of the event, by position.
+
+        Args:
+            hook: a key of `EVENTS`.
+            name: of the action, for `get_registered_actions`.
+            callback: what is called.
+
+        Raises:
+            ValueError: no such event, or nothing that can be called.
+        """
+        _check(hook)
+        if not callable(callback):
+            raise ValueError(f"callback of {hook} is {callback!r}, which cannot be called")
+        self._callbacks[hook].append({"name": name, "callback": callback, "by_name": False})
+
+    def get_registered_actions(self, hook: str | None = None) -> Any:
+        """Return the registered actions of an event, dicts of `name` and `callback`, or the lists of all events."""
+        return self._callbacks[hook] if hook else self._callbacks
+
+    def run(self, event: str, *args: Any, thread: bool = False, **kwargs: Any) -> None:
         """Call what is registered for `event`; an exception of a callback ends the run.
+
+        Args:
+            event: a key of `EVENTS`.
+            *args: the arguments of the event by position; those of an event without names go to actions only.
+            thread: call each in a thread of its own.
+            **kwargs: the arguments of the event by name.
 
         Raises:
             ValueError: no such event, or arguments other than those of `EVENTS`.
         """
         _check(event)
-        if set(kwargs) != set(EVENTS[event]):
+        names = EVENTS[event]
+        if names:
+            kwargs |= dict(zip(names, args, strict=False))
+        if set(kwargs) != set(names) or (names and len(args) > len(names)):
             raise ValueError(f"event {event} has the arguments {EVENTS[event]}, got {tuple(kwargs)}")
-        for callback in self._registered[event]:
-            callback(**kwargs)
+        by_position = tuple(kwargs[name] for name in names) or args
+        for action in self._callbacks[event]:
+            call = (
+                partial(action["callback"], **kwargs)
+                if action["by_name"]
+                else partial(action["callback"], *by_position)
+            )
+            if thread:
+                Thread(target=call, daemon=True).start()
+            else:
+                call()
 
 
 def _check(event: str) -> None:

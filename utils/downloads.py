@@ -57,9 +57,42 @@ IMAGE_TYPES = {
 }
 
 
-def is_url(text: str) -> bool:
-    """Return whether a source is an HTTP URL."""
-    return text.lower().startswith(("http://", "https://"))
+def is_url(url: str | Path, check: bool = False) -> bool:
+    """Return whether a source is an HTTP URL.
+
+    Args:
+        url: source.
+        check: ask its server too whether there is something; YOLOv5 does so by default.
+    """
+    if not str(url).lower().startswith(("http://", "https://")):
+        return False
+    if check:
+        try:
+            with _open(str(url)):
+                return True
+        except (OSError, ValueError):
+            return False
+    return True
+
+
+def attempt_download(file: str | Path, repo: str = "", release: str = "") -> str:
+    """Return the path of a file of weights, as YOLOv5's scripts ask for it; a URL is fetched into the working folder.
+
+    Args:
+        file: path or URL.
+        repo: where YOLOv5 looks for a name that is no file; nobody looks there here.
+        release: see `repo`.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        OSError: the URL cannot be fetched.
+    """
+    if is_url(file):
+        name = Path(unquote(urlsplit(str(file)).path)).name
+        return name if Path(name).is_file() else str(download(str(file), "."))
+    if not Path(file).exists():
+        raise FileNotFoundError(f"{file}: no weights are downloaded; give the path of a .pt file")
+    return str(file)
 
 
 def shown(url: str) -> str:

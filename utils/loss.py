@@ -77,7 +77,7 @@ def assign_targets(targets: Tensor, anchors: Tensor, size: tuple[int, int], anch
     )
 
 
-def smooth_bce(eps: float = 0.1) -> tuple[float, float]:
+def smooth_BCE(eps: float = 0.1) -> tuple[float, float]:
     """Return the positive and negative class target under label smoothing `eps` (0..1)."""
     return 1.0 - 0.5 * eps, 0.5 * eps
 
@@ -87,10 +87,36 @@ def binary_loss(logits: Tensor, target: Tensor, pos_weight: Tensor, gamma: float
     if gamma <= 0:
         return F.binary_cross_entropy_with_logits(logits, target, pos_weight=pos_weight)
     loss = F.binary_cross_entropy_with_logits(logits, target, pos_weight=pos_weight, reduction="none")
+    return focal(loss, logits, target, gamma, FOCAL_ALPHA).mean()
+
+
+def focal(loss: Tensor, logits: Tensor, target: Tensor, gamma: float, alpha: float) -> Tensor:
+    """Weigh binary losses, element by element, by how wrong they are (arXiv:1708.02002, equation 5)."""
     p = logits.sigmoid()
     p_true = target * p + (1 - target) * (1 - p)
-    alpha = target * FOCAL_ALPHA + (1 - target) * (1 - FOCAL_ALPHA)
-    return (loss * alpha * (1 - p_true) ** gamma).mean()
+    alpha = target * alpha + (1 - target) * (1 - alpha)
+    return loss * alpha * (1 - p_true) ** gamma
+
+
+class FocalLoss(nn.Module):
+    """Focal form (arXiv:1708.02002) of a binary loss of logits and targets.
+
+    Args:
+        loss_fcn: such as `nn.BCEWithLogitsLoss()`; its reduction becomes that of this module.
+        gamma: how much less the easy ones count.
+        alpha: weight of the positive ones, the negative ones have 1 - alpha.
+    """
+
+    def __init__(self, loss_fcn: nn.Module, gamma: float = 1.5, alpha: float = 0.25) -> None:
+        super().__init__()
+        self.loss_fcn, self.gamma, self.alpha = loss_fcn, gamma, alpha
+        self.reduction = loss_fcn.reduction
+        self.loss_fcn.reduction = "none"  # the weights differ by element
+
+    def forward(self, pred: Tensor, true: Tensor) -> Tensor:
+        """Return the loss of logits and targets (0..1) of one shape, reduced to a scalar unless that is "none"."""
+        loss = focal(self.loss_fcn(pred, true), pred, true, self.gamma, self.alpha)
+        return {"mean": loss.mean, "sum": loss.sum}.get(self.reduction, lambda: loss)()
 
 
 def decode_boxes(raw: Tensor, anchor_wh: Tensor) -> Tensor:
@@ -115,6 +141,8 @@ class ComputeLoss:
             Not called without gradients: one process validates alone.
 
     Attributes:
+        nc, nl, na, anchors, device: as of the head: classes, levels, anchors of a level, their sizes in cells.
+        cp, cn: targets of the class scores. balance: weight of each level.
         seen, matched: targets of all calls with gradients, and the pairs of anchor and cell that were found for them.
     """
 
@@ -127,14 +155,33 @@ class ComputeLoss:
         head = model.model[-1]
         self.hyp = model.hyp
         self.head = head
-        self.nc = head.nc
+        self.nc, self.nl, self.na = head.nc, head.nl, head.na
+        self.anchors, self.device = head.anchors, head.anchors.device
         self.autobalance = autobalance
         self.shares = shares
         self.seen = self.matched = 0
         self.balance = list(LEVEL_BALANCE.get(head.nl, LEVEL_BALANCE_DEFAULT[: head.nl]))
         strides = head.stride.tolist()
         self.reference_level = strides.index(16) if 16 in strides else 0
-        self.cp, self.cn = smooth_bce(self.hyp.get("label_smoothing", 0.0))
+        self.cp, self.cn = smooth_BCE(self.hyp.get("label_smoothing", 0.0))
+
+    def build_targets(self, p: list[Tensor], targets: Tensor) -> tuple[list, list, list, list]:
+        """Find what each level has to predict, see `assign_targets`; a subclass may choose otherwise.
+
+        Args:
+            p: raw maps, one (B, A, H, W, 5 + nc) per level.
+            targets: (T, 6) rows of image index, class, x, y, w, h, boxes 0..1.
+
+        Returns:
+            Of each level: classes (E,), boxes (E, 4) in cells from the owning one, (image, anchor, row, column) of E
+            entries each, and sizes of their anchors (E, 2) in cells.
+        """
+        found = [
+            assign_targets(targets, self.head.anchors[level].float(), (raw.shape[2], raw.shape[3]), self.hyp["anchor_t"])
+            for level, raw in enumerate(p)
+        ]
+        places = [(t.image, t.anchor, t.row, t.column) for t in found]
+        return [t.label for t in found], [t.box for t in found], places, [t.anchor_wh for t in found]
 
     def __call__(self, preds: list[Tensor], targets: Tensor) -> tuple[Tensor, Tensor]:
         """Compute the loss.
@@ -144,7 +191,7 @@ class ComputeLoss:
             targets: (T, 6) rows of image index, class, x, y, w, h, boxes 0..1.
 
         Returns:
-            The loss times the batch size, scalar with gradient, and the three terms (box, objectness, class), (3,),
+            The loss times the batch size, (1,) with gradient, and the three terms (box, objectness, class), (3,),
             detached.
         """
         hyp, device = self.hyp, preds[0].device
@@ -154,27 +201,23 @@ class ComputeLoss:
         gamma = hyp["fl_gamma"]
         terms = torch.zeros(3, device=device).unbind()
         box_loss, obj_loss, cls_loss = terms
-        assigned = [
-            assign_targets(targets, self.head.anchors[level].float(), (raw.shape[2], raw.shape[3]), hyp["anchor_t"])
-            for level, raw in enumerate(preds)
-        ]
-        counts = [len(t.label) for t in assigned]
+        assigned = self.build_targets(preds, targets)
+        counts = [len(labels) for labels in assigned[0]]
         if torch.is_grad_enabled():
             self.seen += len(targets)
             self.matched += sum(counts)
         shares = self.shares(counts) if self.shares and torch.is_grad_enabled() else [1.0] * len(counts)
-        for level, (raw, t) in enumerate(zip(preds, assigned, strict=True)):
+        for level, (raw, labels, boxes, place, anchor_wh) in enumerate(zip(preds, *assigned, strict=True)):
             raw = raw.float()
             objectness = torch.zeros_like(raw[..., 0])
-            if len(t.label):
-                chosen = raw[t.image, t.anchor, t.row, t.column]  # (E, 5 + nc)
-                iou = bbox_iou(decode_boxes(chosen[:, :4], t.anchor_wh), t.box, CIoU=True).view(-1)
+            if len(labels):
+                chosen = raw[place]  # (E, 5 + nc)
+                iou = bbox_iou(decode_boxes(chosen[:, :4], anchor_wh), boxes, CIoU=True).view(-1)
                 box_loss = box_loss + (1.0 - iou).mean() * shares[level]
-                place = (t.image, t.anchor, t.row, t.column)
                 objectness = highest_at(objectness, place, iou.detach().clamp(min=0))
                 if self.nc > 1:
                     wanted = torch.full_like(chosen[:, 5:], self.cn)
-                    wanted[torch.arange(len(t.label), device=device), t.label] = self.cp
+                    wanted[torch.arange(len(labels), device=device), labels] = self.cp
                     cls_loss = cls_loss + binary_loss(chosen[:, 5:], wanted, cls_pw, gamma) * shares[level]
             level_loss = binary_loss(raw[..., 4], objectness, obj_pw, gamma)
             obj_loss = obj_loss + level_loss * self.balance[level]
@@ -183,7 +226,7 @@ class ComputeLoss:
         if self.autobalance:
             self.balance = [b / self.balance[self.reference_level] for b in self.balance]
         items = torch.stack((box_loss * hyp["box"], obj_loss * hyp["obj"], cls_loss * hyp["cls"]))
-        return items.sum() * preds[0].shape[0], items.detach()
+        return items.sum(0, keepdim=True) * preds[0].shape[0], items.detach()
 
 
 def highest_at(base: Tensor, place: tuple[Tensor, ...], values: Tensor) -> Tensor:

@@ -13,9 +13,27 @@ from typing import TYPE_CHECKING, Any
 import cv2
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from torch import Tensor
 
-from utils.annotate import Annotator, Names, class_names, colors, find_font, output_to_target, plot_images, text_color
+from utils import annotate, threaded
+from utils.annotate import (
+    CROP_GAIN,
+    CROP_PAD,
+    FULL_COLOUR,
+    Color,
+    Names,
+    class_names,
+    colors,
+    crop_box,
+    find_font,
+    text_color,
+    write_image,
+)
+from utils.annotate import Annotator as Annotator
+from utils.annotate import Colors as Colors
+from utils.annotate import output_to_target as output_to_target
 from utils.files import write_whole
+from utils.paths import increment_path
 from utils.text import printable
 
 if TYPE_CHECKING:  # matplotlib takes half a second to load: by the first figure
@@ -24,20 +42,6 @@ if TYPE_CHECKING:  # matplotlib takes half a second to load: by the first figure
     from matplotlib.figure import Figure
     from matplotlib.text import Text
 
-__all__ = [
-    "Annotator",
-    "colors",
-    "output_to_target",
-    "plot_confusion_matrix",
-    "plot_evolve",
-    "plot_images",
-    "plot_labels",
-    "plot_mc_curve",
-    "plot_pr_curve",
-    "plot_results",
-    "plot_val_study",
-]
-
 LEGEND_CLASSES = 20  # up to here each class has its own colour and a legend entry
 TICK_CLASSES = 98  # up to here each class has its name at an axis
 CURVES = 500  # of more classes only so many curves are drawn, evenly chosen
@@ -45,6 +49,80 @@ CELL_CLASSES = 29  # up to here the cells of a confusion matrix carry numbers
 BLUE, ORANGE, GREY, BLACK = "#1F5FD1", "#E8730C", "#555555", "#222222"
 COUNTS = "YlGnBu"  # colour map of every two-dimensional histogram
 RESULT_PANELS = (1, 2, 3, 4, 5, 8, 9, 10, 6, 7)  # columns of results.csv in the order of the panels
+STUDY_SIZES = tuple(range(256, 1536 + 1, 128))  # pixels, of `val.py --task study`
+
+plot_images = threaded(annotate.plot_images)  # YOLOv5's form: drawn beside the caller, who may `join` what it returns
+
+
+def __getattr__(name: str) -> Any:
+    """Return YOLOv5's functions for plots that stand on the engine, which is above this file."""
+    if name == "feature_visualization":
+        from engine.results.feature_maps import feature_visualization  # noqa: PLC0415
+
+        return feature_visualization
+    if name == "plot_evolve":
+        from engine.training.evolve import plot_evolve  # noqa: PLC0415
+
+        return plot_evolve
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def save_one_box(
+    xyxy: ArrayLike | Tensor,
+    im: NDArray,
+    file: str | Path = "im.jpg",
+    gain: float = CROP_GAIN,
+    pad: float = CROP_PAD,
+    square: bool = False,
+    BGR: bool = False,
+    save: bool = True,
+) -> NDArray:
+    """Cut out what a box shows and save it as JPEG.
+
+    Args:
+        xyxy: (4,) or (1, 4) corners in pixels of the image.
+        im: (H, W, 3) BGR uint8.
+        file: target; its suffix becomes .jpg, and a name that exists gets a number. The folder is made.
+        gain: see `utils.annotate.crop_box`.
+        pad: see `utils.annotate.crop_box`.
+        square: see `utils.annotate.crop_box`.
+        BGR: return the crop as BGR.
+        save: write the file.
+
+    Returns:
+        The crop, (h, w, 3) RGB unless `BGR`.
+    """
+    box = np.array([float(v) for v in (xyxy[0] if len(xyxy) == 1 else xyxy)])
+    crop = crop_box(im, box, gain, pad, square)
+    if save:
+        write_image(increment_path(Path(file).with_suffix(".jpg")), crop, FULL_COLOUR)
+    return crop if BGR else crop[..., ::-1]
+
+
+def plot_one_box(
+    x: ArrayLike | Tensor,
+    img: NDArray,
+    color: Color | None = None,
+    label: str | None = None,
+    line_thickness: int | None = None,
+) -> None:
+    """Draw a box and its label on an array itself, as YOLOv5 up to 5.0 did.
+
+    Args:
+        x: xyxy in pixels.
+        img: (H, W, 3) BGR uint8, contiguous.
+        color: BGR; by default a random one of the palette.
+        label: drawn with it.
+        line_thickness: in pixels; by default it follows the size of the image.
+    """
+    thickness = line_thickness or round(0.001 * sum(img.shape[:2])) + 1
+    chosen = colors(np.random.default_rng().integers(colors.n), bgr=True) if color is None else color
+    Annotator(img, thickness).box_label(x, label, tuple(int(c) for c in chosen))
+
+
+def color_list() -> list[Color]:
+    """Return ten colours as RGB bytes."""
+    return colors.palette[:10]
 
 
 def _write(places: Sequence[Text], texts: Sequence[str], size: float) -> None:
@@ -171,7 +249,7 @@ def _plot_counts_2d(ax: Axes, x: NDArray, y: NDArray) -> None:
     ax.imshow(np.where(counts > 0, counts, np.nan).T, origin="lower", extent=(0, 1, 0, 1), cmap=COUNTS, norm=norm)
 
 
-def plot_labels(labels: ArrayLike, names: Names, save_dir: str | Path) -> None:
+def plot_labels(labels: ArrayLike, names: Names = (), save_dir: str | Path = "") -> None:
     """Save labels.jpg (class counts, boxes, centres, sizes) and labels_correlogram.jpg (x, y, width, height in pairs).
 
     Args:
@@ -219,19 +297,20 @@ def _read_results(file: Path) -> tuple[list[str], NDArray]:
     return header, values
 
 
-def plot_results(file: str | Path) -> None:
+def plot_results(file: str | Path = "results.csv", dir: str | Path = "") -> None:
     """Save results.png beside a results.csv: losses, precision, recall and mAP by epoch.
 
     All `results*.csv` of the folder are drawn, each with a dotted line smoothed by a Gaussian of 3 epochs.
 
     Args:
         file: the results.csv of a run.
+        dir: its folder, instead of `file`.
 
     Raises:
         FileNotFoundError: the file does not exist.
         ValueError: a file is no results table or has no epochs.
     """
-    file = Path(file)
+    file = Path(dir) / "results.csv" if dir else Path(file)
     if not file.is_file():
         raise FileNotFoundError(f"{file} does not exist; it is written by training, one row per epoch")
     files = sorted(file.parent.glob("results*.csv"))
@@ -402,7 +481,7 @@ def plot_confusion_matrix(
                 ax.text(column, row, text, ha="center", va="center", fontsize=size, color=ink)
 
 
-def plot_evolve(genes: Mapping[str, Sequence[float]], score: ArrayLike, fname: str | Path) -> None:
+def plot_genes(genes: Mapping[str, Sequence[float]], score: ArrayLike, fname: str | Path) -> None:
     """Draw each hyperparameter of an evolution against the fitness; the best generation is marked.
 
     Args:
@@ -422,7 +501,25 @@ def plot_evolve(genes: Mapping[str, Sequence[float]], score: ArrayLike, fname: s
             ax.plot(values[best], score[best], "+", color=ORANGE, markersize=15, markeredgewidth=2.5)
 
 
-def plot_val_study(files: Sequence[str | Path], sizes: Sequence[int], save_path: str | Path = "study.png") -> None:
+def plot_val_study(file: str | Path = "", dir: str | Path = "", x: Sequence[int] | None = None) -> None:
+    """Save study.png beside the tables of `val.py --task study`, see `plot_studies`.
+
+    Args:
+        file: a table; "" takes all `study*.txt` of `dir`.
+        dir: folder of the tables.
+        x: image sizes in pixels, one for each row; None for those of `val.py --task study`.
+
+    Raises:
+        FileNotFoundError: there is no table.
+        ValueError: a table has other rows or columns.
+    """
+    files = [Path(file)] if file else sorted(Path(dir).glob("study*.txt"))
+    if not files:
+        raise FileNotFoundError(f"{Path(dir).absolute()}: no study*.txt; val.py --task study writes them")
+    plot_studies(files, STUDY_SIZES if x is None else x, files[0].with_name("study.png"))
+
+
+def plot_studies(files: Sequence[str | Path], sizes: Sequence[int], save_path: str | Path) -> None:
     """Plot the metrics and times of detectors at several image sizes.
 
     Args:

@@ -65,18 +65,40 @@ class FeatureMaps:
             if not isinstance(output, Tensor) or output.ndim != 4 or max(output.shape[2:]) <= 1:
                 return
             self._seen.add(i)
-            features = output[0].detach().float().cpu().numpy()  # (C, H, W)
-            file = self._folder / f"stage{i}_{name}_features"
-            array = BytesIO()
-            np.save(array, features)
-            write_whole(file.with_suffix(".npy"), array.getvalue())
-            write_image(file.with_suffix(".png"), feature_picture(features))
+            save_features(output, self._folder / f"stage{i}_{name}_features")
 
         return hook
 
 
+def save_features(maps: Tensor, file: Path, channels: int = CHANNELS) -> None:
+    """Write the map of the first image, (B, C, H, W), as `file` with .npy and, of its first channels, with .png."""
+    features = maps[0].detach().float().cpu().numpy()  # (C, H, W)
+    array = BytesIO()
+    np.save(array, features)
+    write_whole(file.with_suffix(".npy"), array.getvalue())
+    write_image(file.with_suffix(".png"), feature_picture(features[:channels]))
+
+
+def feature_visualization(
+    x: Tensor, module_type: str, stage: int, n: int = CHANNELS, save_dir: str | Path = "runs/detect/exp"
+) -> None:
+    """Save a feature map in YOLOv5's form, whose address `utils.plots.feature_visualization` leads here.
+
+    Args:
+        x: (B, C, H, W); one of 1 x 1 cells, or of a layer "Detect", is not saved.
+        module_type: layer that made it, such as "models.common.Conv".
+        stage: number of the layer.
+        n: most channels of the image.
+        save_dir: folder of the files, made if necessary.
+    """
+    if "Detect" in module_type or max(x.shape[2:]) <= 1:
+        return
+    Path(save_dir).mkdir(parents=True, exist_ok=True)
+    save_features(x, Path(save_dir) / f"stage{stage}_{module_type.rpartition('.')[2]}_features", n)
+
+
 def feature_picture(features: NDArray) -> NDArray:
-    """Lay out the first 32 channels of a map in 8 columns.
+    """Lay out channels of a map in 8 columns.
 
     Args:
         features: (C, H, W) float.
@@ -84,7 +106,7 @@ def feature_picture(features: NDArray) -> NDArray:
     Returns:
         (H2, W2, 3) BGR uint8; a channel without differences is dark, white lines stand between channels.
     """
-    shown = features[:CHANNELS].astype(np.float32)
+    shown = features.astype(np.float32)
     low, high = shown.min((1, 2), keepdims=True), shown.max((1, 2), keepdims=True)
     grey = ((shown - low) / np.maximum(high - low, 1e-12) * 255).astype(np.uint8)  # (n, H, W)
     scale = max(math.ceil(SMALLEST / min(grey.shape[1:])), 1)

@@ -11,7 +11,7 @@ from utils.files import atomic_path, open_regular, yaml_save
 from utils.hyp import Hyp
 from utils.loggers.to_csv import RESULT_COLUMNS
 from utils.metrics import fitness
-from utils.plots import plot_evolve
+from utils.plots import plot_genes
 
 # name -> (gain of the mutation, lowest, highest); a gain of 0 never mutates
 GENES: dict[str, tuple[float, float, float]] = {
@@ -107,6 +107,7 @@ class EvolutionRecord:
 
     Args:
         folder: where the files are; generations found there are continued.
+        name: of the table.
 
     Attributes:
         rows: for each generation its results and genes.
@@ -115,8 +116,8 @@ class EvolutionRecord:
         ValueError: the table there has other columns.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.file = folder / "evolve.csv"
+    def __init__(self, folder: Path, name: str = "evolve.csv") -> None:
+        self.file = folder / name
         self.rows: list[dict[str, float]] = []
         if self.file.exists():
             with TextIOWrapper(open_regular(self.file), "utf-8", newline="") as file:
@@ -140,7 +141,6 @@ class EvolutionRecord:
 
     def replace(self, rows: Sequence[dict[str, float]], base: Hyp) -> None:
         """Record these generations, at least one, in place of all others; see `add`."""
-        genes = [name for name in rows[0] if name not in RESULTS]
         for row in rows:
             if row.keys() != rows[0].keys():
                 raise ValueError(f"{self.file}: an evolution of other hyperparameters; choose another --name")
@@ -149,12 +149,14 @@ class EvolutionRecord:
             lines = [rows[0].keys(), *([f"{value:.5g}" for value in row.values()] for row in self.rows)]
             text = "".join(",".join(COLUMN % cell for cell in line) + "\n" for line in lines)
             tmp.write_text(text, encoding="utf-8")
+        self.write_best(self.plot(), base)
+
+    def plot(self) -> int:
+        """Draw evolve.png and return the number of the best generation."""
         score = fitness(np.array([[row[name] for name in RESULTS[:4]] for row in self.rows]))
-        best = int(score.argmax())
-        self.write_best(best, base)
-        plot_evolve(
-            {name: [row[name] for row in self.rows] for name in genes}, score, self.file.with_name("evolve.png")
-        )
+        genes = {name: [row[name] for row in self.rows] for name in self.rows[0] if name not in RESULTS}
+        plot_genes(genes, score, self.file.with_name("evolve.png"))
+        return int(score.argmax())
 
     def write_best(self, best: int, base: Hyp) -> None:
         """Write the hyperparameters of generation `best`, with its results as remarks above them."""
@@ -165,3 +167,16 @@ class EvolutionRecord:
         head += "".join(f"# {name}: {row[name]:.5g}\n" for name in RESULTS)
         with atomic_path(file) as tmp:
             tmp.write_text(head + file.read_text(encoding="utf-8"), encoding="utf-8")
+
+
+def plot_evolve(evolve_csv: str | Path = "evolve.csv") -> None:
+    """Draw evolve.png beside the table of an evolution; at YOLOv5's address `utils.plots.plot_evolve` too.
+
+    Raises:
+        FileNotFoundError: no such table, or no generation in it.
+        ValueError: it has other columns.
+    """
+    record = EvolutionRecord(Path(evolve_csv).parent, Path(evolve_csv).name)
+    if not record.rows:
+        raise FileNotFoundError(f"{evolve_csv}: no table of an evolution; train.py --evolve writes it")
+    record.plot()

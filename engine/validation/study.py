@@ -9,9 +9,8 @@ import numpy as np
 
 from utils.console import LOGGER, colorstr
 from utils.files import atomic_path
-from utils.plots import plot_val_study
-
-SIZES = tuple(range(256, 1536 + 1, 128))  # pixels
+from utils.plots import STUDY_SIZES as SIZES
+from utils.plots import plot_studies
 
 
 class StudyFolder:
@@ -55,5 +54,5 @@ class StudyFolder:
         with atomic_path(self.folder / "study.zip") as tmp, zipfile.ZipFile(tmp, "w", zipfile.ZIP_DEFLATED) as archive:
             for table in self.tables:
                 archive.write(table, table.name)
-        plot_val_study(self.tables, SIZES, self.folder / "study.png")
+        plot_studies(self.tables, SIZES, self.folder / "study.png")
         LOGGER.info(f"Study saved to {colorstr('bold', str(self.folder))}")

@@ -15,7 +15,7 @@ from utils.loss import (
     binary_loss,
     decode_boxes,
     highest_at,
-    smooth_bce,
+    smooth_BCE,
 )
 
 ANCHORS = [[10, 13, 16, 30, 33, 23], [30, 61, 62, 45, 59, 119], [116, 90, 156, 198, 373, 326]]
@@ -228,8 +228,8 @@ def test_decoding_at_the_assigned_cell():
 
 
 def test_smoothing_moves_both_targets():
-    assert smooth_bce(0.0) == (1.0, 0.0)
-    assert smooth_bce(0.1) == pytest.approx((0.95, 0.05))
+    assert smooth_BCE(0.0) == (1.0, 0.0)
+    assert smooth_BCE(0.1) == pytest.approx((0.95, 0.05))
 
 
 @pytest.mark.parametrize("gamma", [0.0, 1.5])

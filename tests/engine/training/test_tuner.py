@@ -19,7 +19,7 @@ from utils.paths import ROOT
 @pytest.fixture(autouse=True)
 def _no_pictures(monkeypatch):
     """evolve.png has 29 panels, and tests/utils/test_evolve.py looks at it."""
-    monkeypatch.setattr(evolve, "plot_evolve", lambda *_: None)
+    monkeypatch.setattr(evolve, "plot_genes", lambda *_: None)
 
 
 def measure(generation, genes):
@@ -83,7 +83,7 @@ WORKER = """
     from engine.training import evolve, tuner
     from utils.hyp import Hyp
 
-    evolve.plot_evolve = lambda *_: None
+    evolve.plot_genes = lambda *_: None
     tuner.HEARTBEAT, tuner.GRACE, tuner.POLL = 1, 15, 0.2
 
     def measure(generation, genes):

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from engine.validation.study import SIZES, StudyFolder
-from utils.plots import plot_val_study
+from utils.plots import plot_studies
 
 
 def test_sizes_are_those_of_the_specification():
@@ -30,4 +30,4 @@ def test_each_file_gets_a_table_also_when_two_have_one_name(tmp_path):
     assert zipfile.ZipFile(tmp_path / "exp/study.zip").namelist() == names
     assert np.asarray(Image.open(tmp_path / "exp/study.png").convert("L")).std() > 5
     with pytest.raises(ValueError, match=r"study_coco_best\.txt: a table of \(11, 10\)"):
-        plot_val_study([tmp_path / "exp" / names[0]], SIZES[:3], tmp_path / "x.png")
+        plot_studies([tmp_path / "exp" / names[0]], SIZES[:3], tmp_path / "x.png")

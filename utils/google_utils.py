@@ -1,0 +1,14 @@
+"""YOLOv5's address of downloads up to 5.0; everything stands in `utils.downloads`."""
+
+from typing import NoReturn
+
+from utils.downloads import attempt_download as attempt_download
+
+
+def gdrive_download(id: str = "", file: str = "tmp.zip") -> NoReturn:
+    """Refuse to fetch a file from Google Drive.
+
+    Raises:
+        NotImplementedError: always.
+    """
+    raise NotImplementedError(f"{file}: no weights are downloaded; give the path of a .pt file")
