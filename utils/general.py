@@ -319,6 +319,15 @@ def is_ascii(s: Any = "") -> bool:
     return str(s).isascii()
 
 
+def print_mutation(*_: Any, **__: Any) -> NoReturn:
+    """Refuse to record a generation of an evolution.
+
+    Raises:
+        NotImplementedError: always.
+    """
+    raise NotImplementedError("train.py --evolve records its generations itself, see engine.training.evolve")
+
+
 def is_docker() -> bool:
     """Whether this process runs in a Docker container."""
     return Path("/.dockerenv").exists()

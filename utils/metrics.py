@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from utils import boxes
-from utils.boxes import box_iou
+from utils.boxes import box_ioa, box_iou
 from utils.console import LOGGER
 from utils.plots import plot_confusion_matrix, plot_mc_curve, plot_pr_curve
 
@@ -78,7 +78,7 @@ def match_predictions(detections: Tensor, labels: Tensor, iouv: Tensor = IOU_THR
     return torch.from_numpy(correct).to(detections.device)
 
 
-process_batch = match_predictions  # its name in YOLOv5
+process_batch, bbox_ioa = match_predictions, box_ioa  # their names in YOLOv5
 
 
 def compute_ap(recall: np.ndarray, precision: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -279,7 +279,7 @@ def bbox_iou(
     """
     if x1y1x2y2 is None:
         return boxes.bbox_iou(box1, box2, xywh, GIoU, DIoU, CIoU, eps)[..., None]
-    return boxes.bbox_iou(box1.T, box2, not x1y1x2y2, GIoU, DIoU, CIoU, eps)
+    return boxes.bbox_iou(box1.T if box1.ndim == 2 else box1, box2, not x1y1x2y2, GIoU, DIoU, CIoU, eps)
 
 
 def wh_iou(wh1: Tensor, wh2: Tensor, eps: float = 1e-7) -> Tensor:
