@@ -1,6 +1,7 @@
 """The largest batch that fits on a CUDA device, extrapolated linearly from the memory of small batches."""
 
 from collections.abc import Callable, Sequence
+from copy import deepcopy
 
 import numpy as np
 import torch
@@ -16,20 +17,21 @@ DEFAULT = 16  # where nothing can be measured
 GIB = 2**30
 
 
-def fit_batch(sizes: Sequence[int], used: Sequence[float], allowed: float) -> int:
+def fit_batch(sizes: Sequence[int], used: Sequence[float], allowed: float, default: int = DEFAULT) -> int:
     """Return the largest batch whose memory, on the line fitted to the measured ones, is allowed.
 
     Args:
         sizes: images per batch that were tried, at least two.
         used: bytes that each took.
         allowed: bytes.
+        default: what is returned if the memory did not grow with the batch.
 
     Returns:
-        1 to `LARGEST`; `DEFAULT` if the memory did not grow with the batch.
+        1 to `LARGEST`, or `default`.
     """
     slope, start = np.polyfit(sizes, used, 1)
     if slope <= 0:
-        return DEFAULT
+        return default
     return int(min(max((allowed - start) / slope, 1), LARGEST))
 
 
@@ -73,36 +75,52 @@ def measure(model: nn.Module, imgsz: int, sizes: Sequence[int], amp: torch.dtype
     return used
 
 
+def check_train_batch_size(model: nn.Module, imgsz: int = 640, amp: bool = True) -> int:
+    """Choose a batch size as `autobatch` does, in YOLOv5's form.
+
+    Args:
+        model: on its device; it is not changed.
+        imgsz: side of the images, pixels.
+        amp: the training will use mixed precision.
+    """
+    return autobatch(deepcopy(model).train(), imgsz, amp=torch.float16 if amp else None)
+
+
 def autobatch(
     model: nn.Module,
-    imgsz: int,
+    imgsz: int = 640,
+    fraction: float = FRACTION,
+    batch_size: int = DEFAULT,
+    *,
     amp: torch.dtype | None = None,
     measure: Callable[[nn.Module, int, Sequence[int], torch.dtype | None], list[float]] = measure,
 ) -> int:
-    """Choose the number of images per batch that fills 80 % of a CUDA device, `DEFAULT` on other devices.
+    """Choose the number of images per batch that fills a fraction of a CUDA device, `batch_size` on other devices.
 
     Args:
         model: in training mode, on its device.
         imgsz: side of the images, pixels.
+        fraction: of the memory of the device that may be used.
+        batch_size: where nothing can be measured.
         amp: autocast type of the training.
         measure: bytes used at each of `SIZES`, fewer numbers if the device was full before.
     """
     prefix = colorstr("AutoBatch: ")
     device = next(model.parameters()).device
     if device.type != "cuda":
-        LOGGER.info(f"{prefix}only CUDA memory can be measured: batch size {DEFAULT}")
-        return DEFAULT
+        LOGGER.info(f"{prefix}only CUDA memory can be measured: batch size {batch_size}")
+        return batch_size
     free, total = torch.cuda.mem_get_info(device)
     own = torch.cuda.memory_reserved(device)
     used = measure(model, imgsz, SIZES, amp)
     if not used:
         raise ValueError(f"--batch-size -1: not even one image of {imgsz} pixels fits on {device}; use a smaller --img")
-    allowed = min(free + own, total) * FRACTION
-    batch = fit_batch(SIZES[: len(used)], used, allowed) if len(used) > 1 else 1
+    allowed = min(free + own, total) * fraction
+    batch = fit_batch(SIZES[: len(used)], used, allowed, batch_size) if len(used) > 1 else 1
     if len(used) < len(SIZES):
         batch = min(batch, SIZES[len(used) - 1])
     LOGGER.info(
-        f"{prefix}{batch} images of {imgsz} pixels use {FRACTION:.0%} of the {total / GIB:.1f} GiB of {device} "
+        f"{prefix}{batch} images of {imgsz} pixels use {fraction:.0%} of the {total / GIB:.1f} GiB of {device} "
         f"({(total - free - own) / GIB:.1f} GiB taken by others)"
     )
     return batch

@@ -162,7 +162,7 @@ def scale_segments(
 # Files ----------------------------------------------------------------------------------------------------------------
 def check_suffix(file: Any = "yolov5s.pt", suffix: str | Iterable[str] = (".pt",), msg: str = "") -> None:
     """Raise ValueError if a file, or one of several, has another suffix than those allowed; none is allowed too."""
-    allowed = [suffix] if isinstance(suffix, str) else list(suffix)
+    allowed = [s for s in ([suffix] if isinstance(suffix, str) else suffix) if s]
     for f in file if isinstance(file, list | tuple) else [file]:
         found = Path(f).suffix.lower()
         if file and allowed and found and found not in allowed:
@@ -175,7 +175,7 @@ def check_file(file: str | Path, suffix: str | Iterable[str] = "") -> str:
     Raises:
         ValueError, FileNotFoundError, OSError: there is no such file, or several.
     """
-    check_suffix(file, [suffix] if suffix and isinstance(suffix, str) else suffix)
+    check_suffix(file, suffix)
     if not str(file):
         return ""
     return attempt_download(file) if is_url(file) else str(paths.check_file(file))
@@ -281,7 +281,7 @@ def check_requirements(
     lines = [requirements] if isinstance(requirements, str) else requirements
     missing = []
     for line in (line.partition("#")[0].strip() for line in lines):
-        parts = re.fullmatch(r"([\w.-]+)(?:\[[^]]*\])?\s*(?:>=\s*([\w.]+))?.*", line)
+        parts = re.fullmatch(r"(\w[\w.-]*)(?:\[[^]]*\])?\s*(?:>=\s*([\w.]+))?.*", line)
         if not parts or parts[1] in exclude:
             continue
         try:

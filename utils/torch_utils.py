@@ -283,7 +283,6 @@ def model_info(model: nn.Module, verbose: bool = False, imgsz: int = 640) -> tup
     LOGGER.info(
         f"{colorstr(name)} summary: {layers} layers, {parameters} parameters, {gradients} gradients"
         + (f", {gflops:.1f} GFLOPs at {imgsz}" if gflops else "")
-        + "\n"
     )
     return layers, parameters, gradients, gflops
 

@@ -338,7 +338,7 @@ def prepare(
     stride = int(max(model.stride.max(), 32))
     imgsz = check_img_size(opt.imgsz, stride, floor=2 * stride)
     if opt.batch_size == -1:
-        opt.batch_size = autobatch(model.train(), imgsz, choose_amp(opt.amp, device))
+        opt.batch_size = autobatch(model.train(), imgsz, amp=choose_amp(opt.amp, device))
     train_loader, dataset, val_loader = make_loaders(opt, inputs, imgsz, stride, device)
     if not opt.noautoanchor and not opt.resume:
         fit_anchors(model, dataset, hyp, imgsz, opt.seed)

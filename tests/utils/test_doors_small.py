@@ -13,7 +13,7 @@ from torch import nn
 
 import utils
 from engine.training.evolve import RESULTS
-from utils import activations, downloads, google_utils, loss, metrics, plots, torch_utils
+from utils import activations, autobatch, downloads, google_utils, loss, metrics, plots, torch_utils
 from utils.callbacks import EVENTS, Callbacks
 
 
@@ -419,3 +419,10 @@ def test_package_helpers(caplog):
     thread = utils.threaded(heard.append)(1)
     thread.join()
     assert heard == [1]
+
+
+def test_batch_size_where_nothing_can_be_measured():
+    model = nn.Conv2d(3, 1, 1).eval()
+    assert autobatch.autobatch(model, 64, 0.9, batch_size=8) == 8
+    assert autobatch.check_train_batch_size(model, 64, amp=False) == 16
+    assert not model.training
