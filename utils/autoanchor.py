@@ -1,10 +1,19 @@
 """Anchor sizes: how well they fit the boxes of a dataset, and better ones when they do not."""
 
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
+import torch
 from numpy.typing import ArrayLike, NDArray
+from torch import nn
+
+from utils.console import LOGGER, colorstr
+from utils.dataloaders import LoadImagesAndLabels
+from utils.datasets.dataset import check_dataset
+from utils.torch_utils import de_parallel
 
 BPR_ENOUGH = 0.98  # best possible recall above which the anchors are kept
 SMALLEST_SIDE = 2.0  # pixels; labels with both sides below it are left out, and no anchor side goes below it
@@ -48,7 +57,7 @@ def anchor_metric(wh: ArrayLike, anchors: ArrayLike, thr: float) -> tuple[NDArra
     return best, float((best > 1 / thr).mean()), float((x > 1 / thr).sum(axis=1).mean())
 
 
-def check_anchor_order(anchors: ArrayLike, stride: ArrayLike) -> NDArray:
+def order_levels(anchors: ArrayLike, stride: ArrayLike) -> NDArray:
     """Put the levels of anchors in the order of the strides.
 
     Args:
@@ -105,7 +114,7 @@ def _mutation(shape: tuple[int, ...], rng: np.random.Generator) -> NDArray:
     return factor
 
 
-def kmean_anchors(
+def search_anchors(
     wh: ArrayLike,
     n: int = 9,
     img_size: int = 640,
@@ -172,7 +181,7 @@ def label_sizes(shapes: ArrayLike, labels: Sequence[NDArray], imgsz: int) -> lis
     return [size * label[:, 3:5] for size, label in zip(scaled, labels, strict=True)]
 
 
-def check_anchors(
+def find_better_anchors(
     shapes: ArrayLike,
     labels: Sequence[NDArray],
     anchors_px: ArrayLike,
@@ -220,9 +229,83 @@ def check_anchors(
     tiny = int((wh < 3).any(axis=1).sum())
     if tiny:
         found += f" ({tiny} of {len(wh)} boxes have a side below 3 pixels at image size {imgsz})"
-    flat = kmean_anchors(wh, anchors_px.size // 2, imgsz, thr, rng=rng)
+    flat = search_anchors(wh, anchors_px.size // 2, imgsz, thr, rng=rng)
     _, new_recall, new_per_target = anchor_metric(jittered, flat, thr)
     if new_recall <= recall:
         return None, f"{found}: new anchors reach {new_recall:.3f}, no better, anchors kept"
-    new = check_anchor_order(flat.reshape(anchors_px.shape), stride)
+    new = order_levels(flat.reshape(anchors_px.shape), stride)
     return new, f"{found}: new anchors with {new_per_target:.2f} per target, best possible recall {new_recall:.3f}"
+
+
+# YOLOv5's forms: a dataset and a model instead of arrays ------------------------------------------------------------
+@torch.no_grad()
+def fit_head(dataset: Any, head: nn.Module, thr: float, imgsz: int, seed: int = 0) -> tuple[bool, str]:
+    """Replace the anchors of a Detect layer, in place, if they fit the boxes of a dataset badly.
+
+    Args:
+        dataset: has `shapes` and `labels`, see `find_better_anchors`.
+        head: has `anchors` in cells, (levels, anchors per level, 2), and `stride`, (levels,).
+        thr: largest side ratio that still fits (hyperparameter `anchor_t`), above 1.
+        imgsz: training image size in pixels.
+        seed: of the search.
+
+    Returns:
+        Whether they were replaced, and what was found.
+    """
+    stride = head.stride.view(-1, 1, 1)
+    pixels = (head.anchors * stride).clamp(min=1.0).cpu().numpy()  # placeholders begin at 0
+    strides = head.stride.cpu().numpy()
+    new, message = find_better_anchors(dataset.shapes, dataset.labels, pixels, strides, thr, imgsz, seed)
+    LOGGER.info(f"{colorstr('AutoAnchor: ')}{message}")
+    if new is not None:
+        head.anchors.copy_(torch.as_tensor(new, device=head.anchors.device) / stride)
+    return new is not None, message
+
+
+def check_anchors(dataset: Any, model: nn.Module, thr: float = 4.0, imgsz: int = 640) -> None:
+    """Give a model anchors that fit a dataset if its own do not, see `fit_head`; its last layer is Detect."""
+    fit_head(dataset, de_parallel(model).model[-1], thr, imgsz)
+
+
+@torch.no_grad()
+def check_anchor_order(m: nn.Module) -> None:
+    """Put the levels of the anchors of a Detect layer in the order of its strides, see `order_levels`."""
+    stride = m.stride.view(-1, 1, 1)
+    ordered = order_levels((m.anchors * stride).cpu().numpy(), m.stride.cpu().numpy())
+    if not np.array_equal(ordered, (m.anchors * stride).cpu().numpy()):
+        m.anchors.copy_(m.anchors.flip(0))
+
+
+def kmean_anchors(
+    dataset: Any = "./data/coco128.yaml",
+    n: int = 9,
+    img_size: int = 640,
+    thr: float = 4.0,
+    gen: int = 1000,
+    verbose: bool = True,
+) -> NDArray:
+    """Find anchors for a dataset, see `search_anchors`.
+
+    Args:
+        dataset: dataset YAML, whose `train` is read, or an object with `shapes` and `labels`.
+        n: number of anchors.
+        img_size: training image size in pixels.
+        thr: largest side ratio that still fits, above 1.
+        gen: generations of the search.
+        verbose: log how well they fit.
+
+    Returns:
+        Anchor sizes in pixels by rising area, (n, 2) float32.
+    """
+    if isinstance(dataset, str | Path):
+        dataset = LoadImagesAndLabels(check_dataset(dataset)["train"], img_size)
+    wh = np.concatenate([np.zeros((0, 2)), *label_sizes(dataset.shapes, dataset.labels, img_size)])
+    anchors = search_anchors(wh, n, img_size, thr, gen)
+    if verbose:
+        _, recall, per_target = anchor_metric(wh[(wh > 0).all(axis=1)], anchors, thr)
+        sizes = ", ".join(f"{w:.0f},{h:.0f}" for w, h in anchors)
+        LOGGER.info(
+            f"{colorstr('AutoAnchor: ')}{n} anchors with {per_target:.2f} per target, best possible recall "
+            f"{recall:.3f}: {sizes}"
+        )
+    return anchors

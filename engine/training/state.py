@@ -16,7 +16,7 @@ from models.weights.checkpoint import load_checkpoint, refuse_foreign_resume, sa
 from models.weights.imagenet import PUBLISHED, Published, load_published, read_published
 from models.weights.transfer import transfer_weights
 from models.yolo import DetectionModel
-from utils.autoanchor import check_anchors
+from utils.autoanchor import fit_head
 from utils.autobatch import autobatch
 from utils.callbacks import Callbacks
 from utils.console import LOGGER, colorstr
@@ -281,22 +281,14 @@ def has_placeholder_anchors(model: DetectionModel) -> bool:
     return bool((pixels == torch.arange(pixels.shape[1], device=pixels.device)).all())
 
 
-@torch.no_grad()
 def fit_anchors(model: DetectionModel, dataset: LoadImagesAndLabels, hyp: Hyp, imgsz: int, seed: int) -> None:
     """Replace the anchors of the model, in place, if they fit the boxes of the dataset badly.
 
     Raises:
         ValueError: the model file has only placeholders for anchors, and the dataset gave no better ones.
     """
-    head = model.detect
-    stride = head.stride.view(-1, 1, 1)
-    pixels = (head.anchors * stride).clamp(min=1.0).cpu().numpy()  # placeholders begin at 0
-    strides = head.stride.cpu().numpy()
-    new, message = check_anchors(dataset.shapes, dataset.labels, pixels, strides, hyp.anchor_t, imgsz, seed)
-    LOGGER.info(f"{colorstr('AutoAnchor: ')}{message}")
-    if new is not None:
-        head.anchors.copy_(torch.as_tensor(new, device=head.anchors.device) / stride)
-    elif has_placeholder_anchors(model):
+    replaced, message = fit_head(dataset, model.detect, hyp.anchor_t, imgsz, seed)
+    if not replaced and has_placeholder_anchors(model):
         raise ValueError(
             f"{model.yaml_file or 'model'}: 'anchors' is a number, and the dataset gave no anchors: {message}"
         )

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from utils.autoanchor import anchor_metric, check_anchor_order, check_anchors, kmean_anchors, label_sizes
+from utils.autoanchor import anchor_metric, find_better_anchors, label_sizes, order_levels, search_anchors
 
 COCO_P5 = np.array([10, 13, 16, 30, 33, 23, 30, 61, 62, 45, 59, 119, 116, 90, 156, 198, 373, 326]).reshape(3, 3, 2)
 STRIDE = np.array([8, 16, 32])
@@ -61,17 +61,17 @@ def test_metric_refuses_impossible_values(anchors, thr, match):
 
 
 def test_order_follows_the_strides_and_comes_back_when_turned_twice():
-    np.testing.assert_array_equal(check_anchor_order(COCO_P5, STRIDE), COCO_P5)
-    turned = check_anchor_order(COCO_P5, STRIDE[::-1])
+    np.testing.assert_array_equal(order_levels(COCO_P5, STRIDE), COCO_P5)
+    turned = order_levels(COCO_P5, STRIDE[::-1])
     np.testing.assert_array_equal(turned, COCO_P5[::-1])
-    np.testing.assert_array_equal(check_anchor_order(turned, STRIDE), COCO_P5)
+    np.testing.assert_array_equal(order_levels(turned, STRIDE), COCO_P5)
     same_area = np.full((2, 3, 2), 10)
-    np.testing.assert_array_equal(check_anchor_order(same_area, [16, 8]), same_area)
+    np.testing.assert_array_equal(order_levels(same_area, [16, 8]), same_area)
 
 
 def test_order_returns_a_copy():
     anchors = COCO_P5.copy()
-    check_anchor_order(anchors, STRIDE)[:] = 0
+    order_levels(anchors, STRIDE)[:] = 0
     np.testing.assert_array_equal(anchors, COCO_P5)
 
 
@@ -79,7 +79,7 @@ def test_search_finds_the_groups_the_sizes_were_made_of():
     rng = np.random.default_rng(2)
     groups = np.array([(12, 40), (60, 30), (150, 150), (300, 80)])
     wh = np.concatenate([g * rng.uniform(0.95, 1.05, (60, 2)) for g in groups])
-    found = kmean_anchors(wh, n=4, gen=30, rng=rng)
+    found = search_anchors(wh, n=4, gen=30, rng=rng)
     assert found.dtype == np.float32
     expected = groups[np.argsort(groups.prod(axis=1))]
     np.testing.assert_allclose(found, expected, rtol=0.06)
@@ -92,16 +92,16 @@ def test_search_never_loses_to_its_own_start_and_repeats_with_the_same_seed():
         best = anchor_metric(wh, anchors, 4.0)[0]
         return (best * (best > 0.25)).mean()
 
-    start = kmean_anchors(wh, gen=0, rng=np.random.default_rng(5))
-    end = kmean_anchors(wh, gen=150, rng=np.random.default_rng(5))
+    start = search_anchors(wh, gen=0, rng=np.random.default_rng(5))
+    end = search_anchors(wh, gen=150, rng=np.random.default_rng(5))
     assert fitness(end) > fitness(start)
-    np.testing.assert_array_equal(end, kmean_anchors(wh, gen=150, rng=np.random.default_rng(5)))
+    np.testing.assert_array_equal(end, search_anchors(wh, gen=150, rng=np.random.default_rng(5)))
     assert (np.diff(end.prod(axis=1)) >= 0).all()
 
 
 def test_search_stays_between_two_pixels_and_the_image():
     wh = np.concatenate([np.full((20, 2), 2.1), np.full((20, 2), 64.0)]) * np.random.default_rng(4).uniform(1, 1.02)
-    found = kmean_anchors(wh, n=6, img_size=64, gen=50)
+    found = search_anchors(wh, n=6, img_size=64, gen=50)
     assert found.shape == (6, 2)
     assert found.min() >= 2
     assert found.max() <= 64
@@ -109,7 +109,7 @@ def test_search_stays_between_two_pixels_and_the_image():
 
 @pytest.mark.parametrize("wh", [[(30, 40)], [(30, 40)] * 20, [(30, 40), (100, 50)], [(8, 8), (8, 80), (0.5, 0.5)]])
 def test_search_copes_with_fewer_sizes_than_anchors(wh):
-    found = kmean_anchors(np.array(wh, float), n=9, gen=20)
+    found = search_anchors(np.array(wh, float), n=9, gen=20)
     assert found.shape == (9, 2)
     assert np.isfinite(found).all()
 
@@ -125,7 +125,7 @@ def test_search_copes_with_fewer_sizes_than_anchors(wh):
 )
 def test_search_refuses(arguments, match):
     with pytest.raises(ValueError, match=match):
-        kmean_anchors(**arguments)
+        search_anchors(**arguments)
 
 
 def test_label_sizes_scale_the_long_side_of_each_image():
@@ -138,7 +138,7 @@ def test_label_sizes_scale_the_long_side_of_each_image():
 
 def test_check_keeps_anchors_that_fit():
     labels = [boxes([(20, 30), (100, 100)]), boxes([(300, 200)])]
-    new, message = check_anchors([(640, 640)] * 2, labels, COCO_P5, STRIDE)
+    new, message = find_better_anchors([(640, 640)] * 2, labels, COCO_P5, STRIDE)
     assert new is None
     assert "best possible recall 1.000" in message
 
@@ -148,12 +148,12 @@ def test_check_replaces_anchors_that_do_not_fit():
     labels = [boxes(np.stack([rng.uniform(4, 9, 6), rng.uniform(300, 600, 6)], axis=1)) for _ in range(40)]
     before = [label.copy() for label in labels]
     arguments = ([(640, 640)] * 40, labels, COCO_P5.astype(np.float32), STRIDE)
-    new, message = check_anchors(*arguments, seed=1)
+    new, message = find_better_anchors(*arguments, seed=1)
     assert new.shape == (3, 3, 2)
     assert anchor_metric(np.concatenate(label_sizes(*arguments[:2], 640)), new, 4.0)[1] == 1.0
     assert (np.diff(new.reshape(9, 2).prod(axis=1)) >= 0).all()
     assert "best possible recall 0.000" in message
-    again, _ = check_anchors(*arguments, seed=1)
+    again, _ = find_better_anchors(*arguments, seed=1)
     np.testing.assert_array_equal(new, again)
     for label, copy in zip(labels, before, strict=True):
         np.testing.assert_array_equal(label, copy)
@@ -165,7 +165,7 @@ def test_check_replaces_anchors_that_do_not_fit():
 def test_check_scales_each_image_by_a_factor_of_its_own(side, low, high):
     """An anchor of 10 pixels fits below 40, so of 0.9 to 1.1 those factors fit that are below 40 / side."""
     labels = [boxes([(side, side)] * 4)] * 500
-    message = check_anchors([(640, 640)] * 500, labels, np.full((1, 3, 2), 10.0), [8])[1]
+    message = find_better_anchors([(640, 640)] * 500, labels, np.full((1, 3, 2), 10.0), [8])[1]
     recall = float(message.partition("best possible recall ")[2][:5])
     assert low <= recall <= high
     assert recall * 500 == pytest.approx(round(recall * 500))  # the boxes of an image fit together or not at all
@@ -174,30 +174,30 @@ def test_check_scales_each_image_by_a_factor_of_its_own(side, low, high):
 def test_check_gives_large_anchors_to_the_large_stride():
     rng = np.random.default_rng(7)
     labels = [boxes(np.stack([rng.uniform(4, 9, 20), rng.uniform(300, 600, 20)], axis=1))]
-    new, _ = check_anchors([(640, 640)], labels, COCO_P5[::-1], STRIDE[::-1])
+    new, _ = find_better_anchors([(640, 640)], labels, COCO_P5[::-1], STRIDE[::-1])
     area = new.prod(axis=2).mean(axis=1)
     assert area[0] > area[1] > area[2]
 
 
 def test_check_without_boxes_keeps_the_anchors():
     for shapes, labels in ([], []), ([(640, 480)], [np.zeros((0, 5))]), ([(640, 480)], [boxes([(0, 0)])]):
-        new, message = check_anchors(shapes, labels, COCO_P5, STRIDE)
+        new, message = find_better_anchors(shapes, labels, COCO_P5, STRIDE)
         assert new is None
         assert "no boxes" in message
 
 
 def test_check_keeps_the_anchors_when_all_boxes_are_dust():
-    new, message = check_anchors([(640, 640)], [boxes([(1, 1), (1.5, 1)])], COCO_P5, STRIDE)
+    new, message = find_better_anchors([(640, 640)], [boxes([(1, 1), (1.5, 1)])], COCO_P5, STRIDE)
     assert new is None
     assert "smaller than 2 pixels" in message
 
 
 def test_check_names_tiny_boxes():
-    new, message = check_anchors([(640, 640)], [boxes([(2.5, 2.2)] * 3)], COCO_P5, STRIDE)
+    new, message = find_better_anchors([(640, 640)], [boxes([(2.5, 2.2)] * 3)], COCO_P5, STRIDE)
     assert new is not None
     assert "3 of 3 boxes have a side below 3 pixels" in message
 
 
 def test_check_refuses_labels_and_sizes_of_different_number():
     with pytest.raises(ValueError, match="2 image sizes for the labels of 1 images"):
-        check_anchors([(640, 640)] * 2, [boxes([(9, 9)])], COCO_P5, STRIDE)
+        find_better_anchors([(640, 640)] * 2, [boxes([(9, 9)])], COCO_P5, STRIDE)

@@ -53,7 +53,6 @@ DOORS = {
     ),
     ("D", "utils.autoanchor"): "check_anchors check_anchor_order kmean_anchors",
     ("D", "utils.autobatch"): "check_train_batch_size autobatch",
-    ("D", "utils.loggers"): "Loggers",
     ("D", "utils.downloads"): "is_url",
 }
 

@@ -13,7 +13,7 @@ from torch import nn
 
 import utils
 from engine.training.evolve import RESULTS
-from utils import activations, autobatch, downloads, google_utils, loss, metrics, plots, torch_utils
+from utils import activations, autoanchor, autobatch, downloads, google_utils, loss, metrics, plots, torch_utils
 from utils.callbacks import EVENTS, Callbacks
 
 
@@ -426,3 +426,37 @@ def test_batch_size_where_nothing_can_be_measured():
     assert autobatch.autobatch(model, 64, 0.9, batch_size=8) == 8
     assert autobatch.check_train_batch_size(model, 64, amp=False) == 16
     assert not model.training
+
+
+def boxes_of(wh_pixels, side=640):
+    """A dataset of one square image with boxes of these sizes in pixels."""
+    wh = np.asarray(wh_pixels, np.float32) / side
+    labels = np.concatenate([np.zeros((len(wh), 1)), np.full((len(wh), 2), 0.5), wh], 1)
+    return SimpleNamespace(shapes=np.array([[side, side]]), labels=[labels])
+
+
+def test_anchors_of_a_dataset_and_a_model():
+    sizes = np.random.default_rng(0).uniform(200, 400, (60, 2))
+    head = nn.Module()
+    head.stride = torch.tensor([8.0, 16.0])
+    head.anchors = torch.tensor([[[2.0, 2.0]], [[2.0, 2.0]]])  # 16 and 32 pixels: too small by far
+    model = nn.Module()
+    model.model = [head]
+    assert autoanchor.check_anchors(boxes_of(sizes), model, thr=4.0, imgsz=640) is None
+    pixels = head.anchors[:, 0] * head.stride[:, None]
+    assert ((pixels > 150) & (pixels < 450)).all()
+    kept = head.anchors.clone()
+    autoanchor.check_anchors(boxes_of(sizes), model)
+    assert torch.equal(head.anchors, kept)
+    head.anchors = torch.tensor([[[9.0, 9.0]], [[1.0, 1.0]]])
+    assert autoanchor.check_anchor_order(head) is None
+    assert head.anchors[:, 0, 0].tolist() == [1, 9]
+    autoanchor.check_anchor_order(head)
+    assert head.anchors[:, 0, 0].tolist() == [1, 9]
+
+
+def test_anchors_are_found_for_a_dataset_or_its_yaml(tiny_dataset):
+    anchors = autoanchor.kmean_anchors(boxes_of(np.full((30, 2), 100.0)), n=3, img_size=320, gen=50, verbose=False)
+    assert (anchors.shape, anchors.dtype) == ((3, 2), np.float32)
+    assert np.abs(anchors - 50).min() < 5  # 100 pixels of 640
+    assert autoanchor.kmean_anchors(str(tiny_dataset), 2, 64, gen=5).shape == (2, 2)
