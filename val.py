@@ -179,7 +179,7 @@ def run(
     result, counts = tally.compute(), tally.label_counts()
     ap50, ap = result.ap[:, 0], result.ap.mean(1)
     numbers = (counts, result.tp, result.fp, result.p, result.r, result.f1, ap, ap50, result.classes)
-    callbacks.run("on_val_end", *numbers, tally.confusion.matrix)
+    callbacks.run("on_val_end", *numbers, tally.confusion)
     callbacks.run("on_val_metrics", result=result, counts=counts, names=names)
     log_table(tally, result, names, every_class=verbose or (by_hand and len(names) < FEW_CLASSES))
     speed = tuple(t.t / tally.seen * 1e3 for t in runner.times)

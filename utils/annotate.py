@@ -332,7 +332,8 @@ class Annotator:
         place = im[y : y + h, x : x + w]
         background = np.asarray(place if color is None else color, np.float32)
         if letters is None:
-            letters = text_color(color[::-1] if self.bgr else color)
+            r, g, b = color or (0, 0, 0)
+            letters = text_color((b, g, r) if self.bgr else (r, g, b))
         place[:] = np.rint(background + (np.asarray(letters, np.float32) - background) * alpha)
 
 

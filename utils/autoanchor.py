@@ -239,7 +239,7 @@ def find_better_anchors(
 
 # YOLOv5's forms: a dataset and a model instead of arrays ------------------------------------------------------------
 @torch.no_grad()
-def fit_head(dataset: Any, head: nn.Module, thr: float, imgsz: int, seed: int = 0) -> tuple[bool, str]:
+def fit_head(dataset: Any, head: Any, thr: float, imgsz: int, seed: int = 0) -> tuple[bool, str]:
     """Replace the anchors of a Detect layer, in place, if they fit the boxes of a dataset badly.
 
     Args:
@@ -264,11 +264,12 @@ def fit_head(dataset: Any, head: nn.Module, thr: float, imgsz: int, seed: int = 
 
 def check_anchors(dataset: Any, model: nn.Module, thr: float = 4.0, imgsz: int = 640) -> None:
     """Give a model anchors that fit a dataset if its own do not, see `fit_head`; its last layer is Detect."""
-    fit_head(dataset, de_parallel(model).model[-1], thr, imgsz)
+    inner: Any = de_parallel(model)
+    fit_head(dataset, inner.model[-1], thr, imgsz)
 
 
 @torch.no_grad()
-def check_anchor_order(m: nn.Module) -> None:
+def check_anchor_order(m: Any) -> None:
     """Put the levels of the anchors of a Detect layer in the order of its strides, see `order_levels`."""
     stride = m.stride.view(-1, 1, 1)
     ordered = order_levels((m.anchors * stride).cpu().numpy(), m.stride.cpu().numpy())

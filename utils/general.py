@@ -80,7 +80,7 @@ def __getattr__(name: str) -> Any:
 
 # Boxes ----------------------------------------------------------------------------------------------------------------
 def non_max_suppression(
-    prediction: Tensor | Sequence[Tensor],
+    prediction: Tensor | list[Any] | tuple[Any, ...],
     conf_thres: float = 0.25,
     iou_thres: float = 0.45,
     classes: Sequence[int] | None = None,
@@ -98,13 +98,13 @@ def non_max_suppression(
     )
 
 
-def scale_boxes(img1_shape: Sequence[int], boxes: Array, img0_shape: Sequence[int], ratio_pad: Any = None) -> Array:
+def scale_boxes(img1_shape: tuple[int, int], boxes: Array, img0_shape: tuple[int, int], ratio_pad: Any = None) -> Array:
     """Do what `utils.boxes.scale_boxes` does, in place too; return the changed argument."""
     boxes[..., :4] = box_tools.scale_boxes(img1_shape, boxes[..., :4], img0_shape, ratio_pad)
     return boxes
 
 
-def clip_boxes(boxes: Array, shape: Sequence[int]) -> Array:
+def clip_boxes(boxes: Array, shape: tuple[float, float]) -> Array:
     """Do what `utils.boxes.clip_boxes` does, in place too; return the changed argument."""
     boxes[..., :4] = box_tools.clip_boxes(boxes[..., :4], shape)
     return boxes
@@ -142,9 +142,9 @@ def resample_segments(segments: list[NDArray], n: int = 1000) -> list[NDArray]:
 
 
 def scale_segments(
-    img1_shape: Sequence[int],
+    img1_shape: tuple[int, int],
     segments: Array,
-    img0_shape: Sequence[int],
+    img0_shape: tuple[int, int],
     ratio_pad: Any = None,
     normalize: bool = False,
 ) -> Array:
@@ -388,7 +388,7 @@ def print_args(args: Any = None, show_file: Any = True, show_func: bool = False)
         show_file: begin with the file of the caller. Or, after a name, a Namespace.
         show_func: begin with the function of the caller.
     """
-    frame = inspect.currentframe().f_back
+    frame = sys._getframe(1)
     if isinstance(args, str):
         log_options(args, vars(show_file))
         return

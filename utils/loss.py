@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from utils.boxes import bbox_iou
 
@@ -94,8 +94,8 @@ def focal(loss: Tensor, logits: Tensor, target: Tensor, gamma: float, alpha: flo
     """Weigh binary losses, element by element, by how wrong they are (arXiv:1708.02002, equation 5)."""
     p = logits.sigmoid()
     p_true = target * p + (1 - target) * (1 - p)
-    alpha = target * alpha + (1 - target) * (1 - alpha)
-    return loss * alpha * (1 - p_true) ** gamma
+    weight = target * alpha + (1 - target) * (1 - alpha)
+    return loss * weight * (1 - p_true) ** gamma
 
 
 class FocalLoss(nn.Module):
@@ -177,7 +177,9 @@ class ComputeLoss:
             entries each, and sizes of their anchors (E, 2) in cells.
         """
         found = [
-            assign_targets(targets, self.head.anchors[level].float(), (raw.shape[2], raw.shape[3]), self.hyp["anchor_t"])
+            assign_targets(
+                targets, self.head.anchors[level].float(), (raw.shape[2], raw.shape[3]), self.hyp["anchor_t"]
+            )
             for level, raw in enumerate(p)
         ]
         places = [(t.image, t.anchor, t.row, t.column) for t in found]

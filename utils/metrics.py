@@ -284,7 +284,8 @@ def bbox_iou(
 
 def wh_iou(wh1: Tensor, wh2: Tensor, eps: float = 1e-7) -> Tensor:
     """Return the IoU of sizes (N, 2) and (M, 2) whose boxes share a corner, (N, M)."""
-    return box_iou(*(torch.cat((torch.zeros_like(wh), wh), 1) for wh in (wh1, wh2)), eps)
+    box1, box2 = (torch.cat((torch.zeros_like(wh), wh), 1) for wh in (wh1, wh2))
+    return box_iou(box1, box2, eps)
 
 
 class ConfusionMatrix:

@@ -117,7 +117,8 @@ def plot_one_box(
     """
     thickness = line_thickness or round(0.001 * sum(img.shape[:2])) + 1
     chosen = colors(np.random.default_rng().integers(colors.n), bgr=True) if color is None else color
-    Annotator(img, thickness).box_label(x, label, tuple(int(c) for c in chosen))
+    b, g, r = (int(c) for c in chosen)
+    Annotator(img, thickness).box_label(x, label, (b, g, r))
 
 
 def color_list() -> list[Color]:

@@ -253,12 +253,13 @@ def set_torch_rng_state(state: Mapping[str, Any]) -> None:
 
 def is_parallel(model: nn.Module) -> bool:
     """Whether a model is wrapped in DataParallel or DistributedDataParallel."""
-    return isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel)
+    return de_parallel(model) is not model
 
 
 def de_parallel(model: nn.Module) -> nn.Module:
     """Return the model inside DataParallel or DistributedDataParallel, other models as they are."""
-    return model.module if is_parallel(model) else model
+    wrappers = (nn.DataParallel, nn.parallel.DistributedDataParallel)
+    return model.module if isinstance(model, wrappers) else model
 
 
 def model_info(model: nn.Module, verbose: bool = False, imgsz: int = 640) -> tuple[int, int, int, float]:
@@ -278,7 +279,8 @@ def model_info(model: nn.Module, verbose: bool = False, imgsz: int = 640) -> tup
     parameters = sum(p.numel() for p in model.parameters())
     gradients = sum(p.numel() for p in model.parameters() if p.requires_grad)
     layers = sum(1 for module in model.modules() if not list(module.children()))
-    gflops = model.gflops(imgsz) if hasattr(model, "gflops") else 0.0
+    count: Any = getattr(model, "gflops", None)
+    gflops = count(imgsz) if count else 0.0
     name = Path(getattr(model, "yaml_file", None) or "Model").stem
     LOGGER.info(
         f"{colorstr(name)} summary: {layers} layers, {parameters} parameters, {gradients} gradients"
