@@ -107,11 +107,11 @@ class FocalLoss(nn.Module):
         alpha: weight of the positive ones, the negative ones have 1 - alpha.
     """
 
-    def __init__(self, loss_fcn: nn.Module, gamma: float = 1.5, alpha: float = 0.25) -> None:
+    def __init__(self, loss_fcn: nn.BCEWithLogitsLoss, gamma: float = 1.5, alpha: float = 0.25) -> None:
         super().__init__()
         self.loss_fcn, self.gamma, self.alpha = loss_fcn, gamma, alpha
         self.reduction = loss_fcn.reduction
-        self.loss_fcn.reduction = "none"  # the weights differ by element
+        loss_fcn.reduction = "none"  # the weights differ by element
 
     def forward(self, pred: Tensor, true: Tensor) -> Tensor:
         """Return the loss of logits and targets (0..1) of one shape, reduced to a scalar unless that is "none"."""
