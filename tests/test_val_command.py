@@ -38,7 +38,7 @@ def test_main_of_study(monkeypatch, tmp_path):
     assert all((c["project"], c["name"], c["exist_ok"]) == (tmp_path, "exp2", True) for c in calls)
     files = {file.name for file in (tmp_path / "exp2").iterdir()}
     assert files == {"study_my_a.txt", "study_my_b.txt", "study.zip", "study.png"}
-    with pytest.raises(ValueError, match="leave out save_txt"):
+    with pytest.raises(ValueError, match="remove save_txt"):
         val.main(val.parse_opt([*common, "--save-txt"]))
 
 
