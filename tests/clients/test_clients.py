@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from copy import deepcopy
 from pathlib import Path
 
 import cv2
@@ -52,12 +53,40 @@ def expected(narrow_weights, image):
     return found
 
 
+def test_detect_like_script(client, narrow_weights, image, tmp_path):
+    told = client("detect_like", narrow_weights, image, "--img", "320", "--half", "--conf-thres", "0.2")
+    assert "image 1/1" in told
+    assert "--half needs CUDA" in told
+    folder = tmp_path / "runs/detect/exp"
+    lines = (folder / "labels/blobs.txt").read_text().splitlines()
+    assert lines
+    assert all(len(line.split()) == 6 for line in lines)
+    assert len(list(folder.glob("crops/**/*.jpg"))) == len(lines)
+    assert (folder / "blobs.png").is_file()
+
+
+def test_tracker(client, narrow_weights, image, tmp_path):
+    client("tracker", narrow_weights, image, tmp_path / "rows.json")
+    rows = json.loads((tmp_path / "rows.json").read_text())
+    assert rows
+    assert all(len(row) == 6 and 0 <= row[0] <= 128 and 0 <= row[1] <= 96 and row[4] > 0.25 for row in rows)
+
+
 def test_server(client, narrow_weights, image, expected, tmp_path):
     client("server", ROOT, narrow_weights, image, tmp_path / "answer.json")
     answer = json.loads((tmp_path / "answer.json").read_text())
     assert (tmp_path / "answer.json.jpg").is_file()
     assert set(answer[0]) == {"xmin", "ymin", "xmax", "ymax", "confidence", "class", "name"}
     assert answer[0]["confidence"] == pytest.approx(float(expected[0, 4]), abs=1e-3)
+
+
+def test_onnx_export(client, narrow_model, write_checkpoint, tmp_path):
+    pytest.importorskip("onnxscript")
+    pytest.importorskip("onnxruntime")
+    model = deepcopy(narrow_model)
+    for conv in model.detect.m:
+        conv.weight.data *= 0.1  # its large ones magnify rounding beyond the limits of the export
+    client("export_like", write_checkpoint(tmp_path / "small.pt", model, model.names), tmp_path)
 
 
 def test_sahi_and_grad_cam(client, narrow_weights, image):
