@@ -5,11 +5,6 @@ import numpy as np
 import pytest
 
 import detect
-from utils import general
-
-pytestmark = pytest.mark.skipif(
-    not hasattr(general, "scale_coords"), reason="waits for YOLOv5's names in utils.general"
-)
 
 HEAD_7_0 = """
 import torch

@@ -286,7 +286,8 @@ def test_results_of_the_hub(tmp_path, log, monkeypatch):
     assert line == f"image 1/1: 64x96 {', '.join(f'1 {name}' for name in SHOWN)}"
     crops = results.crop(save_dir="out")
     check_crops(tmp_path / "out/crops")
-    assert [crop["label"] for crop in crops] == [f"{name} {0.9 - 0.01 * i:.2f}" for i, name in NAMES.items()]
+    weakest_first = [f"{name} {0.9 - 0.01 * i:.2f}" for i, name in reversed(NAMES.items())]
+    assert [crop["label"] for crop in crops] == weakest_first
     results.save(save_dir="drawn")
     assert (tmp_path / "drawn/a.jpg").stat().st_size
     pytest.importorskip("pandas")
