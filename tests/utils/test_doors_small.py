@@ -13,6 +13,7 @@ from torch import nn
 
 import utils
 from engine.training.evolve import RESULTS
+from tests.waiting import HANG
 from utils import activations, autoanchor, autobatch, downloads, google_utils, loss, metrics, plots, torch_utils
 from utils.callbacks import EVENTS, Callbacks
 
@@ -363,7 +364,7 @@ def test_actions_may_run_in_threads():
     done, callbacks = threading.Event(), Callbacks()
     callbacks.register_action("on_train_start", callback=done.set)
     callbacks.run("on_train_start", thread=True)
-    assert done.wait(60)
+    assert done.wait(HANG)
 
 
 # Small files ----------------------------------------------------------------------------------------------------------
