@@ -53,10 +53,11 @@ class _Page:
 
         self.path = Path(save_dir) / "report.html"
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        self._open = ExitStack()
-        written = self._open.enter_context(atomic_path(self.path))
-        self._file = self._open.enter_context(written.open("w", encoding="utf-8", newline="\n"))
-        self._write(head)
+        with ExitStack() as opened:  # a page that cannot even be begun leaves no open file
+            written = opened.enter_context(atomic_path(self.path))
+            self._file = opened.enter_context(written.open("w", encoding="utf-8", newline="\n"))
+            self._write(head)
+            self._open = opened.pop_all()
 
     def add(self, image: NDArray, item: Mapping[str, Any]) -> None:
         """Write an image, (H, W, 3) uint8 BGR, and what belongs to it; ValueError after `close`."""
