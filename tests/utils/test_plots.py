@@ -20,8 +20,9 @@ SHOWN = [*COLUMNS[1:6], *COLUMNS[8:11], *COLUMNS[6:8]]
 
 
 @pytest.fixture
-def figures(monkeypatch):
-    """Figures in the order in which they were saved, instead of files."""
+def figures(monkeypatch, tmp_path):
+    """Figures in the order in which they were saved, instead of files (the empty ones that stay are in a folder)."""
+    monkeypatch.chdir(tmp_path)
     saved = []
     monkeypatch.setattr(Figure, "savefig", lambda self, path, **_: saved.append(self))
     return saved
