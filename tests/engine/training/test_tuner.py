@@ -124,7 +124,9 @@ def test_processes_share_a_study_and_do_the_work_of_a_killed_one(tmp_path):
     assert len(numbers) in (6, 7)
     tables = [table(tmp_path / name) for name in ("one", "two")]
     assert all(len(rows) >= 6 for rows in tables)
-    assert tables[0][:6] == tables[1][:6]
+    shorter, longer = sorted(tables, key=len)  # the process that ended first may have left the other its last training
+    assert len(longer) == len(numbers)
+    assert all(row in longer for row in shorter)
 
 
 @pytest.mark.parametrize("storage", ["sqlite:////nowhere/x.db", "nonsense"])
