@@ -28,14 +28,14 @@ from torch import Tensor
 from engine.inference.pipeline import Prefetch, Worker
 from engine.inference.predictor import Predictor, Settings, choose_size
 from engine.inference.sources import Source, open_source
+from engine.interrupts import Interrupts
 from engine.results.feature_maps import FeatureMaps
 from engine.results.images import Windows, open_windows
 from engine.results.outputs import Outputs, Summary, Wanted
 from models.runtimes.backends import DetectMultiBackend
 from models.weights.checkpoint import strip_optimizer
 from utils.console import LOGGER, log_options
-from utils.interrupts import Interrupts
-from utils.output_names import unique_stems
+from utils.datasets.output_names import unique_stems
 from utils.paths import ROOT, run_folder
 from utils.torch_utils import select_device
 

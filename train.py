@@ -40,6 +40,7 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 import val
+from engine.interrupts import Interrupts
 from engine.training.checks import MAY_CHANGE_ON_RESUME, check_options, choose_evolution, resume_options
 from engine.training.evolve import RESULTS
 from engine.training.health import Diverged, LossWatch
@@ -67,7 +68,6 @@ from utils.distributed import (
 )
 from utils.files import yaml_load, yaml_save
 from utils.hyp import Hyp
-from utils.interrupts import Interrupts
 from utils.loggers import Loggers
 from utils.loss import ComputeLoss
 from utils.metrics import fitness

@@ -28,10 +28,10 @@ from utils.console import LOGGER, cli_errors
 from utils.dataloaders import LoadImagesAndLabels, create_dataloader
 from utils.datasets.dataset import cache_path, check_dataset, img2label_paths, list_images, load_labels
 from utils.datasets.label_cache import content_key, read_cache
+from utils.datasets.loader_processes import start_worker
 from utils.datasets.mosaics import draw_mosaic
 from utils.datasets.reader import Split
 from utils.hyp import Hyp
-from utils.loader_processes import start_worker
 from utils.paths import check_file
 
 PARTS = ("mosaic", "start", "scan", "cache")

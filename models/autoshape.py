@@ -15,17 +15,17 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 from torch import Tensor, nn
 
+from models.cost import LayerTimes
 from models.detections import Detections
-from models.layer_times import LayerTimes
 from utils.augmentations import letterbox
 from utils.boxes import scale_boxes
 from utils.console import LOGGER
+from utils.datasets.output_names import name_part
 from utils.datasets.reader import decode_image, has_more_pages
 from utils.downloads import fetch, is_url, shown
 from utils.image_size import make_divisible
 from utils.nms import non_max_suppression
 from utils.options.check import COUNT, SHARE, SIDE, Number
-from utils.output_names import name_part
 from utils.text import file_name
 from utils.torch_utils import Profile, amp_context
 

@@ -24,8 +24,9 @@ from models import common
 from models.activations import ACTIVATIONS, default_activation, in_place
 from models.activations import parse_activation as parse_activation
 from models.autoshape import AutoShape
-from models.flops import (
+from models.cost import (
     Counter,
+    LayerTimes,
     count_gflops,
     count_multihead_attention,
     count_normalization,
@@ -34,7 +35,6 @@ from models.flops import (
     count_window_attention,
     meta_copy,
 )
-from models.layer_times import LayerTimes
 from models.model_table import MAX_CHANNELS, MAX_REPEATS, check_table, expand_anchors, resolve_args
 from models.tta import forward_augmented
 from utils.console import LOGGER, cli_errors

@@ -17,11 +17,11 @@ import numpy as np
 import pytest
 import torch
 
-from models.class_names import parse_names, parse_value
 from models.runtimes.base import Runtime, parse_shape, parse_size
 from models.runtimes.onnx_files import OnnxRuntimeBackend
 from models.runtimes.torch_files import TorchScriptBackend
 from models.weights.checkpoint import load_checkpoint
+from models.weights.class_names import parse_names, parse_value
 from models.yolo import DetectionModel
 from utils.datasets.coco import read_tables
 from utils.datasets.dataset import check_dataset

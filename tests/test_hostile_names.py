@@ -25,9 +25,9 @@ from engine.results.images import Crops, Windows
 from engine.results.report import DetectReport
 from engine.validation.evaluation import ImageResult, Tally, log_table
 from models.autoshape import AutoShape
-from models.class_names import fit_names, parse_names
 from models.detections import Detections
 from models.experimental import attempt_load
+from models.weights.class_names import fit_names, parse_names
 from utils.annotate import Annotator, plot_images
 from utils.callbacks import Callbacks
 from utils.files import yaml_load, yaml_save

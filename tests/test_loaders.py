@@ -68,7 +68,7 @@ DOORS = {
     "subprocess.Popen": (),
     "ast.literal_eval": (
         "models/activations.py",
-        "models/class_names.py",  # texts of bounded length
+        "models/weights/class_names.py",  # texts of bounded length
         "examples/onnxruntime_python/detect.py",
     ),
 }

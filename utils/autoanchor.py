@@ -11,8 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 from torch import nn
 
 from utils.console import LOGGER, colorstr
-from utils.dataloaders import LoadImagesAndLabels
-from utils.datasets.dataset import check_dataset
+from utils.datasets.dataset import check_dataset, load_labels
 from utils.torch_utils import de_parallel
 
 BPR_ENOUGH = 0.98  # best possible recall above which the anchors are kept
@@ -299,8 +298,11 @@ def kmean_anchors(
         Anchor sizes in pixels by rising area, (n, 2) float32.
     """
     if isinstance(dataset, str | Path):
-        dataset = LoadImagesAndLabels(check_dataset(dataset)["train"], img_size)
-    wh = np.concatenate([np.zeros((0, 2)), *label_sizes(dataset.shapes, dataset.labels, img_size)])
+        found = load_labels(check_dataset(dataset)["train"])
+        shapes, labels = found.sizes, found.labels
+    else:
+        shapes, labels = dataset.shapes, dataset.labels
+    wh = np.concatenate([np.zeros((0, 2)), *label_sizes(shapes, labels, img_size)])
     anchors = search_anchors(wh, n, img_size, thr, gen)
     if verbose:
         _, recall, per_target = anchor_metric(wh[(wh > 0).all(axis=1)], anchors, thr)

@@ -52,6 +52,8 @@ from utils.datasets.dataset import load_labels
 from utils.datasets.image_cache import ImageCache, free_memory
 from utils.datasets.lists import autosplit as autosplit
 from utils.datasets.lists import img2label_paths as img2label_paths
+from utils.datasets.loader_processes import InfiniteDataLoader, Loader, start_worker, workers_that_fit
+from utils.datasets.loader_processes import seed_worker as seed_worker
 from utils.datasets.mosaics import draw_mosaic, draw_mosaic9, lay_images, lay_labels, mosaic4, mosaic9, overlap
 from utils.datasets.reader import IMG_FORMATS as IMG_FORMATS
 from utils.datasets.reader import VID_FORMATS as VID_FORMATS
@@ -59,8 +61,6 @@ from utils.datasets.reader import decode_image, orientation
 from utils.datasets.reader import verify_image_label as verify
 from utils.datasets.sampling import EpochSampler
 from utils.hyp import Hyp
-from utils.loader_processes import InfiniteDataLoader, Loader, start_worker, workers_that_fit
-from utils.loader_processes import seed_worker as seed_worker
 
 GREY = 114  # of images that cannot be decoded; the colour of the padding
 CLIP_EPS = 1e-3  # boxes end this many pixels inside the image, so that no centre falls on its far edge

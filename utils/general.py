@@ -34,8 +34,8 @@ import yaml
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from utils import TryExcept, emojis, nms, paths, threaded, torch_utils
 from utils import boxes as box_tools
+from utils import nms, paths, torch_utils
 from utils.boxes import Array, xywh2xyxy, xywhn2xyxy, xyxy2xywh, xyxy2xywhn
 from utils.console import (
     ANSI,
@@ -44,9 +44,12 @@ from utils.console import (
     TQDM_BAR_FORMAT,
     ConsoleHandler,
     OneLine,
+    TryExcept,
     cli_errors,
     colorstr,
+    emojis,
     log_options,
+    threaded,
 )
 from utils.datasets import dataset, sampling
 from utils.downloads import attempt_download, download, is_url

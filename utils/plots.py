@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from utils import annotate, threaded
+from utils import annotate
 from utils.annotate import (
     CROP_GAIN,
     CROP_PAD,
@@ -32,6 +32,7 @@ from utils.annotate import (
 from utils.annotate import Annotator as Annotator
 from utils.annotate import Colors as Colors
 from utils.annotate import output_to_target as output_to_target
+from utils.console import threaded
 from utils.files import write_whole
 from utils.paths import increment_path
 from utils.text import printable

@@ -14,8 +14,8 @@ from torch import Tensor
 
 from utils.boxes import xyxy2xywh, xyxy2xywhn
 from utils.console import LOGGER
+from utils.datasets.output_names import ResultIds, unique_stems
 from utils.files import atomic_path, naming, open_regular, write_whole
-from utils.output_names import ResultIds, unique_stems
 from utils.text import csv_cell
 
 

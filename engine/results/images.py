@@ -18,8 +18,8 @@ from engine.inference.pipeline import Frame
 from engine.inference.video import VideoFile
 from utils.annotate import FULL_COLOUR, Annotator, colors, crop_box, write_image
 from utils.console import LOGGER
+from utils.datasets.output_names import name_part, unique_stems
 from utils.datasets.reader import VID_FORMATS
-from utils.output_names import name_part, unique_stems
 from utils.text import file_names, printable
 
 WRITABLE = ("bmp", "jpeg", "jpg", "png", "tif", "tiff", "webp")

@@ -16,7 +16,7 @@ from engine.results.files import CsvFile, JsonFile, TextFiles
 from engine.results.images import Crops, Pictures, draw, picture_names
 from engine.results.report import DetectReport
 from utils.console import LOGGER, colorstr
-from utils.output_names import ResultIds, image_ids
+from utils.datasets.output_names import ResultIds, image_ids
 from utils.text import printable
 
 TELL_EVERY = 1.0  # seconds between lines about one video or stream

@@ -14,7 +14,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from models.class_names import parse_names
 from models.experimental import Ensemble, attempt_load
 from models.runtimes.base import Runtime
 from models.runtimes.mobile_files import LiteRtBackend, NcnnBackend
@@ -22,6 +21,7 @@ from models.runtimes.onnx_files import OnnxRuntimeBackend, OpenCvBackend
 from models.runtimes.openvino_files import OpenVinoBackend
 from models.runtimes.tensorrt_files import TensorRtBackend
 from models.runtimes.torch_files import Pt2Backend, TorchScriptBackend
+from models.weights.class_names import parse_names
 from models.yolo import DetectionModel
 from utils.console import LOGGER
 from utils.files import yaml_load

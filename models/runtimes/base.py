@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from models.class_names import parse_names, parse_value
+from models.weights.class_names import parse_names, parse_value
 from utils.text import printable
 
 Axes = tuple[int | None, int | None, int | None]  # images, height, width of an input; None where dynamic

@@ -7,8 +7,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from models.class_names import parse_value
 from models.runtimes.base import Runtime
+from models.weights.class_names import parse_value
 from utils.files import yaml_load
 from utils.formats import require
 from utils.model_files.archive import BROKEN

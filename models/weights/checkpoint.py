@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from models.class_names import fit_names
+from models.weights.class_names import fit_names
 from models.weights.yolov5 import Foreign, fit_state, read_foreign
 from models.yolo import DetectionModel
 from utils.console import LOGGER

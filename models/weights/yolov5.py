@@ -22,7 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from models.class_names import fit_names
+from models.weights.class_names import fit_names
 from utils.model_files.inert_pickle import SLOT, Budget, LazyTensor, Record
 from utils.model_files.torch_file import InertFile
 from utils.torch_utils import is_counter

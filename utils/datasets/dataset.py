@@ -22,11 +22,11 @@ from utils.datasets.coco import CocoReader
 from utils.datasets.demo import draw_demo
 from utils.datasets.label_cache import STATES, LabelSet, content_key, read_cache, split_by, write_cache
 from utils.datasets.lists import img2label_paths, list_images
+from utils.datasets.output_names import COCO_CATEGORIES, ResultIds, image_ids
 from utils.datasets.reader import Split, Verified, reason, verify_image_label
 from utils.datasets.scan import check_all
 from utils.datasets.voc import VocReader
 from utils.files import key_place, yaml_load
-from utils.output_names import COCO_CATEGORIES, ResultIds, image_ids
 from utils.paths import ROOT, check_file
 from utils.text import MAX_NAME
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from engine.results.files import JsonFile, TextFiles, open_files
-from utils.output_names import COCO_CATEGORIES, ResultIds, image_ids, unique_stems
+from utils.datasets.output_names import COCO_CATEGORIES, ResultIds, image_ids, unique_stems
 
 FOUND = torch.tensor([[10.0, 20, 30, 60, 0.875, 3], [0, 0, 100 / 3, 100, 0.5, 0]])
 SHAPE = (100, 200)  # height, width

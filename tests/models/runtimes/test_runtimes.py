@@ -10,10 +10,10 @@ import torch
 
 import export
 from engine.exporters.compare import measure
-from models.class_names import parse_names, parse_value
 from models.runtimes.backends import DetectMultiBackend
 from models.runtimes.base import Runtime, expand_detections, parse_size
 from models.runtimes.onnx_files import EXTERNAL
+from models.weights.class_names import parse_names, parse_value
 from models.yolo import DetectionModel
 from utils.nms import non_max_suppression
 

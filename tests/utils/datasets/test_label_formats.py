@@ -14,10 +14,10 @@ from utils.datasets import dataset as lb
 from utils.datasets.coco import join_parts, read_tables
 from utils.datasets.dataset import load_labels, result_ids
 from utils.datasets.lists import list_images
+from utils.datasets.output_names import COCO_CATEGORIES
 from utils.datasets.reader import Annotation, LabelledObject, Split, verify_objects
 from utils.datasets.voc import MAX_BYTES, parse_xml, read_voc
 from utils.files import yaml_load
-from utils.output_names import COCO_CATEGORIES
 
 SQUARE = [2, 2, 12, 2, 12, 8, 2, 8]
 

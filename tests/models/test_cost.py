@@ -22,7 +22,7 @@ from models.common import (
     SwinV2Stage,
     WindowAttention,
 )
-from models.flops import count_gflops
+from models.cost import count_gflops
 from models.yolo import COUNTERS, DetectionModel
 
 MODELS = Path(__file__).resolve().parents[2] / "models"

@@ -80,23 +80,3 @@ class Interrupts:
         if not self.launched:  # else each process would say it
             text = f"\n{signal.Signals(number).name}: saving after this batch; Ctrl-C then stops without saving\n"
             os.write(2, text.encode())  # standard error; a logger could be in use at this very moment
-
-
-def shield_worker() -> None:
-    """Protect a data loading process from signals sent to the whole group or job; only its parent may end it.
-
-    The training needs its loaders up to the batch after which it saves. On systems without `sigwaitinfo` (macOS,
-    Windows) only Ctrl-C is ignored.
-    """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    if not hasattr(signal, "sigwaitinfo"):
-        return
-    parent = os.getppid()
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-
-    def wait() -> None:
-        while signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent:
-            pass
-        os._exit(0)
-
-    threading.Thread(target=wait, daemon=True).start()

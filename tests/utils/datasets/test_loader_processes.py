@@ -11,11 +11,11 @@ import pytest
 import torch
 from torch.utils.data import Dataset
 
-from utils import loader_processes
 from utils.dataloaders import create_dataloader
+from utils.datasets import loader_processes
+from utils.datasets.loader_processes import Loader, LoaderError, start_worker, workers_that_fit
 from utils.datasets.reader import decode_image
 from utils.hyp import Hyp
-from utils.loader_processes import Loader, LoaderError, start_worker, workers_that_fit
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="needs fork and /dev/shm")
 SHM = "unable to allocate shared memory(shm) for file </torch_1_2_3>: No space left on device (28)"

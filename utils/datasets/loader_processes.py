@@ -18,7 +18,6 @@ import torch
 from torch.utils.data import DataLoader
 
 from utils.console import LOGGER, NO_MEMORY
-from utils.interrupts import shield_worker
 from utils.torch_utils import keep_freed_memory
 
 SHARED = Path("/dev/shm")  # where processes on Linux hand over batches
@@ -41,6 +40,26 @@ def start_worker(worker: int) -> None:
     keep_freed_memory()
     shield_worker()
     multiprocessing.queues.Queue._on_queue_feeder_error = staticmethod(_end_worker)
+
+
+def shield_worker() -> None:
+    """Protect a data loading process from signals sent to the whole group or job; only its parent may end it.
+
+    The training needs its loaders up to the batch after which it saves. On systems without `sigwaitinfo` (macOS,
+    Windows) only Ctrl-C is ignored.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if not hasattr(signal, "sigwaitinfo"):
+        return
+    parent = os.getppid()
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+
+    def wait() -> None:
+        while signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent:
+            pass
+        os._exit(0)
+
+    threading.Thread(target=wait, daemon=True).start()
 
 
 def seed_worker(worker_id: int) -> None:  # noqa: ARG001 - as DataLoader calls its worker_init_fn

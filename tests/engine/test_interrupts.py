@@ -7,8 +7,9 @@ import time
 
 import pytest
 
+from engine.interrupts import Interrupts
 from tests.waiting import HANG
-from utils.interrupts import Interrupts, shield_worker
+from utils.datasets.loader_processes import shield_worker
 
 
 def test_the_first_signal_waits_and_ctrl_c_after_it_ends():

@@ -1,13 +1,16 @@
-"""Count the operations of a detector with thop, with what thop misses: attention and functional linear layers."""
+"""What a detector costs: its operations, counted with thop and what thop misses, and the time that each layer takes."""
 
 import math
 import warnings
 from collections.abc import Callable
 from copy import deepcopy
+from time import perf_counter
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from utils.console import LOGGER
 
 Counter = Callable[[Any, tuple[Tensor, ...], Tensor], None]  # of a module to which thop has added `total_ops`
 
@@ -74,3 +77,37 @@ def count_gflops(model: nn.Module, imgsz: tuple[int, int], channels: int, counte
     with torch.device("cpu"):  # for the counts themselves, also while a model is built on the meta device
         macs, _ = thop.profile(copy, (image,), custom_ops=counters, verbose=False)
     return macs * 2 / 1e9
+
+
+class LayerTimes:
+    """Log how long each layer of a network takes, inside the `with` block.
+
+    Args:
+        model: a `DetectionModel`, or several in an `nn.ModuleList`.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        models = list(model) if isinstance(model, nn.ModuleList) else [model]
+        self._hooks, self._start = [], 0.0
+        for layers in (getattr(m, "model", m) for m in models):
+            for name, layer in layers.named_children():
+                label = f"{name:>3} {type(layer).__name__}"
+                self._hooks.append(layer.register_forward_pre_hook(self._before))
+                self._hooks.append(layer.register_forward_hook(lambda *_, label=label: self._after(label)))
+
+    def __enter__(self) -> "LayerTimes":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for hook in self._hooks:
+            hook.remove()
+
+    def _before(self, *_: Any) -> None:
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        self._start = perf_counter()
+
+    def _after(self, label: str) -> None:
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        LOGGER.info(f"{label:<20}{(perf_counter() - self._start) * 1e3:10.2f} ms")
