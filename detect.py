@@ -37,6 +37,7 @@ from models.weights.checkpoint import strip_optimizer
 from utils.console import LOGGER, log_options
 from utils.datasets.output_names import unique_stems
 from utils.paths import ROOT, run_folder
+from utils.thresholds import CONF_THRES, IOU_THRES, MAX_DET
 from utils.torch_utils import select_device
 
 FILE = Path(__file__).resolve()
@@ -63,9 +64,9 @@ def run(
     source: str | Path = ROOT / "data/images",
     data: str | Path | None = None,
     imgsz: int | Sequence[int] = (640,),
-    conf_thres: float = 0.25,
-    iou_thres: float = 0.45,
-    max_det: int = 1000,
+    conf_thres: float = CONF_THRES,
+    iou_thres: float = IOU_THRES,
+    max_det: int = MAX_DET,
     device: str = "",
     view_img: bool = False,
     nosave: bool = False,

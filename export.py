@@ -36,7 +36,7 @@ from models.experimental import attempt_load
 from models.yolo import DetectionModel
 from utils.console import LOGGER, colorstr, log_options
 from utils.formats import EXPORTS, FORMATS, NMS, Format, output_path, parse_include
-from utils.image_size import check_img_size
+from utils.image_size import check_img_size, input_stride
 from utils.options.exporter import DEFAULT_OPSET, OPSETS, ExportOptions
 from utils.paths import ROOT as ROOT
 from utils.paths import VERSION
@@ -237,7 +237,7 @@ def export_weights(
         FileNotFoundError, ValueError: the checkpoint or the dataset cannot be read.
     """
     model = load(weights, device)
-    stride = max(int(model.stride.max()), 32)
+    stride = input_stride(model.stride)
     options = replace(options, imgsz=tuple(check_img_size(options.imgsz, s=stride)))
     if data:
         options = replace(options, calibration=calibration_images(data, options.imgsz))
@@ -346,7 +346,7 @@ def _export_one(
     """
     model.detect.export = True
     options = ExportOptions(imgsz=(im.shape[2], im.shape[3]), batch=len(im), **settings)
-    metadata = make_metadata(model, options, max(int(model.stride.max()), 32))
+    metadata = make_metadata(model, options, input_stride(model.stride))
     target = output_path(file, argument)
     EXPORTERS[argument](model.requires_grad_(False), im.float(), target, options, metadata)
     LOGGER.info(f"{prefix}{' ' * bool(prefix)}{target}, {size_mb(target):.1f} MB")

@@ -45,11 +45,12 @@ from utils.callbacks import Callbacks
 from utils.console import LOGGER, colorstr, log_options
 from utils.dataloaders import create_dataloader
 from utils.datasets.dataset import check_dataset, result_ids
-from utils.image_size import check_img_size
+from utils.image_size import check_img_size, input_stride
 from utils.metrics import ApResult
 from utils.metrics import match_predictions as process_batch  # noqa: F401  YOLOv5's name, for callers
 from utils.paths import ROOT, check_file, increment_path, run_folder
 from utils.text import printable
+from utils.thresholds import CONF_THRES, IOU_THRES
 from utils.torch_utils import de_parallel, select_device
 
 FILE = Path(__file__).resolve()
@@ -326,7 +327,7 @@ def _make_loader(
 
     `speed` and files of one size: each image in a frame of the whole size; likewise with height and width.
     """
-    stride = model.stride if isinstance(model, DetectMultiBackend) else max(int(model.stride.max()), 32)
+    stride = model.stride if isinstance(model, DetectMultiBackend) else input_stride(model.stride)
     split = "val" if task == "speed" else task
     if not data.get(split):
         raise ValueError(f"{data.get('yaml_file') or 'the dataset'} has no '{split}' split: add it, or change --task")
@@ -369,7 +370,7 @@ def main(opt: argparse.Namespace) -> None:
         settings |= {"save_json": False, "plots": False, "half": half}
     if opt.task == "speed":
         for file in weights:
-            run(weights=file, **settings | {"conf_thres": 0.25, "iou_thres": 0.45})
+            run(weights=file, **settings | {"conf_thres": CONF_THRES, "iou_thres": IOU_THRES})
     elif opt.task == "study":
         study(weights, settings)
     else:

@@ -23,10 +23,11 @@ from utils.console import LOGGER
 from utils.datasets.output_names import name_part
 from utils.datasets.reader import decode_image, has_more_pages
 from utils.downloads import fetch, is_url, shown
-from utils.image_size import make_divisible
+from utils.image_size import input_stride, make_divisible
 from utils.nms import non_max_suppression
 from utils.options.check import COUNT, SHARE, SIDE, Number
 from utils.text import file_name
+from utils.thresholds import CONF_THRES, IOU_THRES, MAX_DET
 from utils.torch_utils import Profile, amp_context
 
 Picture: TypeAlias = str | Path | Image.Image | NDArray
@@ -57,12 +58,12 @@ class AutoShape(nn.Module):
 
     __module__ = "models.common"  # YOLOv5's address, by which SAHI recognises the class
 
-    conf = 0.25
-    iou = 0.45
+    conf = CONF_THRES
+    iou = IOU_THRES
     agnostic = False
     multi_label = False
     classes: Sequence[int] | None = None
-    max_det = 1000
+    max_det = MAX_DET
     amp = False
 
     def __init__(self, model: nn.Module) -> None:
@@ -73,7 +74,7 @@ class AutoShape(nn.Module):
         self.pt = getattr(model, "pt", True)
         self.names = dict(model.names)
         self.nc = len(self.names)
-        self.stride = max(int(torch.as_tensor(model.stride).max()), 32)
+        self.stride = input_stride(model.stride)
         self._told: tuple[Any, ...] | None = None  # settings that a file with NMS inside was checked for
         network = self._network()
         self.yaml, self.hyp = getattr(network, "yaml", None), getattr(network, "hyp", None)
@@ -233,8 +234,8 @@ class NMS(nn.Module):
         conf, iou, classes: see `non_max_suppression`.
     """
 
-    conf = 0.25
-    iou = 0.45
+    conf = CONF_THRES
+    iou = IOU_THRES
     classes: Sequence[int] | None = None
 
     def forward(self, x: Sequence[Tensor]) -> list[Tensor]:

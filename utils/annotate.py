@@ -16,11 +16,10 @@ from torch import Tensor
 
 from utils.files import write_whole
 from utils.text import printable
+from utils.thresholds import CONF_THRES
 
 Color = tuple[int, int, int]
 Names = Mapping[int, str] | Sequence[str] | None  # class names by index
-
-CONFIDENCE_SHOWN = 0.25  # predictions at or below it are not drawn
 
 # Ten strong hues, then ten darker or paler ones between them; neighbours in the list are far apart on the wheel.
 _HEX = (
@@ -376,7 +375,7 @@ def output_to_target(output: Sequence[Tensor], max_det: int = 300, *, shape: tup
 def _draw_targets(tile: Annotator, targets: NDArray, names: Names, height: int, width: int) -> None:
     """Draw rows `[class, xywhn]` or `[class, xywhn, confidence]` of an image of this size, the most confident last."""
     if targets.shape[1] > 5:
-        targets = targets[targets[:, 5] > CONFIDENCE_SHOWN]
+        targets = targets[targets[:, 5] > CONF_THRES]
         targets = targets[np.argsort(targets[:, 5], kind="stable")]
     texts = class_names(names, targets[:, 0])
     for (cls, x, y, w, h, *conf), text in zip(targets, texts, strict=True):
@@ -398,7 +397,7 @@ def plot_images(
     Args:
         images: (B, 3, H, W) RGB, uint8 or floating point 0 to 1, or 0 to 255.
         targets: (T, 6) `[image in batch, class, xywhn]`, or (T, 7) with a confidence at the end: then class and
-            confidence are written, and rows up to 0.25 are left out. Boxes beyond 1.01 are taken for pixels.
+            confidence are written, and rows up to `CONF_THRES` are left out. Boxes beyond 1.01 are taken for pixels.
         paths: file of each image; None writes no file names.
         fname: image file to write; the suffix chooses the format.
         names: class names by index.

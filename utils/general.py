@@ -59,6 +59,7 @@ from utils.metrics import bbox_iou, box_iou, fitness
 from utils.optim import lr_factor
 from utils.paths import ROOT, VERSION, git_describe, increment_path, run_folder
 from utils.plots import plot_one_box, save_one_box
+from utils.thresholds import CONF_THRES, IOU_THRES
 from utils.torch_utils import Profile, intersect_dicts
 
 FILE = Path(__file__).resolve()
@@ -84,8 +85,8 @@ def __getattr__(name: str) -> Any:
 # Boxes ----------------------------------------------------------------------------------------------------------------
 def non_max_suppression(
     prediction: Tensor | list[Any] | tuple[Any, ...],
-    conf_thres: float = 0.25,
-    iou_thres: float = 0.45,
+    conf_thres: float = CONF_THRES,
+    iou_thres: float = IOU_THRES,
     classes: Sequence[int] | None = None,
     agnostic: bool = False,
     multi_label: bool = False,

@@ -4,7 +4,15 @@ import math
 from collections.abc import Sequence
 from typing import overload
 
+import torch
+from torch import Tensor
+
 from utils.console import LOGGER
+
+
+def input_stride(stride: Tensor | int) -> int:
+    """Return what the sides of input images are multiples of: the largest stride of a model, at least 32."""
+    return max(int(torch.as_tensor(stride).max()), 32)
 
 
 def make_divisible(x: float, divisor: int) -> int:

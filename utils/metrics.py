@@ -14,6 +14,7 @@ from utils import boxes
 from utils.boxes import box_ioa, box_iou
 from utils.console import LOGGER
 from utils.plots import plot_confusion_matrix, plot_mc_curve, plot_pr_curve
+from utils.thresholds import CONF_THRES, IOU_THRES
 
 IOU_THRESHOLDS = torch.linspace(0.5, 0.95, 10)  # of mAP50-95, step 0.05
 FITNESS_WEIGHTS = np.array([0.0, 0.0, 0.1, 0.9])  # of P, R, mAP50, mAP50-95
@@ -304,7 +305,7 @@ class ConfusionMatrix:
     Only the cells that are not 0 are kept, 16 bytes each, so that 10,000 classes do not take 800 MB.
     """
 
-    def __init__(self, nc: int, conf: float = 0.25, iou_thres: float = 0.45) -> None:
+    def __init__(self, nc: int, conf: float = CONF_THRES, iou_thres: float = IOU_THRES) -> None:
         self.nc = nc
         self.conf = conf
         self.iou_thres = iou_thres

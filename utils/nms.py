@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from utils.boxes import xywh2xyxy
+from utils.thresholds import CONF_THRES, IOU_THRES
 
 MAX_CANDIDATES = 30000  # pairs per image that enter the suppression; weaker ones are dropped
 LISTED = 2048  # most pairs of the first lists
@@ -22,8 +23,8 @@ PART = 768  # boxes that are suppressed in one call, as far as no group is cut
 
 def non_max_suppression(
     prediction: Tensor | list[Any] | tuple[Any, ...],
-    conf_thres: float = 0.25,
-    iou_thres: float = 0.45,
+    conf_thres: float = CONF_THRES,
+    iou_thres: float = IOU_THRES,
     classes: Sequence[int] | None = None,
     agnostic: bool = False,
     multi_label: bool = False,

@@ -11,8 +11,8 @@ from engine.exporters.compare import Difference, check_difference, measure
 from engine.exporters.onnx_check import check_inputs
 from utils.console import LOGGER
 from utils.options.exporter import ExportOptions
+from utils.thresholds import CONF_THRES
 
-CONFIDENT = 0.25  # objectness of a box that matters, as in detect.py
 INT8_SCORE = 0.1  # mean difference of its scores; trained detectors of BCCD have 0.01
 
 
@@ -73,12 +73,12 @@ def check_confident(expected: Tensor, found: Tensor, what: str) -> None:
         what: file and input, for the message.
 
     Raises:
-        ValueError: with the mean difference of objectness and scores over the boxes of objectness above 0.25.
+        ValueError: with the mean difference of objectness and scores over the boxes of objectness above `CONF_THRES`.
     """
-    rows = (expected[..., 4] > CONFIDENT) | (found[..., 4] > CONFIDENT)
+    rows = (expected[..., 4] > CONF_THRES) | (found[..., 4] > CONF_THRES)
     mean = (expected - found)[rows][:, 4:].abs().mean().item() if rows.any() else 0.0
     if mean > INT8_SCORE:
         raise ValueError(
-            f"{what}: the {int(rows.sum())} boxes with objectness above {CONFIDENT} differ from PyTorch by {mean:.2g} "
+            f"{what}: the {int(rows.sum())} boxes with objectness above {CONF_THRES} differ from PyTorch by {mean:.2g} "
             f"in score on average; the limit is {INT8_SCORE} (int8)"
         )

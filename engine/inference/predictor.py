@@ -17,6 +17,7 @@ from utils.augmentations import letterbox
 from utils.boxes import scale_boxes
 from utils.console import LOGGER
 from utils.nms import non_max_suppression
+from utils.thresholds import CONF_THRES, IOU_THRES, MAX_DET
 from utils.torch_utils import Profile
 
 TILES_AT_ONCE = 4
@@ -44,9 +45,9 @@ class Settings:
     """
 
     imgsz: tuple[int, int] = (640, 640)
-    conf_thres: float = 0.25
-    iou_thres: float = 0.45
-    max_det: int = 1000
+    conf_thres: float = CONF_THRES
+    iou_thres: float = IOU_THRES
+    max_det: int = MAX_DET
     classes: Sequence[int] | None = None
     agnostic: bool = False
     augment: bool = False

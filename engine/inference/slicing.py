@@ -10,6 +10,7 @@ from torch import Tensor
 
 from utils.boxes import box_ioa, box_iou
 from utils.nms import batched_nms
+from utils.thresholds import IOU_THRES, MAX_DET
 
 Window = tuple[int, int, int, int]  # x1, y1, x2, y2 in pixels of the image, x2 and y2 outside
 
@@ -74,9 +75,9 @@ def merge_tiles(
     found: Sequence[Tensor],
     windows: Sequence[Window],
     shape: tuple[int, int],
-    iou_thres: float = 0.45,
+    iou_thres: float = IOU_THRES,
     agnostic: bool = False,
-    max_det: int = 1000,
+    max_det: int = MAX_DET,
 ) -> Tensor:
     """Merge the detections of tiles and of the whole image.
 

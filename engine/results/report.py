@@ -23,10 +23,10 @@ from utils.annotate import PALETTE, Color, Names, text_color
 from utils.boxes import box_iou
 from utils.datasets.reader import decode_image
 from utils.files import atomic_path, naming
+from utils.thresholds import CONF_THRES, IOU_THRES
 
 THUMBNAIL = 480  # longest side in pixels
 QUALITY = 80  # of the JPEG
-MATCH_CONF, MATCH_IOU = 0.25, 0.45  # as in `ConfusionMatrix`
 LOWEST = 0.05  # detections below it are left out of the validation page: they are many and of no interest
 COLUMNS = ("Class", "Images", "Instances", "P", "R", "mAP50", "mAP50-95")
 
@@ -41,7 +41,7 @@ class _Page:
             "names": {int(c): str(name) for c, name in known.items()},
             "palette": [[_hex(color), _hex(text_color(color))] for color in PALETTE],
             "conf": conf,
-            "iou": MATCH_IOU,
+            "iou": IOU_THRES,
         }
         folder = Path(__file__).resolve().parent
         self._script = (folder / "report_page.js").read_text(encoding="utf-8")
@@ -128,7 +128,7 @@ class ValReport:
     """Write `report.html` of a validation run: missed labels and false boxes, the worst images first.
 
     Boxes and labels are paired as `utils.metrics.ConfusionMatrix` does it, at the confidence that the reader
-    of the page chooses; the page starts at 0.25.
+    of the page chooses; the page starts at `CONF_THRES`.
 
     Args:
         save_dir: folder of the page, made if need be.
@@ -137,7 +137,7 @@ class ValReport:
     """
 
     def __init__(self, save_dir: str | Path, names: Names, title: str = "Validation") -> None:
-        self._page = _Page(save_dir, names, title, "val", conf=MATCH_CONF)
+        self._page = _Page(save_dir, names, title, "val", conf=CONF_THRES)
 
     def add(self, detections: Tensor, labels: Tensor, path: str | Path) -> None:
         """Add an image.
@@ -160,7 +160,7 @@ class ValReport:
         if len(boxes) and len(true):
             iou = box_iou(boxes[:, :4], true[:, 1:])  # (D, M)
             owner = np.stack((iou.argmax(1), iou.max(1)), 1)
-            owner[owner[:, 1] <= MATCH_IOU] = -1
+            owner[owner[:, 1] <= IOU_THRES] = -1
         found = [[*_rounded(row), int(j), round(v, 6)] for row, (j, v) in zip(boxes, owner.tolist(), strict=True)]
         item = {
             "name": Path(path).name,

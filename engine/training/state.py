@@ -25,7 +25,7 @@ from utils.datasets.dataset import check_dataset
 from utils.distributed import gather, is_main, main_first, rank, world_size
 from utils.files import yaml_load
 from utils.hyp import Hyp
-from utils.image_size import check_img_size
+from utils.image_size import check_img_size, input_stride
 from utils.optim import build_optimizer, same_warmup, scaled_decay, warmup_iterations
 from utils.options.train import AMP_NAMES, HYP_OF_CONV, HYP_OF_SWIN
 from utils.paths import check_file, git_describe
@@ -327,7 +327,7 @@ def prepare(
         raise ValueError("--noautoanchor: the model has only placeholders for anchors; remove the option")
     frozen = freeze_layers(model, opt.freeze)
 
-    stride = int(max(model.stride.max(), 32))
+    stride = input_stride(model.stride)
     imgsz = check_img_size(opt.imgsz, stride, floor=2 * stride)
     if opt.batch_size == -1:
         opt.batch_size = autobatch(model.train(), imgsz, amp=choose_amp(opt.amp, device))

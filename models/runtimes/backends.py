@@ -26,6 +26,7 @@ from models.yolo import DetectionModel
 from utils.console import LOGGER
 from utils.files import yaml_load
 from utils.formats import FORMATS, NMS, ROWS, Format
+from utils.image_size import input_stride
 
 
 class PyTorchBackend:
@@ -44,7 +45,7 @@ class PyTorchBackend:
     def __init__(self, network: DetectionModel | Ensemble) -> None:
         self.network = network
         self.names = dict(network.names)
-        self.stride = max(int(network.stride.max()), 32)
+        self.stride = input_stride(network.stride)
 
     @property
     def dtype(self) -> torch.dtype:

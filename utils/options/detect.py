@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 from utils.options.check import COUNT, SHARE, SIDE, Number
 from utils.paths import ROOT
+from utils.thresholds import CONF_THRES, IOU_THRES, MAX_DET
 
 FORMS = (
     "an image, a video, a folder, a pattern in quotes such as 'photos/**/*.jpg', a .txt list of those, a .streams "
@@ -32,9 +33,9 @@ def make_parser(description: str = "") -> argparse.ArgumentParser:
         default=[640],
         help="network input: side, or height width",
     )
-    add("--conf-thres", type=SHARE, default=0.25, help="lowest confidence")
-    add("--iou-thres", type=SHARE, default=0.45, help="IoU above which NMS drops the weaker box")
-    add("--max-det", type=COUNT, default=1000, help="detections kept per image")
+    add("--conf-thres", type=SHARE, default=CONF_THRES, help="lowest confidence")
+    add("--iou-thres", type=SHARE, default=IOU_THRES, help="IoU above which NMS drops the weaker box")
+    add("--max-det", type=COUNT, default=MAX_DET, help="detections kept per image")
     add("--device", default="", help="0, cpu, mps; empty: CUDA if available")
     add("--view-img", action="store_true", help="show results in windows; q or Esc ends")
     add(

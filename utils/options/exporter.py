@@ -4,6 +4,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from utils.thresholds import CONF_THRES, IOU_THRES
+
 if TYPE_CHECKING:  # the options of export.py are read before torch is loaded
     from torch import Tensor
 
@@ -49,8 +51,8 @@ class ExportOptions:
     nms: bool = False
     agnostic_nms: bool = False
     topk_all: int = 100
-    iou_thres: float = 0.45
-    conf_thres: float = 0.25
+    iou_thres: float = IOU_THRES
+    conf_thres: float = CONF_THRES
     workspace: float = 4.0
     cache: str = ""
     verbose: bool = False
