@@ -25,10 +25,9 @@ from torch.utils.data import DataLoader, Dataset
 
 from benchmarks.tables import log_table, save_json, take_turns
 from utils.console import LOGGER, cli_errors
-from utils.dataloaders import LoadImagesAndLabels, create_dataloader
+from utils.dataloaders import LoadImagesAndLabels, create_dataloader, start_loader
 from utils.datasets.dataset import cache_path, check_dataset, img2label_paths, list_images, load_labels
 from utils.datasets.label_cache import content_key, read_cache
-from utils.datasets.loader_processes import start_worker
 from utils.datasets.mosaics import draw_mosaic
 from utils.datasets.reader import Split
 from utils.hyp import Hyp
@@ -87,7 +86,7 @@ def measure_mosaics(opt: argparse.Namespace, data: dict[str, Any]) -> list[dict[
             for what in ("limit", "plain"):
                 loaders[what] = DataLoader(
                     Decoding(dataset, what == "plain"), batch_size=loader.batch_size, sampler=loader.sampler,
-                    num_workers=loader.num_workers, worker_init_fn=start_worker,
+                    num_workers=loader.num_workers, worker_init_fn=start_loader,
                     multiprocessing_context=loader.multiprocessing_context, persistent_workers=loader.num_workers > 0,
                 )  # fmt: skip
             seconds = take_turns({what: partial(one_pass, loaders[what]) for what in loaders}, opt.repeats)

@@ -61,6 +61,7 @@ from utils.datasets.reader import decode_image, orientation
 from utils.datasets.reader import verify_image_label as verify
 from utils.datasets.sampling import EpochSampler
 from utils.hyp import Hyp
+from utils.torch_utils import keep_freed_memory
 
 GREY = 114  # of images that cannot be decoded; the colour of the padding
 CLIP_EPS = 1e-3  # boxes end this many pixels inside the image, so that no centre falls on its far edge
@@ -408,6 +409,12 @@ def scratch(side: int) -> np.ndarray:
     return _kept.canvas
 
 
+def start_loader(worker: int) -> None:
+    """Set up a loader process, see `start_worker`; the memory that it frees is kept for its next images."""
+    keep_freed_memory()
+    start_worker(worker)
+
+
 def create_dataloader(
     path: str | Path | Sequence[str | Path],
     imgsz: int | tuple[int, int],
@@ -511,7 +518,7 @@ def create_dataloader(
         drop_last=quad,
         pin_memory=pin_memory and os.getenv("PIN_MEMORY", "true").lower() != "false",
         generator=torch.Generator(),  # of its own: a pass leaves the global random state as it was
-        worker_init_fn=start_worker,
+        worker_init_fn=start_loader,
         # By default Python 3.14 starts workers that share no memory with this process.
         multiprocessing_context="fork" if workers > 0 and sys.platform == "linux" else None,
     )

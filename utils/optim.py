@@ -7,8 +7,6 @@ import numpy as np
 from torch import nn
 from torch.optim import SGD, Adam, AdamW, Optimizer
 
-from utils.console import LOGGER
-
 OPTIMIZERS = {"SGD": SGD, "Adam": Adam, "AdamW": AdamW}
 BIAS, DECAY, NORM = range(3)  # order of the groups in the optimizer; results.csv calls their rates x/lr0, x/lr1, x/lr2
 NO_DECAY_NAMES = ("logit_scale", "cpb_mlp")  # Swin V2: temperature of the attention, network of the position bias
@@ -79,14 +77,15 @@ def build_optimizer(
     if sharded:
         from torch.distributed.optim import ZeroRedundancyOptimizer  # a second to load
 
-        optimizer: Optimizer = ZeroRedundancyOptimizer(groups, OPTIMIZERS[name], lr=lr, **settings)
-    else:
-        optimizer = OPTIMIZERS[name](groups, lr=lr, **settings)
-    LOGGER.info(
-        f"optimizer: {name}, lr {lr:g}, {len(decayed)} weights with decay {decay:g}, "
-        f"{len(norm)} norms and the like, {len(bias)} biases"
-    )
-    return optimizer
+        return ZeroRedundancyOptimizer(groups, OPTIMIZERS[name], lr=lr, **settings)
+    return OPTIMIZERS[name](groups, lr=lr, **settings)
+
+
+def describe_optimizer(name: str, optimizer: Optimizer) -> str:
+    """Return one line about an optimizer of `build_optimizer`: its name, rate, decay and the sizes of its groups."""
+    bias, decayed, norm = (len(group["params"]) for group in optimizer.param_groups)
+    lr, decay = optimizer.param_groups[DECAY]["lr"], optimizer.param_groups[DECAY]["weight_decay"]
+    return f"optimizer: {name}, lr {lr:g}, {decayed} weights with decay {decay:g}, {norm} norms and the like, {bias} biases"
 
 
 def lr_factor(epoch: float, epochs: int, lrf: float, cosine: bool = False) -> float:

@@ -23,7 +23,7 @@ from torch.nn.utils import prune as torch_prune
 from torch.optim import Optimizer
 
 from utils.console import LOGGER, colorstr
-from utils.optim import build_optimizer
+from utils.optim import build_optimizer, describe_optimizer
 from utils.paths import VERSION
 from utils.paths import git_describe as git_describe
 
@@ -533,7 +533,9 @@ def smart_optimizer(
     model: nn.Module, name: str = "Adam", lr: float = 0.001, momentum: float = 0.9, decay: float = 1e-5
 ) -> Optimizer:
     """Build an optimizer as `utils.optim.build_optimizer` does, with the defaults of YOLOv5."""
-    return build_optimizer(model, name, lr, momentum, decay)
+    optimizer = build_optimizer(model, name, lr, momentum, decay)
+    LOGGER.info(describe_optimizer(name, optimizer))
+    return optimizer
 
 
 def smart_resume(

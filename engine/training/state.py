@@ -26,7 +26,7 @@ from utils.distributed import gather, is_main, main_first, rank, world_size
 from utils.files import yaml_load
 from utils.hyp import Hyp
 from utils.image_size import check_img_size, input_stride
-from utils.optim import build_optimizer, same_warmup, scaled_decay, warmup_iterations
+from utils.optim import build_optimizer, describe_optimizer, same_warmup, scaled_decay, warmup_iterations
 from utils.options.train import AMP_NAMES, HYP_OF_CONV, HYP_OF_SWIN
 from utils.paths import check_file, git_describe
 from utils.plots import plot_labels
@@ -343,6 +343,7 @@ def prepare(
     decay = scaled_decay(hyp.weight_decay, opt.batch_size, hyp.nominal_batch)
     name = opt.optimizer or hyp.optimizer or "SGD"
     optimizer = build_optimizer(model, name, hyp.lr0, hyp.momentum, decay, hyp.beta2, sharded=opt.shard_optimizer)
+    LOGGER.info(describe_optimizer(name, optimizer))
     amp = choose_amp(opt.amp, device)
     scaler = torch.amp.GradScaler(device.type, enabled=amp == torch.float16)
     smoothing = hyp.label_smoothing if opt.label_smoothing is None else opt.label_smoothing

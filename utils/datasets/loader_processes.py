@@ -18,7 +18,6 @@ import torch
 from torch.utils.data import DataLoader
 
 from utils.console import LOGGER, NO_MEMORY
-from utils.torch_utils import keep_freed_memory
 
 SHARED = Path("/dev/shm")  # where processes on Linux hand over batches
 DIED = re.compile(r"DataLoader worker \(pid|Pin memory thread exited")  # how PyTorch begins when a process ended
@@ -37,7 +36,6 @@ def start_worker(worker: int) -> None:
     If it cannot hand over a batch it ends, so that its parent does not wait for that batch for ever.
     """
     cv2.setNumThreads(0)
-    keep_freed_memory()
     shield_worker()
     multiprocessing.queues.Queue._on_queue_feeder_error = staticmethod(_end_worker)
 

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from torch import nn
@@ -14,10 +14,23 @@ from utils.files import open_regular
 from utils.loggers.services import SERVICES, ServiceLogger
 from utils.loggers.to_csv import RESULT_COLUMNS, CsvLogger
 from utils.loggers.to_tensorboard import TensorBoardLogger
-from utils.metrics import ApResult
 
 CURVES = 20  # classes up to which each has its own PR curve
 SECRET = ("storage",)  # settings that may hold a password
+
+
+class Curves(Protocol):
+    """What is read of the result of a validation; `utils.metrics.ApResult` has it.
+
+    Attributes:
+        classes: (K,) int numbers of the classes that have labels.
+        p_curve: (K, 1000) precision over confidence at IoU 0.5.
+        r_curve: (K, 1000) recall over confidence at IoU 0.5.
+    """
+
+    classes: np.ndarray
+    p_curve: np.ndarray
+    r_curve: np.ndarray
 
 
 class Loggers:
@@ -48,7 +61,7 @@ class Loggers:
         self.tensorboard = TensorBoardLogger(self.save_dir) if tensorboard else None
         self.services: list[ServiceLogger] = [SERVICES[name][0](self.save_dir, self.settings) for name in services]
         self._sent: set[Path] = set()
-        self._curves: tuple[ApResult, np.ndarray, Mapping[int, str]] | None = None
+        self._curves: tuple[Curves, np.ndarray, Mapping[int, str]] | None = None
 
     @property
     def _all(self) -> list[TensorBoardLogger | ServiceLogger]:
@@ -82,7 +95,7 @@ class Loggers:
         if not self._sent:
             self._send_pictures(epoch)
 
-    def on_val_metrics(self, result: ApResult, counts: np.ndarray, names: Mapping[int, str]) -> None:
+    def on_val_metrics(self, result: Curves, counts: np.ndarray, names: Mapping[int, str]) -> None:
         """Keep the curves of a validation; TensorBoard shows the last ones."""
         self._curves = result, counts, names
 
@@ -141,7 +154,7 @@ class Loggers:
 
     @staticmethod
     def _show_curves(
-        tensorboard: TensorBoardLogger, result: ApResult, counts: np.ndarray, names: Mapping[int, str], epoch: int
+        tensorboard: TensorBoardLogger, result: Curves, counts: np.ndarray, names: Mapping[int, str], epoch: int
     ) -> None:
         """Show the PR curve over all classes, and those of the classes if they are few."""
         labels = counts[result.classes][:, None]  # (K, 1)
