@@ -85,7 +85,8 @@ def describe_optimizer(name: str, optimizer: Optimizer) -> str:
     """Return one line about an optimizer of `build_optimizer`: its name, rate, decay and the sizes of its groups."""
     bias, decayed, norm = (len(group["params"]) for group in optimizer.param_groups)
     lr, decay = optimizer.param_groups[DECAY]["lr"], optimizer.param_groups[DECAY]["weight_decay"]
-    return f"optimizer: {name}, lr {lr:g}, {decayed} weights with decay {decay:g}, {norm} norms and the like, {bias} biases"
+    weights = f"{decayed} weights with decay {decay:g}"
+    return f"optimizer: {name}, lr {lr:g}, {weights}, {norm} norms and the like, {bias} biases"
 
 
 def lr_factor(epoch: float, epochs: int, lrf: float, cosine: bool = False) -> float:

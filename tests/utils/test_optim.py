@@ -12,6 +12,7 @@ from utils.hyp import Hyp
 from utils.optim import (
     accumulate_at,
     build_optimizer,
+    describe_optimizer,
     lr_factor,
     param_groups,
     scaled_decay,
@@ -89,6 +90,12 @@ def test_only_the_middle_group_decays(name):
             assert (group["momentum"], group["nesterov"]) == (0.8, True)
         else:
             assert group["betas"] == (0.8, 0.9)
+
+
+def test_optimizer_is_described_in_one_line():
+    optimizer = build_optimizer(DetectionModel("models/yolov5n.yaml", verbose=False), "SGD", lr=0.02, decay=0.1)
+    expected = "optimizer: SGD, lr 0.02, 60 weights with decay 0.1, 57 norms and the like, 60 biases"
+    assert describe_optimizer("SGD", optimizer) == expected
 
 
 def test_sgd_step_by_hand():
