@@ -68,7 +68,7 @@ from utils.distributed import (
 )
 from utils.files import yaml_load, yaml_save
 from utils.hyp import Hyp
-from utils.loggers import Loggers
+from utils.loggers.run_logs import RunLogs
 from utils.loss import ComputeLoss
 from utils.metrics import fitness
 from utils.optim import accumulate_at, set_schedule_
@@ -426,10 +426,10 @@ def train_until_stopped(
     if is_main():
         write_options(opt, inputs)
         settings = vars(opt) | {f"hyp/{key}": value for key, value in inputs.hyp.to_dict().items()}
-        loggers = Loggers(save_dir, services=opt.logger, settings=settings)
-        loggers.register(callbacks)
-        loggers.truncate(state.epoch)  # rows of an epoch that is repeated, or of an older run in this folder
-        loggers.start(None if opt.noplots or opt.resume else state.ema.ema, plan.imgsz)
+        logs = RunLogs(save_dir, services=opt.logger, settings=settings)
+        logs.register(callbacks)
+        logs.truncate(state.epoch)  # rows of an epoch that is repeated, or of an older run in this folder
+        logs.start(None if opt.noplots or opt.resume else state.ema.ema, plan.imgsz)
     if not opt.noplots and is_main():
         callbacks.register("on_train_batch_end", draw_first_batches(save_dir, state.model.names))
     shares = partial(shares_of_mean, device=device) if world_size() > 1 else None

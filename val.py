@@ -22,10 +22,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.utils.data import DataLoader
 
-from engine.results.files import JsonFile, TextFiles, coco_rows, open_files, text_lines
+from engine.results.files import JsonFile, TextFiles, open_files
+from engine.results.files import save_one_json as save_one_json
+from engine.results.files import save_one_txt as save_one_txt
 from engine.results.report import ValReport
 from engine.validation.evaluation import (
     ImageResult,
@@ -212,37 +214,6 @@ def table_rows(tally: Tally, result: ApResult, names: Mapping[int, str]) -> list
     return rows + [
         (names[c], tally.seen, counts[c], *row) for c, row in zip(result.classes, result.rows(), strict=True)
     ]
-
-
-# YOLOv5's functions ---------------------------------------------------------------------------------------------------
-
-
-def save_one_txt(predn: Tensor, save_conf: bool, shape: Sequence[int], file: str | Path) -> None:
-    """Append the detections of one image, (D, 6) `[xyxy_img, confidence, class]`, to a text file.
-
-    Args:
-        predn: detections.
-        save_conf: end each line with the confidence.
-        shape: height and width of the image in pixels.
-        file: lines `class xywhn [confidence]` are added to it.
-    """
-    with Path(file).open("a", encoding="utf-8") as out:
-        out.write(text_lines(predn, shape, save_conf))
-
-
-def save_one_json(
-    predn: Tensor, jdict: list[dict[str, Any]], path: str | Path, class_map: Sequence[int] | Mapping[int, int] | None
-) -> None:
-    """Append the detections of one image, (D, 6) `[xyxy_img, confidence, class]`, to a list in the format of COCO.
-
-    Args:
-        predn: detections.
-        jdict: the list.
-        path: the image; a numeric stem becomes a number, as in COCO.
-        class_map: class to category id; None keeps the class.
-    """
-    stem = Path(path).stem
-    jdict += coco_rows(predn, int(stem) if stem.isnumeric() else stem, class_map)
 
 
 # Preparation ----------------------------------------------------------------------------------------------------------

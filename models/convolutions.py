@@ -66,6 +66,8 @@ class Conv(nn.Module):
         """Do what `forward` does, after the normalisation was folded into the convolution."""
         return self.act(self.conv(x))
 
+    fuseforward = forward_fuse  # its name in YOLOv5 up to 5.0
+
 
 class DWConv(Conv):
     """Depth-wise `Conv`: as many groups as c1 and c2 have in common."""

@@ -69,8 +69,14 @@ class Detect(nn.Module):
         ch: channels of each input.
         inplace: kept as the attribute that YOLOv5's scripts read and set. The results do not depend on it: `decode`
             never writes into the raw maps.
+
+    Attributes:
+        grid, anchor_grid: for scripts that decode raw maps themselves: of each level, cell positions less 0.5 and
+            anchors in pixels, (1, A, H, W, 2), of the last call in evaluation; empty before it.
+        dynamic: for scripts that set it before an export; every call makes its cell positions anew.
     """
 
+    dynamic = False
     export = False  # on the class: heads that torch.load made from a file of YOLOv5 have no such attribute
     anchors: Tensor  # (levels, A, 2) in cells
     stride: Tensor  # (levels,) pixels per cell
@@ -87,6 +93,7 @@ class Detect(nn.Module):
         self.register_buffer("anchors", torch.tensor(anchors, dtype=torch.float32).view(self.nl, self.na, 2))
         self.register_buffer("stride", torch.ones(self.nl), persistent=False)
         self.m = nn.ModuleList(nn.Conv2d(c, self.no * self.na, 1) for c in ch)
+        self.grid, self.anchor_grid = ([torch.empty(0) for _ in range(self.nl)] for _ in range(2))
 
     def forward(self, x: list[Tensor]) -> Outputs:
         """Predict from one map (B, C, H, W) per level.
@@ -116,6 +123,9 @@ class Detect(nn.Module):
         columns = torch.arange(w, device=raw.device, dtype=torch.float32)
         cell = torch.stack((columns.expand(h, w), rows[:, None].expand(h, w)), -1) - 0.5  # (H, W, 2)
         anchor = (self.anchors[level].float() * stride).view(1, self.na, 1, 1, 2)
+        kept = isinstance(self.__dict__.get("anchor_grid"), list)  # export recipes put a buffer in its place
+        if kept and not (torch.compiler.is_compiling() or torch.jit.is_tracing()):  # a graph must not keep its tensors
+            self.grid[level], self.anchor_grid[level] = (t.expand(1, self.na, h, w, 2) for t in (cell, anchor))
         xy, wh, scores = raw.float().sigmoid().split((2, 2, self.nc + 1), -1)
         xy = (xy * 2 + cell) * stride
         wh = wh * 2
@@ -361,7 +371,7 @@ class DetectionModel(nn.Module):
         strides = self._find_strides(ch, source)
         if not self.detect.anchors.is_meta:
             self._set_strides(strides)
-            self._init_biases()
+            self._initialize_biases()
         if rate := self.yaml.get("drop_path"):
             self.set_drop_path(rate)
         if verbose:
@@ -400,7 +410,7 @@ class DetectionModel(nn.Module):
         anchors /= stride.view(-1, 1, 1)
 
     @torch.no_grad()
-    def _init_biases(self) -> None:
+    def _initialize_biases(self) -> None:
         """Start objectness at about 8 objects per 640-pixel image, classes at 0.6 / nc (arXiv:1708.02002, 3.3)."""
         head = self.detect
         for conv, stride in zip(head.m, head.stride.tolist(), strict=True):
@@ -432,11 +442,12 @@ class DetectionModel(nn.Module):
         if augment:
             if self.training:
                 raise ValueError("augment=True is for evaluation: call model.eval() first")
-            boxes = forward_augmented(
-                lambda view: self._forward_once(view)[0], x, int(self.stride.max()), self.detect.nl
-            )
-            return boxes, None
+            return self._forward_augment(x)
         return self._forward_once(x)
+
+    def _forward_augment(self, x: Tensor) -> tuple[Tensor, None]:
+        boxes = forward_augmented(lambda view: self._forward_once(view)[0], x, int(self.stride.max()), self.detect.nl)
+        return boxes, None
 
     def _forward_once(self, x: Any) -> Any:
         outputs: list[Any] = []
@@ -558,9 +569,9 @@ class DetectionModel(nn.Module):
         size = (imgsz, imgsz) if isinstance(imgsz, int) else imgsz
         return count_gflops(self, size, self.yaml["ch"], COUNTERS)
 
-    def info(self, imgsz: int = 640) -> None:
-        """Log layers, parameters, gradients and GFLOPs."""
-        model_info(self, imgsz=imgsz)
+    def info(self, verbose: bool = False, img_size: int = 640) -> None:
+        """Log layers, parameters, gradients and GFLOPs, see `utils.torch_utils.model_info`."""
+        model_info(self, verbose, img_size)
 
 
 Model = BaseModel = DetectionModel  # YOLOv5's other names: there is one class of models here

@@ -31,7 +31,7 @@ from models.weights.class_names import fit_names, parse_names
 from utils.annotate import Annotator, plot_images
 from utils.callbacks import Callbacks
 from utils.files import yaml_load, yaml_save
-from utils.loggers import Loggers
+from utils.loggers.run_logs import RunLogs
 from utils.plots import plot_confusion_matrix, plot_labels, plot_mc_curve, plot_pr_curve, plot_studies
 from utils.text import csv_text, printable
 
@@ -254,7 +254,7 @@ def test_tensorboard_shows_a_curve_per_class(tmp_path):
         boxes = torch.tensor([[10.0, 20, 50, 60, 0.9, i] for i in names])
         tally.add(ImageResult(boxes, torch.cat((boxes[:, 5:], boxes[:, :4]), 1), (64, 96), "a.jpg"))
         callbacks = Callbacks()
-        Loggers(tmp_path / str(first), csv=False, settings={"name": "\udc80"}).register(callbacks)
+        RunLogs(tmp_path / str(first), csv=False, settings={"name": "\udc80"}).register(callbacks)
         callbacks.run("on_val_metrics", result=tally.compute(), counts=tally.label_counts(), names=names)
         file = tmp_path / "\udc80.pt"
         callbacks.run("on_train_end", last=file, best=file, epoch=0, results=[0.1] * 7)

@@ -19,7 +19,7 @@ PACKAGES = (
 # files of utils that import no package
 SCRIPT_OF_SCRIPT = {"train": {"val"}}  # the only script that imports another one
 LAZY = (  # files whose __getattr__ may import upwards: YOLOv5's addresses
-    "utils/general.py",  # strip_optimizer: it stands on models.weights
+    "utils/general.py",  # strip_optimizer, save_one_txt: they stand on models.weights and engine.results
     "utils/plots.py",  # feature_visualization, plot_evolve: they stand on engine.results and engine.training
     "utils/dataloaders.py",  # LoadImages, LoadStreams, LoadScreenshots: they stand on engine.inference
     "utils/datasets/__init__.py",  # the same in YOLOv5 up to 6.1; this package stands below utils/dataloaders.py

@@ -170,20 +170,20 @@ def _area(boxes: Array) -> Array:
     return (boxes[..., 2] - boxes[..., 0]) * (boxes[..., 3] - boxes[..., 1])
 
 
-def box_ioa(box: Array, boxes: Array, eps: float = 1e-7) -> Array:
-    """Fraction of each of `boxes` that `box` covers (intersection over *their* area).
+def box_ioa(box1: Array, box2: Array, eps: float = 1e-7) -> Array:
+    """Fraction of each of `box2` that `box1` covers (intersection over *their* area).
 
     Args:
-        box: (4,) `xyxy`.
-        boxes: (M, 4) `xyxy`, in the same unit.
+        box1: (4,) `xyxy`.
+        box2: (M, 4) `xyxy`, in the same unit.
         eps: added to the areas, so that an empty box gives 0.
 
     Returns:
         (M,), values in [0, 1].
     """
-    xp = torch if isinstance(box, Tensor) else np
-    side = (xp.minimum(box[None, 2:4], boxes[:, 2:4]) - xp.maximum(box[None, :2], boxes[:, :2])).clip(0, None)  # (M, 2)
-    return side[:, 0] * side[:, 1] / (_area(boxes) + eps)
+    xp = torch if isinstance(box1, Tensor) else np
+    side = (xp.minimum(box1[None, 2:4], box2[:, 2:4]) - xp.maximum(box1[None, :2], box2[:, :2])).clip(0, None)  # (M, 2)
+    return side[:, 0] * side[:, 1] / (_area(box2) + eps)
 
 
 def bbox_iou(

@@ -75,11 +75,11 @@ class Callbacks:
         """Return the registered actions of an event, dicts of `name` and `callback`, or the lists of all events."""
         return self._callbacks[hook] if hook else self._callbacks
 
-    def run(self, event: str, *args: Any, thread: bool = False, **kwargs: Any) -> None:
-        """Call what is registered for `event`; an exception of a callback ends the run.
+    def run(self, hook: str, *args: Any, thread: bool = False, **kwargs: Any) -> None:
+        """Call what is registered for `hook`; an exception of a callback ends the run.
 
         Args:
-            event: a key of `EVENTS`.
+            hook: a key of `EVENTS`.
             *args: the arguments of the event by position; those of an event without names go to actions only.
             thread: call each in a thread of its own.
             **kwargs: the arguments of the event by name.
@@ -87,14 +87,14 @@ class Callbacks:
         Raises:
             ValueError: no such event, or arguments other than those of `EVENTS`.
         """
-        _check(event)
-        names = EVENTS[event]
+        _check(hook)
+        names = EVENTS[hook]
         if names:
             kwargs |= dict(zip(names, args, strict=False))
         if set(kwargs) != set(names) or (names and len(args) > len(names)):
-            raise ValueError(f"event {event} has the arguments {EVENTS[event]}, got {tuple(kwargs)}")
+            raise ValueError(f"event {hook} has the arguments {EVENTS[hook]}, got {tuple(kwargs)}")
         by_position = tuple(kwargs[name] for name in names) or args
-        for action in self._callbacks[event]:
+        for action in self._callbacks[hook]:
             call = (
                 partial(action["callback"], **kwargs)
                 if action["by_name"]

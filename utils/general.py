@@ -16,12 +16,16 @@ import os
 import platform
 import random
 import re
+import signal
 import sys
+import threading
 import time
+import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from itertools import repeat
+from multiprocessing.pool import ThreadPool
 from pathlib import Path
 from subprocess import check_output
 from typing import Any, NoReturn
@@ -35,7 +39,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from utils import boxes as box_tools
-from utils import nms, paths, torch_utils
+from utils import downloads, nms, paths, torch_utils
+from utils.autoanchor import kmean_anchors
 from utils.boxes import Array, xywh2xyxy, xywhn2xyxy, xyxy2xywh, xyxy2xywhn
 from utils.console import (
     ANSI,
@@ -52,13 +57,14 @@ from utils.console import (
     threaded,
 )
 from utils.datasets import dataset, sampling
-from utils.downloads import attempt_download, download, is_url
+from utils.downloads import attempt_download, is_url
 from utils.files import yaml_load, yaml_save
 from utils.image_size import check_img_size, make_divisible
-from utils.metrics import bbox_iou, box_iou, fitness
+from utils.loss import FocalLoss, compute_loss, smooth_BCE
+from utils.metrics import ap_per_class, bbox_iou, box_iou, fitness, wh_iou
 from utils.optim import lr_factor
-from utils.paths import ROOT, VERSION, git_describe, increment_path, run_folder
-from utils.plots import plot_one_box, save_one_box
+from utils.paths import ROOT, VERSION, git_describe, increment_path, run_folder, settings_folder
+from utils.plots import plot_images, plot_one_box, save_one_box
 from utils.thresholds import CONF_THRES, IOU_THRES
 from utils.torch_utils import Profile, intersect_dicts
 
@@ -68,17 +74,22 @@ NUM_THREADS = min(8, max(1, (os.cpu_count() or 1) - 1))
 DATASETS_DIR = Path(os.environ.get("YOLOv5_DATASETS_DIR", ROOT.parent / "datasets"))
 AUTOINSTALL = False  # nothing is installed here
 FONT = "Arial.ttf"
+CONFIG_DIR = settings_folder()  # nothing here writes into it
 NCOLS = 0 if "COLUMNS" not in os.environ else int(os.environ["COLUMNS"])  # 0: the progress bar has no fixed width
 COCO_GAPS = (12, 26, 29, 30, 45, 66, 68, 69, 71, 83)  # category numbers of COCO that no class has
-LAZY = ("strip_optimizer",)
+LAZY = ("strip_optimizer", "save_one_txt")
 
 
 def __getattr__(name: str) -> Any:
-    """Return a name that stands on `models`, which is above this package."""
+    """Return a name that stands on `models` or `engine`, which are above this package."""
     if name == "strip_optimizer":
         from models.weights.checkpoint import strip_optimizer  # noqa: PLC0415
 
         return strip_optimizer
+    if name == "save_one_txt":
+        from engine.results.files import save_one_txt  # noqa: PLC0415
+
+        return save_one_txt
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
@@ -218,6 +229,81 @@ def file_size(path: str | Path) -> float:
 def url2file(url: str) -> str:
     """Return the file name of a URL, without its query."""
     return Path(unquote(urlsplit(str(url)).path)).name
+
+
+def clean_str(s: str) -> str:
+    """Return a text with `_` for every sign but letters, digits, spaces, `_`, `-`, `.`, slash and backslash."""
+    return re.sub(r"[^\w\s./\\-]", "_", s)
+
+
+def unzip_file(
+    file: str | Path, path: str | Path | None = None, exclude: Iterable[str] = (".DS_Store", "__MACOSX")
+) -> None:
+    """Unpack a ZIP file.
+
+    Args:
+        file: ZIP file.
+        path: folder to write into; None is that of the file.
+        exclude: files with one of these texts in their path are left out.
+    """
+    with zipfile.ZipFile(file) as archive:
+        for name in archive.namelist():
+            if not any(text in name for text in exclude):
+                archive.extract(name, Path(path or Path(file).parent))
+
+
+def download(
+    url: str | Path | Iterable[str | Path],
+    dir: str | Path = ".",
+    unzip: bool = True,
+    delete: bool = True,
+    curl: bool = False,
+    threads: int = 1,
+    retry: int = 3,
+) -> None:
+    """Download files into a folder (`utils.downloads.download`) and unpack those that end in .zip.
+
+    Args:
+        url: one or several URLs.
+        dir: folder, made if needed.
+        unzip: unpack ZIP files into it.
+        delete: delete a ZIP file that was unpacked.
+        curl: YOLOv5 then calls the program curl; there is one downloader here.
+        threads: files that are downloaded at the same time.
+        retry: attempts after a first one that failed.
+
+    Raises:
+        ValueError, OSError: from the last attempt.
+    """
+
+    def get(one: str | Path) -> None:
+        for left in reversed(range(retry + 1)):
+            try:
+                file = downloads.download(str(one), dir)
+                break
+            except OSError:
+                if not left:
+                    raise
+        if unzip and file and file.suffix == ".zip":
+            unzip_file(file, dir)
+            if delete:
+                file.unlink()
+
+    Path(dir).mkdir(parents=True, exist_ok=True)
+    with ThreadPool(max(threads, 1)) as pool:
+        pool.map(get, [url] if isinstance(url, str | Path) else list(url))
+
+
+def user_config_dir(dir: str = "yolov5-swinv2", env_var: str = "YOLOV5_CONFIG_DIR") -> Path:
+    """Return the folder of this user's settings, and make it.
+
+    Args:
+        dir: its name inside the folder that the operating system has for settings.
+        env_var: environment variable that names another folder.
+    """
+    path = settings_folder(dir, env_var)
+    path.mkdir(parents=True, exist_ok=True)
+    return path
 
 
 def file_date(path: str | Path = __file__) -> str:
@@ -417,6 +503,34 @@ def WorkingDirectory(new_dir: str | Path) -> Iterator[None]:
         yield
     finally:
         os.chdir(before)
+
+
+@contextmanager
+def Timeout(seconds: int, *, timeout_msg: str = "", suppress_timeout_errors: bool = True) -> Iterator[None]:
+    """Break a block or function off after some seconds; on Windows, and outside the main thread, let it run on.
+
+    Args:
+        seconds: how long it may take.
+        timeout_msg: of the error.
+        suppress_timeout_errors: go on after the block instead of raising TimeoutError.
+    """
+
+    def break_off(*_: Any) -> NoReturn:
+        raise TimeoutError(timeout_msg)
+
+    possible = hasattr(signal, "SIGALRM") and threading.current_thread() is threading.main_thread()
+    before = signal.signal(signal.SIGALRM, break_off) if possible else None
+    try:
+        if possible:
+            signal.alarm(int(seconds))
+        yield
+    except TimeoutError:
+        if not suppress_timeout_errors:
+            raise
+    finally:
+        if possible:
+            signal.alarm(0)
+            signal.signal(signal.SIGALRM, before)
 
 
 # Training -------------------------------------------------------------------------------------------------------------

@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from utils.boxes import bbox_iou
+from utils.torch_utils import de_parallel
 
 LEVEL_BALANCE: dict[int, tuple[float, ...]] = {3: (4.0, 1.0, 0.4)}
 LEVEL_BALANCE_DEFAULT = (4.0, 1.0, 0.25, 0.06, 0.02)  # P3 to P7
@@ -82,20 +82,18 @@ def smooth_BCE(eps: float = 0.1) -> tuple[float, float]:
     return 1.0 - 0.5 * eps, 0.5 * eps
 
 
-def binary_loss(logits: Tensor, target: Tensor, pos_weight: Tensor, gamma: float) -> Tensor:
-    """Return the mean binary cross-entropy, or its focal form (arXiv:1708.02002, equation 5) where gamma is above 0."""
-    if gamma <= 0:
-        return F.binary_cross_entropy_with_logits(logits, target, pos_weight=pos_weight)
-    loss = F.binary_cross_entropy_with_logits(logits, target, pos_weight=pos_weight, reduction="none")
-    return focal(loss, logits, target, gamma, FOCAL_ALPHA).mean()
-
-
 def focal(loss: Tensor, logits: Tensor, target: Tensor, gamma: float, alpha: float) -> Tensor:
     """Weigh binary losses, element by element, by how wrong they are (arXiv:1708.02002, equation 5)."""
     p = logits.sigmoid()
     p_true = target * p + (1 - target) * (1 - p)
     weight = target * alpha + (1 - target) * (1 - alpha)
     return loss * weight * (1 - p_true) ** gamma
+
+
+def quality_focal(loss: Tensor, logits: Tensor, target: Tensor, gamma: float, alpha: float) -> Tensor:
+    """Weigh binary losses by the distance from a target between 0 and 1 (arXiv:2006.04388, equation 6)."""
+    weight = target * alpha + (1 - target) * (1 - alpha)
+    return loss * weight * (target - logits.sigmoid()).abs() ** gamma
 
 
 class FocalLoss(nn.Module):
@@ -107,6 +105,8 @@ class FocalLoss(nn.Module):
         alpha: weight of the positive ones, the negative ones have 1 - alpha.
     """
 
+    weigh = staticmethod(focal)
+
     def __init__(self, loss_fcn: nn.BCEWithLogitsLoss, gamma: float = 1.5, alpha: float = 0.25) -> None:
         super().__init__()
         self.loss_fcn, self.gamma, self.alpha = loss_fcn, gamma, alpha
@@ -115,8 +115,14 @@ class FocalLoss(nn.Module):
 
     def forward(self, pred: Tensor, true: Tensor) -> Tensor:
         """Return the loss of logits and targets (0..1) of one shape, reduced to a scalar unless that is "none"."""
-        loss = focal(self.loss_fcn(pred, true), pred, true, self.gamma, self.alpha)
+        loss = self.weigh(self.loss_fcn(pred, true), pred, true, self.gamma, self.alpha)
         return {"mean": loss.mean, "sum": loss.sum}.get(self.reduction, lambda: loss)()
+
+
+class QFocalLoss(FocalLoss):
+    """Quality focal form (arXiv:2006.04388) of a binary loss, for targets between 0 and 1; see `FocalLoss`."""
+
+    weigh = staticmethod(quality_focal)
 
 
 def decode_boxes(raw: Tensor, anchor_wh: Tensor) -> Tensor:
@@ -142,9 +148,16 @@ class ComputeLoss:
 
     Attributes:
         nc, nl, na, anchors, device: as of the head: classes, levels, anchors of a level, their sizes in cells.
-        cp, cn: targets of the class scores. balance: weight of each level.
+        cp, cn: targets of the class scores. balance: weight of each level. ssi: index of the level with stride 16,
+            whose weight `autobalance` keeps at 1.
+        BCEcls, BCEobj: losses of class scores and objectness, logits and targets of one shape to a scalar.
+        gr: the objectness target of a matched cell is (1 - gr) + gr * IoU.
+        sort_obj_iou: True, as the best IoU at a cell is the target; for subclasses that ask, nothing here reads it.
         seen, matched: targets of all calls with gradients, and the pairs of anchor and cell that were found for them.
     """
+
+    gr = 1.0
+    sort_obj_iou = True
 
     def __init__(
         self,
@@ -152,8 +165,9 @@ class ComputeLoss:
         autobalance: bool = False,
         shares: Callable[[list[int]], list[float]] | None = None,
     ) -> None:
-        head = model.model[-1]
-        self.hyp = model.hyp
+        network: Any = de_parallel(model)
+        head = network.model[-1]
+        self.hyp = model.hyp if hasattr(model, "hyp") else network.hyp  # YOLOv5's training loop sets it on the wrapper
         self.head = head
         self.nc, self.nl, self.na = head.nc, head.nl, head.na
         self.anchors, self.device = head.anchors, head.anchors.device
@@ -162,8 +176,15 @@ class ComputeLoss:
         self.seen = self.matched = 0
         self.balance = list(LEVEL_BALANCE.get(head.nl, LEVEL_BALANCE_DEFAULT[: head.nl]))
         strides = head.stride.tolist()
-        self.reference_level = strides.index(16) if 16 in strides else 0
+        self.ssi = strides.index(16) if 16 in strides else 0
         self.cp, self.cn = smooth_BCE(self.hyp.get("label_smoothing", 0.0))
+        self.BCEcls, self.BCEobj = self._binary_loss("cls_pw"), self._binary_loss("obj_pw")
+
+    def _binary_loss(self, weight: str) -> nn.Module:
+        """Return a binary loss, focal if `fl_gamma` is above 0, whose positive weight is a hyperparameter."""
+        loss = nn.BCEWithLogitsLoss(pos_weight=torch.tensor([float(self.hyp[weight])], device=self.device))
+        gamma = self.hyp["fl_gamma"]
+        return FocalLoss(loss, gamma, FOCAL_ALPHA) if gamma > 0 else loss
 
     def build_targets(self, p: list[Tensor], targets: Tensor) -> tuple[list, list, list, list]:
         """Find what each level has to predict, see `assign_targets`; a subclass may choose otherwise.
@@ -198,9 +219,6 @@ class ComputeLoss:
         """
         hyp, device = self.hyp, preds[0].device
         targets = targets.to(device=device, dtype=torch.float32)
-        cls_pw = torch.full((1,), float(hyp["cls_pw"]), device=device)
-        obj_pw = torch.full((1,), float(hyp["obj_pw"]), device=device)
-        gamma = hyp["fl_gamma"]
         terms = torch.zeros(3, device=device).unbind()
         box_loss, obj_loss, cls_loss = terms
         assigned = self.build_targets(preds, targets)
@@ -216,19 +234,24 @@ class ComputeLoss:
                 chosen = raw[place]  # (E, 5 + nc)
                 iou = bbox_iou(decode_boxes(chosen[:, :4], anchor_wh), boxes, CIoU=True).view(-1)
                 box_loss = box_loss + (1.0 - iou).mean() * shares[level]
-                objectness = highest_at(objectness, place, iou.detach().clamp(min=0))
+                objectness = highest_at(objectness, place, (1 - self.gr) + self.gr * iou.detach().clamp(min=0))
                 if self.nc > 1:
                     wanted = torch.full_like(chosen[:, 5:], self.cn)
                     wanted[torch.arange(len(labels), device=device), labels] = self.cp
-                    cls_loss = cls_loss + binary_loss(chosen[:, 5:], wanted, cls_pw, gamma) * shares[level]
-            level_loss = binary_loss(raw[..., 4], objectness, obj_pw, gamma)
+                    cls_loss = cls_loss + self.BCEcls(chosen[:, 5:], wanted) * shares[level]
+            level_loss = self.BCEobj(raw[..., 4], objectness)
             obj_loss = obj_loss + level_loss * self.balance[level]
             if self.autobalance:
                 self.balance[level] = self.balance[level] * 0.9999 + 0.0001 / level_loss.detach().item()
         if self.autobalance:
-            self.balance = [b / self.balance[self.reference_level] for b in self.balance]
+            self.balance = [b / self.balance[self.ssi] for b in self.balance]
         items = torch.stack((box_loss * hyp["box"], obj_loss * hyp["obj"], cls_loss * hyp["cls"]))
         return items.sum(0, keepdim=True) * preds[0].shape[0], items.detach()
+
+
+def compute_loss(p: list[Tensor], targets: Tensor, model: Any) -> tuple[Tensor, Tensor]:
+    """Compute the loss of one batch as YOLOv5 up to 4.0 asked for it, see `ComputeLoss`."""
+    return ComputeLoss(model)(p, targets)
 
 
 def highest_at(base: Tensor, place: tuple[Tensor, ...], values: Tensor) -> Tensor:

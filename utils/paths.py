@@ -3,6 +3,7 @@
 import os
 import re
 import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from difflib import get_close_matches
@@ -114,11 +115,29 @@ def get_latest_run(search_dir: str | Path = ".") -> Path | None:
     return max(filter(Path.is_file, found), key=lambda file: file.stat().st_mtime_ns, default=None)
 
 
-def git_describe() -> str | None:
-    """Return tag, distance and commit of the repository (`v0.1.0-3-gabc1234-dirty`), None without git or history."""
-    if not (ROOT / ".git").exists():  # else git would describe a repository that merely contains this folder
+def settings_folder(name: str = "yolov5-swinv2", variable: str = "YOLOV5_CONFIG_DIR") -> Path:
+    """Return the folder for the settings of this user and program; it may not exist.
+
+    Args:
+        name: inside the folder that the operating system has for settings.
+        variable: environment variable that names another folder.
+    """
+    if folder := os.environ.get(variable):
+        return Path(folder)
+    places = {"win32": "AppData/Roaming", "darwin": "Library/Application Support"}
+    return Path.home() / places.get(sys.platform, ".config") / name
+
+
+def git_describe(path: str | Path | None = None) -> str | None:
+    """Return tag, distance and commit of a repository (`v0.1.0-3-gabc1234-dirty`), None without git or history.
+
+    Args:
+        path: of its folder; None is this repository.
+    """
+    path = Path(path or ROOT)
+    if not (path / ".git").exists():  # else git would describe a repository that merely contains this folder
         return None
-    command = ["git", "-C", str(ROOT), "describe", "--tags", "--always", "--long", "--dirty"]
+    command = ["git", "-C", str(path), "describe", "--tags", "--always", "--long", "--dirty"]
     environment = os.environ | {"GIT_OPTIONAL_LOCKS": "0", "LC_ALL": "C"}
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=10, env=environment, check=False)

@@ -122,6 +122,19 @@ def plot_one_box(
     Annotator(img, thickness).box_label(x, label, (b, g, r))
 
 
+def plot_one_box_PIL(
+    box: ArrayLike | Tensor,
+    im: NDArray,
+    color: Color = (128, 128, 128),
+    label: str | None = None,
+    line_thickness: int | None = None,
+) -> NDArray:
+    """Do what `plot_one_box` does, but return a drawn copy; see there for the arguments."""
+    annotator = Annotator(im.copy(), line_thickness, pil=True)
+    annotator.box_label(box, label or "", color)
+    return annotator.result()
+
+
 def color_list() -> list[Color]:
     """Return ten colours as RGB bytes."""
     return colors.palette[:10]

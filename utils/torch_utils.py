@@ -310,6 +310,11 @@ def scale_img(img: Tensor, ratio: float = 1.0, same_shape: bool = False, gs: int
     return F.pad(img, (0, right - size[1], 0, bottom - size[0]), value=0.447)
 
 
+def find_modules(model: nn.Module, mclass: type[nn.Module] = nn.Conv2d) -> list[int]:
+    """Return the indices of the layers of a model (`model.model` or a Sequential) that are of a class."""
+    return [i for i, m in enumerate(getattr(model, "model", model)) if isinstance(m, mclass)]
+
+
 def sparsity(model: nn.Module) -> float:
     """Return the fraction of the parameters of a model that are 0."""
     zeros, count = (sum(f(p) for p in model.parameters()) for f in (lambda p: int((p == 0).sum()), Tensor.numel))

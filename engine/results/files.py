@@ -60,6 +60,34 @@ def coco_rows(
     ]
 
 
+def save_one_txt(predn: Tensor, save_conf: bool, shape: Sequence[int], file: str | Path) -> None:
+    """Append the detections of one image, (D, 6) `[xyxy_img, confidence, class]`, to a text file.
+
+    Args:
+        predn: detections.
+        save_conf: end each line with the confidence.
+        shape: height and width of the image in pixels.
+        file: lines `class xywhn [confidence]` are added to it.
+    """
+    with Path(file).open("a", encoding="utf-8") as out:
+        out.write(text_lines(predn, shape, save_conf))
+
+
+def save_one_json(
+    predn: Tensor, jdict: list[dict[str, Any]], path: str | Path, class_map: Sequence[int] | Mapping[int, int] | None
+) -> None:
+    """Append the detections of one image, (D, 6) `[xyxy_img, confidence, class]`, to a list in the format of COCO.
+
+    Args:
+        predn: detections.
+        jdict: the list.
+        path: the image; a numeric stem becomes a number, as in COCO.
+        class_map: class to category id; None keeps the class.
+    """
+    stem = Path(path).stem
+    jdict += coco_rows(predn, int(stem) if stem.isnumeric() else stem, class_map)
+
+
 class TextFiles:
     """Write a text file per image with detections: rows `class xywhn [confidence]`, 6 significant digits.
 

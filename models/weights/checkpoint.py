@@ -238,7 +238,7 @@ def refuse_foreign_resume(ckpt: Mapping[str, Any], path: str | Path) -> None:
         )
 
 
-def strip_optimizer(f: str | Path, s: str | Path = "") -> None:
+def strip_optimizer(f: str | Path = "best.pt", s: str | Path = "") -> None:
     """Reduce a checkpoint to what detection needs: the averaged model in float16, classes, tables, options.
 
     The anchors and values that float16 cannot hold keep their precision. Such a file cannot be resumed.

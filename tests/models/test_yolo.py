@@ -298,6 +298,41 @@ def test_three_forms_of_the_head(nano):
     assert torch.equal(exported, boxes)
 
 
+def test_grids_of_the_head_decode_its_raw_maps(nano):
+    head = nano.detect
+    boxes, raw = nano.eval()(torch.rand(2, 3, 64, 96))
+    own = []
+    for y, grid, anchors, stride in zip(raw, head.grid, head.anchor_grid, head.stride, strict=True):
+        assert grid.shape == anchors.shape == (1, 3, *y.shape[2:4], 2)
+        y = y.sigmoid()
+        own.append(torch.cat(((y[..., :2] * 2 + grid) * stride, (y[..., 2:4] * 2) ** 2 * anchors), -1).flatten(1, 3))
+    torch.testing.assert_close(torch.cat(own, 1), boxes[..., :4])
+
+
+def test_an_export_recipe_puts_a_buffer_in_the_place_of_the_anchor_grid(nano):
+    model = deepcopy(nano).eval()
+    head, images = model.detect, torch.rand(1, 3, 64, 64)
+    expected = model(images)[0]
+    anchor_grid = head.anchors * head.stride[..., None, None]
+    delattr(head, "anchor_grid")
+    head.register_buffer("anchor_grid", anchor_grid)
+    assert torch.equal(model(images)[0], expected)
+    assert torch.equal(model.state_dict()["model.24.anchor_grid"], anchor_grid)
+
+
+def test_a_fork_may_override_start_biases_and_views(nano):
+    class Fork(DetectionModel):
+        def _initialize_biases(self, cf=None):
+            nn.init.zeros_(self.detect.m[0].bias)
+
+        def _forward_augment(self, x):
+            return "views"
+
+    fork = Fork("yolov5n.yaml", verbose=False)
+    assert fork.detect.m[0].bias.eq(0).all()
+    assert fork.eval()(torch.rand(1, 3, 64, 64), augment=True) == "views"
+
+
 def test_channels_of_the_head_run_over_anchors_first():
     head = Detect(2, [[4, 4, 8, 8]], [1])
     with torch.no_grad():

@@ -1,6 +1,9 @@
 """utils.general in YOLOv5's call form and return form, one row for each name."""
 
 import logging
+import signal
+import time
+import zipfile
 from argparse import Namespace
 from pathlib import Path
 
@@ -9,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 
+from tests.waiting import HANG
 from utils import general
 from utils.console import LOGGER
 
@@ -270,3 +274,76 @@ def test_second_stage_classifiers_are_refused_with_the_sentence():
     with pytest.raises(NotImplementedError, match="second-stage classifiers are not here; leave classify = False"):
         general.apply_classifier([], None, None, None)
     assert general.cv2 is cv2
+
+
+# Downloads, archives, folders, time -----------------------------------------------------------------------------------
+def zipped(file, names):
+    with zipfile.ZipFile(file, "w") as archive:
+        for name in names:
+            archive.writestr(name, name)
+    return file
+
+
+def test_unzip_file_leaves_out_what_macos_adds(tmp_path):
+    file = zipped(tmp_path / "a.zip", ["set/a.txt", "__MACOSX/set/a.txt", "set/.DS_Store", "../out.txt"])
+    general.unzip_file(file)
+    assert sorted(p.name for p in tmp_path.rglob("*") if p.is_file()) == ["a.txt", "a.zip", "out.txt"]
+    assert (tmp_path / "out.txt").exists(), "a file of the archive left its folder"
+    general.unzip_file(file, tmp_path / "b", exclude=("out",))
+    assert sorted(p.name for p in (tmp_path / "b").iterdir()) == ["__MACOSX", "set"]
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_download_fetches_again_unpacks_and_deletes(tmp_path, monkeypatch, threads):
+    tried = []
+
+    def fetch(url, folder):
+        tried.append(url)
+        if tried.count(url) == 1:
+            raise OSError("no answer")
+        return zipped(Path(folder) / Path(url).name, [f"{Path(url).stem}.txt"])
+
+    monkeypatch.setattr("utils.downloads.download", fetch)
+    general.download(["http://h/a.zip", "http://h/b.bin"], tmp_path / "new", threads=threads, retry=1)
+    assert sorted(p.name for p in (tmp_path / "new").iterdir()) == ["a.txt", "b.bin"]
+    general.download("http://h/a.zip", tmp_path, unzip=False)
+    assert (tmp_path / "a.zip").exists()
+    with pytest.raises(OSError, match="no answer"):
+        general.download("http://h/c.zip", tmp_path, retry=0)
+
+
+def test_user_config_dir_is_made(tmp_path, monkeypatch):
+    monkeypatch.setenv("YOLOV5_CONFIG_DIR", str(tmp_path / "given"))
+    assert general.user_config_dir() == tmp_path / "given"
+    assert (tmp_path / "given").is_dir()
+    monkeypatch.delenv("YOLOV5_CONFIG_DIR")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert general.user_config_dir("mine").is_relative_to(tmp_path)
+    assert general.user_config_dir("mine").name == "mine"
+
+
+def test_clean_str():
+    assert general.clean_str("rtsp://me:x@host/cam?ch=1&b=ä") == "rtsp_//me_x_host/cam_ch_1_b_ä"
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGALRM"), reason="no alarm on this system")
+def test_timeout_breaks_off():
+    passed = []
+    with general.Timeout(1):
+        time.sleep(HANG)
+        passed.append("block")
+    with (
+        pytest.raises(TimeoutError, match="too slow"),
+        general.Timeout(1, timeout_msg="too slow", suppress_timeout_errors=False),
+    ):
+        time.sleep(HANG)
+    assert not passed
+    assert signal.alarm(0) == 0
+    with general.Timeout(1):
+        passed.append("fast")
+    assert passed == ["fast"]
+
+
+def test_save_one_txt_is_that_of_the_results(tmp_path):
+    general.save_one_txt(torch.tensor([[0.0, 0, 50, 50, 0.5, 2]]), True, (100, 100), tmp_path / "a.txt")
+    assert (tmp_path / "a.txt").read_text() == "2 0.25 0.25 0.5 0.5 0.5\n"

@@ -239,6 +239,32 @@ def test_loss_and_its_targets():
     assert maps[0].grad.abs().sum() > 0
 
 
+def test_a_fork_uses_and_replaces_the_parts_of_the_loss():
+    class Plain(loss.ComputeLoss):
+        def __call__(self, p, targets):
+            lobj = torch.zeros(1, device=self.device)
+            tcls, _, indices, _ = self.build_targets(p, targets)
+            lcls = torch.zeros(1, device=self.device)
+            for i, pi in enumerate(p):
+                b, a, gj, gi = indices[i]
+                t = torch.full_like(pi[b, a, gj, gi][:, 5:], self.cn)
+                t[range(len(b)), tcls[i]] = self.cp
+                lcls += self.BCEcls(pi[b, a, gj, gi][:, 5:], t)
+                tobj = torch.zeros_like(pi[..., 4])
+                tobj[b, a, gj, gi] = (1.0 - self.gr) + self.gr * torch.ones(len(b))
+                lobj += self.BCEobj(pi[..., 4], tobj) * self.balance[i]
+            return lobj * self.hyp["obj"] + lcls * self.hyp["cls"], torch.cat((lobj, lcls)).detach()
+
+    model = SimpleNamespace(model=[Head()], hyp=HYP)
+    compute = Plain(model)
+    assert (compute.ssi, compute.sort_obj_iou, compute.autobalance) == (0, True, False)
+    maps, targets = [torch.ones(1, 1, 4, 4, 7)], torch.tensor([[0, 1, 0.55, 0.55, 0.5, 0.5]])
+    assert compute(maps, targets)[1][1] == pytest.approx(loss.ComputeLoss(model)(maps, targets)[1][2] / HYP["cls"])
+    changed = loss.ComputeLoss(model)
+    changed.BCEcls = nn.BCEWithLogitsLoss(reduction="sum")
+    assert changed(maps, targets)[1][2] > loss.ComputeLoss(model)(maps, targets)[1][2]
+
+
 def test_a_fork_may_choose_other_targets():
     class NoTargets(loss.ComputeLoss):
         def build_targets(self, p, targets):
@@ -461,3 +487,13 @@ def test_anchors_are_found_for_a_dataset_or_its_yaml(tiny_dataset):
     assert (anchors.shape, anchors.dtype) == ((3, 2), np.float32)
     assert np.abs(anchors - 50).min() < 5  # 100 pixels of 640
     assert autoanchor.kmean_anchors(str(tiny_dataset), 2, 64, gen=5).shape == (2, 2)
+
+
+def test_find_modules_and_a_box_drawn_by_pil():
+    model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.ReLU(), nn.Conv2d(4, 4, 1))
+    assert torch_utils.find_modules(model) == [0, 2]
+    assert torch_utils.find_modules(SimpleNamespace(model=model), nn.ReLU) == [1]
+    image = grey()
+    drawn = plots.plot_one_box_PIL([20, 40, 80, 100], image, (0, 0, 255), "dög", 2)
+    assert (image == 128).all()
+    assert tuple(drawn[70, 20]) == (0, 0, 255)

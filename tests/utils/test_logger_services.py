@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from utils.callbacks import Callbacks
-from utils.loggers import Loggers
+from utils.loggers.run_logs import RunLogs
 from utils.loggers.services import SERVICES, check_services, mlflow_name
 
 VALS = [0.1 * i for i in range(13)]
@@ -70,7 +70,7 @@ def run(folder, services, epochs=2):
     Image.new("RGB", (4, 4)).save(folder / "train_batch0.jpg")
     callbacks = Callbacks()
     settings = {"epochs": epochs, "hyp/lr0": 0.01, "storage": "mysql://me:secret@host/db"}
-    loggers = Loggers(folder, tensorboard=False, services=services, settings=settings)
+    loggers = RunLogs(folder, tensorboard=False, services=services, settings=settings)
     loggers.register(callbacks)
     for epoch in range(epochs):
         callbacks.run("on_train_epoch_end", epoch=epoch)

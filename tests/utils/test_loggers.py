@@ -1,8 +1,10 @@
 """results.csv, TensorBoard, and the object that feeds both."""
 
 import builtins
+import logging
 import math
 import os
+from argparse import Namespace
 
 import numpy as np
 import pandas as pd
@@ -13,7 +15,9 @@ from torch import nn
 
 from tests.waiting import wait_for_next_second
 from utils.callbacks import Callbacks
-from utils.loggers import Loggers
+from utils.general import methods
+from utils.loggers import GenericLogger, Loggers
+from utils.loggers.run_logs import RunLogs
 from utils.loggers.to_csv import RESULT_COLUMNS, CsvLogger
 from utils.loggers.to_tensorboard import TensorBoardLogger
 from utils.metrics import ApResult
@@ -189,7 +193,7 @@ def test_without_the_package_one_warning_and_no_events(tmp_path, monkeypatch, ca
 
 def test_a_run_of_two_epochs_reaches_both_logs(tmp_path):
     callbacks = Callbacks()
-    Loggers(tmp_path).register(callbacks)
+    RunLogs(tmp_path).register(callbacks)
     for epoch in range(2):
         vals = [epoch + i / 100 for i in range(13)]
         callbacks.run("on_fit_epoch_end", vals=vals, epoch=epoch, best_fitness=0.5, fi=0.25 * epoch)
@@ -212,7 +216,7 @@ def test_a_program_or_a_damaged_image_in_the_run_folder_is_only_a_warning(tmp_pa
     (tmp_path / "a.png").write_bytes(program)
     Image.new("RGB", (64, 64)).save(tmp_path / "b.png")
     (tmp_path / "b.png").write_bytes((tmp_path / "b.png").read_bytes().replace(b"IDAT", b"\0\0\0\0"))
-    logs = Loggers(tmp_path, csv=False)
+    logs = RunLogs(tmp_path, csv=False)
     logs.on_train_epoch_end(0)
     logs.close()
     for name in ("a.png", "b.png"):
@@ -226,7 +230,7 @@ def test_images_of_others_in_the_run_folder_are_not_sent(tmp_path, caplog):
     (tmp_path / "run/link.png").symlink_to(tmp_path / "secret.png")
     (tmp_path / "run/text.png").write_text("no image")
     os.mkfifo(tmp_path / "run/pipe.png")
-    loggers = Loggers(tmp_path / "run")
+    loggers = RunLogs(tmp_path / "run")
     loggers.on_train_epoch_end(0)
     loggers.close()
     assert tags(tmp_path / "run").Tags()["images"] == ["ours"]
@@ -236,7 +240,7 @@ def test_images_of_others_in_the_run_folder_are_not_sent(tmp_path, caplog):
 
 def test_logs_can_be_switched_off(tmp_path):
     callbacks = Callbacks()
-    loggers = Loggers(tmp_path, csv=False, tensorboard=False)
+    loggers = RunLogs(tmp_path, csv=False, tensorboard=False)
     loggers.register(callbacks)
     loggers.truncate(0)
     callbacks.run("on_fit_epoch_end", vals=range(13), epoch=0, best_fitness=0.0, fi=0.0)
@@ -248,13 +252,13 @@ def test_truncate_before_a_resumed_run(tmp_path):
     log = CsvLogger(tmp_path / "results.csv")
     for epoch in range(3):
         log.write(epoch, VALUES)
-    Loggers(tmp_path, tensorboard=False).truncate(1)
+    RunLogs(tmp_path, tensorboard=False).truncate(1)
     assert len(log.path.read_text(encoding="utf-8").splitlines()) == 2
 
 
 def test_a_resumed_run_has_every_epoch_once_in_both_logs(tmp_path):
     for first in (0, 1):
-        loggers = Loggers(tmp_path)
+        loggers = RunLogs(tmp_path)
         if first:
             loggers.truncate(first)
         for epoch in range(first, 3):
@@ -266,7 +270,7 @@ def test_a_resumed_run_has_every_epoch_once_in_both_logs(tmp_path):
 
 
 def test_epochs_without_validation(tmp_path):
-    loggers = Loggers(tmp_path)
+    loggers = RunLogs(tmp_path)
     for epoch in range(3):
         measured = epoch == 2
         vals = [1.0, 2.0, 3.0, *[0.5 if measured else math.nan] * 7, 0.1, 0.1, 0.1]
@@ -283,7 +287,7 @@ def test_epochs_without_validation(tmp_path):
 
 def test_the_number_of_values_is_checked(tmp_path):
     with pytest.raises(ValueError, match="zip"):
-        Loggers(tmp_path, tensorboard=False).on_fit_epoch_end(range(12), 0, 0.0, 0.0)
+        RunLogs(tmp_path, tensorboard=False).on_fit_epoch_end(range(12), 0, 0.0, 0.0)
 
 
 # What TensorBoard shows besides
@@ -300,7 +304,7 @@ def result():
 
 def test_pr_curves_are_shown_at_the_end(tmp_path):
     callbacks = Callbacks()
-    Loggers(tmp_path, csv=False).register(callbacks)
+    RunLogs(tmp_path, csv=False).register(callbacks)
     counts = np.array([0, 0, 4])
     callbacks.run("on_val_metrics", result=result(), counts=counts, names={0: "a", 1: "b", 2: "c"})
     callbacks.run("on_train_end", last=tmp_path / "last.pt", best=tmp_path / "best.pt", epoch=3, results=[0.1] * 7)
@@ -328,7 +332,7 @@ def test_graph_and_settings_are_shown_at_the_start(tmp_path):
 
     model = Net().train()
     before = {key: value.clone() for key, value in model.state_dict().items()}
-    loggers = Loggers(tmp_path, csv=False, settings={"epochs": 3, "freeze": [0], "storage": "secret", "hyp/lr0": 0.01})
+    loggers = RunLogs(tmp_path, csv=False, settings={"epochs": 3, "freeze": [0], "storage": "secret", "hyp/lr0": 0.01})
     loggers.start(model, 32)
     loggers.close()
     events = tags(tmp_path)
@@ -347,13 +351,13 @@ def test_model_that_cannot_be_traced_costs_the_graph_only(tmp_path, caplog):
         def forward(self, x):
             raise RuntimeError("no way\nmore")
 
-    Loggers(tmp_path, csv=False).start(Net(2, 2), 32)
+    RunLogs(tmp_path, csv=False).start(Net(2, 2), 32)
     assert "cannot trace this model" in caplog.text
 
 
 def test_training_pictures_are_shown_after_the_first_epoch(tmp_path):
     callbacks = Callbacks()
-    Loggers(tmp_path, csv=False).register(callbacks)
+    RunLogs(tmp_path, csv=False).register(callbacks)
     Image.new("RGB", (4, 4)).save(tmp_path / "train_batch0.jpg")
     callbacks.run("on_train_epoch_end", epoch=0)
     callbacks.run("on_train_epoch_end", epoch=1)
@@ -373,3 +377,54 @@ def test_tensorboard_that_cannot_write_is_warned_of_once_and_the_run_goes_on(tmp
     assert len(warnings) == 1
     assert "event file cannot be written (File too large): training continues without it" in warnings[0]
     assert "Traceback" not in capsys.readouterr().err
+
+
+# In the form of YOLOv5's training loops
+
+
+def test_every_public_method_of_loggers_is_an_event(tmp_path):
+    callbacks, loggers = (
+        Callbacks(),
+        Loggers(tmp_path, "yolov5s.pt", Namespace(epochs=2, device=""), {"lr0": 0.01}, None),
+    )
+    for name in methods(loggers):
+        callbacks.register_action(name, callback=getattr(loggers, name))
+    assert loggers.remote_dataset is None
+    callbacks.run("on_pretrain_routine_end", np.array([[0, 0.5, 0.5, 0.2, 0.3]]), {0: "a"})
+    images, targets = torch.zeros(2, 3, 32, 32), torch.tensor([[0, 0, 0.5, 0.5, 0.2, 0.3]])
+    callbacks.run("on_train_batch_end", nn.Identity(), 0, images, targets, ["a.png", "b.png"], torch.zeros(3))
+    for epoch in range(2):
+        callbacks.run("on_train_epoch_end", epoch=epoch)
+        callbacks.run("on_fit_epoch_end", [*torch.ones(3), *range(10)], epoch, np.float64(0.5), np.array([0.4]).item())
+    callbacks.run("on_train_end", tmp_path / "last.pt", tmp_path / "best.pt", 1, (0.1,) * 7)
+    callbacks.run("teardown")
+    written = {file.name for file in tmp_path.iterdir()}
+    assert {"labels.jpg", "train_batch0.jpg", "results.csv", "results.png"} <= written
+    events = tags(tmp_path)
+    assert {"labels", "train_batch0", "results"} <= set(events.Tags()["images"])
+    assert "fitness/best" in events.Tags()["scalars"]
+
+
+def test_loggers_take_the_named_logs_only(tmp_path):
+    loggers = Loggers(tmp_path, opt=Namespace(noplots=True), include=("csv",))
+    loggers.on_pretrain_routine_end(np.zeros((0, 5)), {})
+    loggers.on_fit_epoch_end(range(13), 0, 0.0, 0.0)
+    loggers.on_train_end(tmp_path, tmp_path, 0, (0.0,) * 7)
+    assert [file.name for file in tmp_path.iterdir()] == ["results.csv"]
+    with pytest.raises(ValueError, match=r"unknown logger 'comet'\. Allowed: csv, tb, wandb, mlflow, clearml"):
+        Loggers(tmp_path, include=("csv", "comet"))
+
+
+def test_generic_logger(tmp_path, narrow_model):
+    pytest.importorskip("torch.utils.tensorboard")
+    log = GenericLogger(Namespace(save_dir=tmp_path, lr0=0.1), logging.getLogger(), include=("tb",))
+    log.log_metrics({"train/loss": torch.tensor(0.5), "lr": 0.1}, 3)
+    Image.new("RGB", (4, 4)).save(tmp_path / "test_images.jpg")
+    log.log_images([tmp_path / "test_images.jpg", tmp_path / "none.jpg"], name="Test", epoch=3)
+    log.log_model(tmp_path / "last.pt", 3, {"top1": 0.5})
+    log.log_graph(narrow_model, 32)
+    events = tags(tmp_path)
+    assert set(events.Tags()["scalars"]) == {"train/loss", "lr"}
+    assert events.Tags()["images"] == ["Test/test_images"]
+    assert events.Tags()["graph"]
+    assert "checkpoint/text_summary" in events.Tags()["tensors"]

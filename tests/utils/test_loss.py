@@ -6,13 +6,15 @@ from types import SimpleNamespace
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import nn
 
 from models.yolo import Detect
 from utils.loss import (
     NEIGHBOURS,
     ComputeLoss,
+    QFocalLoss,
     assign_targets,
-    binary_loss,
+    compute_loss,
     decode_boxes,
     highest_at,
     smooth_BCE,
@@ -103,7 +105,7 @@ def test_balance_is_constant_unless_asked():
 def test_balance_of_other_numbers_of_levels(strides, balance, reference):
     compute = ComputeLoss(stand_in(anchors=[ANCHORS[0]] * len(strides), strides=strides))
     assert compute.balance == balance
-    assert compute.reference_level == reference
+    assert compute.ssi == reference
 
 
 # Assignment ---------------------------------------------------------------------------------------------------------
@@ -242,8 +244,40 @@ def test_binary_loss_equals_the_formula(gamma, weight):
     if gamma:
         hit = t * p + (1 - t) * (1 - p)
         expected = expected * (0.25 * t + 0.75 * (1 - t)) * (1 - hit) ** gamma
-    found = binary_loss(logits, target, torch.tensor([weight]), gamma)
+    found = ComputeLoss(stand_in(obj_pw=weight, fl_gamma=gamma)).BCEobj(logits, target)
     assert found.item() == pytest.approx(expected.mean().item(), rel=1e-5)
+
+
+def test_quality_focal_loss_equals_the_formula():
+    logits, target = torch.randn(20), torch.rand(20)
+    p, t = logits.double().sigmoid(), target.double()
+    plain = -(t * p.log() + (1 - t) * (1 - p).log())
+    expected = plain * (0.25 * t + 0.75 * (1 - t)) * (t - p).abs() ** 1.5
+    found = QFocalLoss(nn.BCEWithLogitsLoss(reduction="sum"))(logits, target)
+    assert found.item() == pytest.approx(expected.sum().item(), rel=1e-5)
+
+
+def test_objectness_target_moves_from_1_to_the_iou_with_gr():
+    maps, targets = sine_maps(), TARGETS[1:2]
+    compute = ComputeLoss(stand_in())
+    with_iou = compute(maps, targets)[1][1]
+    compute.gr = 0.0
+    full = compute(maps, targets)[1][1]
+    compute.gr = 0.5
+    assert full != with_iou
+    assert compute(maps, targets)[1][1].item() == pytest.approx((full.item() + with_iou.item()) / 2, rel=1e-5)
+
+
+def test_a_wrapped_model_and_the_form_of_older_releases_give_the_same_loss():
+    model = stand_in()
+    head = model.model[0]
+    network = nn.Module()
+    network.model = nn.Sequential(head)
+    wrapped = nn.DataParallel(network)
+    wrapped.hyp = HYP
+    expected = ComputeLoss(model)(sine_maps(), TARGETS)
+    for found in (ComputeLoss(wrapped)(sine_maps(), TARGETS), compute_loss(sine_maps(), TARGETS, model)):
+        assert torch.equal(torch.cat(found), torch.cat(expected))
 
 
 def test_one_class_has_no_class_loss():

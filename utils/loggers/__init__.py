@@ -1,168 +1,139 @@
-"""Send the metrics and plots of a training run to every enabled logger."""
+"""Logs of training runs; here they stand in the form in which YOLOv5's training loops make and feed them.
 
-import math
+train.py uses `utils.loggers.run_logs.RunLogs`, on which `Loggers` stands too.
+"""
+
+from argparse import Namespace
 from collections.abc import Mapping, Sequence
+from logging import Logger
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
-from torch import nn
+from torch import Tensor, nn
 
-from utils.callbacks import Callbacks
-from utils.console import LOGGER
-from utils.files import open_regular
+from utils.loggers.run_logs import RunLogs
 from utils.loggers.services import SERVICES, ServiceLogger
-from utils.loggers.to_csv import RESULT_COLUMNS, CsvLogger
 from utils.loggers.to_tensorboard import TensorBoardLogger
+from utils.plots import plot_images, plot_labels, plot_results
 
-CURVES = 20  # classes up to which each has its own PR curve
-SECRET = ("storage",)  # settings that may hold a password
+LOGGERS = ("csv", "tb")  # used where nothing else is asked for: services only where they are named
+PLOTTED_BATCHES = 3
 
 
-class Curves(Protocol):
-    """What is read of the result of a validation; `utils.metrics.ApResult` has it.
+def _services(include: Sequence[str]) -> list[str]:
+    """Return the services among the names of logs.
 
-    Attributes:
-        classes: (K,) int numbers of the classes that have labels.
-        p_curve: (K, 1000) precision over confidence at IoU 0.5.
-        r_curve: (K, 1000) recall over confidence at IoU 0.5.
+    Raises:
+        ValueError: a name that is none.
     """
-
-    classes: np.ndarray
-    p_curve: np.ndarray
-    r_curve: np.ndarray
+    if unknown := set(include) - {*LOGGERS, *SERVICES}:
+        raise ValueError(f"unknown logger {min(unknown)!r}. Allowed: {', '.join((*LOGGERS, *SERVICES))}")
+    return [name for name in include if name in SERVICES]
 
 
 class Loggers:
-    """Logs of one run; `register` connects them to its events.
+    """Logs of one training run. Every public method is an event of `utils.callbacks.EVENTS` of the same name.
 
     Args:
-        save_dir: run folder.
-        csv: write `results.csv`.
-        tensorboard: write a TensorBoard event file.
-        services: keys of `utils.loggers.services.SERVICES`.
-        settings: options and hyperparameters of the run; plain values.
+        save_dir: run folder; None is the working directory.
+        weights: where the training started from; `opt` holds it too.
+        opt: options of the run, shown as its settings; `noplots` leaves out the figures.
+        hyp: hyperparameters, shown as settings `hyp/...`.
+        logger: of the console; messages come from `utils.console.LOGGER`.
+        include: "csv", "tb" (TensorBoard), and keys of `utils.loggers.services.SERVICES`.
 
     Raises:
-        ValueError: the package of a service is missing.
+        ValueError: an unknown log, or the package of a service is missing.
     """
+
+    remote_dataset = None  # no service provides a dataset here
 
     def __init__(
         self,
-        save_dir: str | Path,
-        csv: bool = True,
-        tensorboard: bool = True,
-        services: Sequence[str] = (),
-        settings: Mapping[str, Any] | None = None,
+        save_dir: str | Path | None = None,
+        weights: str | Path | None = None,
+        opt: Namespace | None = None,
+        hyp: Mapping[str, Any] | None = None,
+        logger: Logger | None = None,
+        include: Sequence[str] = LOGGERS,
     ) -> None:
-        self.save_dir = Path(save_dir)
-        self.settings = {key: value for key, value in (settings or {}).items() if key not in SECRET}
-        self.csv = CsvLogger(self.save_dir / "results.csv") if csv else None
-        self.tensorboard = TensorBoardLogger(self.save_dir) if tensorboard else None
-        self.services: list[ServiceLogger] = [SERVICES[name][0](self.save_dir, self.settings) for name in services]
-        self._sent: set[Path] = set()
-        self._curves: tuple[Curves, np.ndarray, Mapping[int, str]] | None = None
+        settings = {"weights": weights, **vars(opt or Namespace()), **{f"hyp/{k}": v for k, v in (hyp or {}).items()}}
+        self._folder = Path(save_dir or ".")
+        self._plots = not getattr(opt, "noplots", False)
+        self._logs = RunLogs(
+            self._folder, "csv" in include, "tb" in include, _services(include),
+            {key: value if isinstance(value, bool | int | float) else str(value) for key, value in settings.items()},
+        )  # fmt: skip
 
-    @property
-    def _all(self) -> list[TensorBoardLogger | ServiceLogger]:
-        """Return every log but the table."""
-        return [*([self.tensorboard] if self.tensorboard else []), *self.services]
+    def on_pretrain_routine_end(self, labels: np.ndarray, names: Mapping[int, str]) -> None:
+        """Plot the labels (M, 5) `[class, xywhn]` of all images."""
+        if self._plots:
+            plot_labels(labels, names, self._folder)
 
-    def truncate(self, epoch: int) -> None:
-        """Drop `epoch` and later from `results.csv` and TensorBoard, before training resumes at `epoch`."""
-        if self.csv:
-            self.csv.truncate(epoch)
-        if self.tensorboard:
-            self.tensorboard.truncate(epoch)
-
-    def start(self, model: nn.Module | None, imgsz: int) -> None:
-        """Show in TensorBoard the settings, and the graph of a model for images of `imgsz` pixels; None shows none."""
-        if self.tensorboard and self.settings:
-            self.tensorboard.hyperparameters(self.settings, ("metrics/mAP_0.5", "metrics/mAP_0.5:0.95", "fitness/best"))
-        if self.tensorboard and model is not None:
-            self.tensorboard.graph(model, imgsz)
-
-    def register(self, callbacks: Callbacks) -> None:
-        """Listen to the end of every epoch and validation, to the end of the training, and to the end of the run."""
-        callbacks.register("on_train_epoch_end", self.on_train_epoch_end)
-        callbacks.register("on_val_metrics", self.on_val_metrics)
-        callbacks.register("on_fit_epoch_end", self.on_fit_epoch_end)
-        callbacks.register("on_train_end", self.on_train_end)
-        callbacks.register("teardown", self.close)
+    def on_train_batch_end(
+        self, model: nn.Module, ni: int, imgs: Tensor, targets: Tensor, paths: Sequence[str], vals: Sequence[float]
+    ) -> None:
+        """Draw the first batches: images (B, 3, H, W) and targets (T, 6) `[image, class, xywhn]`; `ni` counts them."""
+        if self._plots and ni < PLOTTED_BATCHES:
+            plot_images(imgs, targets, paths, self._folder / f"train_batch{ni}.jpg").join()
 
     def on_train_epoch_end(self, epoch: int) -> None:
-        """Show the images there are after the first epoch of this process: labels and first training batches."""
-        if not self._sent:
-            self._send_pictures(epoch)
-
-    def on_val_metrics(self, result: Curves, counts: np.ndarray, names: Mapping[int, str]) -> None:
-        """Keep the curves of a validation; TensorBoard shows the last ones."""
-        self._curves = result, counts, names
+        """See `RunLogs.on_train_epoch_end`."""
+        self._logs.on_train_epoch_end(epoch)
 
     def on_fit_epoch_end(self, vals: Sequence[float], epoch: int, best_fitness: float, fi: float) -> None:
-        """Log one epoch.
-
-        Args:
-            vals: values of `RESULT_COLUMNS` without the epoch: 3 training losses, 4 metrics, 3 losses, 3 rates.
-            epoch: 0 is the first.
-            best_fitness: highest fitness so far; a curve.
-            fi: fitness of this epoch; a curve.
-
-        Raises:
-            ValueError: another number of values.
-        """
-        values = {column: float(v) for column, v in zip(RESULT_COLUMNS[1:], vals, strict=True)}
-        if self.csv:
-            self.csv.write(epoch, values)
-        values |= {"fitness/epoch": float(fi), "fitness/best": float(best_fitness)}
-        measured = {name: value for name, value in values.items() if not math.isnan(value)}
-        for log in self._all:
-            log.scalars(measured, epoch)
+        """See `RunLogs.on_fit_epoch_end`."""
+        self._logs.on_fit_epoch_end([float(v) for v in vals], epoch, float(best_fitness), float(fi))
 
     def on_train_end(self, last: Path, best: Path, epoch: int, results: Sequence[float]) -> None:
-        """Add the results, the curves and the images of the run folder, and close the logs.
+        """Plot results.csv, and see `RunLogs.on_train_end`."""
+        if self._plots and self._logs.csv:
+            plot_results(self._folder / "results.csv")
+        self._logs.on_train_end(last, best, epoch, results)
+
+
+class GenericLogger:
+    """TensorBoard, or services, for a training loop that has no boxes.
+
+    Args:
+        opt: holds `save_dir`, the run folder; shown as settings.
+        console_logger: messages come from `utils.console.LOGGER`.
+        include: see `Loggers`; results.csv belongs to detection and is not written.
+
+    Raises:
+        ValueError: as `Loggers`.
+    """
+
+    def __init__(self, opt: Namespace, console_logger: Logger, include: Sequence[str] = ("tb",)) -> None:
+        folder, settings = Path(opt.save_dir), {key: str(value) for key, value in vars(opt).items()}
+        self._tensorboard = TensorBoardLogger(folder) if "tb" in include else None
+        self._logs: list[TensorBoardLogger | ServiceLogger] = [self._tensorboard] if self._tensorboard else []
+        self._logs += [SERVICES[name][0](folder, settings) for name in _services(include)]
+
+    def log_metrics(self, metrics: Mapping[str, float], epoch: int) -> None:
+        """Add one point to each curve."""
+        for log in self._logs:
+            log.scalars({name: float(value) for name, value in metrics.items()}, epoch)
+
+    def log_images(self, files: str | Path | Sequence[str | Path], name: str = "Images", epoch: int = 0) -> None:
+        """Add one or several image files; those that do not exist are left out."""
+        for file in map(Path, [files] if isinstance(files, str | Path) else files):
+            for log in self._logs if file.is_file() else ():
+                log.image(f"{name}/{file.stem}", file, epoch)
+
+    def log_graph(self, model: nn.Module, imgsz: int | Sequence[int] = (640, 640)) -> None:
+        """Add the graph of a model for square images to TensorBoard; of two sides the longer counts."""
+        if self._tensorboard:
+            self._tensorboard.graph(model, imgsz if isinstance(imgsz, int) else max(imgsz))
+
+    def log_model(self, path: str | Path, epoch: int = 0, metadata: Mapping[str, Any] | None = None) -> None:
+        """Note the path of a checkpoint; the file itself is not sent.
 
         Args:
-            last: last checkpoint; its path is shown.
-            best: best checkpoint; its path is shown.
-            epoch: last epoch.
-            results: P, R, mAP50, mAP50-95 and the validation losses of the best checkpoint.
+            path: of the checkpoint.
+            epoch: it was written in.
+            metadata: shown with it.
         """
-        numbers = "  \n".join(f"{name}: {value:.5g}" for name, value in zip(RESULT_COLUMNS[4:11], results, strict=True))
-        for log in self._all:
-            log.text("best checkpoint", f"{best}  \nlast: {last}\n\n{numbers}", epoch)
-        if self.tensorboard and self._curves:
-            self._show_curves(self.tensorboard, *self._curves, epoch)
-        self._send_pictures(epoch)
-        self.close()
-
-    def close(self) -> None:
-        """Close all files and runs; a second call does nothing."""
-        for log in self._all:
-            log.close()
-
-    def _send_pictures(self, epoch: int) -> None:
-        """Show the images of the run folder that were not shown yet; one of others may be no image at all."""
-        for file in sorted({*self.save_dir.glob("*.png"), *self.save_dir.glob("*.jpg")} - self._sent):
-            self._sent.add(file)
-            try:
-                open_regular(file, follow=False).close()  # a link could send anything to a service
-                for log in self._all:
-                    log.image(file.stem, file, epoch)
-            except OSError as error:
-                LOGGER.warning(f"{file}: not shown in the logs of the run: {error}")
-
-    @staticmethod
-    def _show_curves(
-        tensorboard: TensorBoardLogger, result: Curves, counts: np.ndarray, names: Mapping[int, str], epoch: int
-    ) -> None:
-        """Show the PR curve over all classes, and those of the classes if they are few."""
-        labels = counts[result.classes][:, None]  # (K, 1)
-        hits = result.r_curve * labels  # (K, 1000) true positives at each confidence
-        false = np.where(result.p_curve > 0, hits / np.maximum(result.p_curve, 1e-16) - hits, 0)
-        tensorboard.pr_curve("all classes", hits.sum(0), false.sum(0), int(labels.sum()), epoch)
-        if len(result.classes) <= CURVES:
-            for row, c in enumerate(result.classes):
-                same = [number for number in result.classes if names[number] == names[c]]  # a tag holds one curve only
-                tag = f"{names[c]} ({c})" if len(same) > 1 else names[c]
-                tensorboard.pr_curve(tag, hits[row], false[row], int(counts[c]), epoch)
+        for log in self._logs:
+            log.text("checkpoint", "  \n".join([str(path), *(f"{k}: {v}" for k, v in (metadata or {}).items())]), epoch)
