@@ -27,6 +27,7 @@ from PIL.ImageOps import exif_transpose as exif_transpose
 from torch.utils.data import DataLoader, Dataset
 
 from utils.augmentations import (
+    FILL,
     Tile,
     apply_filters,
     apply_flips,
@@ -63,7 +64,6 @@ from utils.datasets.sampling import EpochSampler
 from utils.hyp import Hyp
 from utils.torch_utils import keep_freed_memory
 
-GREY = 114  # of images that cannot be decoded; the colour of the padding
 CLIP_EPS = 1e-3  # boxes end this many pixels inside the image, so that no centre falls on its far edge
 _kept = threading.local()
 REDUCED = ((8, cv2.IMREAD_REDUCED_COLOR_8), (4, cv2.IMREAD_REDUCED_COLOR_4), (2, cv2.IMREAD_REDUCED_COLOR_2))
@@ -299,7 +299,7 @@ class LoadImagesAndLabels(Dataset):
             k, flags = next((pair for pair in REDUCED if max(width, height) // pair[0] >= self.img_size), (k, flags))
         im = None if self._damaged[index] else self._decode(index, flags, k)
         if im is None:
-            return np.full((size[1], size[0], 3), GREY, np.uint8)
+            return np.full((size[1], size[0], 3), FILL, np.uint8)
         if im.shape[1::-1] == size:
             return im
         smooth = self.augment or max(size) > max(width, height)
@@ -347,7 +347,7 @@ class LoadImagesAndLabels(Dataset):
             for i, corner, size in zip(indices, corners, sizes, strict=True)
         ]
         canvas = scratch(side)
-        lay_images(images, corners, part, canvas)
+        lay_images(images, corners, part, canvas, FILL)
         own_labels, own_segments = zip(*map(self._labels, indices), strict=True)
         labels, segments = lay_labels(own_labels, own_segments, sizes, corners, side)
         if warp is None:

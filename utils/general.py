@@ -65,7 +65,6 @@ from utils.metrics import ap_per_class, bbox_iou, box_iou, fitness, wh_iou
 from utils.optim import lr_factor
 from utils.paths import ROOT, VERSION, git_describe, increment_path, run_folder, settings_folder
 from utils.plots import plot_images, plot_one_box, save_one_box
-from utils.thresholds import CONF_THRES, IOU_THRES
 from utils.torch_utils import Profile, intersect_dicts
 
 FILE = Path(__file__).resolve()
@@ -96,8 +95,8 @@ def __getattr__(name: str) -> Any:
 # Boxes ----------------------------------------------------------------------------------------------------------------
 def non_max_suppression(
     prediction: Tensor | list[Any] | tuple[Any, ...],
-    conf_thres: float = CONF_THRES,
-    iou_thres: float = IOU_THRES,
+    conf_thres: float = nms.CONF_THRES,
+    iou_thres: float = nms.IOU_THRES,
     classes: Sequence[int] | None = None,
     agnostic: bool = False,
     multi_label: bool = False,

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
+from threading import Thread
 from typing import TYPE_CHECKING, Any
 
 import cv2
@@ -32,7 +33,6 @@ from utils.annotate import (
 from utils.annotate import Annotator as Annotator
 from utils.annotate import Colors as Colors
 from utils.annotate import output_to_target as output_to_target
-from utils.console import threaded
 from utils.files import write_whole
 from utils.paths import increment_path
 from utils.text import printable
@@ -52,8 +52,6 @@ COUNTS = "YlGnBu"  # colour map of every two-dimensional histogram
 RESULT_PANELS = (1, 2, 3, 4, 5, 8, 9, 10, 6, 7)  # columns of results.csv in the order of the panels
 STUDY_SIZES = tuple(range(256, 1536 + 1, 128))  # pixels, of `val.py --task study`
 
-plot_images = threaded(annotate.plot_images)  # YOLOv5's form: drawn beside the caller, who may `join` what it returns
-
 
 def __getattr__(name: str) -> Any:
     """Return YOLOv5's functions for plots that stand on the engine, which is above this file."""
@@ -66,6 +64,13 @@ def __getattr__(name: str) -> Any:
 
         return plot_evolve
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def plot_images(*args: Any, **settings: Any) -> Thread:
+    """Draw a batch as `annotate.plot_images` does, but in a thread, YOLOv5's form: who needs the file calls `join`."""
+    thread = Thread(target=annotate.plot_images, args=args, kwargs=settings)
+    thread.start()
+    return thread
 
 
 def save_one_box(

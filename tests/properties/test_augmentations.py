@@ -128,7 +128,7 @@ def test_mosaic_moves_pixels_with_labels(seed, polygons, number):
     sizes = [tile.im.shape[:2] for tile in tiles]
     corners = arrange(sizes, place, size)
     canvas = np.empty((2 * size, 2 * size, 4), np.uint8)
-    mosaics.lay_images([tile.im for tile in tiles], corners, (0, 0, 2 * size, 2 * size), canvas)
+    mosaics.lay_images([tile.im for tile in tiles], corners, (0, 0, 2 * size, 2 * size), canvas, aug.FILL)
     rows = [np.c_[x.labels[:, :1], xyxy2xywhn(x.labels[:, 1:], w, h)] for x, (h, w) in zip(tiles, sizes, strict=True)]
     polygons = [[polygon / s[::-1] for polygon in x.segments] for x, s in zip(tiles, sizes, strict=True)]
     before = [row.copy() for row in rows]

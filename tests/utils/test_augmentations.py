@@ -237,7 +237,7 @@ def lay(tiles, corners, side):
     rows = [np.c_[x.labels[:, :1], xyxy2xywhn(x.labels[:, 1:], w, h)] for x, (h, w) in zip(tiles, sizes, strict=True)]
     polygons = [[polygon / size[::-1] for polygon in x.segments] for x, size in zip(tiles, sizes, strict=True)]
     canvas = noise(side, side, 4)
-    mosaics.lay_images([tile.im for tile in tiles], corners, (0, 0, side, side), canvas)
+    mosaics.lay_images([tile.im for tile in tiles], corners, (0, 0, side, side), canvas, aug.FILL)
     return aug.Tile(canvas[..., :3], *mosaics.lay_labels(rows, polygons, sizes, corners, side))
 
 
@@ -298,7 +298,7 @@ def test_mosaic_of_backgrounds():
 def test_only_a_part_of_the_canvas_is_painted():
     canvas = np.zeros((40, 40, 4), np.uint8)
     before = noise(20, 20)
-    mosaics.lay_images([before, None, noise(20, 20)], [(5, 5), (25, 5), (0, 30)], (10, 8, 30, 28), canvas)
+    mosaics.lay_images([before, None, noise(20, 20)], [(5, 5), (25, 5), (0, 30)], (10, 8, 30, 28), canvas, aug.FILL)
     assert np.array_equal(canvas[8:25, 10:25, :3], before[3:20, 5:20])
     assert (canvas[8:28, 25:30, :3] == aug.FILL).all()  # the image that was left out
     canvas[8:28, 10:30] = 0

@@ -5,7 +5,6 @@ from collections.abc import Sequence
 import cv2
 import numpy as np
 
-from utils.augmentations import FILL
 from utils.boxes import xywhn2xyxy
 
 
@@ -100,16 +99,18 @@ def lay_images(
     corners: Sequence[tuple[int, int]],
     part: tuple[int, int, int, int],
     canvas: np.ndarray,
+    fill: int,
 ) -> None:
-    """Lay images onto a canvas that this paints grey first; a later one covers earlier ones.
+    """Paint a canvas in one grey and lay images onto it; a later one covers earlier ones.
 
     Args:
         images: what is laid; None is left out.
         corners: (x, y) of the left upper corner of each.
         part: x1, y1, x2, y2 of the canvas that is painted, the rest stays as it is.
         canvas: uint8, (H, W, 4); it is changed.
+        fill: the grey, 0..255.
     """
-    canvas[part[1] : part[3], part[0] : part[2]] = FILL
+    canvas[part[1] : part[3], part[0] : part[2]] = fill
     for im, (x, y) in zip(images, corners, strict=True):
         if im is not None and (covered := overlap((x, y), im.shape[:2], part)):
             x1, y1, x2, y2 = covered
