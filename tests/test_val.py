@@ -18,17 +18,14 @@ import val
 from models.experimental import attempt_load
 from models.runtimes.backends import RUNTIMES
 from models.yolo import DetectionModel
-from utils.boxes import xywhn2xyxy, xyxy2xywh
+from tests.oracle import IMGSZ, Oracle, make_loader, perfect_answers, run_oracle
 from utils.callbacks import Callbacks
 from utils.console import cli_errors
-from utils.dataloaders import create_dataloader
 from utils.datasets.dataset import check_dataset
 from utils.files import yaml_load
 from utils.hyp import Hyp
 from utils.loss import ComputeLoss
 from utils.paths import ROOT
-
-IMGSZ = 96
 
 
 @pytest.fixture(scope="session")
@@ -74,60 +71,9 @@ def lines(caplog):
     return lambda: [record.getMessage() for record in caplog.records]
 
 
-def make_loader(data, batch_size=2, rect=True, **settings):
-    pad = 0.5 if rect else 0.0
-    settings = {"nc": data["nc"], "workers": 0, **settings}
-    return create_dataloader(data["val"], IMGSZ, batch_size, 32, rect=rect, pad=pad, **settings)[0]
-
-
 def by_hand(data, weights, tmp_path, **settings):
     settings = {"imgsz": IMGSZ, "workers": 0, "device": "cpu", "project": tmp_path, "plots": False, **settings}
     return val.run(data, weights, **settings)
-
-
-class Oracle(nn.Module):
-    """Answers batch after batch with prepared rows `xyxy_net, confidence, class`, whatever it is shown."""
-
-    def __init__(self, nc, answers, every_class=False):
-        super().__init__()
-        self.nc, self.answers, self.every_class = nc, list(answers), every_class
-        self.names = {i: str(i) for i in range(nc)}
-        self.scale = nn.Parameter(torch.ones(1))
-        self.frozen = nn.BatchNorm2d(3).eval()
-        self.seen_training, self.images = [], []
-
-    def forward(self, images):
-        self.seen_training.append(self.training)
-        self.images.append(images)
-        decoded = torch.zeros(len(images), 100, 5 + self.nc)
-        for i, rows in enumerate(self.answers.pop(0)):
-            decoded[i, : len(rows), :4] = xyxy2xywh(rows[:, :4])
-            decoded[i, : len(rows), 4] = rows[:, 4]
-            decoded[i, torch.arange(len(rows)), 5 + rows[:, 5].long()] = 1
-        if self.every_class:
-            decoded[..., 5:] = 1
-        return decoded, [images]
-
-
-def perfect_answers(loader, confidence=0.9, cls=None):
-    """Rows for `Oracle` that repeat the labels of each batch, with class `cls` if given."""
-    answers = []
-    for images, targets, _, _ in loader:
-        frame = images.shape[2:]
-        answers.append([])
-        for i in range(len(images)):
-            t = targets[targets[:, 0] == i]
-            classes = t[:, 1:2] if cls is None else torch.full_like(t[:, 1:2], cls)
-            boxes = xywhn2xyxy(t[:, 2:], frame[1], frame[0])
-            answers[-1].append(torch.cat((boxes, torch.full_like(classes, confidence), classes), 1))
-    return answers
-
-
-def run_oracle(data, loader, answers, nc=None, **settings):
-    oracle = Oracle(nc or data["nc"], answers).train()
-    oracle.frozen.eval()
-    settings = {"plots": False, **settings}
-    return val.run(data, model=oracle, dataloader=loader, **settings), oracle
 
 
 # Numbers --------------------------------------------------------------------------------------------------------------
@@ -572,59 +518,6 @@ def test_height_and_width_of_val_are_read_as_in_detect():
         val.run("absent.yaml", "absent.pt", imgsz=[32, 64, 96])
     with pytest.raises(ValueError, match="--imgsz is 0, but must be at least 1"):
         val.run("absent.yaml", "absent.pt", imgsz=[32, 0])
-
-
-def test_pycocotools_reads_the_results_and_agrees(tmp_path):
-    """A dataset with labels in the format of COCO, whose ids are neither file names nor class numbers."""
-    pycocotools = pytest.importorskip("pycocotools.cocoeval")
-    from pycocotools.coco import COCO  # noqa: PLC0415, optional
-
-    (tmp_path / "images").mkdir()
-    rng = np.random.default_rng(5)
-    images, annotations = [], []
-    for i in range(40):
-        height, width = (int(side) for side in rng.integers(80, 160, 2))
-        cv2.imwrite(str(tmp_path / f"images/{i:03d}.png"), np.full((height, width, 3), 90, np.uint8))
-        images.append({"id": 900 - i, "file_name": f"{i:03d}.png", "height": height, "width": width})
-        for k in range(12):
-            x, y = (k % 4) * width / 4, (k // 4) * height / 3
-            box = [x + 2, y + 2, width / 5, height / 4]
-            annotations.append(
-                {"id": 12 * i + k + 1, "image_id": 900 - i, "category_id": (7, 3, 12)[k % 3], "bbox": box,
-                 "area": box[2] * box[3], "iscrowd": 0}
-            )  # fmt: skip
-    names = {3: "b", 7: "a", 12: "c"}
-    truth = {
-        "images": images,
-        "annotations": annotations,
-        "categories": [{"id": i, "name": n} for i, n in names.items()],
-    }
-    (tmp_path / "truth.json").write_text(json.dumps(truth))
-    content = {
-        "path": str(tmp_path), "train": "images", "val": "images", "format": "coco",
-        "annotations": {"train": "truth.json", "val": "truth.json"}, "names": ["a", "b", "c"],
-    }  # fmt: skip
-    data = check_dataset(content)
-    loader = make_loader(data)
-    answers = perfect_answers(loader)
-    for batch in answers:
-        for i, exact in enumerate(batch):
-            rows = exact.clone()
-            rows[:, 4] = torch.from_numpy(rng.uniform(0.1, 0.9, len(rows)))
-            rows[:, :4] += torch.from_numpy(rng.normal(0, 1.5, (len(rows), 4))).float()
-            rows[torch.from_numpy(rng.random(len(rows)) < 0.2), 5] = 0  # of a wrong class
-            exact[:, 4] = 0.05  # every label is found in the end, so that both rules see the whole curve
-            batch[i] = torch.cat((rows, exact))
-    (metrics, _, _), _ = run_oracle(data, loader, answers, save_json=True, save_dir=tmp_path)
-
-    coco = COCO(str(tmp_path / "truth.json"))
-    evaluation = pycocotools.COCOeval(coco, coco.loadRes(str(tmp_path / "predictions.json")), "bbox")
-    evaluation.evaluate()
-    evaluation.accumulate()
-    evaluation.summarize()
-    # The area by trapezoids between 101 recalls is not quite COCO's mean of the precisions at these.
-    assert metrics[2] == pytest.approx(evaluation.stats[1], abs=5e-3)
-    assert 0.5 < metrics[2] < 0.95
 
 
 def test_images_of_one_name_keep_their_results_apart(tiny_dataset, weights, tmp_path):
