@@ -393,6 +393,10 @@ class DetectionModel(nn.Module):
         """Run an empty image to find the stride of each level."""
         size = 256
         probe = meta_copy(self).train()  # a copy, so that batch statistics stay untouched
+        norm: Any
+        for norm in probe.modules():
+            if isinstance(norm, nn.BatchNorm2d):
+                norm.forward = lambda x: x  # it keeps the shape, and takes most of the time on the meta device
         try:
             maps = probe(torch.zeros(1, ch, size, size, device="meta"))
         except (IndexError, RuntimeError, TypeError, ValueError) as error:

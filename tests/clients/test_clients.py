@@ -1,7 +1,8 @@
-"""Scripts as third parties write them for YOLOv5 run beside this tree: each in a process of its own, from elsewhere."""
+"""Scripts as third parties write them for YOLOv5 run beside this tree, from elsewhere; one in a process of its own."""
 
 import json
 import os
+import runpy
 import subprocess
 import sys
 from copy import deepcopy
@@ -28,17 +29,13 @@ def image(tmp_path_factory):
 
 
 @pytest.fixture
-def client(tmp_path):
-    """Run a script; its output."""
+def client(tmp_path, monkeypatch):
+    """Run a script."""
 
     def run(name, *args):
-        environment = os.environ | {"PYTHONPATH": str(ROOT), "YOLOV5_ROOT": str(ROOT)}
-        command = [sys.executable, "-W", "ignore", str(CLIENTS / f"{name}.py"), *map(str, args)]
-        done = subprocess.run(
-            command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=HANG, check=False
-        )
-        assert done.returncode == 0, done.stderr
-        return done.stdout + done.stderr
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setattr(sys, "argv", [f"{name}.py", *map(str, args)])
+        runpy.run_path(str(CLIENTS / f"{name}.py"), run_name="__main__")
 
     return run
 
@@ -53,8 +50,15 @@ def expected(narrow_weights, image):
     return found
 
 
-def test_detect_like_script(client, narrow_weights, image, tmp_path):
-    told = client("detect_like", narrow_weights, image, "--img", "320", "--half", "--conf-thres", "0.2")
+def test_detect_like_script(narrow_weights, image, tmp_path):
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "YOLOV5_ROOT": str(ROOT)}
+    command = [sys.executable, "-W", "ignore", str(CLIENTS / "detect_like.py"), str(narrow_weights), str(image)]
+    command += ["--img", "320", "--half", "--conf-thres", "0.2"]
+    done = subprocess.run(
+        command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=HANG, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    told = done.stdout + done.stderr
     assert "image 1/1" in told
     assert "--half needs CUDA" in told
     folder = tmp_path / "runs/detect/exp"

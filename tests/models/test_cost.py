@@ -26,16 +26,6 @@ from models.cost import count_gflops
 from models.yolo import COUNTERS, DetectionModel
 
 MODELS = Path(__file__).resolve().parents[2] / "models"
-SCALES = "nsmlx"
-
-# parameters, after fusing, GFLOPs at 640, after fusing, entries of the state dict, normalisations, convolutions
-PUBLISHED = {
-    "n": (1_872_157, 1_867_405, 4.56, 4.47, 349, 57, 60),
-    "s": (7_235_389, 7_225_885, 16.62, 16.43, 349, 57, 60),
-    "m": (21_190_557, 21_172_173, 49.23, 48.87, 481, 79, 82),
-    "l": (46_563_709, 46_533_693, 109.58, 108.99, 613, 101, 104),
-    "x": (86_749_405, 86_705_005, 206.31, 205.45, 745, 123, 126),
-}
 
 
 @cache
@@ -60,16 +50,7 @@ def count(module):
     return sum(p.numel() for p in module.parameters())
 
 
-@pytest.mark.parametrize("scale", SCALES)
-def test_stock_models_match_the_published_table(scale):
-    name = f"yolov5{scale}"
-    model = on_meta(name)
-    convs, norms = (sum(isinstance(m, kind) for m in model.modules()) for kind in (nn.Conv2d, nn.BatchNorm2d))
-    parameters, after_fuse, cost, cost_after_fuse, *parts = PUBLISHED[scale]
-    assert (count(model), count(fused(name))) == (parameters, after_fuse)
-    assert [len(model.state_dict()), norms, convs] == parts
-    assert gflops(name) == pytest.approx(cost, abs=0.02)
-    assert fused(name).gflops() == pytest.approx(cost_after_fuse, abs=0.02)
+SCALES = ["n", "m", *(pytest.param(scale, marks=pytest.mark.slow) for scale in "slx")]
 
 
 @pytest.mark.parametrize("scale", SCALES)
@@ -79,7 +60,7 @@ def test_swinv2_models_cost_about_as_much_as_their_convolutional_siblings(scale)
     assert gflops(swin) / gflops(conv) == pytest.approx(1, abs=0.12)
 
 
-@pytest.mark.parametrize("name", ["yolov5n", "yolov5s", "yolov5n-swinv2", "yolov5s-swinv2"])
+@pytest.mark.parametrize("name", ["yolov5n", "yolov5n-swinv2"])
 def test_gflops_agree_with_the_counter_of_pytorch(name):
     model = fused(name)
     with FlopCounterMode(display=False) as counter, torch.no_grad():
@@ -181,9 +162,9 @@ def test_counting_changes_nothing():
 
 
 def test_cost_grows_with_the_area():
-    model = DetectionModel(MODELS / "yolov5n.yaml", nc=3, verbose=False)
-    assert model.gflops(320) == pytest.approx(model.gflops(640) / 4)
-    assert model.gflops((320, 640)) == pytest.approx(model.gflops(640) / 2)
+    model = on_meta("yolov5n")
+    assert model.gflops(320) == pytest.approx(gflops("yolov5n") / 4)
+    assert model.gflops((320, 640)) == pytest.approx(gflops("yolov5n") / 2)
 
 
 def test_only_window_attention_needs_the_position_network():

@@ -65,7 +65,7 @@ def test_backbone_has_as_many_parameters_as_timms(size, record_property):
         assert count(theirs) + 1000 * (8 * width + 1) == pytest.approx(announced, rel=2e-3)
 
 
-@pytest.mark.parametrize("size", "tsbl")
+@pytest.mark.parametrize("size", ["t", *(pytest.param(size, marks=pytest.mark.slow) for size in "sbl")])
 def test_detector_costs_what_the_specification_says(size):
     *_, millions, gflops = SIZES[size]
     model = on_meta(size)

@@ -8,12 +8,15 @@ from models.autoshape import AutoShape
 from models.experimental import Ensemble, attempt_load
 from models.runtimes.backends import DetectMultiBackend
 from models.yolo import DetectionModel
+from utils.files import yaml_load
+from utils.paths import ROOT
 
 
 @pytest.fixture(scope="module")
 def write(write_checkpoint):
     def write(path, cfg, nc, names=None):
-        model = DetectionModel(cfg, nc=nc, verbose=False)
+        table = yaml_load(ROOT / "models" / cfg) | {"width_multiple": 0.125, "depth_multiple": 0.1}
+        model = DetectionModel(table, nc=nc, verbose=False)
         return write_checkpoint(path, model, names or {i: f"class {i}" for i in range(nc)})
 
     return write

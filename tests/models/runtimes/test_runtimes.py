@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+from functools import cache
 
 import numpy as np
 import pytest
@@ -49,14 +50,25 @@ def weights(tmp_path_factory, write):
     return write(tmp_path_factory.mktemp("weights") / "best.pt", TABLE)
 
 
-@pytest.fixture(scope="module", params=["torchscript", "pt2", "onnx", "openvino", "ncnn"])
-def exported(request, weights, write):
-    """A checkpoint and the file made of it."""
-    pytest.importorskip(NEEDS.get(request.param, "torch"))
-    if request.param == "ncnn":  # it has no operator for windows
-        plain = [row if row[2] == "Conv" else [-1, 2, "C3", [16]] for row in TABLE["backbone"]]
-        weights = write(weights.with_name("plain.pt"), TABLE | {"backbone": plain})
-    return weights, export.run(weights, [request.param], imgsz=(64, 96))[0]
+@pytest.fixture(scope="module")
+def export_as(weights, write):
+    """Function (format) -> a checkpoint and the file made of it, once."""
+
+    @cache
+    def made(kind):
+        pytest.importorskip(NEEDS.get(kind, "torch"))
+        source = weights
+        if kind == "ncnn":  # it has no operator for windows
+            plain = [row if row[2] == "Conv" else [-1, 2, "C3", [16]] for row in TABLE["backbone"]]
+            source = write(weights.with_name("plain.pt"), TABLE | {"backbone": plain})
+        return source, export.run(source, [kind], imgsz=(64, 96))[0]
+
+    return made
+
+
+@pytest.fixture(params=["torchscript", "pt2", "onnx", "openvino", "ncnn"])
+def exported(request, export_as):
+    return export_as(request.param)
 
 
 def test_file_gives_the_boxes_of_the_checkpoint(exported):
@@ -75,9 +87,10 @@ def test_file_gives_the_boxes_of_the_checkpoint(exported):
         backend(images, augment=True)
 
 
-def test_detections_inside_a_file_survive_a_second_suppression(weights):
+def test_detections_inside_a_file_survive_a_second_suppression(weights, tmp_path):
     pytest.importorskip("onnxscript")
-    file = export.run(weights, ["onnx"], imgsz=64, batch_size=2, nms=True, conf_thres=0.1, topk_all=15)[0]
+    other = shutil.copy(weights, tmp_path)  # beside which the file is written
+    file = export.run(other, ["onnx"], imgsz=64, batch_size=2, nms=True, conf_thres=0.1, topk_all=15)[0]
     backend = DetectMultiBackend(file)
     images = torch.rand(2, 3, 64, 64)
     with torch.no_grad():
@@ -137,9 +150,8 @@ def test_fixed_batch_is_filled_up(tmp_path):
     assert seen == [2, 2, 2]
 
 
-def test_opencv_runs_a_file_with_fixed_sizes(weights, tmp_path):
-    pytest.importorskip("onnxscript")
-    file = export.run(weights, ["onnx"], imgsz=(64, 96))[0]
+def test_opencv_runs_a_file_with_fixed_sizes(export_as):
+    weights, file = export_as("onnx")
     backend = DetectMultiBackend(file, dnn=True)
     assert (backend.names, backend.imgsz) == (NAMES, (64, 96))
     images = torch.rand(2, 3, 64, 96)
@@ -149,10 +161,9 @@ def test_opencv_runs_a_file_with_fixed_sizes(weights, tmp_path):
     assert difference.scores < 1e-4
 
 
-def test_names_of_a_file_without_them(weights, tmp_path):
+def test_names_of_a_file_without_them(export_as, tmp_path):
     onnx = pytest.importorskip("onnx")
-    pytest.importorskip("onnxscript")
-    graph = onnx.load(export.run(weights, ["onnx"], imgsz=64)[0])
+    graph = onnx.load(export_as("onnx")[1])
     del graph.metadata_props[:]
     onnx.save(graph, tmp_path / "bare.onnx")
     assert DetectMultiBackend(tmp_path / "bare.onnx").names == {0: "class0", 1: "class1", 2: "class2"}
