@@ -36,6 +36,7 @@ from models.runtimes.backends import DetectMultiBackend
 from models.weights.checkpoint import strip_optimizer
 from utils.console import LOGGER, log_options
 from utils.datasets.output_names import unique_stems
+from utils.official_weights import find_weights
 from utils.paths import ROOT, run_folder
 from utils.thresholds import CONF_THRES, IOU_THRES, MAX_DET
 from utils.torch_utils import select_device
@@ -128,8 +129,8 @@ def run(
         OSError: a camera, stream or file cannot be opened or written.
     """
     wanted = Wanted(save_img=not nosave, **outputs)
-    files = [weights] if isinstance(weights, str | Path) else list(weights or ())
-    _check_weights(files, visualize, update, dnn)
+    named = [weights] if isinstance(weights, str | Path) else list(weights or ())
+    files = _find_weights(named, visualize, update, dnn)
     with ExitStack() as stack:
         save_dir = stack.enter_context(run_folder(Path(project) / name, exist_ok))
         opened = open_source(_default_source(source), save_dir / "sources", vid_stride)
@@ -210,19 +211,23 @@ def _detect(
 # Preparation ----------------------------------------------------------------------------------------------------------
 
 
-def _check_weights(files: Sequence[str | Path], visualize: bool, update: bool, dnn: bool) -> None:
-    """Raise an error for weights that are missing or do not support an option."""
-    if not files:
+def _find_weights(weights: Sequence[str | Path], visualize: bool, update: bool, dnn: bool) -> list[Path]:
+    """Return the files that are meant, or raise an error for those that are missing or do not support an option."""
+    if not weights:
         raise ValueError(
             "no weights given: pass a model file, for example --weights runs/train/exp/weights/best.pt "
-            "(nothing is downloaded; train.py creates one)"
+            "(train.py creates one), or the name of official weights such as yolov5s.pt"
         )
-    for file in files:
-        if not Path(file).exists():
+    files = [find_weights(file) for file in weights]
+    for named, file in zip(weights, files, strict=True):
+        if not file.exists():
             raise FileNotFoundError(f"{file}: no such weights (from {Path.cwd()})")
+        if update and Path(named).parent != file.parent:
+            raise ValueError(f"--update would change the kept {file}: copy it and give the path")
         for option, on, suffix in (("update", update, ".pt"), ("visualize", visualize, ".pt"), ("dnn", dnn, ".onnx")):
             if on and Path(file).suffix.lower() != suffix:
                 raise ValueError(f"--{option} needs {suffix} files, but the weights are {file}")
+    return files
 
 
 def _default_source(source: str | Path) -> str:

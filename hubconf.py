@@ -103,6 +103,7 @@ with _own_packages():
     from models.weights.transfer import transfer_weights
     from models.yolo import DetectionModel
     from utils.console import LOGGER, cli_errors
+    from utils.official_weights import YOLOV5, find_weights
     from utils.paths import ROOT, check_file
     from utils.torch_utils import select_device
 
@@ -132,8 +133,8 @@ def custom(
     """Load weights of your own.
 
     Args:
-        path: .pt file, or a file of another format that `DetectMultiBackend` reads; ".pt" is added to a name without
-            suffix. Or a network, or a mapping that holds one as "model".
+        path: .pt file, the name of official weights, or a file of another format that `DetectMultiBackend` reads;
+            ".pt" is added to a name without suffix. Or a network, or a mapping that holds one as "model".
         autoshape: return an `AutoShape` that takes images of any kind. Otherwise the `DetectMultiBackend`, not fused,
             in evaluation mode.
         _verbose: log the device.
@@ -175,8 +176,9 @@ def _create(
     Args:
         name: of the model file, set by the entry point.
         pretrained: start from `<name>.pt` in the working directory, the repository or the folder of torch.hub
-            (`yolov5s_swinv2` looks for yolov5s-swinv2.pt). With 3 channels and as many classes as the file has, the
-            result is that of `custom`; otherwise what fits is copied, and the network returned to be trained. With
+            (`yolov5s_swinv2` looks for yolov5s-swinv2.pt). The official weights of yolov5n to yolov5x6 are fetched
+            if they are in none of these (docs/weights-by-name.md). With 3 channels and as many classes as the file has,
+            the result is that of `custom`; otherwise what fits is copied, and the network returned to be trained. With
             False the untrained network is returned, in training mode; `autoshape` does not apply to it.
         channels: of the images.
         classes: how many.
@@ -186,7 +188,7 @@ def _create(
         verbose: see `custom`.
 
     Raises:
-        FileNotFoundError: pretrained, but there is no such file.
+        FileNotFoundError: pretrained, but there is no such file, and it cannot be fetched.
     """
     verbose = _verbose if verbose is None else verbose
     stem = name.replace("_", "-")
@@ -194,10 +196,15 @@ def _create(
     if pretrained:
         folders = (Path.cwd(), ROOT, Path(torch.hub.get_dir()), Path(torch.hub.get_dir()) / "checkpoints")
         file = next((folder / f"{stem}.pt" for folder in folders if (folder / f"{stem}.pt").is_file()), None)
+        if file is None and f"{stem}.pt" in YOLOV5:
+            try:
+                file = find_weights(f"{stem}.pt")
+            except FileNotFoundError as error:
+                raise FileNotFoundError(f"{error}; pretrained=False gives an untrained network") from None
         if file is None:
             raise FileNotFoundError(
                 f"{stem}.pt: there are no pretrained weights of this name in {', '.join(map(str, folders))}, and none "
-                "are downloaded. Put the file there, use 'custom' with path= for weights elsewhere, or pretrained="
+                "are published. Put the file there, use 'custom' with path= for weights elsewhere, or pretrained="
                 "False for an untrained network"
             )
         ckpt = load_checkpoint(file)
@@ -225,7 +232,7 @@ for _entry in list(globals().values()):
 def main() -> None:
     """Load one model by its name and detect in a grey image, to see that the weights are there and run."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default="yolov5s", help="name such as yolov5n, or a .pt file")
+    parser.add_argument("--model", required=True, help="name such as yolov5n, or a .pt file")
     name = parser.parse_args().model
     model = custom(name) if Path(name).suffix else _create(name)
     model(Image.new("RGB", (640, 480), (114, 114, 114))).print()

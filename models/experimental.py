@@ -13,6 +13,7 @@ from models.common import GhostConv as GhostConv
 from models.common import MixConv2d as MixConv2d
 from models.weights.checkpoint import build_model, load_checkpoint
 from models.yolo import DetectionModel
+from utils.official_weights import find_weights
 
 
 class Ensemble(nn.ModuleList):
@@ -68,7 +69,8 @@ def attempt_load(
     """Load a model for detection: averaged weights, float32, evaluation mode.
 
     Args:
-        weights: checkpoint file; a list of several makes an `Ensemble`, of one the model.
+        weights: checkpoint file, or the name of official weights (`find_weights`); a list of several makes an
+            `Ensemble`, of one the model.
         device: where the model goes; None is the CPU.
         inplace: becomes `Detect.inplace`, see there.
         fuse: merge every BatchNorm into its convolution.
@@ -76,14 +78,14 @@ def attempt_load(
         window: another window for the Swin stages, or one for each (`DetectionModel.set_window`).
 
     Raises:
-        FileNotFoundError, ValueError: as `load_checkpoint` and `build_model`; models with different classes; a window
-            that does not fit.
+        FileNotFoundError, ValueError: as `find_weights`, `load_checkpoint` and `build_model`; models with different
+            classes; a window that does not fit.
     """
     device = device or map_location or "cpu"
     if not isinstance(weights, str | Path):
         models = [attempt_load(file, device, inplace, fuse, window=window) for file in weights]
         return models[0] if len(models) == 1 else Ensemble(models)
-    model = build_model(load_checkpoint(weights))
+    model = build_model(load_checkpoint(find_weights(weights)))
     model.detect.inplace = inplace
     if window:
         model.set_window(window)

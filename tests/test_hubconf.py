@@ -79,6 +79,8 @@ def test_pretrained_needs_a_file(weights, tmp_path, monkeypatch):
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     with pytest.raises(FileNotFoundError, match=r"yolov5s-swinv2\.pt: there are no pretrained .* pretrained=False"):
         hubconf.yolov5s_swinv2()
+    with pytest.raises(FileNotFoundError, match=r"yolov5s\.pt: not found in .*refused.* pretrained=False"):
+        hubconf.yolov5s()
     monkeypatch.chdir(weights.parent)
     assert isinstance(hubconf.yolov5n(pretrained=True, classes=3, device="cpu"), AutoShape)
     other = hubconf.yolov5n(pretrained=True, classes=4, device="cpu", verbose=False)

@@ -11,4 +11,4 @@ def gdrive_download(id: str = "", file: str = "tmp.zip") -> NoReturn:
     Raises:
         NotImplementedError: always.
     """
-    raise NotImplementedError(f"{file}: no weights are downloaded; give the path of a .pt file")
+    raise NotImplementedError(f"{file}: nothing is fetched from Google Drive; give the path of a .pt file")

@@ -11,6 +11,7 @@ from utils.console import LOGGER
 from utils.distributed import launched_processes
 from utils.files import key_place, yaml_load
 from utils.loggers.services import check_services
+from utils.official_weights import find_weights
 from utils.options.check import checked
 from utils.options.train import DEFAULT_CFG, make_parser
 from utils.paths import ROOT, check_file, get_latest_run
@@ -71,6 +72,8 @@ def check_options(opt: argparse.Namespace) -> None:
     check_services(opt.logger)
     if opt.image_weights and opt.rect:
         raise ValueError("--image-weights draws new images in each epoch, --rect fixes their order: remove one of them")
+    if opt.weights and opt.weights not in PUBLISHED:
+        opt.weights = str(find_weights(opt.weights))
     if opt.weights and opt.weights not in PUBLISHED and not Path(opt.weights).is_file():
         raise FileNotFoundError(
             f"--weights {opt.weights}: no such file; train from scratch with --weights '', or from published weights: "

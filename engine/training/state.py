@@ -130,7 +130,7 @@ def read_inputs(opt: argparse.Namespace) -> Inputs:
     if published and not opt.cfg:
         if opt.weights not in PUBLISHED:
             raise ValueError(f"--weights {opt.weights}: pass the model too, such as --cfg models/yolov5-swinv2t.yaml")
-        opt.cfg = str(check_file(PUBLISHED[opt.weights][1], (".yaml", ".yml")))
+        opt.cfg = str(check_file(PUBLISHED[opt.weights], (".yaml", ".yml")))
     table = yaml_load(opt.cfg) if opt.cfg else ckpt["yaml"]
     hyp = Hyp.load(opt.hyp) if opt.resume else choose_hyp(opt, table)
     return Inputs(data, ckpt, opt.cfg or table, hyp, published)

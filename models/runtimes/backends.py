@@ -27,6 +27,7 @@ from utils.console import LOGGER
 from utils.files import yaml_load
 from utils.formats import FORMATS, NMS, ROWS, Format
 from utils.image_size import input_stride
+from utils.official_weights import find_weights
 
 
 class PyTorchBackend:
@@ -98,7 +99,7 @@ class DetectMultiBackend(nn.Module):
 
     Args:
         weights: file or folder, or several .pt files that are run as one ensemble. An OpenVINO folder may also be named
-            by its .xml file. None is downloaded.
+            by its .xml file. A name of official weights stands for their file (`find_weights`).
         device: where to compute.
         dnn: run .onnx files in OpenCV instead of ONNX Runtime.
         data: dataset YAML with the class names, for files that hold none; not read otherwise.
@@ -128,7 +129,7 @@ class DetectMultiBackend(nn.Module):
 
     def __init__(
         self,
-        weights: str | Path | Sequence[str | Path] = "yolov5s.pt",
+        weights: str | Path | Sequence[str | Path] = (),
         device: str | torch.device = "cpu",
         dnn: bool = False,
         data: str | Path | None = None,
@@ -138,7 +139,7 @@ class DetectMultiBackend(nn.Module):
         window: int | Sequence[int] | None = None,
     ) -> None:
         super().__init__()
-        files = [Path(weights)] if isinstance(weights, str | Path) else [Path(file) for file in weights]
+        files = [find_weights(file) for file in ([weights] if isinstance(weights, str | Path) else weights)]
         if not files:
             raise ValueError("no weights given: name a checkpoint such as runs/train/exp/weights/best.pt")
         self._device = torch.device(device)

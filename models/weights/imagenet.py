@@ -15,16 +15,14 @@ from torch import Tensor, nn
 
 from models.common import LayerNorm2d, PatchEmbed, PatchMerging, SwinV2Stage
 from utils.console import LOGGER
-from utils.downloads import download
-from utils.files import file_sha256
 from utils.model_files.inert_pickle import DamagedError, RefusedError
 from utils.model_files.torch_file import InertFile
+from utils.official_weights import find_backbone
 
-# name for --weights -> (torchvision's name of the file that is meant, model file that it fits)
-PUBLISHED = {
-    "swinv2_t": ("Swin_V2_T_Weights.IMAGENET1K_V1", "models/yolov5-swinv2t.yaml"),
-    "swinv2_s": ("Swin_V2_S_Weights.IMAGENET1K_V1", "models/yolov5-swinv2s.yaml"),
-    "swinv2_b": ("Swin_V2_B_Weights.IMAGENET1K_V1", "models/yolov5-swinv2b.yaml"),
+PUBLISHED = {  # name for --weights, a key of `IMAGENET` -> model file that it fits
+    "swinv2_t": "models/yolov5-swinv2t.yaml",
+    "swinv2_s": "models/yolov5-swinv2s.yaml",
+    "swinv2_b": "models/yolov5-swinv2b.yaml",
 }
 PREFIXES = ("module.", "model.", "encoder.")  # DataParallel, training frameworks, SimMIM
 CONTAINERS = ("model", "state_dict")
@@ -62,35 +60,6 @@ class Report:
     dropped: list[str]
 
 
-def published_file(name: str) -> Path:
-    """Return torchvision's file of the weights `name`, fetched unless the folder of torch.hub has it.
-
-    Raises:
-        ValueError: the file is not the published one.
-        OSError: it cannot be fetched.
-    """
-    from torchvision.models import get_weight
-
-    url = get_weight(PUBLISHED[name][0]).url
-    path = Path(torch.hub.get_dir()) / "checkpoints" / url.rpartition("/")[2]
-    digest = path.stem.rpartition("-")[2]
-    fetched = not path.is_file()
-    if fetched:
-        try:
-            download(url, path.parent)
-        except OSError as error:
-            raise OSError(f"--weights {name}: {error}. Put the file at {path}") from None
-    found = file_sha256(path)
-    if not found.startswith(digest):
-        if fetched:
-            path.unlink()
-            raise ValueError(
-                f"--weights {name}: what {url} gave is another file (sha256 {found[:8]}..., not {digest}...)"
-            )
-        raise ValueError(f"{path}: damaged or another file (sha256 {found[:8]}..., not {digest}...); delete it")
-    return path
-
-
 def read_published(weights: str) -> Published | None:
     """Read the published weights that `--weights` names.
 
@@ -104,7 +73,7 @@ def read_published(weights: str) -> Published | None:
         ValueError: weights of another architecture, or a file that is not the published one.
         OSError: the file cannot be fetched or read.
     """
-    path = published_file(weights) if weights in PUBLISHED else Path(weights)
+    path = find_backbone(weights) if weights in PUBLISHED else Path(weights)
     state = _read_state(path)
     return None if state is None else recognise(state, weights)
 

@@ -18,7 +18,7 @@ from models.detections import Detections
 from models.experimental import Ensemble
 from models.runtimes.backends import DetectMultiBackend, PyTorchBackend
 from models.yolo import DetectionModel
-from utils import downloads
+from utils import http_client
 from utils.files import yaml_load
 from utils.paths import ROOT
 
@@ -167,7 +167,7 @@ def test_what_is_no_picture_is_refused(shaped, source, error, message):
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "10.1.2.3", "[::1]", "169.254.169.254", "0.0.0.0"])
 def test_addresses_of_inner_networks_are_refused(shaped, monkeypatch, host):
-    monkeypatch.setattr(downloads, "_connect", None)  # nothing may be opened
+    monkeypatch.setattr(http_client, "_connect", None)  # nothing may be opened
     with pytest.raises(ValueError, match="which is not a public address"):
         shaped(f"http://{host}/a.jpg")
 

@@ -1,4 +1,4 @@
-"""utils/downloads.py: what a server may do to us, and which one we talk to. Servers are threads on 127.0.0.1."""
+"""utils/downloads.py, http_client.py: what a server may do to us, and which one we talk to; on 127.0.0.1."""
 
 import base64
 import logging
@@ -9,8 +9,9 @@ from contextlib import contextmanager, suppress
 
 import pytest
 
-from utils import downloads
-from utils.downloads import download, fetch, is_public
+from utils import downloads, http_client
+from utils.downloads import download, fetch
+from utils.http_client import is_public
 
 OK = b"HTTP/1.1 200 OK\r\n"
 
@@ -76,13 +77,13 @@ def flood(head, data):
 @pytest.fixture
 def local(monkeypatch):
     """127.0.0.1 counts as public."""
-    monkeypatch.setattr(downloads, "is_public", lambda address: address == "127.0.0.1")
+    monkeypatch.setattr(http_client, "is_public", lambda address: address == "127.0.0.1")
 
 
 @pytest.fixture
 def impatient(local, monkeypatch):
-    monkeypatch.setattr(downloads, "HEAD_TIME", 1)
-    monkeypatch.setattr(downloads, "RATE_WINDOW", 0.3)
+    monkeypatch.setattr(http_client, "HEAD_TIME", 1)
+    monkeypatch.setattr(http_client, "RATE_WINDOW", 0.3)
 
 
 # Time and size --------------------------------------------------------------------------------------------------------
@@ -109,7 +110,7 @@ def test_slow_servers_are_given_up(impatient, tmp_path, script, message):
 
 @pytest.mark.parametrize("scheme", ["http", "https"])
 def test_a_server_that_is_silent(local, monkeypatch, scheme):
-    monkeypatch.setattr(downloads, "SILENCE", 0.3)
+    monkeypatch.setattr(http_client, "SILENCE", 0.3)
     with serve(drip(b"", b" ", 9)) as (url, _), pytest.raises(OSError, match="not a byte in 0 s|handshake|timed out"):
         fetch(url.replace("http", scheme))
 
@@ -123,15 +124,15 @@ def test_a_handshake_that_takes_for_ever(impatient):
 
 
 def test_an_image_has_a_limit_of_time_however_steady_it_comes(local, monkeypatch):
-    monkeypatch.setattr(downloads, "MIN_RATE", 1)
+    monkeypatch.setattr(http_client, "MIN_RATE", 1)
     monkeypatch.setattr(downloads, "IMAGE_TIME", 0.6)
     with serve(drip(OK + b"\r\n", b"x" * 10)) as (url, _), pytest.raises(OSError, match="not done after 1 s"):
         fetch(url)
 
 
 def test_a_slow_line_is_fast_enough_for_a_large_file(monkeypatch, tmp_path):
-    monkeypatch.setattr(downloads, "RATE_WINDOW", 0.05)
-    monkeypatch.setattr(downloads, "MIN_RATE", 100)
+    monkeypatch.setattr(http_client, "RATE_WINDOW", 0.05)
+    monkeypatch.setattr(http_client, "MIN_RATE", 100)
     part = bytes(1000)
 
     def script():
@@ -257,7 +258,7 @@ def test_a_name_is_resolved_once(names):
     "host", ["2130706433", "0177.0.0.1", "0x7f.1", "127.1", "localhost", "[::ffff:127.0.0.1]", "example.com@127.0.0.1"]
 )
 def test_other_spellings_of_the_own_machine(monkeypatch, host):
-    monkeypatch.setattr(downloads, "_connect", None)
+    monkeypatch.setattr(http_client, "_connect", None)
     with pytest.raises(ValueError, match="which is not a public address"):
         fetch(f"http://{host}/a.jpg")
 

@@ -20,7 +20,7 @@ def make_parser(description: str = "") -> argparse.ArgumentParser:
     add(
         "--weights",
         nargs="+",
-        help="model file; several .pt files work as an ensemble. Required: nothing is downloaded",
+        help="model file, or official weights such as yolov5s.pt; several .pt files work as an ensemble. Required",
     )
     add("--source", default=str(ROOT / "data/images"), help=FORMS)
     add("--data", help="dataset YAML with class names, for model files that hold none")

@@ -14,7 +14,7 @@ def make_parser(description: str = "") -> argparse.ArgumentParser:
     add = parser.add_argument
     d = ExportOptions()
     add("--data", default="", help="dataset YAML: images for --int8 and for the comparison; default: random images")
-    add("--weights", nargs="+", default=None, help="checkpoint, or several")
+    add("--weights", nargs="+", default=None, help="checkpoint, or official weights such as yolov5s.pt, or several")
     add(
         "--imgsz", "--img", "--img-size", nargs="+", type=SIDE, default=[640, 640], help="height and width, or one side"
     )

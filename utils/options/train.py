@@ -42,7 +42,8 @@ def make_parser(description: str = "") -> argparse.ArgumentParser:
     add(
         "--weights",
         default="",
-        help="checkpoint to start from, or swinv2_t, swinv2_s, swinv2_b; '' trains from scratch",
+        help="checkpoint to start from, official weights such as yolov5s.pt, or swinv2_t, swinv2_s, swinv2_b; "
+        "'' trains from scratch",
     )
     add("--cfg", default="", help=f"model YAML; default: the checkpoint's, or {DEFAULT_CFG}")
     add("--data", default="data/demo.yaml", help="dataset YAML")

@@ -26,7 +26,12 @@ def make_parser(description: str = "") -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("--data", default="data/demo.yaml", help="dataset YAML")
-    add("--weights", nargs="+", required=True, help="checkpoint; several form an ensemble, or are timed one by one")
+    add(
+        "--weights",
+        nargs="+",
+        required=True,
+        help="checkpoint, or official weights such as yolov5s.pt; several form an ensemble, or are timed one by one",
+    )
     add("--batch-size", type=BATCH, default=32, help="images per batch")
     add(
         "--imgsz",

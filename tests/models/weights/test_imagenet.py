@@ -24,6 +24,8 @@ from models.weights.imagenet import (
     trained_window,
 )
 from models.yolo import DetectionModel
+from utils import official_weights
+from utils.official_weights import IMAGENET, Official
 
 SIZES = ["t", pytest.param("s", marks=pytest.mark.slow), pytest.param("b", marks=pytest.mark.slow)]
 TIMM = {"t": "swinv2_tiny_window8_256", "s": "swinv2_small_window8_256", "b": "swinv2_base_window8_256"}
@@ -302,65 +304,67 @@ def hub(tmp_path, monkeypatch):
     return tmp_path / "hub/checkpoints"
 
 
-def with_digest(monkeypatch, digest):
-    entry = type("Weights", (), {"url": f"https://example.invalid/models/swin_v2_t-{digest}.pth"})
-    monkeypatch.setattr(torchvision_models, "get_weight", lambda name: {"Swin_V2_T_Weights.IMAGENET1K_V1": entry}[name])
+def publish(monkeypatch, name, digest):
+    """Let a name stand for a file with this digest."""
+    url = f"https://example.invalid/models/{name}-{digest}.pth"
+    monkeypatch.setitem(IMAGENET, name, Official(url, 1_000_000, digest))
+    return url.rpartition("/")[2]
 
 
 def test_names_stand_for_torchvisions_files():
-    for name, (weights, cfg) in PUBLISHED.items():
-        url = torchvision_models.get_weight(weights).url
-        assert re.fullmatch(rf"https://download.pytorch.org/models/swin_v2_{name[-1]}-[0-9a-f]{{8}}.pth", url)
+    for name, cfg in PUBLISHED.items():
+        weights = torchvision_models.get_weight(f"Swin_V2_{name[-1].upper()}_Weights.IMAGENET1K_V1")
+        assert IMAGENET[name].url == weights.url
+        assert IMAGENET[name].sha256 == weights.url[-12:-4]
+        assert IMAGENET[name].size == pytest.approx(weights.meta["_file_size"] * 2**20, rel=0.01)
         assert cfg == f"models/yolov5-swinv2{name[-1]}.yaml"
 
 
 def test_file_in_the_folder_of_torch_hub_is_used_without_the_network(hub, vision_file, monkeypatch):
-    digest = hashlib.sha256(vision_file.read_bytes()).hexdigest()[:8]
-    with_digest(monkeypatch, digest)
-    monkeypatch.setattr("models.weights.imagenet.download", lambda *a: pytest.fail("fetched"))
-    vision_file.rename(hub / f"swin_v2_t-{digest}.pth")
+    file = publish(monkeypatch, "swinv2_t", hashlib.sha256(vision_file.read_bytes()).hexdigest()[:8])
+    monkeypatch.setattr(official_weights, "resume", lambda *a: pytest.fail("fetched"))
+    vision_file.rename(hub / file)
     assert read_published("swinv2_t").layout == "torchvision"
 
 
 def test_damaged_file_in_the_folder_is_refused(hub, monkeypatch):
-    with_digest(monkeypatch, "0badc0de")
-    (hub / "swin_v2_t-0badc0de.pth").write_bytes(b"half a file")
-    with pytest.raises(ValueError, match=r"swin_v2_t-0badc0de.pth: damaged or another file .*delete it"):
+    file = publish(monkeypatch, "swinv2_t", "0badc0de")
+    (hub / file).write_bytes(b"half a file")
+    with pytest.raises(ValueError, match=f"{file}: damaged or another file .*delete it"):
         read_published("swinv2_t")
 
 
 @pytest.fixture
-def served(tmp_path):
-    """A folder and its URL."""
-    folder = tmp_path / "served"
-    folder.mkdir()
+def served(tmp_path, monkeypatch):
+    """The folder that a mirror has for these files."""
+    folder = tmp_path / "served/models"
+    folder.mkdir(parents=True)
 
     class Handler(http.server.SimpleHTTPRequestHandler):
         def log_message(self, *_):
             pass
 
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), partial(Handler, directory=str(folder)))
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), partial(Handler, directory=str(folder.parent)))
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield folder, f"http://127.0.0.1:{server.server_port}"
+    monkeypatch.setenv("YOLOV5_SWINV2_MIRROR", f"http://127.0.0.1:{server.server_port}/;only")
+    yield folder
     server.shutdown()
     server.server_close()
 
 
-def test_named_file_is_fetched_with_its_checksum(hub, vision_file, monkeypatch, served):
-    folder, url = served
-    digest = hashlib.sha256(vision_file.read_bytes()).hexdigest()[:8]
-    vision_file.rename(folder / f"swin_v2_t-{digest}.pth")
-    (folder / "swin_v2_t-00000000.pth").write_bytes(b"something else")
-    entry = type("Weights", (), {"url": f"{url}/swin_v2_t-{digest}.pth"})
-    monkeypatch.setattr(torchvision_models, "get_weight", lambda name: entry)
+def test_named_file_is_fetched_with_its_checksum(hub, vision_file, monkeypatch, served, caplog):
+    file = publish(monkeypatch, "swinv2_t", hashlib.sha256(vision_file.read_bytes()).hexdigest()[:8])
+    wrong = publish(monkeypatch, "swinv2_s", "00000000")
+    absent = publish(monkeypatch, "swinv2_b", "11111111")
+    vision_file.rename(served / file)
+    (served / wrong).write_bytes(b"something else")
     assert read_published("swinv2_t").layout == "torchvision"
-    entry.url = f"{url}/swin_v2_t-00000000.pth"
-    with pytest.raises(ValueError, match=r"another file \(sha256 [0-9a-f]{8}\.\.\., not 00000000"):
-        read_published("swinv2_t")
-    entry.url = f"{url}/swin_v2_t-11111111.pth"
-    with pytest.raises(OSError, match=r"answers 404.* Put the file at .*swin_v2_t-11111111.pth"):
-        read_published("swinv2_t")
-    assert [file.name for file in hub.iterdir()] == [f"swin_v2_t-{digest}.pth"]
+    with pytest.raises(FileNotFoundError, match=r"another file: sha256 [0-9a-f]{64} \(14 bytes\), expected 00000000"):
+        read_published("swinv2_s")
+    with pytest.raises(FileNotFoundError, match=rf"answers 404.* Put .*/models/{absent} .* at {hub / absent}"):
+        read_published("swinv2_b")
+    assert [path.name for path in hub.iterdir()] == [file]
+    assert "AGPL" not in caplog.text
 
 
 def test_backbone_keys_cover_the_backbone_and_nothing_else():
