@@ -259,10 +259,10 @@ def _request(url: str, public: bool, head: _Deadline, more: Mapping[str, str]) -
     place = f"{name}:{port}" if port != PORTS[parts.scheme] else name
     path = quote(f"{parts.path or '/'}{'?' * bool(parts.query)}{parts.query}", safe=string.punctuation)
     headers = {"Host": place, "User-Agent": f"yolov5-swinv2/{VERSION}", "Accept-Encoding": "identity"}
-    headers |= {"Connection": "close"} | _credentials(parts, "Authorization") | more
+    headers |= {"Connection": "close"} | _credentials(parts, "Authorization") | dict(more)
     proxy = _proxy(parts.scheme, host)
     addresses = [] if proxy and not public else _resolve(url, host, port, public, head)
-    sock = _connect(_resolve(url, proxy.hostname, proxy.port or 80, False, head) if proxy else addresses, head)
+    sock = _connect(_resolve(url, proxy.hostname or "", proxy.port or 80, False, head) if proxy else addresses, head)
     try:
         if proxy and (public or secure):
             address = addresses[0][4][0] if public else host
