@@ -171,20 +171,18 @@ WRITERS = {  # how a hostile object gets into a file
 }
 
 
-# every object with the opcodes of protocols 2 and 4, and one of them in each kind of file
-@pytest.mark.parametrize(
-    ("name", "writer"),
-    [(name, writer) for name in HOSTILE for writer in ("as ours", "protocol 4")]
-    + [("os.system", writer) for writer in WRITERS if writer not in ("as ours", "protocol 4")],
-)
-def test_hostile_object(name, writer, tmp_path, sentinel):
-    try:
-        file = WRITERS[writer](tmp_path / "a.pt", hostile(sentinel)[name])
-    except (TypeError, AttributeError, pickle.PicklingError):
-        pytest.skip("Python itself cannot pickle this")
-    assert read_published(file) is None
-    with pytest.raises(ValueError, match=r"a\.pt: (refused|not a checkpoint|damaged)"):
-        load_checkpoint(file)
+@pytest.mark.parametrize("writer", WRITERS)
+def test_hostile_object(writer, tmp_path, sentinel):
+    """Every object with the opcodes of protocols 2 and 4, and one of them in each other kind of file."""
+    for name in HOSTILE if writer in ("as ours", "protocol 4") else ["os.system"]:
+        try:
+            file = WRITERS[writer](tmp_path / "a.pt", hostile(sentinel)[name])
+        except (TypeError, AttributeError, pickle.PicklingError):
+            continue  # Python itself cannot pickle this
+        assert read_published(file) is None
+        with pytest.raises(ValueError, match=r"a\.pt: (refused|not a checkpoint|damaged)"):
+            load_checkpoint(file)
+        assert not sentinel.exists(), name
 
 
 @pytest.mark.parametrize("name", ["os.system", "builtins.exec", "nested reduce chain", "torch._load_from_bytes"])

@@ -20,6 +20,7 @@ from utils.callbacks import Callbacks
 from utils.loggers.to_csv import RESULT_COLUMNS
 from utils.paths import ROOT
 
+EPOCHS = 3  # of two batches
 TINY = {"imgsz": 64, "batch_size": 4, "workers": 0, "weights": ""}
 MODEL = """
 nc: 4
@@ -66,9 +67,9 @@ def rows(folder):
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory, tiny_dataset, hyp_file):
-    """One undisturbed run of four epochs with plots; (folder, results)."""
+    """One undisturbed run of three epochs with plots; (folder, results)."""
     tmp_path = tmp_path_factory.mktemp("finished")
-    results = train.run(**options(tmp_path, tiny_dataset, hyp_file, epochs=4, noplots=False))
+    results = train.run(**options(tmp_path, tiny_dataset, hyp_file, epochs=EPOCHS, noplots=False))
     return tmp_path / "run", results
 
 
@@ -81,7 +82,7 @@ def test_run_folder_holds_what_the_readme_promises(finished):
     assert any(name.startswith("events.out.tfevents") for name in files)
     header, *body = rows(folder)
     assert header == list(RESULT_COLUMNS)
-    assert [row[0] for row in body] == ["0", "1", "2", "3"]
+    assert [row[0] for row in body] == ["0", "1", "2"]
 
 
 def test_tensorboard_shows_pictures_curves_graph_and_settings(finished):
@@ -91,7 +92,7 @@ def test_tensorboard_shows_pictures_curves_graph_and_settings(finished):
     assert {"train/box_loss", "metrics/mAP_0.5", "x/lr0"} <= set(events.Tags()["scalars"])
     steps = {tag: [e.step for e in events.Images(tag)] for tag in events.Tags()["images"]}
     assert steps["train_batch0"] == steps["labels"] == [0]
-    assert steps["val_batch0_pred"] == steps["confusion_matrix"] == steps["results"] == [3]
+    assert steps["val_batch0_pred"] == steps["confusion_matrix"] == steps["results"] == [2]
     assert "PR/all classes" in events.Tags()["tensors"]
     assert any("C3SwinV2" in node.name for node in events.Graph().node)
     assert "hyp/lr0" in str(events.SummaryMetadata("_hparams_/session_start_info"))
@@ -144,7 +145,7 @@ def as_argv(values):
 
 def test_resume_after_kill_9_is_bit_for_bit(finished, tiny_dataset, hyp_file, tmp_path):
     folder, _ = finished
-    argv = as_argv(options(tmp_path, tiny_dataset, hyp_file, epochs=4))
+    argv = as_argv(options(tmp_path, tiny_dataset, hyp_file, epochs=EPOCHS))
     code = textwrap.dedent(KILLED.format(ni=5, argv=argv))  # two batches an epoch: in the middle of the third epoch
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == -signal.SIGKILL, done.stderr
@@ -165,7 +166,7 @@ def test_resume_after_kill_9_is_bit_for_bit(finished, tiny_dataset, hyp_file, tm
         ("on_train_batch_end", {"ni": 0}, signal.SIGTERM, SystemExit),  # before the first checkpoint
         ("on_train_batch_end", {"ni": 4}, signal.SIGINT, KeyboardInterrupt),  # gradients without a step yet
         ("on_train_epoch_end", {"epoch": 1}, signal.SIGTERM, SystemExit),  # in the validation
-        ("on_model_save", {"epoch": 3}, signal.SIGTERM, SystemExit),  # nothing left but the end
+        ("on_model_save", {"epoch": 2}, signal.SIGTERM, SystemExit),  # nothing left but the end
     ],
     ids=["first batch", "half a step", "validation", "last save"],
 )
@@ -180,7 +181,7 @@ def test_signal_saves_and_resume_is_bit_for_bit(
             os.kill(os.getpid(), number)
 
     callbacks.register(event, stop)
-    opt = train.parse_opt(as_argv(options(tmp_path, tiny_dataset, hyp_file, epochs=4)))
+    opt = train.parse_opt(as_argv(options(tmp_path, tiny_dataset, hyp_file, epochs=EPOCHS)))
     with pytest.raises(error):
         train.main(opt, callbacks)
     last = tmp_path / "run/weights/last.pt"
@@ -211,7 +212,7 @@ def test_full_disk_keeps_the_last_epoch_and_says_how_to_go_on(finished, tiny_dat
     callbacks.register("on_train_epoch_end", fill)
     try:
         with pytest.raises(OSError, match="checkpoint not written: File too large. The previous file is complete"):
-            train.main(train.parse_opt(as_argv(options(tmp_path, tiny_dataset, hyp_file, epochs=4))), callbacks)
+            train.main(train.parse_opt(as_argv(options(tmp_path, tiny_dataset, hyp_file, epochs=EPOCHS))), callbacks)
     finally:
         resource.setrlimit(size, limits)
         signal.signal(signal.SIGXFSZ, handler)
@@ -271,7 +272,7 @@ def test_run_killed_while_it_finishes_is_finished_by_resume(finished, tiny_datas
     with monkeypatch.context() as patch:
         patch.setattr(train, "finish", die)
         with pytest.raises(KeyboardInterrupt):
-            train.run(**options(tmp_path, tiny_dataset, hyp_file, epochs=4))
+            train.run(**options(tmp_path, tiny_dataset, hyp_file, epochs=EPOCHS))
     before = rows(tmp_path / "run")
     assert train.run(resume=str(tmp_path / "run/weights/last.pt")) == results
     assert rows(tmp_path / "run") == before
@@ -365,7 +366,8 @@ def test_command_line_ends_without_traceback(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "changes", [{"amp": "bf16"}, {"multi_scale": True}, {"rect": True}, {"activation_checkpointing": True}]
+    "changes",
+    [{"amp": "bf16"}, {"multi_scale": True}, {"rect": True}, {"activation_checkpointing": True}, {"quad": True}],
 )
 def test_ways_of_training_run(changes, tiny_dataset, hyp_file, tmp_path):
     results = train.run(**options(tmp_path, tiny_dataset, hyp_file, epochs=1, **changes))
@@ -373,10 +375,8 @@ def test_ways_of_training_run(changes, tiny_dataset, hyp_file, tmp_path):
     assert all(value == value for value in results)
 
 
-@pytest.mark.parametrize(
-    "flag",
-    ["quad", *(pytest.param(f, marks=pytest.mark.slow) for f in ("image_weights", "cos_lr", "multi_scale", "rect"))],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("flag", ["quad", "image_weights", "cos_lr", "multi_scale", "rect"])
 def test_option_trains_and_repeats(flag, tiny_dataset, hyp_file, tmp_path):
     changes = {"epochs": 2, flag: True}
     results = [
@@ -404,6 +404,7 @@ def test_evolution_trains_generations_and_goes_on(tiny_dataset, hyp_file, tmp_pa
     train.run(**settings | {"hyp": str(folder / "hyp_evolve.yaml"), "name": "after"})
 
 
+@pytest.mark.slow
 def test_evolution_by_optuna_goes_on_by_its_folder(tiny_dataset, hyp_file, tmp_path):
     pytest.importorskip("optuna")
     settings = options(tmp_path, tiny_dataset, hyp_file, epochs=1, tuner="optuna")

@@ -121,20 +121,12 @@ def test_block_treats_a_batch_as_single_images(block, args, parameters, shape):
 
 
 @pytest.mark.parametrize(("block", "args"), [b[:2] for b in BLOCKS if b[0] not in TAKES_ONE_SIZE])
-@pytest.mark.parametrize("size", [(1, 1), (3, 5), (7, 2)])
-def test_block_takes_odd_maps(block, args, size):
+def test_block_takes_odd_maps(block, args):
     module = build(block, args).eval()
-    out = module(torch.randn(1, channels_in(block, args), *size))
-    assert out.isfinite().all()
-    assert min(out.shape) > 0
-
-
-@pytest.mark.parametrize(("block", "args"), [b[:2] for b in BLOCKS])
-def test_block_comes_back_from_its_state_dict(block, args):
-    one, other = build(block, args).eval(), build(block, args).eval()
-    other.load_state_dict(one.state_dict())
-    x = torch.randn(1, channels_in(block, args), 4, 6)
-    assert torch.equal(one(x), other(x))
+    for size in ((1, 1), (3, 5), (7, 2)):
+        out = module(torch.randn(1, channels_in(block, args), *size))
+        assert out.isfinite().all()
+        assert min(out.shape) > 0
 
 
 # Convolutional blocks -----------------------------------------------------------------------------------------------

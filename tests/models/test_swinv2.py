@@ -78,11 +78,11 @@ def detector():
 @torch.no_grad()
 @pytest.mark.parametrize("core", ["explicit", "sdpa"])
 @pytest.mark.parametrize("shift", [0, 2, (1, 3)])
-@pytest.mark.parametrize("size", ANY_SIZE)
-def test_block_equals_attention_over_the_real_cells_alone(size, shift, core):
+def test_block_equals_attention_over_the_real_cells_alone(shift, core):
     block = random_block(16, 2, 4, shift, core=core).double()
-    x = torch.randn(2, *size, 16, dtype=torch.float64)
-    torch.testing.assert_close(block.attend(x), dense_attention(block, x), atol=1e-9, rtol=0)
+    for size in ANY_SIZE:
+        x = torch.randn(2, *size, 16, dtype=torch.float64)
+        torch.testing.assert_close(block.attend(x), dense_attention(block, x), atol=1e-9, rtol=0)
 
 
 @torch.no_grad()

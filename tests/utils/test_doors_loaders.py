@@ -240,11 +240,9 @@ def test_seed_worker_seeds_from_torch():
 
 
 # Augmentations --------------------------------------------------------------------------------------------------------
-@pytest.mark.parametrize("shape", [(480, 640), (33, 500), (641, 640)])
+@pytest.mark.parametrize(("shape", "stride"), [((480, 640), 32), ((33, 500), torch.tensor(64.0)), ((641, 640), 32)])
 @pytest.mark.parametrize("new", [640, (384, 640), [64, 96], np.int64(96)])
-@pytest.mark.parametrize("auto", [True, False])
-@pytest.mark.parametrize("scaleup", [True, False])
-@pytest.mark.parametrize("stride", [32, torch.tensor(64.0)])
+@pytest.mark.parametrize(("auto", "scaleup"), [(True, True), (True, False), (False, True)])
 def test_letterbox_follows_the_formula(shape, new, auto, scaleup, stride):
     """Sizes, ratio and borders from the description: round to the inner size, modulo stride, -0.1 and +0.1."""
     out, ratio, (dw, dh) = aug.letterbox(

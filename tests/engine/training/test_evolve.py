@@ -48,10 +48,12 @@ def test_parent_is_one_of_the_five_fittest_and_mostly_the_best():
     assert counts == pytest.approx([0, 100, 200, 300, 400], abs=50)  # weights 0, 1, 2, 3, 4 of 10
 
 
-def test_record_goes_on_and_keeps_the_best(tmp_path):
-    record = EvolutionRecord(tmp_path)
-    record.add((0.1, 0.2, 0.3, 0.4, 1, 1, 1), START, Hyp())
-    record.add((0.1, 0.2, 0.3, 0.2, 1, 1, 1), START | {"lr0": 0.02}, Hyp())
+def test_record_goes_on_and_keeps_the_best(tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr("engine.training.evolve.plot_genes", lambda *_: None)  # it takes seconds each time
+        record = EvolutionRecord(tmp_path)
+        record.add((0.1, 0.2, 0.3, 0.4, 1, 1, 1), START, Hyp())
+        record.add((0.1, 0.2, 0.3, 0.2, 1, 1, 1), START | {"lr0": 0.02}, Hyp())
     again = EvolutionRecord(tmp_path)
     assert again.rows == record.rows
     again.add((0.1, 0.2, 0.9, 0.8, 1, 1, 1), START | {"lr0": 0.03}, Hyp(clip_norm=5.0))

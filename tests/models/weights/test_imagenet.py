@@ -125,7 +125,7 @@ def test_torchvision_file_gives_torchvisions_features(size, tmp_path, record_pro
     assert_equal(features(model, image), torchvision_features(theirs, image), record_property)
 
 
-@pytest.mark.parametrize("layout", ["timm", "Microsoft"])
+@pytest.mark.parametrize("layout", [pytest.param("timm", marks=pytest.mark.slow), "Microsoft"])
 @pytest.mark.parametrize("size", SIZES)
 def test_timm_and_microsoft_files_give_timms_features(size, layout, tmp_path, record_property):
     timm = pytest.importorskip("timm.models.swin_transformer_v2")

@@ -20,7 +20,7 @@ from utils.model_files.inert_pickle import FACTOR, Budget, DamagedError, Record
 from utils.model_files.torch_file import InertFile
 
 FLOOR = 32 << 10  # in place of the real one, which would hide everything else
-SIZE = 6 << 10  # of a pickle
+SIZE = 3 << 10  # of a pickle
 MODEL = b"cmodels.yolo\nModel\n"
 LAYER = b"ctorch.nn.modules.container\nSequential\n"
 
