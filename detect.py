@@ -9,8 +9,7 @@ python detect.py --weights best.pt --source aerial.tif --slice 640 --overlap 0.2
 import argparse
 
 from utils.console import cli_errors
-from utils.options.check import checked_by
-from utils.options.detect import make_parser, parse_opt
+from utils.options.detect import DetectOptions, parse_opt
 
 if __name__ == "__main__":  # before torch is loaded: --help and mistyped options are answered at once
     with cli_errors():
@@ -18,6 +17,7 @@ if __name__ == "__main__":  # before torch is loaded: --help and mistyped option
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -37,8 +37,8 @@ from models.weights.checkpoint import strip_optimizer
 from utils.console import LOGGER, log_options
 from utils.datasets.output_names import unique_stems
 from utils.official_weights import find_weights
+from utils.options.table import takes_options
 from utils.paths import ROOT, run_folder
-from utils.thresholds import CONF_THRES, IOU_THRES, MAX_DET
 from utils.torch_utils import select_device
 
 FILE = Path(__file__).resolve()
@@ -59,67 +59,16 @@ class Result(NamedTuple):
     image: NDArray | None = None
 
 
-@checked_by(make_parser, but=("device",))
-def run(
-    weights: str | Path | Sequence[str | Path] | None = None,
-    source: str | Path = ROOT / "data/images",
-    data: str | Path | None = None,
-    imgsz: int | Sequence[int] = (640,),
-    conf_thres: float = CONF_THRES,
-    iou_thres: float = IOU_THRES,
-    max_det: int = MAX_DET,
-    device: str = "",
-    view_img: bool = False,
-    nosave: bool = False,
-    classes: Sequence[int] | None = None,
-    agnostic_nms: bool = False,
-    augment: bool = False,
-    visualize: bool = False,
-    update: bool = False,
-    project: str | Path = ROOT / "runs/detect",
-    name: str = "exp",
-    exist_ok: bool = False,
-    half: bool = False,
-    dnn: bool = False,
-    window: int | Sequence[int] | None = None,
-    vid_stride: int = 1,
-    slice: int = 0,  # noqa: A002  the name of the option
-    overlap: float = 0.2,
-    stream: bool = False,
-    **outputs: Any,
-) -> list[Result] | Iterator[Result]:
+@takes_options(DetectOptions)
+def run(options: DetectOptions, *, stream: bool = False) -> list[Result] | Iterator[Result]:
     """Run detection on all frames of a source and write the requested outputs.
 
     Reading and letterboxing, model and NMS, drawing and writing run concurrently in three threads.
 
     Args:
-        weights: model file, or several .pt files as an ensemble.
-        source: see `utils.options.detect.FORMS`.
-        data: dataset YAML with class names, for model files that hold none.
-        imgsz: longest side of the network input in pixels, or (height, width).
-        conf_thres: lowest confidence.
-        iou_thres: IoU above which NMS drops the weaker box.
-        max_det: detections kept per image.
-        device: see `select_device`.
-        view_img: show each frame in a window.
-        nosave: write no annotated images and videos.
-        classes: keep only these class indices.
-        agnostic_nms: let boxes of different classes suppress each other.
-        augment: test-time augmentation with three views of each image.
-        visualize: save the feature maps of each image, and of the first frame of each video.
-        update: afterwards strip the training state from the .pt files, in place.
-        project: results go into `project`/`name`, numbered unless `exist_ok`.
-        name: see `project`.
-        exist_ok: see `project`.
-        half: compute in float16 where the device supports it.
-        dnn: use OpenCV for .onnx files.
-        window: another window size for the Swin stages of .pt files, or one for each stage.
-        vid_stride: process every Nth frame of videos and streams.
-        slice: also detect in tiles of this side in pixels; 0 turns it off.
-        overlap: fraction of a tile that neighbours have in common.
+        options: fields of `DetectOptions` as arguments, such as `run("best.pt", "photos/", save_txt=True)`.
         stream: return an iterator of results with images, for sources that are long or have no end. Close it, or
             exhaust it, to finish the files.
-        **outputs: fields of `engine.results.outputs.Wanted`, such as `save_txt=True`; not `save_img`, see `nosave`.
 
     Returns:
         All results, without images; with `stream` an iterator.
@@ -128,25 +77,26 @@ def run(
         ValueError, FileNotFoundError: an option is invalid, or nothing can be read.
         OSError: a camera, stream or file cannot be opened or written.
     """
-    wanted = Wanted(save_img=not nosave, **outputs)
-    named = [weights] if isinstance(weights, str | Path) else list(weights or ())
-    files = _find_weights(named, visualize, update, dnn)
+    o = options
+    outputs = {item.name: getattr(o, item.name) for item in fields(Wanted) if item.name != "save_img"}
+    wanted = Wanted(save_img=not o.nosave, **outputs)
+    files = _find_weights(o.weights or [], o.visualize, o.update, o.dnn)
     with ExitStack() as stack:
-        save_dir = stack.enter_context(run_folder(Path(project) / name, exist_ok))
-        opened = open_source(_default_source(source), save_dir / "sources", vid_stride)
+        save_dir = stack.enter_context(run_folder(Path(o.project) / o.name, o.exist_ok))
+        opened = open_source(_default_source(o.source), save_dir / "sources", o.vid_stride)
         stack.callback(opened.stop)
-        model = DetectMultiBackend(files, select_device(device), dnn=dnn, data=data, fp16=half, window=window)
-        size = choose_size([imgsz] if isinstance(imgsz, int) else list(imgsz), model.imgsz, model.stride)
+        model = DetectMultiBackend(files, select_device(o.device), dnn=o.dnn, data=o.data, fp16=o.half, window=o.window)
         settings = Settings(
-            size, conf_thres, iou_thres, max_det, classes, agnostic_nms, augment, slice, overlap
+            choose_size(o.imgsz, model.imgsz, model.stride),
+            o.conf_thres, o.iou_thres, o.max_det, o.classes, o.agnostic_nms, o.augment, o.slice, o.overlap,
         )  # fmt: skip
         predictor = Predictor(model, settings)
-        model.check_suppression(conf_thres, iou_thres, max_det, agnostic_nms)
+        model.check_suppression(o.conf_thres, o.iou_thres, o.max_det, o.agnostic_nms)
         outs = Outputs(save_dir, opened, model.names, wanted)
-        view = open_windows(view_img, opened.live and str(source).isdecimal())
-        maps = FeatureMaps(_first_model(model)) if visualize else None
+        view = open_windows(o.view_img, opened.live and o.source.isdecimal())
+        maps = FeatureMaps(_first_model(model)) if o.visualize else None
         held = stack.pop_all()  # left at the end of the results
-    results = _detect(predictor, opened, outs, view, maps, files if update else [], stream, held)
+    results = _detect(predictor, opened, outs, view, maps, files if o.update else [], stream, held)
     return results if stream else list(results)
 
 
@@ -230,11 +180,11 @@ def _find_weights(weights: Sequence[str | Path], visualize: bool, update: bool, 
     return files
 
 
-def _default_source(source: str | Path) -> str:
+def _default_source(source: str) -> str:
     """Return the source; ValueError if it is the default and that folder does not exist."""
     if Path(source) == ROOT / "data/images" and not Path(source).is_dir():
         raise ValueError(f"no source given, and the default folder {source} does not exist: pass --source")
-    return str(source)
+    return source
 
 
 def _first_model(model: DetectMultiBackend) -> Any:
@@ -250,9 +200,8 @@ def main(opt: argparse.Namespace) -> None:
     """Detect with the options of the command line."""
     log_options("detect", vars(opt))
     cv2.setNumThreads(0)  # decoding, computing and writing have a thread each; more only get in their way
-    window = opt.window[0] if opt.window and len(opt.window) == 1 else opt.window
     with Interrupts():  # SIGTERM finishes videos and tables too
-        for _ in run(stream=True, **vars(opt) | {"window": window}):
+        for _ in run(stream=True, **vars(opt)):
             pass
 
 

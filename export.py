@@ -13,8 +13,7 @@ deprecated since).
 import argparse
 
 from utils.console import cli_errors
-from utils.options.check import checked_by
-from utils.options.export import make_parser, parse_opt
+from utils.options.export import parse_opt
 
 if __name__ == "__main__":  # before torch is loaded: --help and mistyped options are answered at once
     with cli_errors():
@@ -37,14 +36,14 @@ from models.yolo import DetectionModel
 from utils.console import LOGGER, colorstr, log_options
 from utils.formats import EXPORTS, FORMATS, NMS, Format, output_path, parse_include
 from utils.image_size import check_img_size, input_stride
-from utils.options.exporter import DEFAULT_OPSET, OPSETS, ExportOptions
+from utils.options.export import OPSETS, ExportOptions
+from utils.options.table import takes_options
 from utils.paths import ROOT as ROOT
 from utils.paths import VERSION
 from utils.torch_utils import select_device
 
 FILE = Path(__file__).resolve()
 LICENCE = "Apache-2.0"
-DEFAULTS = ExportOptions()
 FLAGS = ("half", "int8", "dynamic", "simplify", "optimize", "nms", "agnostic_nms")  # must apply to at least one format
 
 
@@ -58,56 +57,14 @@ class Outcome:
     seconds: float = 0.0
 
 
-@checked_by(make_parser, but=("data", "device"))
-def run(
-    weights: str | Path | Sequence[str | Path] | None = None,
-    include: Sequence[str] = ("onnx",),
-    data: str | Path | dict[str, Any] = "",
-    imgsz: int | Sequence[int] = (640, 640),
-    batch_size: int = 1,
-    device: str = "cpu",
-    half: bool = False,
-    int8: bool = False,
-    dynamic: bool = False,
-    simplify: bool = False,
-    optimize: bool = False,
-    opset: int = DEFAULT_OPSET,
-    nms: bool = False,
-    agnostic_nms: bool = False,
-    topk_all: int = DEFAULTS.topk_all,
-    iou_thres: float = DEFAULTS.iou_thres,
-    conf_thres: float = DEFAULTS.conf_thres,
-    workspace: float = DEFAULTS.workspace,
-    cache: str = "",
-    verbose: bool = False,
-    calibration: int = DEFAULTS.calibration_images,
-    tensorrt_check: bool = False,
-) -> list[Path]:
+@takes_options(ExportOptions)
+def run(options: ExportOptions) -> list[Path]:
     """Export weights to one or more formats, beside the checkpoint.
 
     Args:
-        weights: checkpoint, or several, exported one after the other.
-        include: words of `utils.formats.EXPORTS`.
-        data: dataset YAML for the calibration of `int8` and for the comparison on real images; "" for none.
-        imgsz: height and width, or one number for both; rounded up to the stride.
-        batch_size: images per batch of a file with fixed sizes.
-        device: where the model is traced.
-        half: see `ExportOptions`, as all the following but the last two.
-        int8: see `half`.
-        dynamic: see `half`.
-        simplify: see `half`.
-        optimize: see `half`.
-        opset: see `half`; 17 and lower are raised to 18.
-        nms: see `half`.
-        agnostic_nms: see `half`.
-        topk_all: see `half`.
-        iou_thres: see `half`.
-        conf_thres: see `half`.
-        workspace: see `half`.
-        cache: see `half`.
-        verbose: see `half`.
-        calibration: images used for `int8`, at most.
-        tensorrt_check: also check the ONNX file against TensorRT's operator table.
+        options: fields of `ExportOptions` as arguments, such as `run(weights="best.pt", half=True)`. `imgsz` is rounded
+            up to the stride, an `opset` below 18 raised to 18; `data` may be what a dataset YAML holds, `weights` one
+            path or several, exported one after the other.
 
     Returns:
         The files and folders that were written.
@@ -116,41 +73,31 @@ def run(
         ValueError: options that exclude each other, or formats that failed; the others are written then.
         FileNotFoundError: weights or dataset are missing.
     """
+    if isinstance(options.tensorrt_check, str):
+        if options.weights:
+            raise ValueError(
+                f"--check-tensorrt {options.tensorrt_check} checks an existing file: remove --weights or the file name"
+            )
+        check_tensorrt(options.tensorrt_check)
+        return []
+    weights = options.weights
     if not weights:
         raise ValueError("no weights given: name a checkpoint such as runs/train/exp/weights/best.pt")
-    formats = parse_include(list(include))
-    options = ExportOptions(
-        imgsz=_pair(imgsz),
-        batch=batch_size,
-        half=half,
-        int8=int8,
-        dynamic=dynamic,
-        simplify=simplify,
-        optimize=optimize,
-        opset=_raised(opset),
-        nms=nms,
-        agnostic_nms=agnostic_nms,
-        topk_all=topk_all,
-        iou_thres=iou_thres,
-        conf_thres=conf_thres,
-        workspace=workspace,
-        cache=cache,
-        verbose=verbose,
-        calibration_images=calibration,
-    )
-    check_options(options, formats, tensorrt_check)
-    chosen = select_device(device)
+    formats = parse_include(options.include)
+    options = replace(options, imgsz=_pair(options.imgsz), opset=_raised(options.opset))
+    check_options(options, formats)
+    device = select_device(options.device)
     outcomes = []
-    for file in [weights] if isinstance(weights, str | Path) else weights:
-        outcomes += export_weights(Path(file), formats, options, data, chosen, tensorrt_check)
+    for file in weights:
+        outcomes += export_weights(Path(file), formats, options, device)
     log_summary(outcomes)
     failed = [outcome for outcome in outcomes if outcome.error]
     if failed:
         raise ValueError(f"{len(failed)} of {len(outcomes)} exports failed: {'; '.join(o.error for o in failed)}")
-    return [outcome.file for outcome in outcomes]
+    return [outcome.file for outcome in outcomes if outcome.file]
 
 
-def check_options(options: ExportOptions, formats: Sequence[Format], tensorrt_check: bool) -> None:
+def check_options(options: ExportOptions, formats: Sequence[Format]) -> None:
     """Reject options that do not apply.
 
     Raises:
@@ -170,15 +117,14 @@ def check_options(options: ExportOptions, formats: Sequence[Format], tensorrt_ch
         if getattr(options, flag) and unable:
             word = "--" + flag.replace("_", "-")
             raise ValueError(f"{word} does not apply to {', '.join(unable)}: it applies to {', '.join(able)}")
-    if tensorrt_check and not any(row.argument in ("onnx", "engine") for row in formats):
+    if options.tensorrt_check and not any(row.argument in ("onnx", "engine") for row in formats):
         raise ValueError("--check-tensorrt checks an ONNX file: add onnx to --include")
 
 
-def _pair(imgsz: int | Sequence[int]) -> tuple[int, int]:
-    sizes = (imgsz,) if isinstance(imgsz, int) else tuple(imgsz)
-    if len(sizes) not in (1, 2) or min(sizes) < 1:
+def _pair(sizes: Sequence[int]) -> list[int]:
+    if len(sizes) not in (1, 2):
         raise ValueError(f"--imgsz is {' '.join(map(str, sizes))}, but must be one or two positive numbers of pixels")
-    return sizes[0], sizes[-1]
+    return [sizes[0], sizes[-1]]
 
 
 def _raised(opset: int) -> int:
@@ -213,7 +159,7 @@ def make_metadata(model: DetectionModel, options: ExportOptions, stride: int) ->
         "stride": stride,
         "names": dict(model.names),
         "imgsz": list(options.imgsz),
-        "batch": options.batch,
+        "batch": options.batch_size,
         "channels": model.yaml["ch"],
         "dynamic": options.dynamic,
         "half": options.half,
@@ -224,12 +170,7 @@ def make_metadata(model: DetectionModel, options: ExportOptions, stride: int) ->
 
 
 def export_weights(
-    weights: Path,
-    formats: Sequence[Format],
-    options: ExportOptions,
-    data: str | Path | dict[str, Any],
-    device: torch.device,
-    tensorrt_check: bool,
+    weights: Path, formats: Sequence[Format], options: ExportOptions, device: torch.device
 ) -> list[Outcome]:
     """Write all formats of one checkpoint; a user error of one format does not stop the others.
 
@@ -238,11 +179,12 @@ def export_weights(
     """
     model = load(weights, device)
     stride = input_stride(model.stride)
-    options = replace(options, imgsz=tuple(check_img_size(options.imgsz, s=stride)))
-    if data:
-        options = replace(options, calibration=calibration_images(data, options.imgsz))
+    options = replace(options, imgsz=check_img_size(options.imgsz, s=stride))
+    if options.data:
+        height, width = options.imgsz
+        options = replace(options, real_images=calibration_images(options.data, (height, width)))
     metadata = make_metadata(model, options, stride)
-    images = torch.zeros(options.batch, model.yaml["ch"], *options.imgsz, device=device)
+    images = torch.zeros(options.batch_size, model.yaml["ch"], *options.imgsz, device=device)
     outcomes = []
     for row in formats:
         if row.note:
@@ -252,7 +194,7 @@ def export_weights(
         try:
             EXPORTERS[row.argument](model, images, file, options, metadata)
             seconds = (datetime.now() - start).total_seconds()
-            if tensorrt_check and row.argument in ("onnx", "engine"):
+            if options.tensorrt_check and row.argument in ("onnx", "engine"):
                 check_tensorrt(file.with_suffix(".onnx"))
             LOGGER.info(f"{colorstr(row.name)}: {file}, {size_mb(file):.1f} MB, {seconds:.1f} s")
             outcomes.append(Outcome(row, file, seconds=seconds))
@@ -345,7 +287,7 @@ def _export_one(
         ValueError: the export failed (YOLOv5 logs this and returns None twice).
     """
     model.detect.export = True
-    options = ExportOptions(imgsz=(im.shape[2], im.shape[3]), batch=len(im), **settings)
+    options = ExportOptions(imgsz=list(im.shape[2:]), batch_size=len(im), **settings)
     metadata = make_metadata(model, options, input_stride(model.stride))
     target = output_path(file, argument)
     EXPORTERS[argument](model.requires_grad_(False), im.float(), target, options, metadata)
@@ -363,14 +305,7 @@ def main(opt: argparse.Namespace) -> None:
         ValueError, FileNotFoundError: from `run` and `check_tensorrt`.
     """
     log_options("export", vars(opt))
-    settings = dict(vars(opt))
-    check = settings.pop("check_tensorrt")
-    if isinstance(check, str):
-        if opt.weights:
-            raise ValueError(f"--check-tensorrt {check} checks an existing file: remove --weights or the file name")
-        check_tensorrt(check)
-        return
-    run(**settings, tensorrt_check=check)
+    run(**vars(opt))
 
 
 if __name__ == "__main__":

@@ -15,8 +15,7 @@ same weights as without the stop. After a harder end (kill -9, power) it goes on
 import argparse
 
 from utils.console import cli_errors
-from utils.options.check import checked
-from utils.options.train import make_parser, parse_opt
+from utils.options.train import TrainOptions, parse_opt
 
 if __name__ == "__main__":  # before torch is loaded: --help and mistyped options are answered at once
     with cli_errors():
@@ -25,7 +24,7 @@ if __name__ == "__main__":  # before torch is loaded: --help and mistyped option
 import math
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import ExitStack, suppress
 from dataclasses import replace
 from functools import partial
@@ -72,6 +71,7 @@ from utils.loggers.run_logs import RunLogs
 from utils.loss import ComputeLoss
 from utils.metrics import fitness
 from utils.optim import accumulate_at, set_schedule_
+from utils.options.table import as_dict, checked
 from utils.paths import ROOT as ROOT
 from utils.paths import run_folder
 from utils.plots import plot_results
@@ -83,7 +83,7 @@ FILE = Path(__file__).resolve()
 
 def scale_batch(images: Tensor, plan: Plan, ni: int) -> Tensor:
     """Resize a batch to a random size of 0.5 to 1.5 times the image size, drawn from seed and iteration alone."""
-    rng, stride = np.random.default_rng((plan.opt.seed, ni)), plan.stride
+    rng, stride = np.random.default_rng((plan.options.seed, ni)), plan.stride
     size = int(rng.integers(plan.imgsz // 2, plan.imgsz * 3 // 2 + stride)) // stride * stride
     factor = size / max(images.shape[2:])
     if factor == 1:
@@ -113,7 +113,7 @@ def _forward_backward(state: State, plan: Plan, images: Tensor, targets: Tensor,
     loss, items = compute_loss(preds, targets.to(plan.device))
     items = mean_over_processes(items)
     if items.isfinite().all():  # DistributedDataParallel takes the mean of the gradients, one process their sum
-        parts = 4 if plan.opt.quad else 1  # images per sample
+        parts = 4 if plan.options.quad else 1  # images per sample
         state.scaler.scale(loss * world_size() * parts).backward()
     return items
 
@@ -151,7 +151,7 @@ def begin_epoch(state: State, plan: Plan, loader: DataLoader) -> None:
     for row in plan.frozen:  # train() has just switched their batch statistics on
         row.eval()
     loader.sampler.set_epoch(state.epoch, skip=state.batch * loader.batch_size)
-    if plan.opt.image_weights:
+    if plan.options.image_weights:
         labels = loader.dataset.labels
         maps = np.zeros(state.model.nc) if state.maps is None else state.maps
         loader.sampler.weights = image_weights(labels, maps, class_weights(labels, state.model.nc))
@@ -159,7 +159,7 @@ def begin_epoch(state: State, plan: Plan, loader: DataLoader) -> None:
         state.losses = torch.zeros(3, device=plan.device)
         state.optimizer.zero_grad()
         if world_size() > 1:  # drop path differs between the processes
-            torch.manual_seed(hash((plan.opt.seed, state.epoch, rank())))
+            torch.manual_seed(hash((plan.options.seed, state.epoch, rank())))
 
 
 def train_one_epoch(
@@ -182,7 +182,7 @@ def train_one_epoch(
         Diverged: the loss or a gradient is not finite, or the loss diverges; no step was made.
         ValueError: the device has too little memory.
     """
-    hyp, opt, device = slowed(plan.hyp, state.rollbacks), plan.opt, plan.device
+    hyp, options, device = slowed(plan.hyp, state.rollbacks), plan.options, plan.device
     begin_epoch(state, plan, loader)
     LOGGER.info(("\n" + "%11s" * 7) % ("Epoch", "GPU_mem", "box_loss", "obj_loss", "cls_loss", "Instances", "Size"))
     bar = tqdm(
@@ -197,9 +197,9 @@ def train_one_epoch(
         images = images.to(device, memory_format=torch.channels_last, non_blocking=True).float() / 255
 
         # rate and momentum of this iteration
-        accumulate = min(accumulate_at(ni, plan.warmup, opt.batch_size, hyp.nominal_batch), plan.batches)
-        set_schedule_(state.optimizer, ni, plan.warmup, state.epoch, opt.epochs, hyp, cosine=opt.cos_lr)
-        if opt.multi_scale:
+        accumulate = min(accumulate_at(ni, plan.warmup, options.batch_size, hyp.nominal_batch), plan.batches)
+        set_schedule_(state.optimizer, ni, plan.warmup, state.epoch, options.epochs, hyp, cosine=options.cos_lr)
+        if options.multi_scale:
             images = scale_batch(images, plan, ni)
 
         # forward and backward; looking at the loss waits for the device, which the progress bar does anyway
@@ -219,7 +219,7 @@ def train_one_epoch(
         state.batch, state.iteration = i + 1, ni + 1
         memory = f"{torch.cuda.memory_reserved() / 1e9 if device.type == 'cuda' else 0:.3g}G"
         line = ("%11s" * 2 + "%11.4g" * 5) % (
-            f"{state.epoch}/{opt.epochs - 1}", memory, *state.losses.tolist(), len(targets), images.shape[-1]
+            f"{state.epoch}/{options.epochs - 1}", memory, *state.losses.tolist(), len(targets), images.shape[-1]
         )  # fmt: skip
         bar.set_description(line)
         callbacks.run(
@@ -270,15 +270,15 @@ def evaluate(
     """
     try:
         results, maps, _ = val.run(
-            data, batch_size=plan.opt.batch_size * 2, imgsz=plan.imgsz, half=plan.amp == torch.float16,
-            model=state.ema.ema, single_cls=plan.opt.single_cls, dataloader=loader, save_dir=plan.save_dir, plots=False,
-            compute_loss=compute_loss, callbacks=callbacks,
+            data, batch_size=plan.options.batch_size * 2, imgsz=plan.imgsz, half=plan.amp == torch.float16,
+            model=state.ema.ema, single_cls=plan.options.single_cls, dataloader=loader, save_dir=plan.save_dir,
+            plots=False, compute_loss=compute_loss, callbacks=callbacks,
         )  # fmt: skip
     except BrokenOffError:
         return None
     except torch.OutOfMemoryError as error:
         raise ValueError(
-            f"out of memory on {plan.device} while {plan.opt.batch_size * 2} images of {plan.imgsz} pixels were "
+            f"out of memory on {plan.device} while {plan.options.batch_size * 2} images of {plan.imgsz} pixels were "
             f"validated after epoch {state.epoch}: use a smaller --batch-size or --img, or --noval"
         ) from error
     return results, maps
@@ -292,15 +292,15 @@ def finish(
     strip_optimizer(best)
     LOGGER.info(f"\nValidating {best}...")
     results, _, _ = val.run(
-        data, weights=best, batch_size=plan.opt.batch_size * 2, imgsz=plan.imgsz, device=plan.device,
-        single_cls=plan.opt.single_cls, dataloader=loader, save_dir=plan.save_dir, verbose=True,
-        plots=not plan.opt.noplots, compute_loss=compute_loss, callbacks=callbacks,
+        data, weights=best, batch_size=plan.options.batch_size * 2, imgsz=plan.imgsz, device=plan.device,
+        single_cls=plan.options.single_cls, dataloader=loader, save_dir=plan.save_dir, verbose=True,
+        plots=not plan.options.noplots, compute_loss=compute_loss, callbacks=callbacks,
     )  # fmt: skip
-    if not plan.opt.noplots:
+    if not plan.options.noplots:
         plot_results(plan.save_dir / "results.csv")
     strip_optimizer(last)
-    again = f"--weights {best} --data {plan.opt.data} --img {plan.imgsz} --batch-size {plan.opt.batch_size * 2}"
-    LOGGER.info(f"To reproduce these numbers: python val.py {again}{' --single-cls' * plan.opt.single_cls}")
+    again = f"--weights {best} --data {plan.options.data} --img {plan.imgsz} --batch-size {plan.options.batch_size * 2}"
+    LOGGER.info(f"To reproduce these numbers: python val.py {again}{' --single-cls' * plan.options.single_cls}")
     LOGGER.info(f"Results, weights and images are in {colorstr('bold', str(plan.save_dir))}")
     return results
 
@@ -319,10 +319,10 @@ def train_epochs(
     Returns:
         False if a signal interrupted it; the run is saved in that state.
     """
-    opt, last, watch = plan.opt, plan.save_dir / "weights/last.pt", LossWatch()
-    if opt.nan_policy == "rollback" and not last.is_file():
+    options, last, watch = plan.options, plan.save_dir / "weights/last.pt", LossWatch()
+    if options.nan_policy == "rollback" and not last.is_file():
         save_start(state, plan)
-    while state.epoch < opt.epochs and not state.stopper.stop and not callbacks.stop_training:
+    while state.epoch < options.epochs and not state.stopper.stop and not callbacks.stop_training:
         callbacks.run("on_train_epoch_start")
         try:
             if not train_one_epoch(state, plan, loaders[0], compute_loss, callbacks, watch, interrupts):
@@ -330,7 +330,7 @@ def train_epochs(
                 return False
             check_epoch(state, plan, compute_loss)
         except Diverged as error:
-            if opt.nan_policy == "stop":
+            if options.nan_policy == "stop":
                 raise
             roll_back(state, plan, error)
             watch = LossWatch()
@@ -341,9 +341,9 @@ def train_epochs(
         callbacks.stop_training = broadcast(callbacks.stop_training)
 
         # score
-        final = state.epoch + 1 == opt.epochs or state.stopper.possible_stop or callbacks.stop_training
+        final = state.epoch + 1 == options.epochs or state.stopper.possible_stop or callbacks.stop_training
         results, score, improved = (math.nan,) * 7, math.nan, False
-        if final or not opt.noval:
+        if final or not options.noval:
             scored = on_main(lambda: evaluate(state, plan, data, loaders[1], compute_loss, callbacks))
             if scored is None:
                 save_progress(state, plan)
@@ -357,7 +357,7 @@ def train_epochs(
         # log, then save: a run that is killed between them repeats the epoch and drops its row
         vals = [*state.losses.tolist(), *results, *rates]
         callbacks.run("on_fit_epoch_end", vals=vals, epoch=state.epoch, best_fitness=state.best_fitness, fi=score)
-        if final or not opt.nosave:
+        if final or not options.nosave:
             save(state, plan, improved)
             if is_main():
                 start_file(plan).unlink(missing_ok=True)
@@ -369,27 +369,32 @@ def train_epochs(
     return True
 
 
-def write_options(opt: argparse.Namespace, inputs: Inputs) -> None:
-    """Write hyp.yaml and opt.yaml into the run folder, or what a resumed run changes in the latter."""
-    save_dir = Path(opt.save_dir)
+def write_options(plan: Plan, hyp: dict[str, Any]) -> None:
+    """Write hyp.yaml and opt.yaml into the run folder, or what a resumed run changes in the latter.
+
+    Args:
+        plan: of the run.
+        hyp: hyperparameters as they were read.
+    """
+    save_dir = plan.save_dir
     (save_dir / "weights").mkdir(exist_ok=True)
-    if opt.resume:
-        changed = {key: getattr(opt, key) for key in MAY_CHANGE_ON_RESUME}
+    if plan.options.resume:
+        changed = {key: getattr(plan.options, key) for key in MAY_CHANGE_ON_RESUME}
         yaml_save(save_dir / "opt.yaml", yaml_load(save_dir / "opt.yaml") | changed)
     else:
-        yaml_save(save_dir / "hyp.yaml", inputs.hyp.to_dict())
-        yaml_save(save_dir / "opt.yaml", {**vars(opt), "hyp": inputs.hyp.to_dict()})
+        yaml_save(save_dir / "hyp.yaml", hyp)
+        yaml_save(save_dir / "opt.yaml", plan.record() | {"hyp": hyp})
 
 
 def train(
-    opt: argparse.Namespace, inputs: Inputs, device: torch.device, callbacks: Callbacks | None = None
+    inputs: Inputs, device: torch.device, save_dir: Path, callbacks: Callbacks | None = None
 ) -> tuple[float, ...]:
     """Run a training from set-up to final validation.
 
     Args:
-        opt: options, see `parse_opt`, with `save_dir`.
         inputs: from `read_inputs`.
         device: where to train.
+        save_dir: run folder.
         callbacks: receives the events of `utils.callbacks.EVENTS`.
 
     Returns:
@@ -400,10 +405,10 @@ def train(
     """
     with Interrupts(launched=launched_processes() > 1) as interrupts:
         try:
-            return train_until_stopped(opt, inputs, device, callbacks or Callbacks(), interrupts)
+            return train_until_stopped(inputs, device, save_dir, callbacks or Callbacks(), interrupts)
         except (KeyboardInterrupt, SystemExit, OSError) as error:
-            last = Path(opt.save_dir) / "weights/last.pt"
-            if opt.evolve is not None:
+            last = save_dir / "weights/last.pt"
+            if inputs.options.evolve is not None:
                 hint = "This run of the evolution is lost; the same command with --resume continues with the next one"
             elif last.is_file():
                 hint = f"The last good checkpoint is complete. Continue with: python train.py --resume {last}"
@@ -414,34 +419,34 @@ def train(
 
 
 def train_until_stopped(
-    opt: argparse.Namespace, inputs: Inputs, device: torch.device, callbacks: Callbacks, interrupts: Interrupts
+    inputs: Inputs, device: torch.device, save_dir: Path, callbacks: Callbacks, interrupts: Interrupts
 ) -> tuple[float, ...]:
     """Do the work of `train`."""
     callbacks.register("on_val_batch_start", break_off_validation(interrupts))
-    save_dir = Path(opt.save_dir)
-    init_seeds(opt.seed)
+    init_seeds(inputs.options.seed)
     callbacks.run("on_pretrain_routine_start")
-    state, plan, train_loader, val_loader = prepare(opt, inputs, device, callbacks)
-    loaders = train_loader, val_loader
+    state, plan, train_loader, val_loader = prepare(inputs, device, save_dir, callbacks)
+    options, loaders = plan.options, (train_loader, val_loader)
     if is_main():
-        write_options(opt, inputs)
-        settings = vars(opt) | {f"hyp/{key}": value for key, value in inputs.hyp.to_dict().items()}
-        logs = RunLogs(save_dir, services=opt.logger, settings=settings)
+        hyp = inputs.hyp.to_dict()
+        write_options(plan, hyp)
+        settings = plan.record() | {f"hyp/{key}": value for key, value in hyp.items()}
+        logs = RunLogs(save_dir, services=options.logger, settings=settings)
         logs.register(callbacks)
         logs.truncate(state.epoch)  # rows of an epoch that is repeated, or of an older run in this folder
-        logs.start(None if opt.noplots or opt.resume else state.ema.ema, plan.imgsz)
-    if not opt.noplots and is_main():
+        logs.start(None if options.noplots or options.resume else state.ema.ema, plan.imgsz)
+    if not options.noplots and is_main():
         callbacks.register("on_train_batch_end", draw_first_batches(save_dir, state.model.names))
     shares = partial(shares_of_mean, device=device) if world_size() > 1 else None
     compute_loss = ComputeLoss(state.model, shares=shares)
 
     start, first = time.time(), state.epoch
     after = f", after batch {state.batch} of {plan.batches}" if state.batch else ""
-    how = f"Resuming {opt.weights} at epoch {first} of" if opt.resume else "Starting training for"
+    how = f"Resuming {options.weights} at epoch {first} of" if options.resume else "Starting training for"
     LOGGER.info(f"Image sizes {plan.imgsz} train, {plan.imgsz} val")
     LOGGER.info(f"Using {loaders[0].num_workers} dataloader workers")
     LOGGER.info(f"Logging results to {colorstr('bold', str(save_dir))}")
-    LOGGER.info(f"{how} {opt.epochs} epochs{after}...")
+    LOGGER.info(f"{how} {options.epochs} epochs{after}...")
     try:
         callbacks.run("on_train_start")
         with interrupts.patient():
@@ -457,32 +462,25 @@ def train_until_stopped(
     return results
 
 
-def main(opt: argparse.Namespace, callbacks: Callbacks | None = None) -> tuple[float, ...]:
-    """Train with the given options; returns what `train` returns. The run folder is made when all inputs were read."""
-    with process_group():
-        return run_options(opt, callbacks)
-
-
-def evolve(opt: argparse.Namespace, inputs: Inputs, device: torch.device) -> tuple[float, ...]:
-    """Train once per generation with mutated hyperparameters, `opt.evolve` times including those of an earlier run.
+def evolve(inputs: Inputs, generations: int, device: torch.device, folder: Path) -> tuple[float, ...]:
+    """Train once per generation with mutated hyperparameters; those of an earlier run in the folder count.
 
     Returns:
         What `train` returned for the best generation.
     """
-    folder, base = Path(opt.save_dir), inputs.hyp
+    options, base = inputs.options, inputs.hyp
 
     def measure(generation: int, genes: Mapping[str, float]) -> tuple[float, ...]:
-        LOGGER.info(f"\n{colorstr('evolve: ')}generation {generation} of {opt.evolve}: {genes}")
+        LOGGER.info(f"\n{colorstr('evolve: ')}generation {generation} of {generations}: {genes}")
         hyp = Hyp.from_dict(base.to_dict() | genes, f"generation {generation}")
         with tempfile.TemporaryDirectory(prefix="training-", dir=folder) as scratch:  # never a folder of the user
-            training = argparse.Namespace(**{**vars(opt), "save_dir": scratch})
-            return train(training, replace(inputs, hyp=hyp), device)
+            return train(replace(inputs, hyp=hyp), device, Path(scratch))
 
-    decoupled = (opt.optimizer or base.optimizer) == "AdamW"
-    population = read_population(opt.evolve_population)
-    search = Search(folder, base, opt.evolve, opt.seed, decoupled, not opt.noautoanchor, population)
-    if opt.tuner == "optuna":
-        record = run_optuna(search, measure, opt.storage, opt.name)
+    decoupled = (options.optimizer or base.optimizer) == "AdamW"
+    population = read_population(options.evolve_population)
+    search = Search(folder, base, generations, options.seed, decoupled, not options.noautoanchor, population)
+    if options.tuner == "optuna":
+        record = run_optuna(search, measure, options.storage, options.name)
     else:
         record = run_genetic(search, measure)
     scores = fitness(np.array([[row[name] for name in RESULTS[:4]] for row in record.rows]))
@@ -493,30 +491,45 @@ def evolve(opt: argparse.Namespace, inputs: Inputs, device: torch.device) -> tup
     return tuple(record.rows[int(scores.argmax())][name] for name in RESULTS)
 
 
-def run_options(opt: argparse.Namespace, callbacks: Callbacks | None) -> tuple[float, ...]:
-    """Do the work of `main` in one of the processes."""
-    choose_evolution(opt)
-    if opt.resume:
-        opt = resume_options(opt)
-    log_options("train", {key: value for key, value in vars(opt).items() if key != "given"})
-    del opt.given
-    check_options(opt)
+def run_options(options: TrainOptions, given: Collection[str], callbacks: Callbacks | None) -> tuple[float, ...]:
+    """Train with checked options in one of the processes; the run folder is made when all inputs were read.
+
+    Args:
+        options: of this start.
+        given: names of those that were asked for; a resumed run takes only some of them.
+        callbacks: see `train`.
+    """
+    options = choose_evolution(options)
+    if options.resume:
+        options = resume_options(options, given)
+    log_options("train", as_dict(options))
+    options = check_options(options)
     if world_size() == 1:
-        device = select_device(opt.device, opt.batch_size)
+        device = select_device(options.device, options.batch_size)
     else:
-        device = local_device(parse_device(str(opt.device))[1])
+        device = local_device(parse_device(options.device)[1])
         LOGGER.info(f"{world_size()} processes, the first one on {device}")
-    choose_amp(opt.amp, device)
+    choose_amp(options.amp, device)
     with main_first():  # it may draw the demonstration dataset
-        inputs = read_inputs(opt)
+        inputs = read_inputs(options)
     with ExitStack() as stack:
-        if not opt.resume:
-            name = Path(opt.cfg or opt.weights).stem if opt.name == "cfg" else opt.name
-            wanted = Path(opt.project) / name
-            opt.save_dir = on_main(lambda: str(stack.enter_context(run_folder(wanted, opt.exist_ok))))
-        if opt.evolve is not None:
-            return evolve(opt, inputs, device)
-        return train(opt, inputs, device, callbacks)
+        if options.resume:
+            save_dir = Path(options.weights).parents[1]
+        else:
+            name = Path(inputs.options.cfg or options.weights).stem if options.name == "cfg" else options.name
+            wanted = Path(options.project) / name
+            save_dir = on_main(lambda: stack.enter_context(run_folder(wanted, options.exist_ok)))
+        if options.evolve is not None:
+            return evolve(inputs, options.evolve, device, save_dir)
+        return train(inputs, device, save_dir, callbacks)
+
+
+def main(opt: argparse.Namespace, callbacks: Callbacks | None = None) -> tuple[float, ...]:
+    """Train with the options of `parse_opt`; returns what `train` returns."""
+    values = dict(vars(opt))
+    given = values.pop("given", values.keys())
+    with process_group():
+        return run_options(TrainOptions(**checked(TrainOptions, values)), given, callbacks)
 
 
 def run(**options: Any) -> tuple[float, ...]:
@@ -525,11 +538,7 @@ def run(**options: Any) -> tuple[float, ...]:
     Raises:
         ValueError: an option that does not exist, or a value that it does not take.
     """
-    opt = parse_opt([])
-    del opt.given
-    vars(opt).update(checked(make_parser(), options))
-    opt.given = list(options)
-    return main(opt)
+    return main(argparse.Namespace(**options))
 
 
 if __name__ == "__main__":

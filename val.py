@@ -9,8 +9,7 @@ python val.py --weights small.pt large.pt --data data/coco.yaml --task study    
 import argparse
 
 from utils.console import cli_errors
-from utils.options.check import checked_by
-from utils.options.val import SPLIT_TASKS, make_parser, parse_opt
+from utils.options.val import SPLIT_TASKS, ValOptions, parse_opt
 
 if __name__ == "__main__":  # before torch is loaded: --help and mistyped options are answered at once
     with cli_errors():
@@ -50,7 +49,9 @@ from utils.datasets.dataset import check_dataset, result_ids
 from utils.image_size import check_img_size, input_stride
 from utils.metrics import ApResult
 from utils.metrics import match_predictions as process_batch  # noqa: F401  YOLOv5's name, for callers
-from utils.paths import ROOT, check_file, increment_path, run_folder
+from utils.options.table import takes_options
+from utils.paths import ROOT as ROOT
+from utils.paths import check_file, increment_path, run_folder
 from utils.text import printable
 from utils.thresholds import CONF_THRES, IOU_THRES
 from utils.torch_utils import de_parallel, select_device
@@ -63,32 +64,10 @@ FEW_CLASSES = 50  # below this, a call by hand prints every class
 Metrics = tuple[tuple[float, ...], np.ndarray, tuple[float, ...]]
 
 
-@checked_by(make_parser, but=("data", "device"))
+@takes_options(ValOptions)
 def run(
-    data: str | Path | dict[str, Any],
-    weights: str | Path | Sequence[str | Path] | None = None,
-    batch_size: int = 32,
-    imgsz: int | Sequence[int] = 640,
-    conf_thres: float = 0.001,
-    iou_thres: float = 0.6,
-    max_det: int = 300,
-    task: str = "val",
-    device: str | torch.device = "",
-    workers: int = 8,
-    single_cls: bool = False,
-    augment: bool = False,
-    verbose: bool = False,
-    save_txt: bool = False,
-    save_hybrid: bool = False,
-    save_conf: bool = False,
-    save_json: bool = False,
-    report: bool = False,
-    project: str | Path = ROOT / "runs/val",
-    name: str = "exp",
-    exist_ok: bool = False,
-    half: bool = False,
-    dnn: bool = False,
-    window: int | Sequence[int] | None = None,
+    options: ValOptions,
+    *,
     model: nn.Module | None = None,
     dataloader: DataLoader | None = None,
     save_dir: Path = Path(""),
@@ -103,39 +82,16 @@ def run(
     through the shapes of rectangular batches, `device` and `half` only through rounding.
 
     Args:
-        data: dataset YAML; with a `dataloader` the mapping that `check_dataset` returned.
-        weights: checkpoint to load, batch normalisation fused, or several as an ensemble; with `model` it only names
-            the JSON file.
-        batch_size: images per batch, unless a `dataloader` is given; likewise `imgsz`, `task` and `workers`.
-        imgsz: long side of the network input, pixels; or height and width into which every image is fitted, as files
-            that were exported with them need.
-        conf_thres: lowest confidence that counts; AP needs the low default.
-        iou_thres: IoU above which NMS drops the weaker box.
-        max_det: detections kept per image.
-        task: split of the dataset: train, val or test; `speed` is the val split in square frames. (`study` is a task
-            of the command line only.)
-        device: see `select_device`; a given `model` stays where it is.
-        workers: most loader processes.
-        single_cls: treat all classes as one.
-        augment: look at each image in three views; not with `compute_loss`.
-        verbose: print every class, however many there are.
-        save_txt: write labels/<image>.txt with rows `class xywhn`, best first; images without detections get no file.
-        save_hybrid: let the labels take part with confidence 1, so that the text files hold them and what was found
-            besides; sets `save_txt`. The metrics then say nothing about the model.
-        save_conf: end those rows with the confidence.
-        save_json: write <weights>_predictions.json in the COCO result format.
-        report: write report.html, a page with missed labels and false boxes, the worst images first.
-        project: a call by hand makes the folder `project`/`name`, numbered unless `exist_ok`.
-        name: see `project`.
-        exist_ok: see `project`.
-        half: compute in float16 on CUDA. On other devices it is not followed, with weights after a warning.
-        dnn: run .onnx files in OpenCV.
-        window: another window for the Swin stages of the weights, or one for each.
+        options: fields of `ValOptions` as arguments, such as `run("my.yaml", "best.pt", imgsz=320)`. With a
+            `dataloader`, `data` is the mapping that `check_dataset` returned, and `batch_size`, `imgsz`, `task` and
+            `workers` have no effect; with a `model`, which stays where it is, `weights` only name the JSON file.
+            `save_hybrid` sets `save_txt`, and the metrics then say nothing about the model. `half` needs CUDA; with
+            weights it warns elsewhere.
         model: validate this model; it is evaluated as it is and left in the mode it was in.
         dataloader: batches as `create_dataloader` makes them, without augmentation.
         save_dir: folder for the files, if not by hand; made if files are asked for.
         plots: draw the first batches, the curves and the confusion matrix.
-        compute_loss: the training loss, for the last three results.
+        compute_loss: the training loss, for the last three results; not with `augment`.
         callbacks: gets the `on_val_` events.
 
     Returns:
@@ -147,29 +103,31 @@ def run(
         FileNotFoundError: weights, dataset or split are missing.
     """
     by_hand = model is None and dataloader is None
-    _check_sides(imgsz)
+    o, half = options, options.half
+    _check_sides(o.imgsz)
     if model is None:
-        _check_settings(weights, task, conf_thres, save_txt or save_hybrid, save_conf, save_hybrid)
-        chosen = device if isinstance(device, torch.device) else select_device(device, batch_size)
-        backend = _open_weights(weights, chosen, data, half, dnn, window, single_cls)
-        _check_suppression(backend, conf_thres, iou_thres, max_det, single_cls)
+        _check_settings(o)
+        backend = _open_weights(o)
+        _check_suppression(backend, o)
         model, half = backend.model if compute_loss else backend, False  # the loss needs the raw maps
-    table: Any = check_dataset(data) if dataloader is None else data  # training gives the mapping
-    names = _class_names(table, de_parallel(model), single_cls, by_hand)
+    data = check_dataset(o.data) if dataloader is None else o.data  # training gives the mapping
+    names = _class_names(data, de_parallel(model), o.single_cls, by_hand)
     if dataloader is None:
-        dataloader = _make_loader(table, de_parallel(model), task, imgsz, batch_size, workers, single_cls)
-    save_dir = increment_path(Path(project) / name, exist_ok, mkdir=True) if by_hand else Path(save_dir)
-    texts = save_txt or save_hybrid
-    if plots or texts or save_json or report:
+        dataloader = _make_loader(data, de_parallel(model), o)
+    save_dir = increment_path(Path(o.project) / o.name, o.exist_ok, mkdir=True) if by_hand else Path(save_dir)
+    texts = o.save_txt or o.save_hybrid
+    if plots or texts or o.save_json or o.report:
         save_dir.mkdir(parents=True, exist_ok=True)
 
     im_files = dataloader.dataset.im_files
-    ids = result_ids(table["val" if task == "speed" else task], im_files) if save_json else None
-    files = open_files(save_dir, im_files, weights, texts, save_conf, ids)
-    page = ValReport(save_dir, names) if report else None
+    ids = result_ids(data["val" if o.task == "speed" else o.task], im_files) if o.save_json else None
+    files = open_files(save_dir, im_files, o.weights, texts, o.save_conf, ids)
+    page = ValReport(save_dir, names) if o.report else None
     callbacks = callbacks or Callbacks()
     tally = Tally(len(names))
-    runner = Runner(model, conf_thres, iou_thres, max_det, single_cls, half, compute_loss, augment, save_hybrid)
+    runner = Runner(
+        model, o.conf_thres, o.iou_thres, o.max_det, o.single_cls, half, compute_loss, o.augment, o.save_hybrid
+    )
     callbacks.run("on_val_start")
     with evaluating(model):
         for i, batch in enumerate(runner.batches(progress(dataloader), callbacks)):
@@ -184,7 +142,7 @@ def run(
     numbers = (counts, result.tp, result.fp, result.p, result.r, result.f1, ap, ap50, result.classes)
     callbacks.run("on_val_end", *numbers, tally.confusion)
     callbacks.run("on_val_metrics", result=result, counts=counts, names=names)
-    log_table(tally, result, names, every_class=verbose or (by_hand and len(names) < FEW_CLASSES))
+    log_table(tally, result, names, every_class=o.verbose or (by_hand and len(names) < FEW_CLASSES))
     speed = tuple(t.t / tally.seen * 1e3 for t in runner.times)
     for file in files:
         file.close()
@@ -219,27 +177,18 @@ def table_rows(tally: Tally, result: ApResult, names: Mapping[int, str]) -> list
 # Preparation ----------------------------------------------------------------------------------------------------------
 
 
-def _open_weights(
-    weights: str | Path | Sequence[str | Path],
-    device: torch.device,
-    data: str | Path | Mapping[str, Any],
-    half: bool,
-    dnn: bool,
-    window: int | Sequence[int] | None,
-    single_cls: bool,
-) -> DetectMultiBackend:
+def _open_weights(o: ValOptions) -> DetectMultiBackend:
     """Open model files; those without class names take the dataset's."""
-    yaml_file = data.get("yaml_file") if isinstance(data, Mapping) else check_file(data, (".yaml", ".yml"))
-    named = None if single_cls else yaml_file
-    return DetectMultiBackend(weights, device, dnn=dnn, data=named, fp16=half, window=window)
+    device = o.device if isinstance(o.device, torch.device) else select_device(o.device, o.batch_size)
+    yaml_file = o.data.get("yaml_file") if isinstance(o.data, Mapping) else check_file(o.data, (".yaml", ".yml"))
+    named = None if o.single_cls else yaml_file
+    return DetectMultiBackend(o.weights or [], device, dnn=o.dnn, data=named, fp16=o.half, window=o.window)
 
 
-def _check_suppression(
-    backend: DetectMultiBackend, conf_thres: float, iou_thres: float, max_det: int, single_cls: bool
-) -> None:
+def _check_suppression(backend: DetectMultiBackend, o: ValOptions) -> None:
     """Warn of a file whose boxes are too few for AP."""
     if backend.end2end:
-        backend.check_suppression(conf_thres, iou_thres, max_det, single_cls, multi_label=True)
+        backend.check_suppression(o.conf_thres, o.iou_thres, o.max_det, o.single_cls, multi_label=True)
         LOGGER.warning(
             "the curves end where this file drops boxes, so mAP is lower than that of the checkpoint: measure an "
             "export without --nms"
@@ -252,21 +201,20 @@ def _check_sides(imgsz: int | Sequence[int]) -> None:
         raise ValueError(f"--imgsz is {imgsz}, but must be one size, or a height and a width, in pixels")
 
 
-def _check_settings(
-    weights: Any, task: str, conf_thres: float, save_txt: bool, save_conf: bool, save_hybrid: bool
-) -> None:
+def _check_settings(o: ValOptions) -> None:
     """Raise ValueError for settings that cannot work; warn of those that mislead."""
-    if not weights:
+    if not o.weights:
         raise ValueError("no weights given: name a checkpoint such as runs/train/exp/weights/best.pt")
-    if task not in SPLIT_TASKS:
-        raise ValueError(f"task {task!r} is unknown. Allowed: {', '.join(SPLIT_TASKS)}")
-    if save_conf and not save_txt:
+    if o.task not in SPLIT_TASKS:
+        raise ValueError(f"task {o.task!r} is unknown. Allowed: {', '.join(SPLIT_TASKS)}")
+    if o.save_conf and not (o.save_txt or o.save_hybrid):
         LOGGER.warning("--save-conf has no effect without --save-txt")
-    if conf_thres > 0.001 and task != "speed":
+    if o.conf_thres > 0.001 and o.task != "speed":
         LOGGER.warning(
-            f"a confidence threshold of {conf_thres} truncates the curves: mAP is only valid for thresholds up to 0.001"
+            f"a confidence threshold of {o.conf_thres} truncates the curves: mAP is only valid for thresholds up to "
+            "0.001"
         )
-    if save_hybrid:
+    if o.save_hybrid:
         LOGGER.warning("--save-hybrid adds the labels to the detections: the metrics are those of the labels")
 
 
@@ -285,43 +233,35 @@ def _class_names(data: Mapping[str, Any], model: nn.Module, single_cls: bool, by
     return names
 
 
-def _make_loader(
-    data: Mapping[str, Any],
-    model: nn.Module,
-    task: str,
-    imgsz: int | Sequence[int],
-    batch_size: int,
-    workers: int,
-    single_cls: bool,
-) -> DataLoader:
+def _make_loader(data: Mapping[str, Any], model: nn.Module, o: ValOptions) -> DataLoader:
     """Load one split as training validates it: rectangular batches with half a stride of padding.
 
     `speed` and files of one size: each image in a frame of the whole size; likewise with height and width.
     """
     stride = model.stride if isinstance(model, DetectMultiBackend) else input_stride(model.stride)
-    split = "val" if task == "speed" else task
+    split = "val" if o.task == "speed" else o.task
     if not data.get(split):
         raise ValueError(f"{data.get('yaml_file') or 'the dataset'} has no '{split}' split: add it, or change --task")
     fixed = getattr(model, "imgsz", None)  # of a file that takes one size only
-    sides = (imgsz,) if isinstance(imgsz, int) else tuple(imgsz)
+    sides = (o.imgsz,) if isinstance(o.imgsz, int) else tuple(o.imgsz)
     if fixed and fixed != (sides[0], sides[-1]):
         asked = fixed[:1] if fixed[0] == fixed[1] else fixed
         raise ValueError(
             f"this file takes images of {fixed[0]}x{fixed[1]} (height x width) only: use --img "
             + " ".join(map(str, asked))
         )
-    rect = task != "speed" and not fixed and len(sides) == 1
+    rect = o.task != "speed" and not fixed and len(sides) == 1
     sides = tuple(check_img_size(sides, s=stride))
     return create_dataloader(
         data[split],
         sides if len(sides) > 1 else sides[0],
-        getattr(model, "batch_size", None) or batch_size,
+        getattr(model, "batch_size", None) or o.batch_size,
         stride,
         rect=rect,
         pad=0.5 if rect else 0.0,
-        single_cls=single_cls,
+        single_cls=o.single_cls,
         nc=data["nc"],
-        workers=workers,
+        workers=o.workers,
         prefix=colorstr(f"{split}: "),
         pin_memory=(getattr(model, "device", None) or next(model.parameters()).device).type == "cuda",
     )[0]
@@ -335,7 +275,6 @@ def main(opt: argparse.Namespace) -> None:
     log_options("val", vars(opt))
     settings = dict(vars(opt))
     weights = settings.pop("weights")
-    settings["window"] = opt.window[0] if opt.window and len(opt.window) == 1 else opt.window
     if opt.task in ("speed", "study"):
         half = opt.device not in ("cpu", "mps") and torch.cuda.is_available()
         settings |= {"save_json": False, "plots": False, "half": half}

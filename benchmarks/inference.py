@@ -58,7 +58,7 @@ def ways_to_run(weights: Path, batch: int, imgsz: int, folder: Path) -> dict[str
     shutil.copy(weights, copy)
     for word in FILES:
         try:
-            (file,) = export.run(copy, [word], imgsz=imgsz, batch_size=batch)
+            (file,) = export.run(weights=copy, include=[word], imgsz=imgsz, batch_size=batch)
             models[word] = (DetectMultiBackend(file), images)
         except ValueError as error:
             LOGGER.warning(f"{word} left out: {error}")

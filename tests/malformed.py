@@ -45,7 +45,7 @@ from utils.dataloaders import create_dataloader
 from utils.datasets.dataset import check_dataset
 from utils.datasets.dataset import main as check
 from utils.hyp import Hyp
-from utils.options.train import parse_opt
+from utils.options.train import TrainOptions
 
 
 class Result(NamedTuple):
@@ -151,9 +151,8 @@ def read(case: Case, folder: Path) -> None:
     if case.group == "hyp":
         Hyp.load(folder / "hyp.yaml")
     elif case.group == "model":
-        opt = parse_opt(["--data", str(folder / "data.yaml"), "--cfg", str(folder / "model.yaml"), "--device", "cpu"])
-        check_options(opt)
-        build_model(opt, read_inputs(opt))
+        options = TrainOptions(data=str(folder / "data.yaml"), cfg=str(folder / "model.yaml"), device="cpu")
+        build_model(read_inputs(check_options(options)), folder)
     else:
         check(["CHECK", str(folder / "data.yaml")])
 

@@ -12,7 +12,9 @@ import detect
 import export
 import train
 import val
-from utils.options.train import REFUSED
+from utils.options.export import ExportOptions
+from utils.options.table import all_options
+from utils.options.train import TrainOptions
 from utils.paths import ROOT
 
 IMG = ("--imgsz", "--img", "--img-size")
@@ -68,9 +70,12 @@ OTHER_DEFAULTS = {
     "export": {"--data": "", "--weights": None, "--opset": 20, "--include": ["onnx"]},
 }  # fmt: skip
 
-ABSENT = {  # of formats that are not exported, or a way of building the graph that the exporters choose themselves
-    "export": {"--inplace", "--keras", "--per-tensor", "--mlmodel", "--topk-per-class"}
-}
+REFUSED = {  # of clouds, and of formats that are not exported
+    "train": {
+        "--bucket", "--entity", "--upload_dataset", "--bbox_interval", "--artifact_alias", "--local_rank",
+    },
+    "export": {"--inplace", "--keras", "--per-tensor", "--mlmodel", "--topk-per-class"},
+}  # fmt: skip
 
 OURS = {
     "train": {
@@ -114,11 +119,11 @@ def plain(options):
 @pytest.mark.parametrize("name", SCRIPTS)
 def test_options_are_those_of_the_original_but_for_what_stands_here(name, monkeypatch):
     parser = parser_of(SCRIPTS[name], monkeypatch)
-    refused = set(REFUSED) if name == "train" else set()
+    refused = REFUSED.get(name, set())
     found = {tuple(action.option_strings): action.default for action in parser._actions if action.dest != "help"}
     assert {names for names in found if set(names) & refused} == {(option,) for option in refused}
     expected = {
-        names: default for names, default in SPEC[name].items() if names not in refused | ABSENT.get(name, set())
+        names: default for names, default in SPEC[name].items() if names not in refused
     } | OTHER_DEFAULTS[name] | OURS[name]  # fmt: skip
     assert {names: value for names, value in found.items() if not set(names) & refused} == plain(expected)
 
@@ -127,17 +132,27 @@ def test_flags_take_no_value_and_lists_do(monkeypatch):
     for name, script in SCRIPTS.items():
         actions = {a.option_strings[0]: a for a in parser_of(script, monkeypatch)._actions}
         for names, default in plain(SPEC[name]).items():
-            if default is False and names[0] in actions and names[0] not in (*REFUSED, "--resume"):
+            if default is False and names[0] in actions and names[0] not in {"--resume"}.union(*REFUSED.values()):
                 assert actions[names[0]].nargs == 0, names
             if isinstance(default, list):
                 assert actions[names[0]].nargs == "+", names
 
 
-@pytest.mark.parametrize("option", REFUSED)
-def test_options_of_clouds_end_with_a_sentence(option):
-    with pytest.raises(ValueError, match=f"{option} is not supported: [^.]{{20,}}"):
-        train.parse_opt([option, "x"])
-    assert option.lstrip("-") not in vars(train.parse_opt([]))
+@pytest.mark.parametrize(
+    ("script", "option"), [(script, option) for script in REFUSED for option in sorted(REFUSED[script])]
+)
+def test_options_that_are_refused_end_with_a_sentence(script, option):
+    with pytest.raises(ValueError, match=f"{option} is not supported: .{{20,}}"):
+        SCRIPTS[script].parse_opt([option, "x"])
+    name = option.lstrip("-").replace("-", "_")
+    assert name not in vars(SCRIPTS[script].parse_opt([]))
+    run, default = (
+        SCRIPTS[script].run,
+        all_options({"train": TrainOptions, "export": ExportOptions}[script])[name].default,
+    )
+    for value, message in ((default, "no weights|no such"), ("x", f"unknown option '{name}': .{{20,}}")):
+        with pytest.raises((ValueError, FileNotFoundError), match=message):
+            run(weights="none.pt" if script == "train" else None, **{name: value})
 
 
 @pytest.mark.parametrize(

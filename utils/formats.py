@@ -24,7 +24,7 @@ class Format:
         runs: packages that running the file needs, by their name for pip.
         cpu: whether the file runs on a CPU.
         gpu: whether the file runs on a CUDA device.
-        options: fields of `ExportOptions` that this format follows, beside imgsz and batch; others are refused.
+        options: fields of `ExportOptions` that this format follows, beside imgsz and batch_size; others are refused.
         note: one sentence for the user, or "".
     """
 

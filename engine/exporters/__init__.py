@@ -7,7 +7,7 @@ model: DetectionModel in float32 and evaluation mode on the CPU or a CUDA device
 images: example, float32 (B, 3, H, W) in 0..1, on the model's device.
 file: what to write, from `utils.formats.output_path`. It is written through `utils.files.atomic_path`; a folder is
     made beside the target and put in its place when complete.
-options: see `utils.options.exporter.ExportOptions`.
+options: see `utils.options.export.ExportOptions`.
 metadata: what the file must carry: stride (int), names (dict), task, imgsz, batch, dynamic, half, int8, nms,
     version, licence, date, description. Values are plain.
 
@@ -31,7 +31,7 @@ from engine.exporters.to_openvino import export_openvino
 from engine.exporters.to_pt2 import export_pt2
 from engine.exporters.to_tensorrt import export_engine
 from engine.exporters.to_torchscript import export_torchscript
-from utils.options.exporter import ExportOptions
+from utils.options.export import ExportOptions
 
 Exporter = Callable[[nn.Module, Tensor, Path, ExportOptions, dict[str, Any]], Path]
 

@@ -15,7 +15,7 @@ from utils.datasets.reader import decode_image
 
 
 def calibration_images(data: str | Path | dict[str, Any], imgsz: tuple[int, int]) -> Callable[[], Iterator[Tensor]]:
-    """Return what `ExportOptions.calibration` needs: a function that starts a pass over the images of a dataset.
+    """Return what `ExportOptions.real_images` needs: a function that starts a pass over the images of a dataset.
 
     Args:
         data: dataset YAML or its content; the images of `train` are taken, of `val` where there are none.

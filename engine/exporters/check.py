@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from engine.exporters.compare import Difference, check_difference, measure
 from engine.exporters.onnx_check import check_inputs
 from utils.console import LOGGER
-from utils.options.exporter import ExportOptions
+from utils.options.export import ExportOptions
 from utils.thresholds import CONF_THRES
 
 INT8_SCORE = 0.1  # mean difference of its scores; trained detectors of BCCD have 0.01

@@ -13,7 +13,7 @@ from engine.exporters.compare import Difference, check_difference, measure
 from engine.exporters.onnx_nms import OUTPUTS
 from utils.console import LOGGER
 from utils.nms import non_max_suppression
-from utils.options.exporter import ExportOptions
+from utils.options.export import ExportOptions
 
 REAL_IMAGES = 4  # of the dataset, run through both
 
@@ -37,7 +37,7 @@ def check_sizes(options: ExportOptions, stride: int) -> list[tuple[int, int, int
     """
     height, width = options.imgsz
     if not options.dynamic:
-        return [(options.batch, height, width)]
+        return [(options.batch_size, height, width)]
     half = -(-height // (2 * stride)) * stride
     return [(1, height, width), (2, half, width + stride), (3, height + 3 * stride, half), (2, stride, 2 * stride)]
 
@@ -48,9 +48,9 @@ def check_inputs(options: ExportOptions, stride: int, channels: int) -> Iterator
     for batch, height, width in check_sizes(options, stride):
         name = f"random {batch}x{channels}x{height}x{width}"
         yield name, torch.rand(batch, channels, height, width, generator=chance)
-    if options.calibration is not None:
-        for i, image in enumerate(islice(options.calibration(), REAL_IMAGES)):
-            yield f"real image {i + 1}", image.repeat(1 if options.dynamic else options.batch, 1, 1, 1)
+    if options.real_images is not None:
+        for i, image in enumerate(islice(options.real_images(), REAL_IMAGES)):
+            yield f"real image {i + 1}", image.repeat(1 if options.dynamic else options.batch_size, 1, 1, 1)
 
 
 @torch.inference_mode()

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from utils.options.exporter import ExportOptions
+from utils.options.export import ExportOptions
 
 BOXES = "output0"  # output of the exported model, (B, R, 5 + classes)
 OUTPUTS = ("detections", "num")

@@ -34,7 +34,7 @@ def quantize(model: Any, calibration: Callable[[], Iterator[Tensor]], count: int
 
     Args:
         model: float32 graph with the input `images`.
-        calibration: see `ExportOptions.calibration`.
+        calibration: see `ExportOptions.real_images`.
         count: images that are used at most.
         batch: fixed batch of the input, or 1.
 

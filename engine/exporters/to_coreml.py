@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from engine.exporters.folder import atomic_folder
 from utils.console import LOGGER
 from utils.formats import require
-from utils.options.exporter import ExportOptions
+from utils.options.export import ExportOptions
 
 REWRITTEN = {  # operators that coremltools does not know, in those that it does; all are of booleans here
     torch.ops.aten.__and__.Tensor: torch.logical_and,

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from engine.exporters.check import check_file
 from utils.files import atomic_path
 from utils.formats import require
-from utils.options.exporter import ExportOptions
+from utils.options.export import ExportOptions
 
 
 def export_litert(

@@ -20,7 +20,7 @@ from engine.exporters.check import check_file
 from engine.exporters.folder import atomic_folder
 from utils.files import write_whole, yaml_save
 from utils.formats import require
-from utils.options.exporter import ExportOptions
+from utils.options.export import ExportOptions
 
 FILES = ("model.ncnn.param", "model.ncnn.bin")
 

@@ -19,7 +19,7 @@ from engine.exporters.onnx_quantize import quantize
 from utils.console import LOGGER
 from utils.files import atomic_path
 from utils.formats import ONNX_WRITERS, require
-from utils.options.exporter import OPSETS, ExportOptions
+from utils.options.export import OPSETS, ExportOptions
 
 LARGEST_BATCH, LARGEST_SIDE = 4096, 16384  # bounds of the dynamic axes; only the exporter's reasoning uses them
 
@@ -47,8 +47,8 @@ def export_onnx(model: nn.Module, images: Tensor, file: Path, options: ExportOpt
     if options.simplify:
         graph = simplify(graph)
     precision = "half" if options.half else "float32"
-    if options.int8:
-        graph = quantize(graph, options.calibration, options.calibration_images, 1 if options.dynamic else len(images))
+    if options.int8 and options.real_images:
+        graph = quantize(graph, options.real_images, options.calibration, 1 if options.dynamic else len(images))
         precision = "int8"
     lower_ir_version(graph)
     plain = graph.SerializeToString()
@@ -88,7 +88,7 @@ def _check_options(options: ExportOptions) -> None:
         raise ValueError(f"--opset is {options.opset}, but must be from {OPSETS[0]} to {OPSETS[1]}")
     if options.int8 and options.half:
         raise ValueError("--int8 and --half are mutually exclusive: choose one")
-    if options.int8 and options.calibration is None:
+    if options.int8 and options.real_images is None:
         raise ValueError("--int8 needs images to calibrate with: give --data")
 
 

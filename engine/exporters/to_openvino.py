@@ -21,7 +21,7 @@ from engine.exporters.to_onnx import trace
 from utils.console import LOGGER
 from utils.files import yaml_save
 from utils.formats import require
-from utils.options.exporter import ExportOptions
+from utils.options.export import ExportOptions
 
 
 def export_openvino(
@@ -38,7 +38,7 @@ def export_openvino(
             "--int8 and --dynamic are mutually exclusive for OpenVINO: NNCF keeps some sizes of the images that it "
             "calibrated with. Remove one of them, or export onnx"
         )
-    if options.int8 and options.calibration is None:
+    if options.int8 and options.real_images is None:
         raise ValueError("--int8 needs images to calibrate with: give --data")
     core = openvino.Core()
     graph = trace(model, images, replace(options, half=False), int(metadata["stride"]))
@@ -70,13 +70,13 @@ def quantize(network: Any, options: ExportOptions, batch: int) -> Any:
 
     Args:
         network: float32 network.
-        options: calibration and how many images.
+        options: `real_images`, and in `calibration` how many of them.
         batch: images per run of the network; each image is repeated to that number.
     """
     os.environ.setdefault("NNCF_CI", "1")  # read when NNCF is imported: no usage reports
     import nncf  # noqa: PLC0415, optional
 
-    samples = list(islice(options.calibration(), options.calibration_images))
+    samples = list(islice(options.real_images(), options.calibration))
     LOGGER.info(f"OpenVINO: calibrating on {len(samples)} images")
     data = nncf.Dataset(samples, lambda image: image.repeat(batch, 1, 1, 1).numpy())
     last = {name for node in network.get_ops() if is_decoding(node) for name in [node.get_friendly_name()]}

@@ -20,7 +20,7 @@ from engine.exporters.check import check_file
 from engine.exporters.to_onnx import LARGEST_BATCH, LARGEST_SIDE, HalfModel, example_size
 from utils.files import atomic_path, write_whole
 from utils.model_files.pt2 import load_pt2
-from utils.options.exporter import ExportOptions
+from utils.options.export import ExportOptions
 
 
 def export_pt2(model: nn.Module, images: Tensor, file: Path, options: ExportOptions, metadata: dict[str, Any]) -> Path:

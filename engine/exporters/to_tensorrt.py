@@ -18,7 +18,7 @@ from engine.exporters.to_onnx import ensure_onnx
 from utils.console import LOGGER
 from utils.files import atomic_path
 from utils.model_files.engine import write_engine
-from utils.options.exporter import ExportOptions
+from utils.options.export import ExportOptions
 
 OLDEST = 10
 GIB = 1 << 30
@@ -127,14 +127,14 @@ def profile_shapes(options: ExportOptions, stride: int, channels: int) -> list[t
     longer = max(height, width)
     return [
         (1, channels, stride, stride),
-        (max(1, options.batch // 2), channels, height, width),
-        (options.batch, channels, longer, longer),
+        (max(1, options.batch_size // 2), channels, height, width),
+        (options.batch_size, channels, longer, longer),
     ]
 
 
 def fits(images: Tensor, options: ExportOptions) -> bool:
     """Tell whether a dynamic engine of these options takes the images, float (B, C, H, W)."""
-    return images.shape[0] <= options.batch and max(images.shape[2:]) <= max(options.imgsz)
+    return images.shape[0] <= options.batch_size and max(images.shape[2:]) <= max(options.imgsz)
 
 
 @torch.inference_mode()

@@ -18,7 +18,7 @@ from engine.exporters.to_onnx import HalfModel
 from utils.console import LOGGER
 from utils.files import atomic_path, write_whole
 from utils.model_files.torchscript import load_torchscript
-from utils.options.exporter import ExportOptions
+from utils.options.export import ExportOptions
 
 
 def export_torchscript(

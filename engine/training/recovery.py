@@ -128,7 +128,7 @@ def slowed(hyp: Hyp, rollbacks: int) -> Hyp:
 
 def save_start(state: State, plan: Plan) -> None:
     """Write weights/start.pt, to which a run can go back before its first epoch is saved; call it in every process."""
-    if plan.opt.shard_optimizer:
+    if plan.options.shard_optimizer:
         state.optimizer.consolidate_state_dict(to=0)
     if is_main():
         save_checkpoint(start_file(plan), to_checkpoint(state, plan) | {"epoch": state.epoch - 1})
@@ -181,9 +181,9 @@ def out_of_memory(
 
     Call it when the tensors of the failed pass are gone.
     """
-    opt, size = plan.opt, images.shape[-1]
+    size = images.shape[-1]
     text = f"out of memory on {plan.device} in batch {batch} with {len(images)} images of {size} pixels: "
-    per_image = (4 if opt.quad else 1) * world_size()  # of --batch-size
+    per_image = (4 if plan.options.quad else 1) * world_size()  # of --batch-size
     if world_size() > 1:  # the others wait in the middle of a step: no trial can be made here
         half = max(len(images) // 2, 1) * per_image
         return ValueError(f"{text}try --batch-size {half}, a smaller --img, or --activation-checkpointing")

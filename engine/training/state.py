@@ -1,8 +1,7 @@
 """The state of a training run: built from the options, restored from a checkpoint, and saved."""
 
-import argparse
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +26,8 @@ from utils.files import yaml_load
 from utils.hyp import Hyp
 from utils.image_size import check_img_size, input_stride
 from utils.optim import build_optimizer, describe_optimizer, same_warmup, scaled_decay, warmup_iterations
-from utils.options.train import AMP_NAMES, HYP_OF_CONV, HYP_OF_SWIN
+from utils.options.table import as_dict
+from utils.options.train import HYP_OF_CONV, HYP_OF_SWIN, TrainOptions
 from utils.paths import check_file, git_describe
 from utils.plots import plot_labels
 from utils.text import printable
@@ -37,7 +37,7 @@ KEPT_OPTIONS = (  # on which the optimizer, the order of the images or the netwo
     "batch_size", "freeze", "image_weights", "imgsz", "optimizer", "quad", "rect", "seed", "single_cls", "window",
 )  # fmt: skip
 SWIN_MODULES = {"C3SwinV2", "SwinV2Stage"}
-AMP_TYPES = dict(zip(AMP_NAMES[1:], (None, torch.float16, torch.bfloat16), strict=True))  # all but "auto"
+AMP_TYPES = {"off": None, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
 @dataclass(frozen=True)
@@ -45,6 +45,7 @@ class Inputs:
     """What a run reads before it makes its folder.
 
     Attributes:
+        options: in effect, with the files of model and hyperparameters that were chosen.
         data: from `check_dataset`.
         ckpt: from `load_checkpoint`, or None to train from scratch or from published weights.
         cfg: path of the model YAML, or the table of the checkpoint.
@@ -52,6 +53,7 @@ class Inputs:
         published: ImageNet weights for the backbone, or None.
     """
 
+    options: TrainOptions
     data: dict[str, Any]
     ckpt: dict[str, Any] | None
     cfg: str | dict[str, Any]
@@ -96,13 +98,13 @@ class Plan:
     """What stays fixed during a run.
 
     Attributes:
-        opt: options in effect. hyp: hyperparameters, loss gains fitted to this run. device, amp: where, in which type.
+        options: in effect. hyp: hyperparameters, loss gains fitted to this run. device, amp: where, in which type.
         imgsz, stride: image size and largest stride, pixels. batches: per epoch. warmup: iterations.
         data: fingerprints of the datasets `train` and `val`. frozen: layers of the model that are not trained.
         save_dir: run folder. git: state of the repository.
     """
 
-    opt: argparse.Namespace
+    options: TrainOptions
     hyp: Hyp
     device: torch.device
     amp: torch.dtype | None
@@ -115,55 +117,64 @@ class Plan:
     save_dir: Path
     git: str | None
 
+    def record(self) -> dict[str, Any]:
+        """Return the options and the run folder as opt.yaml and checkpoints hold them."""
+        return as_dict(self.options) | {"save_dir": str(self.save_dir)}
 
-def read_inputs(opt: argparse.Namespace) -> Inputs:
+
+def read_inputs(options: TrainOptions) -> Inputs:
     """Read dataset, checkpoint, model table and hyperparameters; nothing is written but a drawn demo dataset.
 
     Raises:
         ValueError, FileNotFoundError: a file is missing or cannot be used.
     """
-    data = check_dataset(opt.data)
-    published = read_published(opt.weights) if opt.weights and not opt.resume else None
-    ckpt = load_checkpoint(opt.weights) if opt.weights and not published else None
-    if opt.resume:
-        check_resumable(ckpt, opt, data)
-    if published and not opt.cfg:
-        if opt.weights not in PUBLISHED:
-            raise ValueError(f"--weights {opt.weights}: pass the model too, such as --cfg models/yolov5-swinv2t.yaml")
-        opt.cfg = str(check_file(PUBLISHED[opt.weights], (".yaml", ".yml")))
-    table = yaml_load(opt.cfg) if opt.cfg else ckpt["yaml"]
-    hyp = Hyp.load(opt.hyp) if opt.resume else choose_hyp(opt, table)
-    return Inputs(data, ckpt, opt.cfg or table, hyp, published)
+    data = check_dataset(options.data)
+    published = read_published(options.weights) if options.weights and not options.resume else None
+    ckpt = load_checkpoint(options.weights) if options.weights and not published else None
+    if options.resume:
+        check_resumable(ckpt, options, data)
+    cfg = options.cfg
+    if published and not cfg:
+        if options.weights not in PUBLISHED:
+            raise ValueError(
+                f"--weights {options.weights}: pass the model too, such as --cfg models/yolov5-swinv2t.yaml"
+            )
+        cfg = str(check_file(PUBLISHED[options.weights], (".yaml", ".yml")))
+    table = yaml_load(cfg) if cfg else ckpt["yaml"]
+    file, hyp = (options.hyp, Hyp.load(options.hyp)) if options.resume else choose_hyp(options.hyp, table)
+    return Inputs(replace(options, cfg=cfg, hyp=file), data, ckpt, cfg or table, hyp, published)
 
 
-def check_resumable(ckpt: dict[str, Any], opt: argparse.Namespace, data: dict[str, Any]) -> None:
+def check_resumable(ckpt: dict[str, Any], options: TrainOptions, data: dict[str, Any]) -> None:
     """Reject resuming a finished run, or one whose classes, epochs or options differ from those trained with so far.
 
     Raises:
         ValueError: saying which.
     """
-    refuse_foreign_resume(ckpt, opt.weights)
+    refuse_foreign_resume(ckpt, options.weights)
     if ckpt["optimizer"] is None:
         raise ValueError(
-            f"{opt.weights}: this run is finished, nothing to resume; start a new one with --weights {opt.weights}"
+            f"{options.weights}: this run is finished, nothing to resume; start a new one with --weights "
+            f"{options.weights}"
         )
-    nc = 1 if opt.single_cls else data["nc"]
+    nc = 1 if options.single_cls else data["nc"]
     if ckpt["yaml"]["nc"] != nc:
-        raise ValueError(f"{opt.data}: {nc} classes, but the resumed run has {ckpt['yaml']['nc']}")
-    if not opt.single_cls:
-        refuse_moved_names(data["names"], ckpt["names"], opt.data)
+        raise ValueError(f"{options.data}: {nc} classes, but the resumed run has {ckpt['yaml']['nc']}")
+    if not options.single_cls:
+        refuse_moved_names(data["names"], ckpt["names"], options.data)
     done, begun = ckpt["epoch"] + 1, ckpt["progress"] is not None
-    if opt.epochs < done + begun:
+    if options.epochs < done + begun:
         raise ValueError(
-            f"--epochs {opt.epochs}: the resumed run has finished {done} epochs"
+            f"--epochs {options.epochs}: the resumed run has finished {done} epochs"
             f"{' and begun the next' * begun}; give at least {done + begun}"
         )
     for key in KEPT_OPTIONS:
-        now, before = getattr(opt, key), ckpt["opt"].get(key, getattr(opt, key))
+        now, before = getattr(options, key), ckpt["opt"].get(key, getattr(options, key))
         if now != before:
+            file = Path(options.weights).parents[1] / "opt.yaml"
             raise ValueError(
-                f"{Path(opt.save_dir) / 'opt.yaml'}: {key} is {now}, but the run was trained with {before} so far. "
-                f"Restore that value, or start a new run with --weights {opt.weights}"
+                f"{file}: {key} is {now}, but the run was trained with {before} so far. "
+                f"Restore that value, or start a new run with --weights {options.weights}"
             )
 
 
@@ -193,41 +204,45 @@ def refuse_other_hyp(fitted: Hyp, ckpt: dict[str, Any], file: str) -> None:
         )
 
 
-def choose_hyp(opt: argparse.Namespace, table: dict[str, Any]) -> Hyp:
-    """Load --hyp, or the file that suits the backbone of the model table when none is given."""
+def choose_hyp(file: str, table: dict[str, Any]) -> tuple[str, Hyp]:
+    """Return the hyperparameters and their file: the given one or, for "", what suits the backbone of the table."""
     rows = table.get("backbone")
     rows = rows if isinstance(rows, list) else []  # the model says what is wrong with it
     modules = {str(row[2]) for row in rows if isinstance(row, list) and len(row) == 4}
-    file = opt.hyp or (HYP_OF_SWIN if modules & SWIN_MODULES else HYP_OF_CONV)
-    opt.hyp = str(check_file(file, (".yaml", ".yml")))
-    hyp = Hyp.load(opt.hyp)
+    file = str(check_file(file or (HYP_OF_SWIN if modules & SWIN_MODULES else HYP_OF_CONV), (".yaml", ".yml")))
+    hyp = Hyp.load(file)
     values = ", ".join(f"{key}={value}" for key, value in hyp.to_dict().items())
-    LOGGER.info(f"{colorstr('hyperparameters: ')}{opt.hyp}: {values}")
-    return hyp
+    LOGGER.info(f"{colorstr('hyperparameters: ')}{file}: {values}")
+    return file, hyp
 
 
-def build_model(opt: argparse.Namespace, inputs: Inputs) -> DetectionModel:
-    """Build the model for the classes of the dataset and copy the weights of the checkpoint that fit."""
-    hyp, data, ckpt = inputs.hyp, inputs.data, inputs.ckpt
-    model = DetectionModel(inputs.cfg, nc=1 if opt.single_cls else data["nc"], anchors=hyp.anchors)
+def build_model(inputs: Inputs, save_dir: Path) -> DetectionModel:
+    """Build the model for the classes of the dataset and copy the weights of the checkpoint that fit.
+
+    What was copied is written into transfer.csv in `save_dir`.
+    """
+    options, hyp, data, ckpt = inputs.options, inputs.hyp, inputs.data, inputs.ckpt
+    model = DetectionModel(inputs.cfg, nc=1 if options.single_cls else data["nc"], anchors=hyp.anchors)
     if model.yaml["ch"] != 3:
-        raise ValueError(f"{opt.cfg or opt.weights}: 'ch' is {model.yaml['ch']}, but training images have 3 channels")
+        raise ValueError(
+            f"{options.cfg or options.weights}: 'ch' is {model.yaml['ch']}, but training images have 3 channels"
+        )
     if ckpt:
-        new_anchors = (opt.cfg or hyp.anchors) and not opt.resume
+        new_anchors = (options.cfg or hyp.anchors) and not options.resume
         report = transfer_weights(model, ckpt, exclude=("anchor",) if new_anchors else ())
-        report.log(opt.weights)
-        if is_main() and not opt.resume:
-            report.write(Path(opt.save_dir) / "transfer.csv")
+        report.log(options.weights)
+        if is_main() and not options.resume:
+            report.write(save_dir / "transfer.csv")
     if inputs.published:
         load_published(model, inputs.published)
-    model.names = {0: "item"} if opt.single_cls and len(data["names"]) != 1 else data["names"]
+    model.names = {0: "item"} if options.single_cls and len(data["names"]) != 1 else data["names"]
     if hyp.drop_path is not None:
         model.set_drop_path(hyp.drop_path)
-    if opt.window:
-        model.set_window(opt.window[0] if len(opt.window) == 1 else opt.window)
-    if opt.checkpoint_stages:
-        model.set_activation_checkpointing(opt.checkpoint_stages)
-    if opt.activation_checkpointing and not model.set_activation_checkpointing(True):
+    if options.window:
+        model.set_window(options.window[0] if len(options.window) == 1 else options.window)
+    if options.checkpoint_stages:
+        model.set_activation_checkpointing(options.checkpoint_stages)
+    if options.activation_checkpointing and not model.set_activation_checkpointing(True):
         LOGGER.warning("--activation-checkpointing has no effect: the model has no Swin stage")
     return model
 
@@ -295,68 +310,70 @@ def fit_anchors(model: DetectionModel, dataset: LoadImagesAndLabels, hyp: Hyp, i
 
 
 def make_loaders(
-    opt: argparse.Namespace, inputs: Inputs, imgsz: int, stride: int, device: torch.device
+    inputs: Inputs, imgsz: int, stride: int, device: torch.device
 ) -> tuple[DataLoader, LoadImagesAndLabels, DataLoader]:
     """Return the training loader, its dataset, and the validation loader."""
-    data = inputs.data
+    options, data = inputs.options, inputs.data
     common = {
-        "hyp": inputs.hyp, "single_cls": opt.single_cls, "nc": data["nc"], "names": data["names"], "seed": opt.seed,
-        "workers": opt.workers, "pin_memory": device.type == "cuda",
+        "hyp": inputs.hyp, "single_cls": options.single_cls, "nc": data["nc"], "names": data["names"],
+        "seed": options.seed, "workers": options.workers, "pin_memory": device.type == "cuda",
     }  # fmt: skip
-    cache = (None, "ram") if opt.cache == "val" else (opt.cache, opt.cache)  # of training and validation
+    cache = (None, "ram") if options.cache == "val" else (options.cache, options.cache)  # of training and validation
     with main_first():  # it writes the label caches
         train_loader, dataset = create_dataloader(
-            data["train"], imgsz, opt.batch_size, stride, augment=True, rect=opt.rect, shuffle=not opt.rect,
-            prefix=colorstr("train: "), quad=opt.quad, rank=rank(), world_size=world_size(),
+            data["train"], imgsz, options.batch_size, stride, augment=True, rect=options.rect, shuffle=not options.rect,
+            prefix=colorstr("train: "), quad=options.quad, rank=rank(), world_size=world_size(),
             cache=cache[0], **common,
         )  # fmt: skip
         val_loader, _ = create_dataloader(
-            data["val"], imgsz, opt.batch_size * 2, stride, rect=True, pad=0.5, prefix=colorstr("val: "),
+            data["val"], imgsz, options.batch_size * 2, stride, rect=True, pad=0.5, prefix=colorstr("val: "),
             cache=cache[1], **common,
         )  # fmt: skip
     return train_loader, dataset, val_loader
 
 
 def prepare(
-    opt: argparse.Namespace, inputs: Inputs, device: torch.device, callbacks: Callbacks
+    inputs: Inputs, device: torch.device, save_dir: Path, callbacks: Callbacks
 ) -> tuple[State, Plan, DataLoader, DataLoader]:
     """Build everything a run needs, in the order in which the parts depend on each other."""
-    save_dir, hyp = Path(opt.save_dir), inputs.hyp
-    model = build_model(opt, inputs).to(device, memory_format=torch.channels_last)
-    if opt.noautoanchor and has_placeholder_anchors(model):
+    options, hyp = inputs.options, inputs.hyp
+    model = build_model(inputs, save_dir).to(device, memory_format=torch.channels_last)
+    if options.noautoanchor and has_placeholder_anchors(model):
         raise ValueError("--noautoanchor: the model has only placeholders for anchors; remove the option")
-    frozen = freeze_layers(model, opt.freeze)
+    frozen = freeze_layers(model, options.freeze)
 
     stride = input_stride(model.stride)
-    imgsz = check_img_size(opt.imgsz, stride, floor=2 * stride)
-    if opt.batch_size == -1:
-        opt.batch_size = autobatch(model.train(), imgsz, amp=choose_amp(opt.amp, device))
-    train_loader, dataset, val_loader = make_loaders(opt, inputs, imgsz, stride, device)
-    if not opt.noautoanchor and not opt.resume:
-        fit_anchors(model, dataset, hyp, imgsz, opt.seed)
+    imgsz = check_img_size(options.imgsz, stride, floor=2 * stride)
+    if options.batch_size == -1:
+        batch_size = autobatch(model.train(), imgsz, amp=choose_amp(options.amp, device))
+        options = replace(options, batch_size=batch_size)
+        inputs = replace(inputs, options=options)
+    train_loader, dataset, val_loader = make_loaders(inputs, imgsz, stride, device)
+    if not options.noautoanchor and not options.resume:
+        fit_anchors(model, dataset, hyp, imgsz, options.seed)
     labels = np.concatenate(dataset.labels)
-    if not opt.noplots and not opt.resume and is_main():
+    if not options.noplots and not options.resume and is_main():
         plot_labels(labels, model.names, save_dir)
     callbacks.run("on_pretrain_routine_end", labels=labels, names=model.names)
 
     batches = len(train_loader)
-    decay = scaled_decay(hyp.weight_decay, opt.batch_size, hyp.nominal_batch)
-    name = opt.optimizer or hyp.optimizer or "SGD"
-    optimizer = build_optimizer(model, name, hyp.lr0, hyp.momentum, decay, hyp.beta2, sharded=opt.shard_optimizer)
+    decay = scaled_decay(hyp.weight_decay, options.batch_size, hyp.nominal_batch)
+    name = options.optimizer or hyp.optimizer or "SGD"
+    optimizer = build_optimizer(model, name, hyp.lr0, hyp.momentum, decay, hyp.beta2, sharded=options.shard_optimizer)
     LOGGER.info(describe_optimizer(name, optimizer))
-    amp = choose_amp(opt.amp, device)
+    amp = choose_amp(options.amp, device)
     scaler = torch.amp.GradScaler(device.type, enabled=amp == torch.float16)
-    smoothing = hyp.label_smoothing if opt.label_smoothing is None else opt.label_smoothing
+    smoothing = hyp.label_smoothing if options.label_smoothing is None else options.label_smoothing
     fitted = hyp.scaled(model.detect.nl, model.nc, imgsz, smoothing)
     model.hyp = fitted.to_dict()
-    state = State(model, model, ModelEMA(model), optimizer, scaler, EarlyStopping(opt.patience))
+    state = State(model, model, ModelEMA(model), optimizer, scaler, EarlyStopping(options.patience))
     warmup = warmup_iterations(hyp.warmup_epochs, batches)
     prints = {"train": dataset.fingerprint(), "val": val_loader.dataset.fingerprint()}
-    plan = Plan(opt, fitted, device, amp, imgsz, stride, batches, warmup, prints, frozen, save_dir, git_describe())
-    if opt.resume:
-        refuse_other_hyp(fitted, inputs.ckpt, opt.hyp)
+    plan = Plan(options, fitted, device, amp, imgsz, stride, batches, warmup, prints, frozen, save_dir, git_describe())
+    if options.resume:
+        refuse_other_hyp(fitted, inputs.ckpt, options.hyp)
         restore(state, plan, inputs.ckpt)
-    if opt.sync_bn:
+    if options.sync_bn:
         state.model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
     if world_size() > 1:
         state.net = DistributedDataParallel(state.model, [device.index] if device.type == "cuda" else None)
@@ -414,7 +431,7 @@ def fit_to_data(state: State, plan: Plan, ckpt: dict[str, Any]) -> None:
     changed = {split: before[split] for split in before if before[split] != plan.data[split]}
     for split, old in changed.items():
         LOGGER.warning(
-            f"{plan.opt.data}: the images or labels of {split!r} have changed since epoch "
+            f"{plan.options.data}: the images or labels of {split!r} have changed since epoch "
             f"{ckpt['epoch']}: {plan.data[split]['images']} images now, {old['images']} then, or other files or labels"
         )
     if begun and ("train" in changed or begun["batches"] != plan.batches):
@@ -424,7 +441,7 @@ def fit_to_data(state: State, plan: Plan, ckpt: dict[str, Any]) -> None:
         state.batch = 0
     if "val" in changed:
         LOGGER.warning("the previous fitness is not comparable: best.pt is chosen among the epochs from now on")
-        state.best_fitness, state.stopper = 0.0, EarlyStopping(plan.opt.patience)
+        state.best_fitness, state.stopper = 0.0, EarlyStopping(plan.options.patience)
 
     if ckpt["iteration"] is None:  # of an older program, which counted in batches of its own
         done = (ckpt["epoch"] + 1) * (begun["batches"] if begun else plan.batches) + (begun["batch"] if begun else 0)
@@ -490,7 +507,7 @@ def to_checkpoint(state: State, plan: Plan, progress: dict[str, Any] | None = No
         "names": dict(model.names),
         "stride": model.stride.tolist(),
         "hyp": plan.hyp.to_dict(),
-        "opt": vars(plan.opt) | {"rollbacks": state.rollbacks},
+        "opt": plan.record() | {"rollbacks": state.rollbacks},
         "git": plan.git,
     }
 
@@ -501,7 +518,7 @@ def save(state: State, plan: Plan, improved: bool) -> None:
     last.pt comes at the end: a run that is killed between the files repeats the epoch and writes all of them.
     """
     folder = plan.save_dir / "weights"
-    if plan.opt.shard_optimizer:
+    if plan.options.shard_optimizer:
         state.optimizer.consolidate_state_dict(to=0)
     if not is_main():
         return
@@ -509,14 +526,14 @@ def save(state: State, plan: Plan, improved: bool) -> None:
     if improved or not state.best_saved:
         save_checkpoint(folder / "best.pt", ckpt)
         state.best_saved = True
-    if plan.opt.save_period > 0 and state.epoch % plan.opt.save_period == 0:
+    if plan.options.save_period > 0 and state.epoch % plan.options.save_period == 0:
         save_checkpoint(folder / f"epoch{state.epoch}.pt", ckpt)
     save_checkpoint(folder / "last.pt", ckpt)
 
 
 def save_progress(state: State, plan: Plan) -> None:
     """Write last.pt in the middle of an epoch; call it in every process, the first one writes."""
-    if plan.opt.shard_optimizer:
+    if plan.options.shard_optimizer:
         state.optimizer.consolidate_state_dict(to=0)
     progress = progress_of(state, plan)
     if is_main():

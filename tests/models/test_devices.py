@@ -457,7 +457,9 @@ def test_formats_made_and_run_on_cuda(include, half, narrow_weights, tmp_path):
         pytest.importorskip("tensorrt")
     weights = tmp_path / "best.pt"
     weights.write_bytes(narrow_weights.read_bytes())
-    file = export.run(weights, [include], imgsz=(64, 96), device="0", half=half)[0]  # raises where it differs
+    file = export.run(weights=weights, include=[include], imgsz=(64, 96), device="0", half=half)[
+        0
+    ]  # raises where it differs
     images = torch.rand(2, 3, 64, 96, device="cuda:0")
     with torch.no_grad():
         expected = DetectMultiBackend(weights, "cuda:0")(images)[0]

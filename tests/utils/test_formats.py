@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from utils.formats import EXPORTS, REFUSED, format_of, output_path, parse_include, require
-from utils.options.exporter import ExportOptions
+from utils.options.export import ExportOptions
 
 
 def test_options_of_the_table_are_fields_of_export_options():

@@ -1,7 +1,9 @@
-"""Option values from Python and from files: checked by the parser of the command line, in types and in ranges."""
+"""Options as dataclasses: what a value from Python or a file may be, in types and in ranges, and what docs say."""
 
-from argparse import ArgumentParser
+import inspect
+from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
+from typing import Annotated, Any
 
 import numpy as np
 import pytest
@@ -11,11 +13,12 @@ import detect
 import export
 import train
 import val
-from utils.options import detect as detect_options
-from utils.options import train as train_options
-from utils.options.check import COUNT, SHARE, Number, checked, checked_by
-
-TRAIN, DETECT = train_options.make_parser(), detect_options.make_parser()
+from utils.options.check import COUNT, SHARE, Number
+from utils.options.detect import DetectOptions
+from utils.options.export import ExportOptions
+from utils.options.table import checked, option, refused, takes_options
+from utils.options.train import TrainOptions
+from utils.options.val import ValOptions
 
 
 @pytest.mark.parametrize(
@@ -27,12 +30,13 @@ TRAIN, DETECT = train_options.make_parser(), detect_options.make_parser()
         ("cache", None, None), ("cache", "disk", "disk"), ("rect", True, True), ("rect", np.True_, True),
         ("rect", 0, False),
         ("resume", True, True), ("resume", False, False), ("resume", Path("last.pt"), "last.pt"), ("evolve", 5, 5),
-        ("freeze", 3, 3), ("freeze", "backbone", "backbone"), ("freeze", (1, 2), [1, 2]), ("window", [8], [8]),
-        ("window", None, None), ("logger", "wandb", "wandb"), ("save_period", -1, -1), ("seed", 2**32 - 1, 2**32 - 1),
+        ("freeze", 3, [3]), ("freeze", "backbone", ["backbone"]), ("freeze", (1, 2), [1, 2]), ("window", [8], [8]),
+        ("window", 8, [8]), ("window", None, None), ("logger", "wandb", ["wandb"]),
+        ("save_period", -1, -1), ("seed", 2**32 - 1, 2**32 - 1),
     ],
 )  # fmt: skip
 def test_values_that_mean_what_the_option_takes_pass(key, value, kept):
-    found = checked(TRAIN, {key: value})[key]
+    found = checked(TrainOptions, {key: value})[key]
     assert (found, type(found)) == (kept, type(kept))
 
 
@@ -69,18 +73,19 @@ def test_values_that_mean_what_the_option_takes_pass(key, value, kept):
 )
 def test_other_values_are_refused_with_what_is_allowed(key, value, message):
     with pytest.raises(ValueError, match=message):
-        checked(TRAIN, {key: value})
+        checked(TrainOptions, {key: value})
     with pytest.raises(ValueError, match=message):
         train.run(**{key: value})
 
 
 def test_every_default_passes_its_own_check():
-    for script in (train, detect, export):
+    for script, cls in ((train, TrainOptions), (detect, DetectOptions), (export, ExportOptions)):
         defaults = vars(script.parse_opt([]))
         defaults.pop("given", None)
-        assert checked(script.make_parser(), defaults) == defaults
+        assert checked(cls, defaults) == defaults
+        assert cls(**defaults) == cls()
     defaults = vars(val.parse_opt(["--weights", "a.pt"]))
-    assert checked(val.make_parser(), defaults) == defaults
+    assert checked(ValOptions, defaults) == defaults
 
 
 def test_numbers_of_the_command_line_are_numbers():
@@ -114,25 +119,52 @@ def test_functions_of_the_scripts_check_before_they_read_a_file(run, options, me
         run(**options)
 
 
-def test_a_decorated_function_gets_checked_values_by_position_and_by_name():
-    def make_parser():
-        parser = ArgumentParser()
-        parser.add_argument("--count", type=COUNT)
-        parser.add_argument("--share", type=SHARE)
-        parser.add_argument("--data")
-        return parser
+@dataclass(frozen=True)
+class Few:
+    count: Annotated[int, COUNT] = option(1, "how many")
+    gone: bool = refused(False, "use --count")
+    share: Annotated[float, SHARE] = option(0.5, "a part", "--share", "--part")
+    size: Annotated[int, COUNT] | list[Annotated[int, COUNT]] = option(8, "one side or two")
+    _: KW_ONLY
+    data: Any = option("", "anything")
 
-    @checked_by(make_parser, but=("data",))
-    def run(count, share=0.5, data=None, other=None):
-        return count, share, data, other
 
-    assert run(2.0, 1, {"any": "thing"}, other=object) == (2, 1.0, {"any": "thing"}, object)
+def test_a_function_of_options_gets_checked_values_by_position_and_by_name():
+    @takes_options(Few)
+    def run(options, *, other=None):
+        return options, other
+
+    assert run(2.0, False, 1, [4], data={"any": "thing"}, other=object) == (
+        Few(2, False, 1.0, 4, data={"any": "thing"}),
+        object,
+    )
+    assert run(size=(4, 5))[0].size == [4, 5]
+    assert list(inspect.signature(run).parameters) == ["count", "gone", "share", "size", "data", "other"]
     with pytest.raises(ValueError, match="--count is 0, but must be at least 1"):
         run(0)
+    with pytest.raises(ValueError, match="unknown option 'gone': use --count"):
+        run(1, True)
+    with pytest.raises(ValueError, match="unknown option 'othr'. Did you mean 'other'"):
+        run(othr=1)
     with pytest.raises(TypeError, match="too many"):
-        run(1, 1, 1, 1, 1)
-    with pytest.raises(TypeError, match="missing"):
-        run(share=1)
+        run(1, False, 1, 1, "data")
+    with pytest.raises(TypeError, match="multiple values"):
+        run(1, count=1)
+
+
+def test_positions_are_those_of_yolov5():
+    """A copy of the original's calls; what came later in its releases stands where its last one puts it."""
+    for run, first in (
+        (val.run, "data weights batch_size imgsz conf_thres iou_thres max_det task device workers single_cls augment "
+         "verbose save_txt save_hybrid save_conf save_json project name exist_ok half dnn"),
+        (detect.run, "weights source data imgsz conf_thres iou_thres max_det device view_img save_txt save_format "
+         "save_csv save_conf save_crop nosave classes agnostic_nms augment visualize update project name exist_ok "
+         "line_thickness hide_labels hide_conf half dnn vid_stride"),
+        (export.run, "data weights imgsz batch_size device include half inplace keras optimize int8 dynamic simplify "
+         "opset verbose workspace nms agnostic_nms topk_per_class topk_all iou_thres conf_thres"),
+    ):  # fmt: skip
+        parameters = inspect.signature(run).parameters.values()
+        assert [p.name for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD] == first.split()
 
 
 def test_a_range_has_ends_and_one_value_besides():

@@ -2,8 +2,11 @@
 
 import argparse
 from collections.abc import Sequence
+from dataclasses import KW_ONLY, dataclass
+from typing import Annotated, Any, Literal
 
 from utils.options.check import COUNT, SHARE, SIDE, Number
+from utils.options.table import make_parser, option
 from utils.paths import ROOT
 from utils.thresholds import CONF_THRES, IOU_THRES, MAX_DET
 
@@ -13,77 +16,62 @@ FORMS = (
 )
 
 
-def make_parser(description: str = "") -> argparse.ArgumentParser:
-    """Return the parser; it also checks what comes from Python (`utils.options.check`)."""
-    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    add = parser.add_argument
-    add(
-        "--weights",
-        nargs="+",
-        help="model file, or official weights such as yolov5s.pt; several .pt files work as an ensemble. Required",
+@dataclass(frozen=True)
+class DetectOptions:
+    """Options of detect.py, see `utils.options.table`."""
+
+    weights: list[str] | None = option(
+        None, "model file, or official weights such as yolov5s.pt; several .pt files work as an ensemble. Required"
     )
-    add("--source", default=str(ROOT / "data/images"), help=FORMS)
-    add("--data", help="dataset YAML with class names, for model files that hold none")
-    add(
-        "--imgsz",
-        "--img",
-        "--img-size",
-        nargs="+",
-        type=SIDE,
-        default=[640],
-        help="network input: side, or height width",
+    source: str = option(str(ROOT / "data/images"), FORMS)
+    data: str | None = option(None, "dataset YAML with class names, for model files that hold none")
+    imgsz: list[Annotated[int, SIDE]] = option(
+        [640], "network input: side, or height width", *("--imgsz", "--img", "--img-size")
     )
-    add("--conf-thres", type=SHARE, default=CONF_THRES, help="lowest confidence")
-    add("--iou-thres", type=SHARE, default=IOU_THRES, help="IoU above which NMS drops the weaker box")
-    add("--max-det", type=COUNT, default=MAX_DET, help="detections kept per image")
-    add("--device", default="", help="0, cpu, mps; empty: CUDA if available")
-    add("--view-img", action="store_true", help="show results in windows; q or Esc ends")
-    add(
-        "--save-txt",
-        action="store_true",
-        help="write labels/<image>.txt with rows `class x y w h`, divided by the size",
+    conf_thres: Annotated[float, SHARE] = option(CONF_THRES, "lowest confidence")
+    iou_thres: Annotated[float, SHARE] = option(IOU_THRES, "IoU above which NMS drops the weaker box")
+    max_det: Annotated[int, COUNT] = option(MAX_DET, "detections kept per image")
+    device: Any = option("", "0, cpu, mps; empty: CUDA if available")
+    view_img: bool = option(False, "show results in windows; q or Esc ends")
+    save_txt: bool = option(False, "write labels/<image>.txt with rows `class x y w h`, divided by the size")
+    save_format: Literal[0, 1] = option(0, "of --save-txt: 0 for x y w h, 1 for x1 y1 x2 y2")
+    save_csv: bool = option(False, "write predictions.csv; names such as =1+1 begin with an apostrophe")
+    save_conf: bool = option(False, "end the rows of --save-txt with the confidence")
+    save_crop: bool = option(False, "write each box as an image into crops/<class>/")
+    nosave: bool = option(False, "write no annotated images and videos")
+    classes: list[Annotated[int, Number(int, 0)]] | None = option(
+        None, "keep these class numbers only, such as --classes 0 2"
     )
-    add("--save-format", type=int, default=0, choices=(0, 1), help="of --save-txt: 0 for x y w h, 1 for x1 y1 x2 y2")
-    add("--save-conf", action="store_true", help="end the rows of --save-txt with the confidence")
-    add("--save-csv", action="store_true", help="write predictions.csv; names such as =1+1 begin with an apostrophe")
-    add("--save-json", action="store_true", help="write predictions.json in the result format of COCO")
-    add("--save-crop", action="store_true", help="write each box as an image into crops/<class>/")
-    add(
-        "--save-frames", action="store_true", help="write annotated frames of videos and streams as images into frames/"
+    agnostic_nms: bool = option(False, "let boxes of different classes suppress each other")
+    augment: bool = option(False, "test-time augmentation: three views of each image; slower, finds a little more")
+    visualize: bool = option(False, "save feature maps, of videos those of the first frame")
+    update: bool = option(False, "at the end strip the training state from the .pt files in place")
+    project: str = option(str(ROOT / "runs/detect"), "parent of the run folder")
+    name: str = option("exp", "run folder")
+    exist_ok: bool = option(False, "use the run folder even if it exists")
+    line_thickness: Annotated[int, Number(int, 1, 500)] | None = option(
+        None, "of boxes in pixels; by default by the size of the image"
     )
-    add("--report", action="store_true", help="write report.html: a page of all images that the browser can filter")
-    add("--nosave", action="store_true", help="write no annotated images and videos")
-    add("--classes", nargs="+", type=Number(int, 0), help="keep these class numbers only, such as --classes 0 2")
-    add("--agnostic-nms", action="store_true", help="let boxes of different classes suppress each other")
-    add(
-        "--augment",
-        action="store_true",
-        help="test-time augmentation: three views of each image; slower, finds a little more",
+    hide_labels: bool = option(False, "draw boxes only")
+    hide_conf: bool = option(False, "write class names without confidences")
+    half: bool = option(False, "compute in float16 where the device can")
+    dnn: bool = option(False, "use OpenCV for .onnx files")
+    vid_stride: Annotated[int, COUNT] = option(1, "process every Nth frame of videos and streams")
+    _: KW_ONLY
+    save_json: bool = option(False, "write predictions.json in the result format of COCO")
+    save_frames: bool = option(False, "write annotated frames of videos and streams as images into frames/")
+    report: bool = option(False, "write report.html: a page of all images that the browser can filter")
+    window: Annotated[int, COUNT] | list[Annotated[int, COUNT]] | None = option(
+        None, "other windows for the Swin stages: one side for all, or one for each"
     )
-    add("--visualize", action="store_true", help="save feature maps, of videos those of the first frame")
-    add("--update", action="store_true", help="at the end strip the training state from the .pt files in place")
-    add("--project", default=str(ROOT / "runs/detect"), help="parent of the run folder")
-    add("--name", default="exp", help="run folder")
-    add("--exist-ok", action="store_true", help="use the run folder even if it exists")
-    add("--line-thickness", type=Number(int, 1, 500), help="of boxes in pixels; by default by the size of the image")
-    add("--hide-labels", action="store_true", help="draw boxes only")
-    add("--hide-conf", action="store_true", help="write class names without confidences")
-    add("--half", action="store_true", help="compute in float16 where the device can")
-    add("--dnn", action="store_true", help="use OpenCV for .onnx files")
-    add("--window", nargs="+", type=COUNT, help="other windows for the Swin stages: one side for all, or one for each")
-    add("--vid-stride", type=COUNT, default=1, help="process every Nth frame of videos and streams")
-    add(
-        "--slice",
-        type=Number(int, 0, SIDE.high),
-        default=0,
-        help="look at large images in tiles of this side in pixels too, such as 640",
+    slice: Annotated[int, Number(int, 0, SIDE.high)] = option(
+        0, "look at large images in tiles of this side in pixels too, such as 640"
     )
-    add("--overlap", type=SHARE, default=0.2, help="fraction of a tile that neighbours have in common")
-    return parser
+    overlap: Annotated[float, SHARE] = option(0.2, "fraction of a tile that neighbours have in common")
 
 
 def parse_opt(
     argv: Sequence[str] | None = None, description: str = "Detect objects in images and videos."
 ) -> argparse.Namespace:
     """Read the options from `argv`, or from the command line."""
-    return make_parser(description).parse_args(argv)
+    return make_parser(DetectOptions, description).parse_args(argv)

@@ -1,54 +1,69 @@
-"""The options of export.py."""
+"""The options of export.py, which the exporters of all formats take as well."""
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import KW_ONLY, dataclass
+from typing import Annotated, Any
 
 from utils.formats import EXPORTS
 from utils.options.check import BATCH, COUNT, SHARE, SIDE, Number
-from utils.options.exporter import ExportOptions
+from utils.options.table import make_parser, option, refused
+from utils.thresholds import CONF_THRES, IOU_THRES
+
+OPSETS = (18, 20)  # TensorRT 10 reads up to 20, torch.onnx.export writes from 18 on
 
 
-def make_parser(description: str = "") -> argparse.ArgumentParser:
-    """Return the parser; it also checks what comes from Python (`utils.options.check`)."""
-    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    add = parser.add_argument
-    d = ExportOptions()
-    add("--data", default="", help="dataset YAML: images for --int8 and for the comparison; default: random images")
-    add("--weights", nargs="+", default=None, help="checkpoint, or official weights such as yolov5s.pt, or several")
-    add(
-        "--imgsz", "--img", "--img-size", nargs="+", type=SIDE, default=[640, 640], help="height and width, or one side"
+@dataclass(frozen=True)
+class ExportOptions:
+    """Options of export.py, see `utils.options.table`. A format follows those that its row in `utils/formats.py` names.
+
+    Attributes:
+        imgsz: for the exporters height and width, multiples of the largest stride.
+        real_images: no option, but what comes of `data`: makes an iterator over real images, float32 (1, 3, height,
+            width) in 0..1 of size `imgsz`, for int8 and for the check after writing; None where no dataset was given.
+    """
+
+    data: Any = option("", "dataset YAML: images for --int8 and for the comparison; default: random images")
+    weights: list[str] | None = option(None, "checkpoint, or official weights such as yolov5s.pt, or several")
+    imgsz: list[Annotated[int, SIDE]] = option(
+        [640, 640], "height and width, or one side", *("--imgsz", "--img", "--img-size")
     )
-    add("--batch-size", type=BATCH, default=1, help="images per batch; with --dynamic the largest of a TensorRT engine")
-    add("--device", default="cpu", help="where the model is traced: cpu, 0, ...")
-    add("--half", action="store_true", help="float16 inside; input and output stay float32")
-    add("--int8", action="store_true", help="8-bit quantisation, calibrated on --data")
-    add("--dynamic", action="store_true", help="any batch, height and width")
-    add("--simplify", action="store_true", help="simplify the ONNX graph with onnxslim")
-    add("--optimize", action="store_true", help="freeze and optimise TorchScript")
-    add("--opset", type=Number(int), default=d.opset, help="ONNX operator set, 18 to 20")
-    add("--nms", action="store_true", help="suppress overlapping boxes inside the graph (ONNX, TensorRT)")
-    add("--agnostic-nms", action="store_true", help="boxes of different classes suppress each other")
-    add("--topk-all", type=COUNT, default=d.topk_all, help="detections kept per image")
-    add("--iou-thres", type=SHARE, default=d.iou_thres, help="IoU above which the weaker box is dropped")
-    add("--conf-thres", type=SHARE, default=d.conf_thres, help="confidence that a detection must exceed")
-    add("--workspace", type=Number(float), default=d.workspace, help="GiB for the TensorRT builder")
-    add("--cache", default="", help="file of TensorRT's timing cache")
-    add("--verbose", action="store_true", help="detailed log of the TensorRT builder")
-    add("--calibration", type=COUNT, default=d.calibration_images, help="maximum number of images used for --int8")
-    add(
+    batch_size: Annotated[int, BATCH] = option(1, "images per batch; with --dynamic the largest of a TensorRT engine")
+    device: Any = option("cpu", "where the model is traced: cpu, 0, ...")
+    include: list[str] = option(["onnx"], f"formats: {', '.join(EXPORTS)}")
+    half: bool = option(False, "float16 inside; input and output stay float32")
+    inplace: bool = refused(False, "the exported graph is the same with and without it: remove it")
+    keras: bool = refused(False, "TensorFlow is not supported: export onnx and convert it with onnx2tf")
+    optimize: bool = option(False, "freeze and optimise TorchScript")
+    int8: bool = option(False, "8-bit quantisation, calibrated on --data")
+    dynamic: bool = option(False, "any batch, height and width")
+    simplify: bool = option(False, "simplify the ONNX graph with onnxslim")
+    opset: Annotated[int, Number(int)] = option(OPSETS[1], f"ONNX operator set, {OPSETS[0]} to {OPSETS[1]}")
+    verbose: bool = option(False, "detailed log of the TensorRT builder")
+    workspace: Annotated[float, Number(float)] = option(4.0, "GiB for the TensorRT builder")
+    nms: bool = option(False, "suppress overlapping boxes inside the graph (ONNX, TensorRT)")
+    agnostic_nms: bool = option(False, "boxes of different classes suppress each other")
+    topk_per_class: int = refused(100, "--topk-all limits the detections of an image, of all classes together")
+    topk_all: Annotated[int, COUNT] = option(100, "detections kept per image")
+    iou_thres: Annotated[float, SHARE] = option(IOU_THRES, "IoU above which the weaker box is dropped")
+    conf_thres: Annotated[float, SHARE] = option(CONF_THRES, "confidence that a detection must exceed")
+    _: KW_ONLY
+    per_tensor: bool = refused(False, "8-bit TensorFlow Lite is not written: use --int8 with onnx or openvino")
+    mlmodel: bool = refused(False, "CoreML is written as .mlpackage only: use --include coreml")
+    cache: str = option("", "file of TensorRT's timing cache, read if there and written")
+    calibration: Annotated[int, COUNT] = option(128, "maximum number of images used for --int8")
+    tensorrt_check: bool | str = option(
+        False,
+        "check FILE.onnx, or the ONNX file that is written, against TensorRT's operator table",
         "--check-tensorrt",
-        nargs="?",
-        const=True,
-        default=False,
+        bare=True,
         metavar="FILE",
-        help="check FILE.onnx, or the ONNX file that is written, against TensorRT's operator table",
     )
-    add("--include", nargs="+", default=["onnx"], help=f"formats: {', '.join(EXPORTS)}")
-    return parser
+    real_images: Callable[[], Iterator[Any]] | None = None
 
 
 def parse_opt(
     argv: Sequence[str] | None = None, description: str = "Export a checkpoint to the formats of other runtimes."
 ) -> argparse.Namespace:
     """Read the options from `argv`, or from the command line."""
-    return make_parser(description).parse_args(argv)
+    return make_parser(ExportOptions, description).parse_args(argv)

@@ -2,32 +2,15 @@
 
 import argparse
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Annotated, Literal
 
 from utils.options.check import BATCH, COUNT, SHARE, SIDE, WORKERS, Number
+from utils.options.table import make_parser, option, refused
 from utils.paths import ROOT
 
 DEFAULT_CFG = "models/yolov5s-swinv2.yaml"
 HYP_OF_SWIN, HYP_OF_CONV = "data/hyps/hyp.swinv2.yaml", "data/hyps/hyp.scratch-low.yaml"
-AMP_NAMES = ("auto", "off", "fp16", "bf16")
-NAN_POLICIES = ("stop", "rollback")
-TUNERS = ("genetic", "optuna")  # who searches, see `engine.training.tuner`
-REFUSED = {  # options of YOLOv5 that this program does not have -> what to do instead
-    "--bucket": "nothing is copied to a cloud; several machines share a study with --tuner optuna --storage",
-    "--entity": "set the variable WANDB_ENTITY, and log with --logger wandb",
-    "--upload_dataset": "datasets are not uploaded: use the tools of Weights & Biases",
-    "--bbox_interval": "boxes are not logged to Weights & Biases; --logger wandb gets the images of the run folder",
-    "--artifact_alias": "weights are not fetched from Weights & Biases: give --weights a file",
-    "--local_rank": "torchrun numbers the processes: start with torchrun --nproc-per-node N train.py ...",
-}
-
-
-class Refuse(argparse.Action):
-    """An option that is known, but not there: using it ends with a sentence that says what to do instead."""
-
-    def __call__(self, parser: argparse.ArgumentParser, namespace: Any, values: Any, option: str | None = None) -> None:
-        """Raise ValueError with that sentence."""
-        raise ValueError(f"{option} is not supported: {REFUSED[self.option_strings[0]]}")
 
 
 def freeze_value(text: str) -> int | str:
@@ -35,119 +18,119 @@ def freeze_value(text: str) -> int | str:
     return text if text == "backbone" else int(text)
 
 
-def make_parser(description: str = "") -> argparse.ArgumentParser:
-    """Return the parser; it also checks what comes from Python (`utils.options.check`)."""
-    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    add = parser.add_argument
-    add(
-        "--weights",
-        default="",
-        help="checkpoint to start from, official weights such as yolov5s.pt, or swinv2_t, swinv2_s, swinv2_b; "
-        "'' trains from scratch",
+@dataclass(frozen=True)
+class TrainOptions:
+    """Options of train.py, see `utils.options.table`."""
+
+    weights: str = option(
+        "",
+        "checkpoint to start from, official weights such as yolov5s.pt, or swinv2_t, swinv2_s, swinv2_b; '' trains "
+        "from scratch",
     )
-    add("--cfg", default="", help=f"model YAML; default: the checkpoint's, or {DEFAULT_CFG}")
-    add("--data", default="data/demo.yaml", help="dataset YAML")
-    add("--hyp", default="", help=f"hyperparameter YAML; default: {HYP_OF_SWIN} for Swin backbones, else {HYP_OF_CONV}")
-    add("--epochs", type=COUNT, default=100, help="total epochs")
-    add(
-        "--batch-size",
-        type=Number(int, 1, BATCH.high // 2, also=-1),
-        default=16,
-        help="images per batch over all devices; -1: as many as the GPU takes",
+    cfg: str = option("", f"model YAML; default: the checkpoint's, or {DEFAULT_CFG}")
+    data: str = option("data/demo.yaml", "dataset YAML")
+    hyp: str = option("", f"hyperparameter YAML; default: {HYP_OF_SWIN} for Swin backbones, else {HYP_OF_CONV}")
+    epochs: Annotated[int, COUNT] = option(100, "total epochs")
+    batch_size: Annotated[int, Number(int, 1, BATCH.high // 2, also=-1)] = option(
+        16, "images per batch over all devices; -1: as many as the GPU takes"
     )
-    add(
-        "--imgsz",
-        "--img",
-        "--img-size",
-        type=Number(int, 1, SIDE.high // 2),
-        default=640,
-        help="training and validation size, pixels",
+    imgsz: Annotated[int, Number(int, 1, SIDE.high // 2)] = option(
+        640, "training and validation size, pixels", *("--imgsz", "--img", "--img-size")
     )
-    add("--rect", action="store_true", help="rectangular training batches; no mosaic, no shuffling")
-    add("--resume", nargs="?", const=True, default=False, help="resume the latest run, or the given last.pt")
-    add("--nosave", action="store_true", help="save only the final checkpoint")
-    add("--noval", action="store_true", help="validate only the final epoch")
-    add("--noautoanchor", action="store_true", help="keep the anchors of the model")
-    add("--noplots", action="store_true", help="save no plots")
-    add(
-        "--evolve",
-        nargs="?",
-        type=COUNT,
-        const=300,
-        help="evolve the hyperparameters over this many training runs (300)",
+    rect: bool = option(False, "rectangular training batches; no mosaic, no shuffling")
+    resume: bool | str = option(False, "resume the latest run, or the given last.pt", bare=True)
+    nosave: bool = option(False, "save only the final checkpoint")
+    noval: bool = option(False, "validate only the final epoch")
+    noautoanchor: bool = option(False, "keep the anchors of the model")
+    noplots: bool = option(False, "save no plots")
+    evolve: Annotated[int, COUNT] | None = option(
+        None, "evolve the hyperparameters over this many training runs (300)", bare=300
     )
-    add("--tuner", choices=TUNERS, default="genetic", help="method that chooses the hyperparameters of --evolve")
-    add("--storage", default="", help="database of --tuner optuna shared by processes, such as sqlite:///study.db")
-    add("--evolve_population", default="", help="folder of hyperparameter files: the first generations of --evolve")
-    add("--resume_evolve", help="resume the evolution in this run folder (or its evolve.csv)")
-    add(
-        "--cache",
-        nargs="?",
-        const="ram",
-        choices=("ram", "disk", "val"),
-        help="keep resized images in memory, or on disk; val: those for validation in memory",
+    tuner: Literal["genetic", "optuna"] = option("genetic", "method that chooses the hyperparameters of --evolve")
+    storage: str = option("", "database of --tuner optuna shared by processes, such as sqlite:///study.db")
+    evolve_population: str = option(
+        "", "folder of hyperparameter files: the first generations of --evolve", "--evolve_population"
     )
-    add("--image-weights", action="store_true", help="sample images of rare and poorly detected classes more often")
-    add("--device", default="", help="cpu, mps, 0 (first CUDA device), ...; default: CUDA if available")
-    add("--amp", choices=AMP_NAMES, default="auto", help="mixed precision; auto: fp16 on CUDA, off elsewhere")
-    add("--activation-checkpointing", action="store_true", help="recompute Swin blocks to save memory")
-    add("--checkpoint-stages", nargs="+", type=COUNT, help="the same for some Swin stages only, 1 for the first")
-    add("--window", nargs="+", type=COUNT, help="other windows for the Swin stages: one side for all, or one for each")
-    add("--multi-scale", action="store_true", help="vary the image size by 50 %%")
-    add("--sync-bn", action="store_true", help="batch statistics over all GPUs, with torchrun")
-    add("--shard-optimizer", action="store_true", help="shard the optimizer state over the processes of torchrun")
-    add("--single-cls", action="store_true", help="treat all classes as one")
-    add(
-        "--optimizer", choices=("SGD", "Adam", "AdamW"), default=None, help="default: the hyperparameter file's, or SGD"
+    resume_evolve: str | None = option(
+        None, "resume the evolution in this run folder (or its evolve.csv)", "--resume_evolve"
     )
-    add("--workers", type=WORKERS, default=8, help="maximum number of data loading processes")
-    add("--project", default=str(ROOT / "runs/train"), help="parent of the run folder")
-    add("--name", default="exp", help="run folder; cfg: name of the model")
-    add("--exist-ok", action="store_true", help="write into an existing run folder")
-    add(
-        "--quad",
-        action="store_true",
-        help="combine four images into one of twice the side; --batch-size is a multiple of 4",
+    cache: Literal["ram", "disk", "val"] | None = option(
+        None, "keep resized images in memory, or on disk; val: those for validation in memory", bare="ram"
     )
-    add("--cos-lr", action="store_true", help="cosine instead of linear schedule")
-    add(
-        "--label-smoothing",
-        type=SHARE,
-        help="fraction of the class target that is spread; default: hyperparameter file",
+    image_weights: bool = option(False, "sample images of rare and poorly detected classes more often")
+    device: str = option("", "cpu, mps, 0 (first CUDA device), ...; default: CUDA if available")
+    amp: Literal["auto", "off", "fp16", "bf16"] = option("auto", "mixed precision; auto: fp16 on CUDA, off elsewhere")
+    activation_checkpointing: bool = option(False, "recompute Swin blocks to save memory")
+    checkpoint_stages: list[Annotated[int, COUNT]] | None = option(
+        None, "the same for some Swin stages only, 1 for the first"
     )
-    add(
-        "--patience", type=Number(int, 0), default=100, help="stop after this many epochs without improvement; 0: never"
+    window: list[Annotated[int, COUNT]] | None = option(
+        None, "other windows for the Swin stages: one side for all, or one for each"
     )
-    add(
-        "--freeze",
-        nargs="+",
-        type=freeze_value,
-        default=[0],
-        help="layers to freeze: n for the first n, several indices, or backbone",
+    multi_scale: bool = option(False, "vary the image size by 50 %")
+    sync_bn: bool = option(False, "batch statistics over all GPUs, with torchrun")
+    shard_optimizer: bool = option(False, "shard the optimizer state over the processes of torchrun")
+    single_cls: bool = option(False, "treat all classes as one")
+    optimizer: Literal["SGD", "Adam", "AdamW"] | None = option(None, "default: the hyperparameter file's, or SGD")
+    workers: Annotated[int, WORKERS] = option(8, "maximum number of data loading processes")
+    project: str = option(str(ROOT / "runs/train"), "parent of the run folder")
+    name: str = option("exp", "run folder; cfg: name of the model")
+    exist_ok: bool = option(False, "write into an existing run folder")
+    quad: bool = option(False, "combine four images into one of twice the side; --batch-size is a multiple of 4")
+    cos_lr: bool = option(False, "cosine instead of linear schedule")
+    label_smoothing: Annotated[float, SHARE] | None = option(
+        None, "fraction of the class target that is spread; default: hyperparameter file"
     )
-    add(
-        "--logger",
-        nargs="+",
-        default=[],
-        metavar="SERVICE",
-        help="also log to wandb, mlflow or clearml; besides results.csv and TensorBoard",
+    patience: Annotated[int, Number(int, 0)] = option(100, "stop after this many epochs without improvement; 0: never")
+    freeze: list[Annotated[int | str, freeze_value]] = option(
+        [0], "layers to freeze: n for the first n, several indices, or backbone"
     )
-    add("--save-period", type=Number(int, -1), default=-1, help="also save epoch<N>.pt every N epochs; -1: never")
-    add(
-        "--nan-policy", choices=NAN_POLICIES, default="stop",
-        help="on non-finite values or a diverging loss: stop, or roll back an epoch with half the learning rate",
-    )  # fmt: skip
-    add("--seed", type=Number(int, 0, 2**32 - 1), default=0, help="seed of all random numbers")
-    for option in REFUSED:
-        add(option, nargs="?", action=Refuse, default=argparse.SUPPRESS, help=argparse.SUPPRESS)
-    return parser
+    logger: list[str] = option(
+        [], "also log to wandb, mlflow or clearml; besides results.csv and TensorBoard", metavar="SERVICE"
+    )
+    save_period: Annotated[int, Number(int, -1)] = option(-1, "also save epoch<N>.pt every N epochs; -1: never")
+    nan_policy: Literal["stop", "rollback"] = option(
+        "stop", "on non-finite values or a diverging loss: stop, or roll back an epoch with half the learning rate"
+    )
+    seed: Annotated[int, Number(int, 0, 2**32 - 1)] = option(0, "seed of all random numbers")
+
+    bucket: str = refused(
+        "", "nothing is copied to a cloud; several machines share a study with --tuner optuna --storage"
+    )
+    entity: str | None = refused(None, "set the variable WANDB_ENTITY, and log with --logger wandb")
+    upload_dataset: bool | str = refused(
+        False, "datasets are not uploaded: use the tools of Weights & Biases", "--upload_dataset"
+    )
+    bbox_interval: int = refused(
+        -1,
+        "boxes are not logged to Weights & Biases; --logger wandb gets the images of the run folder",
+        "--bbox_interval",
+    )
+    artifact_alias: str = refused(
+        "latest", "weights are not fetched from Weights & Biases: give --weights a file", "--artifact_alias"
+    )
+    local_rank: int = refused(
+        -1, "torchrun numbers the processes: start with torchrun --nproc-per-node N train.py ...", "--local_rank"
+    )
 
 
-def parse_opt(argv: Sequence[str] | None = None, description: str = "Train a detector.") -> argparse.Namespace:
-    """Read the options; `given` lists those that were named."""
-    parser = make_parser(description)
-    opt = parser.parse_args(argv)
-    unset = object()
-    named = parser.parse_args(argv, argparse.Namespace(**dict.fromkeys(vars(opt), unset)))
+def parse_opt(
+    argv: Sequence[str] | bool | None = None, description: str = "Train a detector.", known: bool = False
+) -> argparse.Namespace:
+    """Read the options; `given` lists those that were named.
+
+    Args:
+        argv: words to read; None for those of the command line. YOLOv5's call `parse_opt(True)` means `known`.
+        description: of the program, for --help.
+        known: skip words that are no options, for programs that have options of their own.
+    """
+    words, known = (None, argv) if isinstance(argv, bool) else (argv, known)
+    parser = make_parser(TrainOptions, description)
+
+    def read(into: argparse.Namespace) -> argparse.Namespace:
+        return parser.parse_known_args(words, into)[0] if known else parser.parse_args(words, into)
+
+    opt, unset = read(argparse.Namespace()), object()
+    named = read(argparse.Namespace(**dict.fromkeys(vars(opt), unset)))
     opt.given = [key for key, value in vars(named).items() if value is not unset]
     return opt

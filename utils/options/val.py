@@ -2,77 +2,61 @@
 
 import argparse
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import KW_ONLY, dataclass
+from typing import Annotated, Any, Literal
 
 from utils.options.check import BATCH, COUNT, SHARE, SIDE, WORKERS
+from utils.options.table import make_parser, option
 from utils.paths import ROOT
 
 SPLIT_TASKS = ("train", "val", "test", "speed")
-TASKS = (*SPLIT_TASKS, "study")
 
 
-class Sides(argparse.Action):
-    """One number, or several as a list."""
+@dataclass(frozen=True)
+class ValOptions:
+    """Options of val.py, see `utils.options.table`."""
 
-    def __call__(
-        self, parser: argparse.ArgumentParser, namespace: Any, values: list[int], option: str | None = None
-    ) -> None:
-        """Store them."""
-        setattr(namespace, self.dest, values if len(values) > 1 else values[0])
-
-
-def make_parser(description: str = "") -> argparse.ArgumentParser:
-    """Return the parser; it also checks what comes from Python (`utils.options.check`)."""
-    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    add = parser.add_argument
-    add("--data", default="data/demo.yaml", help="dataset YAML")
-    add(
-        "--weights",
-        nargs="+",
+    data: Any = option("data/demo.yaml", "dataset YAML")
+    weights: list[str] | None = option(
+        None,
+        "checkpoint, or official weights such as yolov5s.pt; several form an ensemble, or are timed one by one",
         required=True,
-        help="checkpoint, or official weights such as yolov5s.pt; several form an ensemble, or are timed one by one",
     )
-    add("--batch-size", type=BATCH, default=32, help="images per batch")
-    add(
-        "--imgsz",
-        "--img",
-        "--img-size",
-        action=Sides,
-        nargs="+",
-        type=SIDE,
-        default=640,
-        help="long side of the network input in pixels, or height and width for files exported with both",
+    batch_size: Annotated[int, BATCH] = option(32, "images per batch")
+    imgsz: Annotated[int, SIDE] | list[Annotated[int, SIDE]] = option(
+        640,
+        "long side of the network input in pixels, or height and width for files exported with both",
+        *("--imgsz", "--img", "--img-size"),
     )
-    add("--conf-thres", type=SHARE, default=0.001, help="lowest confidence that counts")
-    add("--iou-thres", type=SHARE, default=0.6, help="IoU above which NMS drops the weaker box")
-    add("--max-det", type=COUNT, default=300, help="detections kept per image")
-    add(
-        "--task",
-        default="val",
-        choices=TASKS,
-        help="split to validate; speed: time per image; study: image sizes 256 to 1536",
+    conf_thres: Annotated[float, SHARE] = option(0.001, "lowest confidence that counts")
+    iou_thres: Annotated[float, SHARE] = option(0.6, "IoU above which NMS drops the weaker box")
+    max_det: Annotated[int, COUNT] = option(300, "detections kept per image")
+    task: Literal["train", "val", "test", "speed", "study"] = option(
+        "val", "split to validate; speed: time per image; study: image sizes 256 to 1536"
     )
-    add("--device", default="", help="0, cpu, mps; empty: CUDA if available")
-    add("--workers", type=WORKERS, default=8, help="maximum number of data loading processes")
-    add("--single-cls", action="store_true", help="treat all classes as one")
-    add("--augment", action="store_true", help="test-time augmentation: three views of each image")
-    add("--verbose", action="store_true", help="print every class")
-    add("--save-txt", action="store_true", help="write a text file per image")
-    add("--save-hybrid", action="store_true", help="write both labels and other detections into the text files")
-    add("--save-conf", action="store_true", help="add the confidence to the text files")
-    add("--save-json", action="store_true", help="write a COCO result file; always with coco.yaml")
-    add("--report", action="store_true", help="write report.html: the images with the most errors first")
-    add("--project", default=str(ROOT / "runs/val"), help="parent of the run folder")
-    add("--name", default="exp", help="run folder")
-    add("--exist-ok", action="store_true", help="use the run folder even if it exists")
-    add("--half", action="store_true", help="compute in float16, CUDA only")
-    add("--dnn", action="store_true", help="use OpenCV for .onnx files")
-    add("--window", nargs="+", type=COUNT, help="other windows for the Swin stages: one side for all, or one for each")
-    return parser
+    device: Any = option("", "0, cpu, mps; empty: CUDA if available")
+    workers: Annotated[int, WORKERS] = option(8, "maximum number of data loading processes")
+    single_cls: bool = option(False, "treat all classes as one")
+    augment: bool = option(False, "test-time augmentation: three views of each image")
+    verbose: bool = option(False, "print every class")
+    save_txt: bool = option(False, "write a text file per image")
+    save_hybrid: bool = option(False, "write both labels and other detections into the text files")
+    save_conf: bool = option(False, "add the confidence to the text files")
+    save_json: bool = option(False, "write a COCO result file; always with coco.yaml")
+    project: str = option(str(ROOT / "runs/val"), "parent of the run folder")
+    name: str = option("exp", "run folder")
+    exist_ok: bool = option(False, "use the run folder even if it exists")
+    half: bool = option(False, "compute in float16, CUDA only")
+    dnn: bool = option(False, "use OpenCV for .onnx files")
+    _: KW_ONLY
+    report: bool = option(False, "write report.html: the images with the most errors first")
+    window: Annotated[int, COUNT] | list[Annotated[int, COUNT]] | None = option(
+        None, "other windows for the Swin stages: one side for all, or one for each"
+    )
 
 
 def parse_opt(
     argv: Sequence[str] | None = None, description: str = "Validate a detector on a labelled dataset."
 ) -> argparse.Namespace:
     """Read the options from `argv`, or from the command line."""
-    return make_parser(description).parse_args(argv)
+    return make_parser(ValOptions, description).parse_args(argv)

@@ -14,7 +14,7 @@ from engine.exporters.to_coreml import check_interface
 from models.runtimes.backends import DetectMultiBackend
 from models.runtimes.mobile_files import read_appended
 from utils import formats
-from utils.options.exporter import ExportOptions
+from utils.options.export import ExportOptions
 
 METADATA = {"stride": 16, "names": {0: "a", 1: "b"}, "task": "detect", "imgsz": [64, 96], "nms": False}
 METADATA |= {"description": "tiny", "version": "1", "licence": "Apache-2.0"}
@@ -34,7 +34,7 @@ def test_missing_package_is_named_and_nothing_written(word, line, narrow_weights
     weights.write_bytes(narrow_weights.read_bytes())
     monkeypatch.setattr(formats, "find_spec", lambda name: None)
     with pytest.raises(ValueError, match=line):
-        export.run(weights, [word], imgsz=64)
+        export.run(weights=weights, include=[word], imgsz=64)
     assert "not tested on a" in caplog.text
     assert [file.name for file in tmp_path.iterdir()] == ["best.pt"]
 
@@ -80,7 +80,7 @@ def test_litert_equals_the_model(model, tmp_path):
     images = torch.rand(2, 3, 64, 96)
     state = deepcopy(model.state_dict())
     file = EXPORTERS["tflite"](
-        model, images, tmp_path / "best.tflite", ExportOptions(imgsz=(64, 96), batch=2), METADATA
+        model, images, tmp_path / "best.tflite", ExportOptions(imgsz=(64, 96), batch_size=2), METADATA
     )
     assert all(torch.equal(value, state[key]) for key, value in model.state_dict().items())
     backend = DetectMultiBackend(file)

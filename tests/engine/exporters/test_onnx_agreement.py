@@ -9,7 +9,7 @@ from engine.exporters.compare import TOLERANCE, Difference, measure
 from engine.exporters.onnx_check import make_session
 from engine.exporters.to_onnx import export_onnx
 from models.yolo import DetectionModel
-from utils.options.exporter import ExportOptions
+from utils.options.export import ExportOptions
 
 pytest.importorskip("onnxruntime")
 pytest.importorskip("onnxscript")

@@ -10,7 +10,7 @@ from torchvision.ops import nms
 from engine.exporters.onnx_check import make_session
 from engine.exporters.onnx_nms import add_nms
 from utils.boxes import xywh2xyxy
-from utils.options.exporter import ExportOptions
+from utils.options.export import ExportOptions
 
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")

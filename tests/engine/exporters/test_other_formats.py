@@ -15,7 +15,7 @@ from engine.exporters.folder import atomic_folder
 from models.runtimes.backends import DetectMultiBackend
 from utils.files import yaml_load
 from utils.formats import output_path, require
-from utils.options.exporter import ExportOptions
+from utils.options.export import ExportOptions
 
 METADATA = {"stride": 16, "names": {0: "a", 1: "b"}, "task": "detect", "imgsz": [64, 96], "nms": False}
 OPTIONS = ExportOptions(imgsz=(64, 96))
@@ -27,7 +27,7 @@ def export(argument, model, folder, **change):
         pytest.importorskip(package)
     options = replace(OPTIONS, **change)
     file = output_path(folder / "best.pt", argument, options.int8)
-    images = torch.zeros(options.batch, 3, *options.imgsz)
+    images = torch.zeros(options.batch_size, 3, *options.imgsz)
     metadata = METADATA | {"dynamic": options.dynamic, "half": options.half, "int8": options.int8}
     return EXPORTERS[argument](model, images, file, options, metadata)
 
@@ -68,7 +68,7 @@ def test_half_is_half_as_large_and_close(argument, tiny_conv, tmp_path):
 
 
 def test_openvino_in_8_bits(tiny_conv, tmp_path):
-    file = export("openvino", tiny_conv, tmp_path, int8=True, calibration=pictures)
+    file = export("openvino", tiny_conv, tmp_path, int8=True, real_images=pictures)
     assert file.name == "best_int8_openvino_model"
     (xml,) = file.glob("*.xml")
     assert "FakeQuantize" in xml.read_text()
@@ -131,7 +131,7 @@ def test_ncnn_names_what_it_has_no_layer_for(tiny_swin, tiny_conv, tmp_path):
     with pytest.raises(ValueError, match=r"ncnn has no layer for .*export onnx or openvino"):
         export("ncnn", tiny_swin, tmp_path)
     with pytest.raises(ValueError, match="one image at a time"):
-        export("ncnn", tiny_conv, tmp_path, batch=2)
+        export("ncnn", tiny_conv, tmp_path, batch_size=2)
     assert not any(tmp_path.iterdir())
 
 

@@ -13,7 +13,7 @@ from engine.exporters.onnx_check import make_session
 from engine.exporters.tensorrt_ops import find_problems
 from engine.exporters.to_onnx import ensure_onnx, example_size, export_onnx
 from utils.nms import non_max_suppression
-from utils.options.exporter import ExportOptions
+from utils.options.export import ExportOptions
 
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
@@ -30,7 +30,7 @@ def pictures(count=6, size=(64, 96)):
 
 def export(model, file, **change):
     options = replace(OPTIONS, **change)
-    return export_onnx(model, torch.zeros(options.batch, 3, *options.imgsz), file, options, METADATA)
+    return export_onnx(model, torch.zeros(options.batch_size, 3, *options.imgsz), file, options, METADATA)
 
 
 @pytest.fixture(scope="module")
@@ -90,7 +90,7 @@ def test_example_has_two_windows_on_each_axis(tiny_swin, tiny_conv):
 def test_fixed_sizes(tiny_conv, tmp_path, change):
     if change.get("simplify"):
         pytest.importorskip("onnxslim")
-    file = export(tiny_conv, tmp_path / "a.onnx", batch=2, **change)
+    file = export(tiny_conv, tmp_path / "a.onnx", batch_size=2, **change)
     graph = onnx.load(file)
     assert graph.opset_import[0].version == change.get("opset", 20)
     assert graph.ir_version == (8 if change else 9)  # onnx.proto: 8 came with operator set 15, 9 with 19
@@ -118,7 +118,7 @@ def test_int8_has_the_form_that_tensorrt_takes(tiny_conv, tmp_path):
             used.append(1)
             yield image
 
-    file = export(tiny_conv, tmp_path / "int8.onnx", int8=True, calibration=images, calibration_images=3)
+    file = export(tiny_conv, tmp_path / "int8.onnx", int8=True, real_images=images, calibration=3)
     assert len(used) == 3 + 4  # and the four of the comparison
     graph = onnx.load(file)
     assert graph.ir_version == 9
@@ -141,8 +141,8 @@ def test_int8_has_the_form_that_tensorrt_takes(tiny_conv, tmp_path):
 
 
 def test_nms_in_the_graph(tiny_conv, tmp_path):
-    change = {"nms": True, "conf_thres": 0.3, "topk_all": 50, "calibration": pictures()}
-    session = make_session(export(tiny_conv, tmp_path / "nms.onnx", batch=3, **change))
+    change = {"nms": True, "conf_thres": 0.3, "topk_all": 50, "real_images": pictures()}
+    session = make_session(export(tiny_conv, tmp_path / "nms.onnx", batch_size=3, **change))
     images = torch.rand(3, 3, 64, 96)
     detections, counts = session.run(["detections", "num"], {"images": images.numpy()})
     expected = non_max_suppression(tiny_conv(images)[0], 0.3, 0.45, max_det=50)
@@ -183,7 +183,7 @@ def test_one_file_serves_several_formats(tiny_conv, tmp_path, monkeypatch):
         ({"opset": 21}, "--opset is 21, but must be from 18 to 20"),
         ({"int8": True}, "--int8 needs images to calibrate with: give --data"),
         ({"int8": True, "half": True}, "mutually exclusive"),
-        ({"int8": True, "calibration": lambda: iter(())}, "gave no image"),
+        ({"int8": True, "real_images": lambda: iter(())}, "gave no image"),
     ],
     ids=["opset", "no data", "half too", "no image"],
 )

@@ -12,9 +12,9 @@ import torch
 from engine.exporters import to_tensorrt
 from engine.exporters.to_tensorrt import build_engine, export_engine, import_tensorrt, profile_shapes
 from utils.model_files.engine import read_engine
-from utils.options.exporter import ExportOptions
+from utils.options.export import ExportOptions
 
-OPTIONS = ExportOptions(imgsz=(64, 96), batch=4, workspace=2.5)
+OPTIONS = ExportOptions(imgsz=(64, 96), batch_size=4, workspace=2.5)
 
 
 def fake_tensorrt(version, engine=b"ENGINE", errors=()):
@@ -56,7 +56,7 @@ def test_dynamic_profile(tmp_path):
     profile = builder.create_optimization_profile.return_value
     profile.set_shape.assert_called_once_with("images", (1, 3, 32, 32), (2, 3, 64, 96), (4, 3, 96, 96))
     builder.create_builder_config.return_value.add_optimization_profile.assert_called_once_with(profile)
-    assert profile_shapes(replace(OPTIONS, batch=1), 32, 3)[1] == (1, 3, 64, 96)
+    assert profile_shapes(replace(OPTIONS, batch_size=1), 32, 3)[1] == (1, 3, 64, 96)
 
 
 def test_timing_cache_is_read_and_written(tmp_path):
@@ -115,6 +115,6 @@ def test_engine_equals_the_model(tmp_path, tiny_swin):
     model = deepcopy(tiny_swin).cuda()  # the fixture stays on the CPU for the tests that follow
     images = torch.zeros(2, 3, 96, 128, device="cuda")
     metadata = {"stride": 16, "names": {0: "a", 1: "b"}}
-    options = ExportOptions(imgsz=(96, 128), batch=2, dynamic=True)
+    options = ExportOptions(imgsz=(96, 128), batch_size=2, dynamic=True)
     export_engine(model, images, tmp_path / "a.engine", options, metadata)  # raises where it differs
     assert read_engine(tmp_path / "a.engine")[0]["stride"] == 16

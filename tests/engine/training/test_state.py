@@ -1,6 +1,7 @@
 """The parts of a training's set-up that tests/test_train.py does not show one by one."""
 
 from argparse import Namespace
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from torchvision.models import swin_transformer
 from engine.training import state as training
 from engine.training.state import choose_amp, choose_hyp, freeze_layers, has_placeholder_anchors
 from models.yolo import DetectionModel
+from utils.options.train import TrainOptions
 
 TABLE = {
     "nc": 2,
@@ -68,9 +70,8 @@ def test_amp_type_follows_the_device():
     [("C3SwinV2", "hyp.swinv2.yaml"), ("SwinV2Stage", "hyp.swinv2.yaml"), ("C3", "hyp.scratch-low.yaml")],
 )
 def test_hyperparameters_suit_the_backbone(module, name):
-    opt = Namespace(hyp="")
-    choose_hyp(opt, {"backbone": [[-1, 1, "Conv", [8]], [-1, 1, module, [8]]]})
-    assert opt.hyp.endswith(name)
+    file, _ = choose_hyp("", {"backbone": [[-1, 1, "Conv", [8]], [-1, 1, module, [8]]]})
+    assert file.endswith(name)
 
 
 def test_last_is_written_after_best(monkeypatch, tmp_path):
@@ -79,7 +80,7 @@ def test_last_is_written_after_best(monkeypatch, tmp_path):
     monkeypatch.setattr(training, "to_checkpoint", lambda *_: {})
     monkeypatch.setattr(training, "save_checkpoint", lambda path, _: written.append(path.name))
     state = Namespace(best_saved=False, epoch=4, optimizer=None)
-    plan = Namespace(save_dir=tmp_path, opt=Namespace(save_period=2, shard_optimizer=False))
+    plan = Namespace(save_dir=tmp_path, options=TrainOptions(save_period=2))
     training.save(state, plan, improved=False)
     assert written == ["best.pt", "epoch4.pt", "last.pt"]
     training.save(state, plan, improved=False)
@@ -109,28 +110,23 @@ def options(tmp_path, monkeypatch):
     torch.save(vision.state_dict(), tmp_path / "vision.pth")
     (tmp_path / "paper.yaml").write_text(yaml.safe_dump(PAPER))
     monkeypatch.setattr(training, "check_dataset", lambda data: {"nc": 2, "names": {0: "a", 1: "b"}})
-    return Namespace(
-        data="", weights=str(tmp_path / "vision.pth"), cfg=str(tmp_path / "paper.yaml"), hyp="", resume=False,
-        single_cls=False, activation_checkpointing=False, window=None, checkpoint_stages=None,
-    )  # fmt: skip
+    return TrainOptions(weights=str(tmp_path / "vision.pth"), cfg=str(tmp_path / "paper.yaml"))
 
 
-def test_published_file_fills_the_backbone_of_the_named_model(options):
+def test_published_file_fills_the_backbone_of_the_named_model(options, tmp_path):
     inputs = training.read_inputs(options)
     assert inputs.ckpt is None
-    model = training.build_model(options, inputs)
+    model = training.build_model(inputs, tmp_path)
     state = torch.load(options.weights)
     assert torch.equal(model.model[5].blocks[1].mlp.fc2.weight, state["features.5.1.mlp.3.weight"])
     assert model.names == {0: "a", 1: "b"}
-    options.cfg = ""
     with pytest.raises(ValueError, match=r"vision.pth: pass the model too, such as --cfg models/yolov5-swinv2t.yaml"):
-        training.read_inputs(options)
+        training.read_inputs(replace(options, cfg=""))
 
 
 def test_name_of_published_weights_implies_its_model(options, monkeypatch):
     monkeypatch.setattr(training, "read_published", lambda name: name)
-    options.weights, options.cfg = "swinv2_s", ""
-    inputs = training.read_inputs(options)
+    inputs = training.read_inputs(TrainOptions(weights="swinv2_s"))
     assert inputs.published == "swinv2_s"
     assert Path(inputs.cfg).name == "yolov5-swinv2s.yaml"
-    assert options.hyp.endswith("hyp.swinv2.yaml")
+    assert inputs.options.hyp.endswith("hyp.swinv2.yaml")

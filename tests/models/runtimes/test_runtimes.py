@@ -61,7 +61,7 @@ def export_as(weights, write):
         if kind == "ncnn":  # it has no operator for windows
             plain = [row if row[2] == "Conv" else [-1, 2, "C3", [16]] for row in TABLE["backbone"]]
             source = write(weights.with_name("plain.pt"), TABLE | {"backbone": plain})
-        return source, export.run(source, [kind], imgsz=(64, 96))[0]
+        return source, export.run(weights=source, include=[kind], imgsz=(64, 96))[0]
 
     return made
 
@@ -90,7 +90,7 @@ def test_file_gives_the_boxes_of_the_checkpoint(exported):
 def test_detections_inside_a_file_survive_a_second_suppression(weights, tmp_path):
     pytest.importorskip("onnxscript")
     other = shutil.copy(weights, tmp_path)  # beside which the file is written
-    file = export.run(other, ["onnx"], imgsz=64, batch_size=2, nms=True, conf_thres=0.1, topk_all=15)[0]
+    file = export.run(weights=other, include=["onnx"], imgsz=64, batch_size=2, nms=True, conf_thres=0.1, topk_all=15)[0]
     backend = DetectMultiBackend(file)
     images = torch.rand(2, 3, 64, 64)
     with torch.no_grad():

@@ -11,7 +11,7 @@ from models.runtimes import tensorrt_files
 from models.runtimes.backends import DetectMultiBackend
 from models.yolo import DetectionModel
 from utils.model_files.engine import write_engine
-from utils.options.exporter import ExportOptions
+from utils.options.export import ExportOptions
 
 METADATA = {"stride": 32, "names": {0: "a", 1: "b"}, "half": False}
 

@@ -1,0 +1,369 @@
+"""Options as a dataclass: from it come the parser of the command line, the check of values from Python, and the docs.
+
+The frozen dataclass of a script is the only place of an option's name, type, default, allowed values and help. What an
+option takes is its annotation:
+
+- bool: a flag. int, float or str: one value, and with `| None` it may be left out.
+- Annotated[int, Number(...)]: a number in a range. Annotated[..., function]: what that function reads.
+- Literal[...]: one of these.
+- list[T]: one or more values. T | list[T]: the same, but one alone is no list.
+- Any: a string on the command line, and from Python whatever the function takes that uses the value.
+
+Options before the mark `_: KW_ONLY` are also arguments by position, in YOLOv5's order.
+"""
+
+import argparse
+import inspect
+import os
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, fields
+from difflib import get_close_matches
+from functools import wraps
+from types import NoneType, UnionType
+from typing import Annotated, Any, Concatenate, Literal, ParamSpec, TypeVar, Union, get_args, get_origin, get_type_hints
+
+from utils.options.check import Number, plain
+
+Options = TypeVar("Options")
+Own = ParamSpec("Own")
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True)
+class Option:
+    """One option, as a dataclass declares it.
+
+    Attributes:
+        name: of the field.
+        flags: spellings on the command line, the first of which stands in messages.
+        help: what it is for.
+        default: value when it is not given.
+        types: the alternatives of its annotation, of a list those of its items.
+        many: takes several values.
+        alone: of these, one alone is no list.
+        bare: value when the flag stands alone; None if it needs one.
+        required: on the command line; from Python the function says what is missing.
+        metavar: word for the value in the usage.
+        refused: why and what to do instead, of an option of YOLOv5 that is not there.
+        positional: whether functions take it by position too.
+    """
+
+    name: str
+    flags: tuple[str, ...]
+    help: str
+    default: Any
+    types: tuple[Any, ...]
+    many: bool
+    alone: bool
+    bare: Any
+    required: bool
+    metavar: str | None
+    refused: str
+    positional: bool
+
+    @property
+    def flag(self) -> bool:
+        """Whether it takes no value."""
+        return self.types == (bool,)
+
+    @property
+    def choices(self) -> tuple[Any, ...]:
+        """Return the allowed values, where they are listed."""
+        return next((get_args(t) for t in self.types if get_origin(t) is Literal), ())
+
+    @property
+    def read(self) -> Any:
+        """Return what reads the text of one value: a Number, a function, int, or None for the text itself."""
+        marked = [t.__metadata__[0] for t in self.types if get_origin(t) is Annotated]
+        return marked[0] if marked else type(self.choices[0]) if self.choices else None
+
+    @property
+    def parameter(self) -> inspect.Parameter:
+        """Return it as an argument of a function."""
+        kind = inspect.Parameter.POSITIONAL_OR_KEYWORD if self.positional else inspect.Parameter.KEYWORD_ONLY
+        return inspect.Parameter(self.name, kind, default=self.default)
+
+    def add_to(self, parser: argparse.ArgumentParser) -> None:
+        """Add the option to a parser."""
+        words = self.help.replace("%", "%%")
+        if self.refused:
+            suppressed = argparse.SUPPRESS
+            parser.add_argument(
+                *self.flags,
+                dest=self.name,
+                nargs="?",
+                action=_Refuse,
+                const=self.refused,
+                default=suppressed,
+                help=suppressed,
+            )
+        elif self.flag:
+            parser.add_argument(*self.flags, dest=self.name, action="store_true", default=self.default, help=words)
+        else:
+            parser.add_argument(
+                *self.flags,
+                dest=self.name,
+                nargs="+" if self.many else None if self.bare is None else "?",
+                const=self.bare,
+                action=_OneOrMore if self.alone else "store",
+                type=self.read,
+                choices=self.choices or None,
+                default=self.default,
+                required=self.required,
+                metavar=self.metavar,
+                help=words,
+            )
+
+    def check(self, value: Any) -> Any:
+        """Return a value from Python in the type of the option; a path may be a string or a Path.
+
+        Raises:
+            ValueError: a wrong type or out of range, with what is allowed.
+        """
+        if Any in self.types:
+            return value
+        value = plain(value)
+        if value is None and self.default in (None, ""):
+            return self.default
+        if self.flag:
+            if value in (True, False):
+                return bool(value)
+            raise ValueError(f"{self.flags[0]} is {value!r:.80}, but must be True or False")
+        if self.bare is not None and any(type(value) is type(x) and value == x for x in (self.bare, self.default)):
+            return value
+        if not self.many:
+            return self._check_one(value)
+        several = isinstance(value, Iterable) and not isinstance(value, str | os.PathLike)
+        values = [self._check_one(item) for item in (value if several else [value])]
+        return values[0] if self.alone and len(values) == 1 else values
+
+    def _check_one(self, value: Any) -> Any:
+        """Return one value in the type of its option, or raise ValueError."""
+        name, value = self.flags[0], plain(value)
+        if isinstance(self.read, Number):
+            return self.read.check(name, value)
+        if self.choices:
+            if value not in self.choices:
+                raise ValueError(f"{name} is {value!r:.80}; allowed: {', '.join(map(str, self.choices))}")
+            return value
+        text = str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+        text = os.fspath(text) if isinstance(text, os.PathLike) else text
+        if self.read:
+            try:
+                return self.read(text) if isinstance(text, str) else self.read(repr(value))
+            except ValueError:
+                raise ValueError(f"{name} is {value!r:.80}, which it does not take: {self.help}") from None
+        if not isinstance(text, str):
+            raise ValueError(f"{name} is {value!r:.80}, but must be a string or a path")
+        return text
+
+
+# Declaration ----------------------------------------------------------------------------------------------------------
+
+
+def option(
+    default: Any,
+    help: str,
+    *flags: str,
+    bare: Any = None,
+    required: bool = False,
+    metavar: str | None = None,  # noqa: A002
+) -> Any:
+    """Declare a field of a dataclass as an option; `--its-name` is its flag unless others are given. See `Option`."""
+    metadata = {"help": help, "flags": flags, "bare": bare, "required": required, "metavar": metavar}
+    if isinstance(default, list):
+        return field(default_factory=lambda: list(default), metadata={"option": metadata})
+    return field(default=default, metadata={"option": metadata})
+
+
+def refused(default: Any, instead: str, *flags: str) -> Any:
+    """Declare an option of YOLOv5 that is not there: it keeps its position, but takes its default only.
+
+    Args:
+        default: YOLOv5's, which asks for nothing.
+        instead: why it is not there and what to do instead.
+        *flags: as for `option`.
+    """
+    return field(default=default, metadata={"option": {"flags": flags, "refused": instead}})
+
+
+def all_options(cls: type) -> dict[str, Option]:
+    """Return the options that a dataclass declares, by name, those that are refused too."""
+    hints = get_type_hints(cls, include_extras=True)
+    found = {}
+    for item in fields(cls):
+        if "option" not in item.metadata:
+            continue
+        given = {"help": "", "bare": None, "required": False, "metavar": None, "refused": ""} | item.metadata["option"]
+        types = _alternatives(hints[item.name])
+        many = any(get_origin(t) is list for t in types)
+        items = tuple(x for t in types for x in (_alternatives(get_args(t)[0]) if get_origin(t) is list else (t,)))
+        if given["bare"] is not None:
+            items = tuple(x for x in items if x is not bool)
+        given["flags"] = given["flags"] or (f"--{item.name.replace('_', '-')}",)
+        default = item.default_factory() if callable(item.default_factory) else item.default
+        found[item.name] = Option(
+            name=item.name, default=default, types=tuple(dict.fromkeys(items)), many=many,
+            alone=many and len(types) > 1, positional=not item.kw_only, **given,
+        )  # fmt: skip
+    return found
+
+
+def options_of(cls: type) -> dict[str, Option]:
+    """Return the options that can be used, by name."""
+    return {name: item for name, item in all_options(cls).items() if not item.refused}
+
+
+def as_dict(options: Any) -> dict[str, Any]:
+    """Return the values of all options that can be used, by name."""
+    return {name: getattr(options, name) for name in options_of(type(options))}
+
+
+def _alternatives(hint: Any) -> tuple[Any, ...]:
+    """Return the parts of a union without None."""
+    parts = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
+    return tuple(part for part in parts if part is not NoneType)
+
+
+# Command line ---------------------------------------------------------------------------------------------------------
+
+
+def make_parser(cls: type, description: str = "") -> argparse.ArgumentParser:
+    """Return the parser of the options that a dataclass declares."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    for item in all_options(cls).values():
+        item.add_to(parser)
+    return parser
+
+
+class _OneOrMore(argparse.Action):
+    """One value alone, several as a list."""
+
+    def __call__(self, parser: argparse.ArgumentParser, namespace: Any, values: Any, option: str | None = None) -> None:
+        """Store it or them."""
+        setattr(namespace, self.dest, values if len(values) > 1 else values[0])
+
+
+class _Refuse(argparse.Action):
+    """An option that is known, but not there: using it ends with a sentence that says what to do instead."""
+
+    def __call__(self, parser: argparse.ArgumentParser, namespace: Any, values: Any, option: str | None = None) -> None:
+        """Raise ValueError with that sentence."""
+        raise ValueError(f"{option} is not supported: {self.const}")
+
+
+# Python ---------------------------------------------------------------------------------------------------------------
+
+
+def checked(cls: type, values: Mapping[str, Any], place: Callable[[str], str] | None = None) -> dict[str, Any]:
+    """Return values of options in the types that the dataclass declares.
+
+    Args:
+        cls: the dataclass.
+        values: by name, such as `batch_size`.
+        place: says for the messages where in a file an option stands.
+
+    Raises:
+        ValueError: an unknown name, or a value of a wrong type or out of range, with what is allowed.
+    """
+    known, result = all_options(cls), {}
+    for key, value in values.items():
+        if key not in known:
+            raise ValueError(unknown(key, options_of(cls)))
+        item = known[key]
+        if item.refused:
+            if value != item.default:
+                raise ValueError(f"unknown option {key!r}: {item.refused}")
+            continue
+        try:
+            result[key] = item.check(value)
+        except ValueError as error:
+            raise ValueError(f"{place(key)}: {error}" if place else str(error)) from None
+    return result
+
+
+def unknown(key: str, known: Iterable[str]) -> str:
+    """Return the message for an option that does not exist."""
+    known = sorted(known)
+    close = [name for name in known if name.startswith(key)] or get_close_matches(key, known, n=1)
+    return f"unknown option {key!r:.80}" + (
+        f". Did you mean {close[0]!r}?" if close else f"; known: {', '.join(known)}"
+    )
+
+
+def takes_options(
+    cls: type[Options],
+) -> Callable[[Callable[Concatenate[Options, Own], Result]], Callable[..., Result]]:
+    """Return a decorator for a function of checked options: callers give them as arguments, by position or by name.
+
+    Keyword-only arguments of the function stand beside the options, and take from Python what no command line can say.
+
+    Args:
+        cls: dataclass of the options, which the function takes first.
+    """
+
+    def decorate(function: Callable[Concatenate[Options, Own], Result]) -> Callable[..., Result]:
+        parameters = inspect.signature(function).parameters
+        own = {name: p for name, p in parameters.items() if p.kind is p.KEYWORD_ONLY}
+        options = [item.parameter for item in all_options(cls).values()]
+        signature = inspect.Signature(sorted([*options, *own.values()], key=lambda p: p.kind))
+        known = [*options_of(cls), *own]
+
+        @wraps(function)
+        def run(*args: Any, **kwargs: Any) -> Result:
+            for key in kwargs:
+                if key not in signature.parameters:
+                    raise ValueError(unknown(key, known))
+            given = signature.bind(*args, **kwargs).arguments  # TypeError as of any function: too many, or one twice
+            beside = {key: given.pop(key) for key in own if key in given}
+            return function(cls(**checked(cls, given)), **beside)  # type: ignore[call-arg]
+
+        run.__signature__ = signature  # type: ignore[attr-defined]
+        return run
+
+    return decorate
+
+
+# Docs -----------------------------------------------------------------------------------------------------------------
+
+
+def markdown(cls: type, root: str = "") -> str:
+    """Return the table of options: flags, values, default, meaning.
+
+    Args:
+        cls: the dataclass.
+        root: folder below which paths are shown.
+    """
+    rows = ["| option | value | default | meaning |", "| --- | --- | --- | --- |"]
+    for item in options_of(cls).values():
+        flags = ", ".join(f"`{flag}`" for flag in item.flags)
+        rows.append(f"| {flags} | {_value_words(item)} | {_default_words(item, root)} | {item.help} |")
+    return "\n".join(rows) + "\n"
+
+
+def _value_words(item: Option) -> str:
+    """Say which values an option takes."""
+    if item.flag:
+        return ""
+    if item.choices:
+        words = ", ".join(f"`{choice}`" for choice in item.choices)
+    elif isinstance(item.read, Number):
+        words = str(item.read)
+    else:
+        plain_types = [
+            t for x in item.types for t in _alternatives(get_args(x)[0] if get_origin(x) is Annotated else x)
+        ]
+        names = {int: "integer", float: "number", str: "string", Any: "string"}
+        words = " or ".join(names[t] for t in plain_types)
+    words += "; one or more" * item.many
+    return words if item.bare is None else f"{words}; alone: {'latest' if item.bare is True else f'`{item.bare}`'}"
+
+
+def _default_words(item: Option, root: str) -> str:
+    """Say what an option is without being given."""
+    if item.required:
+        return "required"
+    if item.default is False or item.default in (None, "", []):
+        return ""
+    values = item.default if isinstance(item.default, list) else [item.default]
+    return f"`{' '.join(str(value).removeprefix(root).lstrip('/') for value in values)}`"
