@@ -6,7 +6,7 @@ PYTEST_ARGS ?=
 
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-slow test-all parity fuzz kill lint types types-baseline format clean
+.PHONY: demo test test-slow test-all parity fuzz kill lint types types-baseline docs-options format clean
 
 FUZZ_SECONDS ?= 600  # of each reader
 
@@ -53,6 +53,9 @@ types: $(VENV)/.installed-dev
 
 types-baseline: $(VENV)/.installed-dev
 	$(BIN)/mypy | $(BIN)/mypy-baseline sync
+
+docs-options: $(VENV)/.installed
+	$(BIN)/python -m utils.options.page
 
 format: $(VENV)/.installed-dev
 	$(BIN)/ruff check --fix .

@@ -20,6 +20,7 @@ from utils.datasets import demo
 from utils.files import yaml_load, yaml_save
 from utils.hyp import Hyp
 from utils.optim import build_optimizer, same_warmup
+from utils.options.train import TrainOptions
 from utils.torch_utils import EarlyStopping, ModelEMA
 
 MODEL = """
@@ -266,7 +267,7 @@ def test_the_place_in_the_warmup_is_kept(ni, nw, new, expected):
 def test_batches_since_the_last_step_are_kept(new):
     state = Namespace(epoch=2, batch=0, stopper=EarlyStopping(9), best_fitness=0.5)
     data = {split: {"images": 3, "digest": split} for split in ("train", "val")}
-    plan = Namespace(opt=Namespace(data="set.yaml", patience=9), data=data, batches=5, warmup=new)
+    plan = Namespace(options=TrainOptions(data="set.yaml", patience=9), data=data, batches=5, warmup=new)
     ckpt = {"epoch": 1, "progress": None, "data": data, "iteration": 50, "warmup": 120, "last_step": 46}
     training.fit_to_data(state, plan, ckpt)
     assert (state.iteration, state.iteration - state.last_step) == (50 * new // 120, 4)
@@ -305,10 +306,8 @@ def same(a, b):
 def test_every_part_of_a_state_comes_back(tmp_path):
     """What a restored state would save is what was saved."""
     data = {split: {"images": 3, "digest": split} for split in ("train", "val")}
-    plan = Namespace(
-        opt=Namespace(data="set.yaml", patience=9), data=data, batches=5, warmup=120, hyp=Hyp(), git=None,
-        save_dir=tmp_path,
-    )  # fmt: skip
+    options = TrainOptions(data="set.yaml", patience=9)
+    plan = training.Plan(options, Hyp(), torch.device("cpu"), None, 64, 32, 5, 120, data, [], tmp_path, None)
     state = fresh_state(1)
     for p in state.model.parameters():
         p.grad = torch.randn_like(p)

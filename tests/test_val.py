@@ -25,6 +25,7 @@ from utils.datasets.dataset import check_dataset
 from utils.files import yaml_load
 from utils.hyp import Hyp
 from utils.loss import ComputeLoss
+from utils.options.val import ValOptions
 from utils.paths import ROOT
 
 
@@ -429,7 +430,7 @@ def test_memory_is_pinned_for_cuda_only(data, weights, monkeypatch):
     asked = []
     monkeypatch.setattr(val, "create_dataloader", lambda *_, **settings: [asked.append(settings["pin_memory"])])
     monkeypatch.setattr(torch.cuda, "is_available", None)
-    val._make_loader(data, attempt_load(weights), "val", 64, 1, 0, single_cls=False)
+    val._make_loader(data, attempt_load(weights), ValOptions(imgsz=64, batch_size=1, workers=0))
     assert asked == [False]
 
 

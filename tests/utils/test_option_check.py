@@ -16,6 +16,7 @@ import val
 from utils.options.check import COUNT, SHARE, Number
 from utils.options.detect import DetectOptions
 from utils.options.export import ExportOptions
+from utils.options.page import PAGE, page
 from utils.options.table import checked, option, refused, takes_options
 from utils.options.train import TrainOptions
 from utils.options.val import ValOptions
@@ -124,7 +125,7 @@ class Few:
     count: Annotated[int, COUNT] = option(1, "how many")
     gone: bool = refused(False, "use --count")
     share: Annotated[float, SHARE] = option(0.5, "a part", "--share", "--part")
-    size: Annotated[int, COUNT] | list[Annotated[int, COUNT]] = option(8, "one side or two")
+    size: int | list[int] = option(8, "one side or two")
     _: KW_ONLY
     data: Any = option("", "anything")
 
@@ -142,6 +143,8 @@ def test_a_function_of_options_gets_checked_values_by_position_and_by_name():
     assert list(inspect.signature(run).parameters) == ["count", "gone", "share", "size", "data", "other"]
     with pytest.raises(ValueError, match="--count is 0, but must be at least 1"):
         run(0)
+    with pytest.raises(ValueError, match="--size is '8', but must be an integer"):
+        run(size="8")
     with pytest.raises(ValueError, match="unknown option 'gone': use --count"):
         run(1, True)
     with pytest.raises(ValueError, match="unknown option 'othr'. Did you mean 'other'"):
@@ -175,3 +178,7 @@ def test_a_range_has_ends_and_one_value_besides():
             number.check("n", bad)
     with pytest.raises(ValueError, match="must be a number"):
         Number(float).check("n", "1")
+
+
+def test_the_page_of_options_is_up_to_date():
+    assert PAGE.read_text(encoding="utf-8") == page(), "write it anew: make docs-options"

@@ -6,7 +6,7 @@ from dataclasses import KW_ONLY, dataclass
 from typing import Annotated, Any
 
 from utils.formats import EXPORTS
-from utils.options.check import BATCH, COUNT, SHARE, SIDE, Number
+from utils.options.check import BATCH, COUNT, SHARE, SIDE
 from utils.options.table import make_parser, option, refused
 from utils.thresholds import CONF_THRES, IOU_THRES
 
@@ -38,9 +38,9 @@ class ExportOptions:
     int8: bool = option(False, "8-bit quantisation, calibrated on --data")
     dynamic: bool = option(False, "any batch, height and width")
     simplify: bool = option(False, "simplify the ONNX graph with onnxslim")
-    opset: Annotated[int, Number(int)] = option(OPSETS[1], f"ONNX operator set, {OPSETS[0]} to {OPSETS[1]}")
+    opset: int = option(OPSETS[1], f"ONNX operator set, {OPSETS[0]} to {OPSETS[1]}")
     verbose: bool = option(False, "detailed log of the TensorRT builder")
-    workspace: Annotated[float, Number(float)] = option(4.0, "GiB for the TensorRT builder")
+    workspace: float = option(4.0, "GiB for the TensorRT builder")
     nms: bool = option(False, "suppress overlapping boxes inside the graph (ONNX, TensorRT)")
     agnostic_nms: bool = option(False, "boxes of different classes suppress each other")
     topk_per_class: int = refused(100, "--topk-all limits the detections of an image, of all classes together")

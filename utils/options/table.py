@@ -73,9 +73,10 @@ class Option:
 
     @property
     def read(self) -> Any:
-        """Return what reads the text of one value: a Number, a function, int, or None for the text itself."""
+        """Return what reads the text of one value: a Number, a function, or None for the text itself."""
         marked = [t.__metadata__[0] for t in self.types if get_origin(t) is Annotated]
-        return marked[0] if marked else type(self.choices[0]) if self.choices else None
+        kinds = [t for t in (*self.types, *map(type, self.choices)) if t in (int, float)]
+        return marked[0] if marked else Number(kinds[0]) if kinds else None
 
     @property
     def parameter(self) -> inspect.Parameter:
@@ -140,12 +141,12 @@ class Option:
     def _check_one(self, value: Any) -> Any:
         """Return one value in the type of its option, or raise ValueError."""
         name, value = self.flags[0], plain(value)
-        if isinstance(self.read, Number):
-            return self.read.check(name, value)
         if self.choices:
             if value not in self.choices:
                 raise ValueError(f"{name} is {value!r:.80}; allowed: {', '.join(map(str, self.choices))}")
             return value
+        if isinstance(self.read, Number):
+            return self.read.check(name, value)
         text = str(value) if isinstance(value, int) and not isinstance(value, bool) else value
         text = os.fspath(text) if isinstance(text, os.PathLike) else text
         if self.read:
@@ -337,14 +338,15 @@ def markdown(cls: type, root: str = "") -> str:
     rows = ["| option | value | default | meaning |", "| --- | --- | --- | --- |"]
     for item in options_of(cls).values():
         flags = ", ".join(f"`{flag}`" for flag in item.flags)
-        rows.append(f"| {flags} | {_value_words(item)} | {_default_words(item, root)} | {item.help} |")
+        words = item.help.replace("<", "\\<")  # Markdown would take <image> for HTML
+        rows.append(f"| {flags} | {_value_words(item)} | {_default_words(item, root)} | {words} |")
     return "\n".join(rows) + "\n"
 
 
 def _value_words(item: Option) -> str:
     """Say which values an option takes."""
     if item.flag:
-        return ""
+        return "flag"
     if item.choices:
         words = ", ".join(f"`{choice}`" for choice in item.choices)
     elif isinstance(item.read, Number):
