@@ -13,9 +13,9 @@ HEAD = """# Options
 Written by `make docs-options` from `utils/options/`, where each option stands once: do not edit this page.
 
 On the command line an option may be shortened to any beginning that is clear, such as `--conf 0.4`. From Python the
-functions `train.run`, `val.run`, `detect.run` and `export.run` take the same options as arguments, `--conf-thres 0.4` as
-`conf_thres=0.4`, and check them in the same way; several values are a list, an option without a value is True. `val.run`,
-`detect.run` and `export.run` also take them by position, in the order of YOLOv5's signatures.
+functions `train.run`, `val.run`, `detect.run` and `export.run` take the same options as arguments, `--conf-thres 0.4`
+as `conf_thres=0.4`, and check them in the same way; several values are a list, a flag is True. `val.run`, `detect.run`
+and `export.run` also take them by position, in the order of YOLOv5's signatures.
 """
 
 
