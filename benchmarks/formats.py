@@ -38,7 +38,7 @@ def variants(include: list[str], int8: bool) -> list[tuple[str, bool]]:
 def write(opt: argparse.Namespace, word: str, int8: bool) -> Path | None:
     """Export, or return None with a warning where a package is missing or the format fails."""
     try:
-        return export.run(opt.weights, [word], opt.data, opt.imgsz, int8=int8)[0]
+        return export.run(opt.data, opt.weights, opt.imgsz, include=[word], int8=int8)[0]
     except ValueError as error:
         LOGGER.warning(f"{word}{' int8' * int8} left out: {error}")
         found = output_path(opt.weights, word, int8)
