@@ -36,7 +36,7 @@ from models.runtimes.backends import DetectMultiBackend
 from models.weights.checkpoint import strip_optimizer
 from utils.console import LOGGER, log_options
 from utils.datasets.output_names import unique_stems
-from utils.official_weights import find_weights
+from utils.downloads.official_weights import find_weights
 from utils.options.table import takes_options
 from utils.paths import ROOT, run_folder
 from utils.torch_utils import select_device

@@ -8,9 +8,10 @@ python hubconf.py --model yolov5n
 import argparse
 import logging
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
+from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec, PathFinder
 from importlib.util import spec_from_loader
 from pathlib import Path
@@ -25,7 +26,7 @@ HERE = Path(__file__).resolve().parent
 PACKAGES = ("models", "utils")
 
 
-class _Packages:
+class _Packages(Loader, MetaPathFinder):
     """Our packages in a program that has, or may still import, packages of the same names.
 
     `sys.modules` holds ours only while they are imported, then those of the program again. Later on the program gets
@@ -57,7 +58,9 @@ class _Packages:
             _take_modules()
             sys.modules.update(theirs)
 
-    def find_spec(self, name: str, path: object = None, target: object = None) -> ModuleSpec | None:
+    def find_spec(
+        self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
         """Find one of our modules, while they are imported or for a program that has no such module."""
         if name in self.modules:
             return spec_from_loader(name, self, is_package=hasattr(self.modules[name], "__path__"))
@@ -92,7 +95,7 @@ def _own_packages() -> AbstractContextManager[None]:
     """Return the context in which this file imports our packages."""
     if all(map(_is_ours, PACKAGES)):
         return nullcontext()
-    known = (finder for finder in sys.meta_path if getattr(finder, "yolov5_swinv2", None) == HERE)
+    known: Iterator[Any] = (finder for finder in sys.meta_path if getattr(finder, "yolov5_swinv2", None) == HERE)
     return next(known, _Packages()).importing()
 
 
@@ -103,7 +106,7 @@ with _own_packages():
     from models.weights.transfer import transfer_weights
     from models.yolo import DetectionModel
     from utils.console import LOGGER, cli_errors
-    from utils.official_weights import YOLOV5, find_weights
+    from utils.downloads.official_weights import YOLOV5, find_weights
     from utils.paths import ROOT, check_file
     from utils.torch_utils import select_device
 

@@ -127,8 +127,8 @@ def optimizer_step(state: State, clip_norm: float, callbacks: Callbacks) -> bool
     """
     callbacks.run("optimizer_step")
     state.scaler.unscale_(state.optimizer)
-    learning = [p for p in state.model.parameters() if p.grad is not None]
-    norm = torch.nn.utils.get_total_norm([p.grad for p in learning])  # infinite after an overflow in float16
+    learning = {p: p.grad for p in state.model.parameters() if p.grad is not None}
+    norm = torch.nn.utils.get_total_norm(learning.values())  # infinite after an overflow in float16
     finite = bool(norm.isfinite())
     if finite:  # clipping would spread what is not finite over all gradients
         torch.nn.utils.clip_grads_with_norm_(learning, clip_norm, norm)
@@ -472,7 +472,7 @@ def evolve(inputs: Inputs, generations: int, device: torch.device, folder: Path)
 
     def measure(generation: int, genes: Mapping[str, float]) -> tuple[float, ...]:
         LOGGER.info(f"\n{colorstr('evolve: ')}generation {generation} of {generations}: {genes}")
-        hyp = Hyp.from_dict(base.to_dict() | genes, f"generation {generation}")
+        hyp = Hyp.from_dict({**base.to_dict(), **genes}, f"generation {generation}")
         with tempfile.TemporaryDirectory(prefix="training-", dir=folder) as scratch:  # never a folder of the user
             return train(replace(inputs, hyp=hyp), device, Path(scratch))
 

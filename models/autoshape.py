@@ -23,7 +23,7 @@ from utils.console import LOGGER
 from utils.datasets.output_names import name_part
 from utils.datasets.reader import decode_image, has_more_pages
 from utils.downloads import fetch, is_url
-from utils.http_client import shown
+from utils.downloads.http_client import shown
 from utils.image_size import input_stride, make_divisible
 from utils.nms import non_max_suppression
 from utils.options.check import COUNT, SHARE, SIDE, Number

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import overload
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +14,7 @@ from models.common import GhostConv as GhostConv
 from models.common import MixConv2d as MixConv2d
 from models.weights.checkpoint import build_model, load_checkpoint
 from models.yolo import DetectionModel
-from utils.official_weights import find_weights
+from utils.downloads.official_weights import find_weights
 
 
 class Ensemble(nn.ModuleList):
@@ -55,6 +56,30 @@ class Ensemble(nn.ModuleList):
             Boxes (B, R1 + R2 + ..., 5 + nc), and None in the place of the raw maps.
         """
         return torch.cat([model(x, augment, profile, visualize)[0] for model in self], 1), None
+
+
+@overload
+def attempt_load(
+    weights: str | Path,
+    device: str | torch.device | None = None,
+    inplace: bool = True,
+    fuse: bool = True,
+    *,
+    map_location: str | torch.device | None = None,
+    window: int | Sequence[int] | None = None,
+) -> DetectionModel: ...
+
+
+@overload
+def attempt_load(
+    weights: Sequence[str | Path],
+    device: str | torch.device | None = None,
+    inplace: bool = True,
+    fuse: bool = True,
+    *,
+    map_location: str | torch.device | None = None,
+    window: int | Sequence[int] | None = None,
+) -> DetectionModel | Ensemble: ...
 
 
 def attempt_load(

@@ -533,14 +533,14 @@ class DetectionModel(nn.Module):
             for block in stage.blocks:
                 block.attn.sequential = windows if stage in chosen else 0
 
-    def set_window(self, windows: int | Sequence[int]) -> None:
+    def set_window(self, windows: int | Sequence[int | Sequence[int]]) -> None:
         """Run the trained weights at another window, in place; the table `yaml` follows.
 
         Nothing is learned anew: the networks of the position bias keep the scale of the window that they were trained
         with, learned bias tables are interpolated. Call it before the optimizer or an average of the model is made.
 
         Args:
-            windows: side in cells for all Swin stages, or one side for each.
+            windows: side in cells for all Swin stages, or one side (or rows and columns) for each.
 
         Raises:
             ValueError: wrong number or kind of windows, no Swin stage, or a fused model.

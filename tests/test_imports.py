@@ -10,13 +10,9 @@ ROOT = Path(__file__).resolve().parents[1]
 
 # The law. A room is a package of a part (utils.datasets, models.swin, engine.results) or a file that lies open in it.
 PARTS = ("utils", "models", "engine", "script")  # a part imports itself and the parts before it
-PACKAGES = (
-    "utils.datasets",
-    "utils.model_files",
-    "utils.options",
-    "utils.loggers",
-)  # import no other of them, only the ground:
-# files of utils that import no package
+PACKAGES = (  # import no other of them, only the ground: files of utils that import no package
+    "utils.datasets", "utils.downloads", "utils.model_files", "utils.options", "utils.loggers",
+)  # fmt: skip
 SCRIPT_OF_SCRIPT = {"train": {"val"}}  # the only script that imports another one
 LAZY = (  # files whose __getattr__ may import upwards: YOLOv5's addresses
     "utils/general.py",  # strip_optimizer, save_one_txt: they stand on models.weights and engine.results

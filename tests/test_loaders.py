@@ -13,7 +13,7 @@ DOORS = {
     "torch.package.*": (),
     "torch.hub.load": (),
     "torch.hub.load_state_dict_from_url": (),
-    "torch.hub.download_url_to_file": (),  # has no deadline: utils/downloads.py
+    "torch.hub.download_url_to_file": (),  # has no deadline: utils/downloads/__init__.py
     "torch.ops.load_library": (),
     "torch._C.import_ir_module": (),
     "torch._C.import_ir_module_from_buffer": (),

@@ -22,9 +22,9 @@ from models.autoshape import AutoShape
 from models.experimental import Ensemble, attempt_load
 from models.runtimes.backends import DetectMultiBackend
 from models.weights.checkpoint import load_checkpoint
-from utils import http_client
 from utils.console import cli_errors
-from utils.official_weights import FOLDER, MIRRORS, YOLOV5, Official
+from utils.downloads import http_client
+from utils.downloads.official_weights import FOLDER, MIRRORS, YOLOV5, Official
 
 
 class Handler(http.server.SimpleHTTPRequestHandler):

@@ -435,6 +435,7 @@ def unpack(archive: str | Path, folder: str | Path, limit: int = MAX_UNPACKED) -
         raise OSError(f"{archive}: unpacking needs Python 3.10.12, 3.11.4, 3.12 or newer; or unpack it yourself")
     try:
         with zipfile.ZipFile(archive) if packed_by_zip else tarfile.open(archive) as opened:
+            entries: Iterable[tuple[Any, str, int, bool, int]]
             if isinstance(opened, zipfile.ZipFile):
                 entries = [(e, e.filename, e.file_size, e.is_dir(), e.external_attr >> 16) for e in opened.infolist()]
             else:  # read one by one, so that the headers of a bomb end at the limit

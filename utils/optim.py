@@ -136,11 +136,25 @@ def scaled_decay(weight_decay: float, batch_size: int, nominal: int = 64) -> flo
 class Schedule(Protocol):
     """What `set_schedule_` reads of the hyperparameters; `utils.hyp.Hyp` has it."""
 
-    lr0: float
-    lrf: float
-    momentum: float
-    warmup_momentum: float
-    warmup_bias_lr: float
+    @property
+    def lr0(self) -> float:
+        """Learning rate at the start."""
+
+    @property
+    def lrf(self) -> float:
+        """Last learning rate as a fraction of the first."""
+
+    @property
+    def momentum(self) -> float:
+        """Momentum, or beta1, after the warmup."""
+
+    @property
+    def warmup_momentum(self) -> float:
+        """Momentum at the start of the warmup."""
+
+    @property
+    def warmup_bias_lr(self) -> float:
+        """Learning rate of the biases at the start of the warmup."""
 
 
 def set_schedule_(

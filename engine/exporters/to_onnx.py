@@ -42,13 +42,14 @@ def export_onnx(model: nn.Module, images: Tensor, file: Path, options: ExportOpt
     import onnx
 
     _check_options(options)
+    calibration = options.real_images if options.int8 else None
     stride, nc = metadata["stride"], len(metadata["names"])
     graph = trace(model, images, options, stride)
     if options.simplify:
         graph = simplify(graph)
     precision = "half" if options.half else "float32"
-    if options.int8 and options.real_images:
-        graph = quantize(graph, options.real_images, options.calibration, 1 if options.dynamic else len(images))
+    if calibration:
+        graph = quantize(graph, calibration, options.calibration, 1 if options.dynamic else len(images))
         precision = "int8"
     lower_ir_version(graph)
     plain = graph.SerializeToString()

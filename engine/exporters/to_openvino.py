@@ -40,11 +40,12 @@ def export_openvino(
         )
     if options.int8 and options.real_images is None:
         raise ValueError("--int8 needs images to calibrate with: give --data")
+    calibration = options.real_images if options.int8 else None
     core = openvino.Core()
     graph = trace(model, images, replace(options, half=False), int(metadata["stride"]))
     network = core.read_model(graph.SerializeToString())
-    if options.int8:
-        network = quantize(network, options, len(images))
+    if calibration:
+        network = quantize(network, list(islice(calibration(), options.calibration)), len(images))
     for key, value in metadata.items():
         network.set_rt_info(str(value), ["model_info", key])
     stem = file.name.removesuffix("_openvino_model")
@@ -63,20 +64,19 @@ def export_openvino(
     return file
 
 
-def quantize(network: Any, options: ExportOptions, batch: int) -> Any:
+def quantize(network: Any, samples: list[Tensor], batch: int) -> Any:
     """Return the network with 8-bit weights and activations, their ranges taken from real images.
 
     The decoding of the boxes stays in float: it mixes pixels up to the image size with scores up to 1.
 
     Args:
         network: float32 network.
-        options: `real_images`, and in `calibration` how many of them.
+        samples: of `ExportOptions.real_images`.
         batch: images per run of the network; each image is repeated to that number.
     """
     os.environ.setdefault("NNCF_CI", "1")  # read when NNCF is imported: no usage reports
     import nncf  # noqa: PLC0415, optional
 
-    samples = list(islice(options.real_images(), options.calibration))
     LOGGER.info(f"OpenVINO: calibrating on {len(samples)} images")
     data = nncf.Dataset(samples, lambda image: image.repeat(batch, 1, 1, 1).numpy())
     last = {name for node in network.get_ops() if is_decoding(node) for name in [node.get_friendly_name()]}

@@ -10,9 +10,9 @@ import torch
 from models.weights.imagenet import PUBLISHED
 from utils.console import LOGGER
 from utils.distributed import launched_processes
+from utils.downloads.official_weights import find_weights
 from utils.files import key_place, yaml_load
 from utils.loggers.services import check_services
-from utils.official_weights import find_weights
 from utils.options.table import checked, options_of
 from utils.options.train import DEFAULT_CFG, TrainOptions
 from utils.paths import ROOT, check_file, get_latest_run

@@ -11,6 +11,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 
+from engine.training.random_state import rng_state, set_rng_state, set_torch_rng_state
 from models.weights.checkpoint import load_checkpoint, refuse_foreign_resume, save_checkpoint
 from models.weights.imagenet import PUBLISHED, Published, load_published, read_published
 from models.weights.transfer import transfer_weights
@@ -31,7 +32,7 @@ from utils.options.train import HYP_OF_CONV, HYP_OF_SWIN, TrainOptions
 from utils.paths import check_file, git_describe
 from utils.plots import plot_labels
 from utils.text import printable
-from utils.torch_utils import EarlyStopping, ModelEMA, load_state, rng_state, set_rng_state, set_torch_rng_state
+from utils.torch_utils import EarlyStopping, ModelEMA, load_state
 
 KEPT_OPTIONS = (  # on which the optimizer, the order of the images or the network depend
     "batch_size", "freeze", "image_weights", "imgsz", "optimizer", "quad", "rect", "seed", "single_cls", "window",
@@ -278,8 +279,9 @@ def freeze_layers(model: DetectionModel, freeze: Sequence[int | str]) -> list[nn
         if len(freeze) > 1:
             raise ValueError(f"--freeze {' '.join(map(str, freeze))}: pass either backbone or layer indices")
         freeze = [len(model.yaml["backbone"])]
-    rows = range(freeze[0]) if len(freeze) == 1 else freeze
-    if min(freeze) < 0 or max(freeze) > len(model.model) - (len(freeze) > 1):
+    numbers = [int(number) for number in freeze]
+    rows = range(numbers[0]) if len(numbers) == 1 else numbers
+    if min(numbers) < 0 or max(numbers) > len(model.model) - (len(freeze) > 1):
         raise ValueError(f"--freeze {' '.join(map(str, freeze))}: the model has layers 0 to {len(model.model) - 1}")
     frozen = [model.model[i] for i in rows]
     for row in frozen:

@@ -24,10 +24,10 @@ from models.runtimes.torch_files import Pt2Backend, TorchScriptBackend
 from models.weights.class_names import parse_names
 from models.yolo import DetectionModel
 from utils.console import LOGGER
+from utils.downloads.official_weights import find_weights
 from utils.files import yaml_load
 from utils.formats import FORMATS, NMS, ROWS, Format
 from utils.image_size import input_stride
-from utils.official_weights import find_weights
 
 
 class PyTorchBackend:

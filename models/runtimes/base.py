@@ -134,6 +134,8 @@ class Runtime:
         if found is not None and self.names and len(self.names) != found:
             raise ValueError(f"{file}: it has the names of {len(self.names)} classes, but gives scores of {found}")
         self.nc = len(self.names) if self.names else found
+        if self.end2end and not self.names:
+            raise ValueError(f"{file}: NMS inside, but no class names in its metadata: export it again with export.py")
 
     @contextmanager
     def library_errors(self, file: Path, doing: str) -> Iterator[None]:
@@ -194,8 +196,10 @@ class Runtime:
         with self.library_errors(self.file, "run"):
             output = self.run(images.contiguous())
         self._check_output(output, count)
-        boxes = expand_detections(output[0], output[1], self.nc) if isinstance(output, tuple) else output
-        return boxes[:wanted].float()
+        if isinstance(output, tuple):
+            assert self.nc is not None, "the names were checked when the file was opened"
+            output = expand_detections(output[0], output[1], self.nc)
+        return output[:wanted].float()
 
     def _check_output(self, output: Any, count: int) -> None:
         """Raise ValueError unless what `run` gave has the shape that it says for `count` images."""

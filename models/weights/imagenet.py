@@ -11,13 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from models.common import LayerNorm2d, PatchEmbed, PatchMerging, SwinV2Stage
+from models.yolo import DetectionModel
 from utils.console import LOGGER
+from utils.downloads.official_weights import find_backbone
 from utils.model_files.inert_pickle import DamagedError, RefusedError
 from utils.model_files.torch_file import InertFile
-from utils.official_weights import find_backbone
 
 PUBLISHED = {  # name for --weights, a key of `IMAGENET` -> model file that it fits
     "swinv2_t": "models/yolov5-swinv2t.yaml",
@@ -201,7 +202,7 @@ def _from_layers(key: str, layout: str) -> str | None:
     return None
 
 
-def backbone_keys(model: nn.Module) -> dict[str, str]:
+def backbone_keys(model: DetectionModel) -> dict[str, str]:
     """Return the key of `model` (its rows are `model.model`) for each name of `Published.state`.
 
     Raises:
@@ -232,7 +233,7 @@ def backbone_keys(model: nn.Module) -> dict[str, str]:
 
 
 @torch.no_grad()
-def load_published(model: nn.Module, published: Published) -> Report:
+def load_published(model: DetectionModel, published: Published) -> Report:
     """Copy published weights into the backbone of a detector, in place; log what was taken.
 
     The norm after the last stage goes into the norm of P5. Windows stay those of the model; where the file tells

@@ -18,7 +18,7 @@ from models.detections import Detections
 from models.experimental import Ensemble
 from models.runtimes.backends import DetectMultiBackend, PyTorchBackend
 from models.yolo import DetectionModel
-from utils import http_client
+from utils.downloads import http_client
 from utils.files import yaml_load
 from utils.paths import ROOT
 

@@ -26,9 +26,7 @@ from utils.torch_utils import (
     initialize_weights,
     intersect_dicts,
     parse_device,
-    rng_state,
     select_device,
-    set_rng_state,
     smart_inference_mode,
 )
 
@@ -182,30 +180,6 @@ def test_determinism_can_be_lifted():
     init_seeds(0, deterministic=False)
     assert not torch.are_deterministic_algorithms_enabled()
     assert not torch.backends.cudnn.deterministic
-
-
-def test_random_state_survives_a_safe_file(tmp_path):
-    random.gauss(0, 1)  # leaves a second number waiting, as the next line does
-    np.random.standard_normal()  # noqa: NPY002
-    torch.save(rng_state(), tmp_path / "state.pt")
-    expected = [draw(), random.gauss(0, 1), np.random.standard_normal()]  # noqa: NPY002
-    set_rng_state(torch.load(tmp_path / "state.pt", weights_only=True))
-    assert [draw(), random.gauss(0, 1), np.random.standard_normal()] == expected  # noqa: NPY002
-
-
-def test_reading_the_random_state_does_not_move_it():
-    rng_state()
-    first = draw()
-    random.seed(0)
-    np.random.seed(0)  # noqa: NPY002
-    torch.manual_seed(0)  # as the fixture of conftest.py does
-    assert draw() == first
-
-
-def test_random_state_of_absent_cuda_devices_is_left_out(no_gpu):
-    state = rng_state() | {"cuda": [torch.zeros(16, dtype=torch.uint8)]}
-    set_rng_state(state)
-    assert rng_state()["cuda"] == []
 
 
 # Models

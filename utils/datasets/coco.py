@@ -180,7 +180,7 @@ class CocoReader:
             ValueError: several files have one id for different images, or different ids for one category.
         """
         source = ", ".join(self.sources)
-        ids = {self.im_files[i]: annotation.id for i, annotation in self.annotations.items()}
+        ids = {self.im_files[i]: a.id for i, a in self.annotations.items() if a.id is not None}
         if len(set(ids.values())) < len(ids):
             raise ValueError(f"{source}: these files have one id for several images")
         known: dict[str, int | str] = {}

@@ -70,7 +70,7 @@ class ImageCache:
         return need <= 0.9 * free
 
     @classmethod
-    def beside(cls, im_file: str, imgsz: int, augment: bool, prefix: str = "") -> "ImageCache | None":
+    def beside(cls, im_file: str, imgsz: int | tuple[int, int], augment: bool, prefix: str = "") -> "ImageCache | None":
         """Keep the images of a dataset beside their folder, as `train.images.cache`; None, warned, if impossible."""
         folder = Path(im_file).parent
         folder = folder.with_name(f"{folder.name}.images.cache")

@@ -175,18 +175,21 @@ class TensorBoardLogger:
         self._writer = self._class = None
 
 
+class _SkipsTensorBoard:
+    """A hook for errors of threads: those of TensorBoard's writers are left out, others go to the previous hook."""
+
+    def __init__(self, previous: Callable[[threading.ExceptHookArgs], Any]) -> None:
+        self.previous = previous
+
+    def __call__(self, args: threading.ExceptHookArgs) -> None:
+        if not (isinstance(args.exc_value, OSError) and type(args.thread).__module__.startswith("tensorboard.")):
+            self.previous(args)
+
+
 def _leave_errors_to_us() -> None:
     """Suppress the traceback of a writer thread whose file cannot be written: `_write` reports it."""
-    previous = threading.excepthook
-    if getattr(previous, "skips_tensorboard", False):
-        return
-
-    def hook(args: threading.ExceptHookArgs) -> None:
-        if not (isinstance(args.exc_value, OSError) and type(args.thread).__module__.startswith("tensorboard.")):
-            previous(args)
-
-    hook.skips_tensorboard = True
-    threading.excepthook = hook
+    if not isinstance(threading.excepthook, _SkipsTensorBoard):
+        threading.excepthook = _SkipsTensorBoard(threading.excepthook)
 
 
 def _summary_writer() -> Any:

@@ -53,6 +53,14 @@ class Bounded:
         return self.file.readline(max(self.end - self.file.tell(), 0))
 
 
+def _entry(archive: zipfile.ZipFile, name: str) -> bytes:
+    """Read an entry of an archive; its checksum is compared."""
+    try:
+        return archive.read(name)
+    except BROKEN as e:
+        raise DamagedError(f"damaged: {e}") from None
+
+
 class InertFile:
     """The content of a PyTorch file: `root` is its object, `size` its bytes, `tensor` reads numbers.
 
@@ -95,12 +103,12 @@ class InertFile:
 
     def _open_archive(self) -> Any:
         try:
-            self.archive = open_model_archive(self.file)
+            archive = self.archive = open_model_archive(self.file)
         except NoArchiveError as e:
             raise DamagedError(f"not a checkpoint, or a damaged one: {e}") from None
         except ValueError as e:
             raise RefusedError(str(e)) from None
-        names = self.archive.namelist()
+        names = archive.namelist()
         heads = [name for name in names if name.endswith("/data.pkl")]
         if not heads or any(name.endswith("/constants.pkl") for name in names):  # the second is TorchScript
             raise DamagedError("not a checkpoint (an archive of another kind)")
@@ -108,20 +116,13 @@ class InertFile:
             raise DamagedError("damaged: no single data.pkl")
         self.folder = heads[0].removesuffix("data.pkl")
         if f"{self.folder}byteorder" in names:
-            self.little = self._entry(f"{self.folder}byteorder") != b"big"
-        if self.archive.getinfo(heads[0]).file_size > MAX_PICKLE:
+            self.little = _entry(archive, f"{self.folder}byteorder") != b"big"
+        if archive.getinfo(heads[0]).file_size > MAX_PICKLE:
             raise DamagedError(f"damaged: {heads[0]} is larger than {MAX_PICKLE} bytes")
-        code = self._entry(heads[0])
+        code = _entry(archive, heads[0])
         root, _, self.records = interpret(io.BytesIO(code), self.data_only)
         self.memory = Budget(len(code))
         return root
-
-    def _entry(self, name: str) -> bytes:
-        """Read an entry of the archive; its checksum is compared."""
-        try:
-            return self.archive.read(name)
-        except BROKEN as e:
-            raise DamagedError(f"damaged: {e}") from None
 
     def _open_stream(self, file: BinaryIO) -> Any:
         if self._next(file)[0] != STREAM_MAGIC or self._next(file)[0] != STREAM_PROTOCOL:
@@ -181,7 +182,7 @@ class InertFile:
                 raise DamagedError(f"damaged: the storage {name[-300:]} is missing")
             if self.archive.getinfo(name).file_size > self.budget:
                 raise DamagedError(f"damaged: {name[-300:]} is larger than the file")
-            self.storages[storage.key] = self._numbers(storage, self._entry(name))
+            self.storages[storage.key] = self._numbers(storage, _entry(self.archive, name))
         if not math.prod(lazy.size):
             return torch.empty(lazy.size, dtype=storage.dtype)
         return self.storages[storage.key].as_strided(lazy.size, lazy.stride, lazy.offset)

@@ -195,7 +195,11 @@ def _find_execution(node: ast.AST) -> str | None:
         for line in node.body:
             if isinstance(line, ast.Assign) and HOOKS & {getattr(target, "id", "") for target in line.targets}:
                 return f"defines {ast.unparse(line.targets[0])}"
-            if isinstance(line, ast.Assign | ast.AnnAssign) and not (_is_type(line) or _is_literal(line.value)):
+            if (
+                isinstance(line, ast.Assign | ast.AnnAssign)
+                and line.value
+                and not (_is_type(line) or _is_literal(line.value))
+            ):
                 return f"computes {ast.unparse(line.value)[:80]} when it is loaded"
             if not isinstance(line, ast.Assign | ast.AnnAssign | ast.FunctionDef | ast.ClassDef | ast.Pass):
                 return f"has {ast.unparse(line)[:80]} outside of a function"
@@ -212,7 +216,9 @@ def _find_execution(node: ast.AST) -> str | None:
 
 def _is_type(line: ast.Assign | ast.AnnAssign) -> bool:
     """Whether a line is `__annotations__["0"] = some.Type`, the type of an attribute whose name is no identifier."""
-    target = line.targets[0] if isinstance(line, ast.Assign) else None
+    if not isinstance(line, ast.Assign):
+        return False
+    target = line.targets[0]
     of_types = isinstance(target, ast.Subscript) and getattr(target.value, "id", "") == "__annotations__"
     return of_types and not any(isinstance(node, ast.Call) for node in ast.walk(line.value))
 

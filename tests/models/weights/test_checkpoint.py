@@ -16,6 +16,7 @@ import pytest
 import torch
 from torch import nn
 
+from engine.training.random_state import rng_state
 from models import yolo
 from models.experimental import attempt_load
 from models.weights import checkpoint
@@ -32,7 +33,7 @@ from utils import files
 from utils.hyp import Hyp
 from utils.optim import build_optimizer
 from utils.paths import VERSION
-from utils.torch_utils import EarlyStopping, ModelEMA, rng_state
+from utils.torch_utils import EarlyStopping, ModelEMA
 
 CFG = {
     "nc": 2,

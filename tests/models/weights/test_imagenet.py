@@ -24,8 +24,8 @@ from models.weights.imagenet import (
     trained_window,
 )
 from models.yolo import DetectionModel
-from utils import official_weights
-from utils.official_weights import IMAGENET, Official
+from utils.downloads import official_weights
+from utils.downloads.official_weights import IMAGENET, Official
 
 SIZES = ["t", pytest.param("s", marks=pytest.mark.slow), pytest.param("b", marks=pytest.mark.slow)]
 TIMM = {"t": "swinv2_tiny_window8_256", "s": "swinv2_small_window8_256", "b": "swinv2_base_window8_256"}

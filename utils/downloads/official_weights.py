@@ -18,8 +18,8 @@ from pathlib import Path
 import torch
 
 from utils.console import LOGGER
+from utils.downloads.http_client import FetchError, is_http, resume, shown, tag_of
 from utils.files import file_sha256
-from utils.http_client import FetchError, is_http, resume, shown, tag_of
 
 if sys.platform == "win32":
     import msvcrt

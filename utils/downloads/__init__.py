@@ -6,9 +6,9 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from utils.console import LOGGER
+from utils.downloads.http_client import blocks, is_http, open_url, shown, split_url
+from utils.downloads.official_weights import RELEASE, REPOSITORY, find_weights
 from utils.files import atomic_path
-from utils.http_client import blocks, is_http, open_url, shown, split_url
-from utils.official_weights import RELEASE, REPOSITORY, find_weights
 from utils.text import file_name
 
 MAX_IMAGE = 64 << 20  # bytes of an image that is kept in memory
@@ -52,8 +52,8 @@ def attempt_download(file: str | Path, repo: str = REPOSITORY, release: str = RE
     """Return the path of a file of weights, as YOLOv5's scripts ask for it.
 
     Args:
-        file: path; a name of official weights, see `utils.official_weights.find_weights`; or a URL, which is fetched
-            into the working folder.
+        file: path; a name of official weights, see `find_weights` of `official_weights`; or a URL, which is fetched into
+            the working folder.
         repo: where YOLOv5 looks for the name; only its own repository is known here.
         release: see `repo`.
 

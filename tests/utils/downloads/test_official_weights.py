@@ -1,4 +1,4 @@
-"""utils/official_weights.py: what a name stands for, and what servers, disks and other processes do to a fetch."""
+"""Official weights: what a name stands for, and what servers, disks and other processes do to a fetch."""
 
 import hashlib
 import http.server
@@ -15,8 +15,9 @@ import pytest
 import torch
 
 from tests.waiting import HANG
-from utils import downloads, http_client, official_weights
-from utils.official_weights import FOLDER, IMAGENET, MIRRORS, YOLOV5, Official, find_weights, weights_folder
+from utils import downloads
+from utils.downloads import http_client, official_weights
+from utils.downloads.official_weights import FOLDER, IMAGENET, MIRRORS, YOLOV5, Official, find_weights, weights_folder
 
 
 def zip_of(size, fill=b"weights"):

@@ -1,4 +1,4 @@
-"""utils/downloads.py, http_client.py: what a server may do to us, and which one we talk to; on 127.0.0.1."""
+"""utils/downloads/__init__.py, http_client.py: what a server may do to us, and which one we talk to; on 127.0.0.1."""
 
 import base64
 import logging
@@ -9,9 +9,9 @@ from contextlib import contextmanager, suppress
 
 import pytest
 
-from utils import downloads, http_client
-from utils.downloads import download, fetch
-from utils.http_client import is_public
+from utils import downloads
+from utils.downloads import download, fetch, http_client
+from utils.downloads.http_client import is_public
 
 OK = b"HTTP/1.1 200 OK\r\n"
 
