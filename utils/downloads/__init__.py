@@ -52,8 +52,8 @@ def attempt_download(file: str | Path, repo: str = REPOSITORY, release: str = RE
     """Return the path of a file of weights, as YOLOv5's scripts ask for it.
 
     Args:
-        file: path; a name of official weights, see `find_weights` of `official_weights`; or a URL, which is fetched into
-            the working folder.
+        file: path; a name of official weights, see `official_weights.find_weights`; or a URL, which is fetched into the
+            working folder.
         repo: where YOLOv5 looks for the name; only its own repository is known here.
         release: see `repo`.
 
