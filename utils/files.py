@@ -18,7 +18,7 @@ import tarfile
 import time
 import zipfile
 import zlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path, PureWindowsPath
 from typing import IO, Any, BinaryIO
@@ -411,7 +411,7 @@ def file_sha256(file: str | Path) -> str:
     return digest.hexdigest()
 
 
-def unpack(archive: str | Path, folder: str | Path, limit: int = MAX_UNPACKED) -> int:
+def unpack(archive: str | Path, folder: str | Path, limit: int = MAX_UNPACKED, exclude: Collection[str] = ()) -> int:
     """Unpack an untrusted .zip or .tar archive, compressed or not; nothing is written outside the folder.
 
     Names and sizes of all files are checked before the first one is written.
@@ -420,6 +420,7 @@ def unpack(archive: str | Path, folder: str | Path, limit: int = MAX_UNPACKED) -
         archive: its kind follows from the content, not from the name.
         folder: created if necessary; files that are in it stay as they are.
         limit: most bytes of all files together.
+        exclude: entries with one of these texts in their path are left out.
 
     Returns:
         Number of files.
@@ -440,7 +441,8 @@ def unpack(archive: str | Path, folder: str | Path, limit: int = MAX_UNPACKED) -
                 entries = [(e, e.filename, e.file_size, e.is_dir(), e.external_attr >> 16) for e in opened.infolist()]
             else:  # read one by one, so that the headers of a bomb end at the limit
                 entries = ((e, e.name, e.size, e.isdir(), 0 if e.isreg() else stat.S_IFCHR) for e in opened)
-            members = _check_members(entries, archive, folder, limit)
+            wanted = (entry for entry in entries if not any(text in entry[1] for text in exclude))
+            members = _check_members(wanted, archive, folder, limit)
             folder.mkdir(parents=True, exist_ok=True)
             if isinstance(opened, zipfile.ZipFile):
                 opened.extractall(folder, members)

@@ -20,7 +20,6 @@ import signal
 import sys
 import threading
 import time
-import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
@@ -58,7 +57,7 @@ from utils.console import (
 )
 from utils.datasets import dataset, sampling
 from utils.downloads import attempt_download, is_url
-from utils.files import yaml_load, yaml_save
+from utils.files import unpack, yaml_load, yaml_save
 from utils.image_size import check_img_size, make_divisible
 from utils.loss import FocalLoss, compute_loss, smooth_BCE
 from utils.metrics import ap_per_class, bbox_iou, box_iou, fitness, wh_iou
@@ -244,11 +243,11 @@ def unzip_file(
         file: ZIP file.
         path: folder to write into; None is that of the file.
         exclude: files with one of these texts in their path are left out.
+
+    Raises:
+        ValueError, OSError: see `utils.files.unpack`, which checks all names and sizes first.
     """
-    with zipfile.ZipFile(file) as archive:
-        for name in archive.namelist():
-            if not any(text in name for text in exclude):
-                archive.extract(name, Path(path or Path(file).parent))
+    unpack(file, path or Path(file).parent, exclude=tuple(exclude))
 
 
 def download(

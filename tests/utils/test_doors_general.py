@@ -285,12 +285,18 @@ def zipped(file, names):
 
 
 def test_unzip_file_leaves_out_what_macos_adds(tmp_path):
-    file = zipped(tmp_path / "a.zip", ["set/a.txt", "__MACOSX/set/a.txt", "set/.DS_Store", "../out.txt"])
+    file = zipped(tmp_path / "a.zip", ["set/a.txt", "__MACOSX/set/a.txt", "set/.DS_Store", "out.txt"])
     general.unzip_file(file)
     assert sorted(p.name for p in tmp_path.rglob("*") if p.is_file()) == ["a.txt", "a.zip", "out.txt"]
-    assert (tmp_path / "out.txt").exists(), "a file of the archive left its folder"
     general.unzip_file(file, tmp_path / "b", exclude=("out",))
     assert sorted(p.name for p in (tmp_path / "b").iterdir()) == ["__MACOSX", "set"]
+
+
+def test_unzip_file_refuses_paths_that_lead_out_of_the_folder(tmp_path):
+    file = zipped(tmp_path / "a.zip", ["a.txt", "../out.txt"])
+    with pytest.raises(ValueError, match=r"a\.zip: refused, the path '\.\./out\.txt' leads out of the folder"):
+        general.unzip_file(file, tmp_path / "b")
+    assert not (tmp_path / "b").exists()
 
 
 @pytest.mark.parametrize("threads", [1, 3])
