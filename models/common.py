@@ -516,6 +516,10 @@ class PatchMerging(nn.Module):
 
 # YOLOv5's address -----------------------------------------------------------------------------------------------------
 
+# Pickles name a class by its module. With this one `attempt_load` can read a model that a script saved as a whole.
+for _block in [value for value in globals().values() if isinstance(value, type) and issubclass(value, nn.Module)]:
+    _block.__module__ = __name__
+
 # Scripts import these from here. Their files stand above this one and import it, so they are loaded when asked for.
 LATE = ("AutoShape", "DetectMultiBackend", "Detections", "NMS", "autoShape")
 __all__ = [*(name for name in globals() if not name.startswith("_")), *LATE]  # for `from models.common import *`

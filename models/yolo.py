@@ -95,6 +95,11 @@ class Detect(nn.Module):
         self.m = nn.ModuleList(nn.Conv2d(c, self.no * self.na, 1) for c in ch)
         self.grid, self.anchor_grid = ([torch.empty(0) for _ in range(self.nl)] for _ in range(2))
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what a copy or pickle holds: everything but the grids of the last call."""
+        empty = [torch.empty(0) for _ in range(self.nl)]
+        return {key: list(empty) if key in ("grid", "anchor_grid") else value for key, value in vars(self).items()}
+
     def forward(self, x: list[Tensor]) -> Outputs:
         """Predict from one map (B, C, H, W) per level.
 

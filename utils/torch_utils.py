@@ -471,10 +471,10 @@ class EarlyStopping:
         """Whether training should stop now."""
         return self.waited >= self.patience
 
-    def __call__(self, epoch: int, fitness: float) -> bool:
-        """Take note of an epoch; return True if training should stop now (logged)."""
+    def __call__(self, epoch: int, fitness: float | np.ndarray) -> bool:
+        """Take note of an epoch and its fitness, (1,) in YOLOv5's loops; return True to stop training now (logged)."""
         if fitness > self.best_fitness:
-            self.best_epoch, self.best_fitness = epoch, float(fitness)
+            self.best_epoch, self.best_fitness = epoch, np.asarray(fitness).item()
         self.waited = epoch - self.best_epoch
         if self.stop:
             LOGGER.info(

@@ -214,9 +214,9 @@ def _plain(value: Any, memory: Budget, depth: int = 0) -> Any:
 
 
 def _stride(file: InertFile, model: Record, head: Record) -> list[float]:
-    """Read the pixels per cell of each level from the model or its head."""
-    for record in (model, head):
-        lazy = record.state.get("stride")
+    """Read the pixels per cell of each level from the model or its head, whose buffer it is in models of ours."""
+    for values in (model.state, head.state, _part(head, "_buffers")):
+        lazy = values.get("stride")
         if isinstance(lazy, LazyTensor) and len(lazy.size) == 1 and lazy.size[0] <= MAX_LEVELS:
             return [float(value) for value in file.tensor(lazy).tolist()]
     raise ValueError("the model has no 'stride'")

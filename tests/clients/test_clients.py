@@ -3,6 +3,7 @@
 import json
 import os
 import runpy
+import shutil
 import subprocess
 import sys
 from copy import deepcopy
@@ -14,7 +15,9 @@ import pytest
 
 from models.autoshape import AutoShape
 from models.runtimes.backends import DetectMultiBackend
+from models.weights.checkpoint import load_checkpoint
 from tests.waiting import HANG
+from utils.files import yaml_save
 from utils.paths import ROOT
 
 CLIENTS = Path(__file__).parent
@@ -38,6 +41,13 @@ def client(tmp_path, monkeypatch):
         runpy.run_path(str(CLIENTS / f"{name}.py"), run_name="__main__")
 
     return run
+
+
+@pytest.fixture(scope="module")
+def narrow_yaml(narrow_model, tmp_path_factory):
+    file = tmp_path_factory.mktemp("cfg") / "narrow.yaml"
+    yaml_save(file, narrow_model.yaml)
+    return file
 
 
 @pytest.fixture(scope="module")
@@ -91,6 +101,52 @@ def test_onnx_export(client, narrow_model, write_checkpoint, tmp_path):
     for conv in model.detect.m:
         conv.weight.data *= 0.1  # its large ones magnify rounding beyond the limits of the export
     client("export_like", write_checkpoint(tmp_path / "small.pt", model, model.names), tmp_path)
+
+
+def test_network_surgery(client, narrow_weights, narrow_yaml, tmp_path):
+    client("surgery", narrow_weights, narrow_yaml, tmp_path)
+    assert (tmp_path / "tiny.wts").is_file()
+
+
+@pytest.mark.slow
+def test_labels_of_a_model_measure_it(client, narrow_weights, image, tmp_path):
+    """A labelling script of release 5.0, then a validation script of 7.0 on its labels."""
+    source = tmp_path / "images"
+    source.mkdir()
+    shutil.copy(image, source)
+    writer = cv2.VideoWriter(str(source / "noise.avi"), cv2.VideoWriter_fourcc(*"MJPG"), 5, (128, 96))
+    writer.write(cv2.imread(str(image)))
+    writer.release()
+    told = client("pseudo_labels", narrow_weights, source, tmp_path / "out", "--save-txt", "--conf-thres", "0.3")
+    assert told.count("Done.") == 3
+    written = {file.name for file in (tmp_path / "out/exp").rglob("*.*")}
+    assert written == {"blobs.png", "noise.avi", "blobs.txt", "noise_1.txt"}
+
+    (source / "noise.avi").unlink()
+    (tmp_path / "out/exp/labels").rename(tmp_path / "labels")
+    data = tmp_path / "set.yaml"
+    data.write_text("path: .\ntrain: images\nval: images\nnc: 3\nnames: [spot, blob, patch]\n")
+    client("evaluate", narrow_weights, data, tmp_path / "val")
+    metrics = json.loads((tmp_path / "val/metrics.json").read_text())
+    assert all(0 < value <= 1 for value in metrics)
+    assert json.loads((tmp_path / "val/exp/predictions.json").read_text())
+    assert {"confusion_matrix.png", "PR_curve.png"} <= {file.name for file in (tmp_path / "val/exp").iterdir()}
+
+
+def test_statistics_of_a_dataset(client, tiny_dataset, tmp_path):
+    client("dataset_stats", tiny_dataset, tmp_path)
+    assert {"labels.jpg", "first.jpg", "batch0.jpg"} <= {file.name for file in tmp_path.iterdir()}
+
+
+@pytest.mark.slow
+def test_training_loop(client, tiny_dataset, narrow_yaml, tmp_path):
+    """A changed copy of the training script; what it saves as a pickled module is stripped, loaded and validated."""
+    client("train_loop", narrow_yaml, tiny_dataset, ROOT / "data/hyps/hyp.scratch-low.yaml", tmp_path)
+    folder = tmp_path / "exp"
+    written = {file.name for file in folder.rglob("*.*")}
+    assert {"best.pt", "last.pt", "results.csv", "results.png", "labels.jpg", "train_batch0.jpg"} <= written
+    assert len((folder / "results.csv").read_text().splitlines()) == 2
+    assert load_checkpoint(folder / "weights/best.pt")["epoch"] == -1
 
 
 def test_sahi_and_grad_cam(client, narrow_weights, image):

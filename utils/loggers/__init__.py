@@ -83,8 +83,9 @@ class Loggers:
         self._logs.on_train_epoch_end(epoch)
 
     def on_fit_epoch_end(self, vals: Sequence[float], epoch: int, best_fitness: float, fi: float) -> None:
-        """See `RunLogs.on_fit_epoch_end`."""
-        self._logs.on_fit_epoch_end([float(v) for v in vals], epoch, float(best_fitness), float(fi))
+        """See `RunLogs.on_fit_epoch_end`; the fitness may be an array (1,), as YOLOv5's loops have it."""
+        best, last = (np.asarray(value).item() for value in (best_fitness, fi))
+        self._logs.on_fit_epoch_end([float(v) for v in vals], epoch, best, last)
 
     def on_train_end(self, last: Path, best: Path, epoch: int, results: Sequence[float]) -> None:
         """Plot results.csv, and see `RunLogs.on_train_end`."""

@@ -54,6 +54,23 @@ def test_the_rebuilt_model_gives_the_boxes_of_the_original(foreign, name):
     assert (ckpt["epoch"], ckpt["optimizer"], ckpt["ema"], ckpt["best_fitness"]) == (-1, None, None, None)
 
 
+@pytest.mark.parametrize("cfg", ["yolov5n.yaml", "yolov5n-swinv2.yaml"])
+def test_a_model_of_ours_that_a_script_saved_as_a_whole(cfg, tmp_path):
+    table = yaml_load(MODELS / cfg) | {"width_multiple": 0.125, "depth_multiple": 0.1, "nc": 2}
+    model = DetectionModel(table, verbose=False)
+    model(torch.rand(2, 3, 64, 64))
+    images = torch.rand(1, 3, 64, 96)
+    expected = model.eval()(images)[0]
+    torch.save({"epoch": 3, "model": model, "ema": None, "opt": {"epochs": 4}}, tmp_path / "last.pt")
+    assert torch.equal(attempt_load(tmp_path / "last.pt", fuse=False)(images)[0], expected)
+    model.names = {0: "cat", 1: "dog"}
+    torch.save({"model": model.fuse()}, tmp_path / "last.pt")
+    if "swin" not in cfg:
+        loaded = attempt_load(tmp_path / "last.pt")
+        assert loaded.names == model.names
+        torch.testing.assert_close(loaded(images)[0], expected, rtol=1e-4, atol=1e-3)
+
+
 @pytest.mark.parametrize("task", ["Segmentation", "Classification"])
 def test_a_checkpoint_of_another_task_is_told_to_be_one(task, tmp_path, monkeypatch):
     """The head of a segmentation model stores `Detect.forward`, which pickle writes as a getattr."""
