@@ -23,6 +23,7 @@ def weights(tmp_path_factory, narrow_model, write_checkpoint):
     return write_checkpoint(tmp_path_factory.mktemp("weights") / "yolov5n.pt", narrow_model, dict(enumerate("abc")))
 
 
+@pytest.mark.slow
 def test_torch_hub_finds_in_another_folder_what_the_import_finds(weights, tmp_path):
     code = (
         "import sys, torch, numpy as np\n"

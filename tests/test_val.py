@@ -492,9 +492,11 @@ def test_window_changes_a_swin_model(data, tmp_path, write_checkpoint):
     assert own != other
 
 
-@pytest.mark.parametrize("size", [(64, 160), pytest.param((160, 64), marks=pytest.mark.slow)])
-def test_height_and_width_are_those_of_a_file_exported_with_them(tiny_dataset, weights, tmp_path, lines, size):
-    file = export.run(weights=weights, include=["pt2"], imgsz=size, batch_size=3)[0]
+@pytest.mark.parametrize(
+    ("size", "kind"), [((64, 160), "torchscript"), pytest.param((160, 64), "pt2", marks=pytest.mark.slow)]
+)
+def test_height_and_width_are_those_of_a_file_exported_with_them(tiny_dataset, weights, tmp_path, lines, size, kind):
+    file = export.run(weights=weights, include=[kind], imgsz=size, batch_size=3)[0]
     settings = {"imgsz": size, "batch_size": 3, "conf_thres": 0.2, "save_json": True}
     by_hand(tiny_dataset, weights, tmp_path, **settings)
     by_hand(tiny_dataset, file, tmp_path, **settings)

@@ -153,7 +153,8 @@ def test_sahi_and_grad_cam(client, narrow_weights, image):
     client("wrappers", narrow_weights, image)
 
 
-def test_table_of_a_model(client):
+@pytest.mark.slow
+def test_table_of_a_model():
     command = [sys.executable, str(ROOT / "models/yolo.py"), "--cfg", "yolov5n.yaml"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=HANG, check=True)
     assert "nn.Upsample" in done.stdout + done.stderr

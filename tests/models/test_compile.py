@@ -47,7 +47,8 @@ def test_stage_trains_as_one_graph_with_the_gradients_of_eager(form):
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("fuse", [pytest.param(False, marks=pytest.mark.slow), True])
+@pytest.mark.slow
+@pytest.mark.parametrize("fuse", [False, True])
 def test_stage_infers_as_one_graph(fuse):
     stage = SwinV2Stage(16, 16, 2, 4, 2, norm_gain=1.0).eval()
     if fuse:
@@ -67,7 +68,9 @@ def test_mixed_precision_and_stochastic_depth_break_no_graph():
 
 @torch.no_grad()
 @pytest.mark.parametrize(
-    "module", [PatchEmbed(3, 8), PatchMerging(3, 8), C3SwinV2(3, 16, 2, 4).eval()], ids=lambda m: type(m).__name__
+    "module",
+    [PatchEmbed(3, 8), PatchMerging(3, 8), pytest.param(C3SwinV2(3, 16, 2, 4).eval(), marks=pytest.mark.slow)],
+    ids=lambda m: type(m).__name__,
 )
 def test_parts_beside_the_stages_are_one_graph_each(module):
     x = torch.randn(1, 3, 9, 7)

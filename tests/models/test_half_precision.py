@@ -130,7 +130,7 @@ def test_logits_near_100_cost_no_accuracy_as_they_would_in_half(dtype):
     assert errors[1] > 5 * errors[0]
 
 
-@pytest.mark.parametrize("dtype", DTYPES, ids=["float16", "bfloat16"])
+@pytest.mark.parametrize("dtype", [torch.float16, pytest.param(torch.bfloat16, marks=pytest.mark.slow)])
 def test_averaged_detector_validates_in_half_after_an_epoch_and_goes_on(dtype):
     """Older forks failed here: the copy that validates is converted, back and forth, while the model trains."""
     model = DetectionModel("yolov5n-swinv2.yaml", nc=2, verbose=False)

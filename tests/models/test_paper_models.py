@@ -29,11 +29,17 @@ def on_meta(size):
         return DetectionModel(MODELS / f"yolov5-swinv2{size}.yaml", verbose=False).eval()
 
 
+LARGE_RATES = [("s", 0.3), ("l", 0.2)]
+
+
 def count(*modules):
     return sum(p.numel() for module in modules for p in module.parameters())
 
 
-@pytest.mark.parametrize("size", SIZES)
+SOME = [size if size in "tb" else pytest.param(size, marks=pytest.mark.slow) for size in SIZES]
+
+
+@pytest.mark.parametrize("size", SOME)
 def test_backbone_is_that_of_the_paper(size):
     width, depths, heads, parameters, _, _ = SIZES[size]
     model = on_meta(size)
@@ -48,7 +54,7 @@ def test_backbone_is_that_of_the_paper(size):
     assert count(*backbone, model.model[10]) == parameters  # timm's count for H and G without the extra norms
 
 
-@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("size", SOME)
 def test_backbone_has_as_many_parameters_as_timms(size, record_property):
     timm = pytest.importorskip("timm.models.swin_transformer_v2")
     width, depths, heads, parameters, _, _ = SIZES[size]
@@ -73,17 +79,23 @@ def test_detector_costs_what_the_specification_says(size):
     assert model.gflops() == pytest.approx(gflops, rel=4e-3)  # theirs without normalisations
 
 
-@pytest.mark.parametrize(("size", "rate"), [("t", 0.2), ("s", 0.3), ("b", 0.5), ("l", 0.2)])
+@pytest.mark.parametrize(
+    ("size", "rate"), [("t", 0.2), ("b", 0.5), *(pytest.param(*pair, marks=pytest.mark.slow) for pair in LARGE_RATES)]
+)
 def test_stochastic_depth_rises_over_all_blocks(size, rate):
     rates = [m.drop_path.rate for m in on_meta(size).modules() if isinstance(m, SwinV2Block)]
     assert rates == pytest.approx([rate * i / (len(rates) - 1) for i in range(len(rates))])
 
 
+@pytest.mark.slow
 def test_huge_models_normalise_the_main_branch_at_every_sixth_block():
     for size, stage_of_18 in (("h", 18), ("g", 42), ("l", 0)):
         extra = [b.norm3 is not None for m in on_meta(size).model if isinstance(m, SwinV2Stage) for b in m.blocks]
         first = 4  # blocks of the first two stages
         assert [i for i, found in enumerate(extra) if found] == list(range(first + 5, first + stage_of_18, 6))
+
+
+def test_extra_norms_normalise_the_main_branch():
     stage = SwinV2Stage(16, 16, 4, 4, 2, extra_norm_period=2)
     y = stage(3 + 5 * torch.randn(2, 16, 6, 6))  # fresh blocks are the identity, so the norms alone are seen
     assert y.mean(1).abs().max() < 1e-5

@@ -49,7 +49,11 @@ def test_every_file_is_published_and_every_published_model_has_a_file():
     assert {file.stem for file in HUB.glob("*.yaml")} == {name for name in PUBLISHED if name not in SIZES}
 
 
-@pytest.mark.parametrize("name", [name for name in PUBLISHED if name not in SIZES])
+LARGE = ("yolov5m6", "yolov5l6", "yolov5x6", "yolov5-p6", "yolov5-p7", "yolov3-spp")
+HUB_NAMES = [name for name in PUBLISHED if name not in SIZES]
+
+
+@pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow) if n in LARGE else n for n in HUB_NAMES])
 def test_sizes_equal_the_published_table(name):
     with no_start_values():
         model = DetectionModel(f"{name}.yaml", verbose=False)
@@ -93,7 +97,9 @@ def test_networks_equal_the_measured_checksums(name):
         assert found == pytest.approx([int(number) / 1e4 for number in expected.split()], abs=3e-4)
 
 
-@pytest.mark.parametrize("name", [*SIZES, "yolov3-tiny"])
+@pytest.mark.parametrize(
+    "name", ["yolov5n", "yolov5m", "yolov3-tiny", *(pytest.param(f"yolov5{s}", marks=pytest.mark.slow) for s in "slx")]
+)
 def test_whole_measures_equal_the_published_ones(name):
     found, published = stock_models.measure(name), PUBLISHED[name]
     assert differences(found, published) == []
