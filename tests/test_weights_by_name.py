@@ -25,6 +25,7 @@ from models.weights.checkpoint import load_checkpoint
 from utils.console import cli_errors
 from utils.downloads import http_client
 from utils.downloads.official_weights import FOLDER, MIRRORS, YOLOV5, Official
+from utils.options.train import TrainOptions
 
 
 class Handler(http.server.SimpleHTTPRequestHandler):
@@ -106,10 +107,9 @@ def test_export_writes_into_the_working_directory(folder):
 
 
 def test_train(folder, tiny_dataset):
-    opt = train.parse_opt(["--weights", "yolov5s", "--data", str(tiny_dataset)])
-    check_options(opt)
-    assert opt.weights == str(folder / "yolov5s.pt")
-    assert load_checkpoint(opt.weights)["names"][0] == "cat"
+    options = check_options(TrainOptions(weights="yolov5s", data=str(tiny_dataset)))
+    assert options.weights == str(folder / "yolov5s.pt")
+    assert load_checkpoint(options.weights)["names"][0] == "cat"
 
 
 @pytest.mark.parametrize("script", [train, val, detect, export, hubconf], ids=lambda script: script.__name__)
