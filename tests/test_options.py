@@ -166,3 +166,13 @@ def test_options_that_are_refused_end_with_a_sentence(script, option):
 )  # fmt: skip
 def test_short_forms_and_bare_options_of_training(short, key, value):
     assert getattr(train.parse_opt(short.split()), key) == value
+
+
+def test_known_options_are_read_among_those_of_another_program(monkeypatch):
+    words = ["--epochs", "3", "--mine", "x"]
+    assert train.parse_opt(words, known=True).epochs == 3
+    monkeypatch.setattr("sys.argv", ["mine.py", *words])
+    opt = train.parse_opt(True)  # YOLOv5's call
+    assert (opt.epochs, opt.given) == (3, ["epochs"])
+    with pytest.raises(SystemExit):
+        train.parse_opt()

@@ -24,35 +24,22 @@ TELL_EVERY = 1.0  # seconds between lines about one video or stream
 
 @dataclass(frozen=True)
 class Wanted:
-    """What to write, named as the options of detect.py.
+    """What to write: options of detect.py, see `DetectOptions`, and in `save_img` whether to write annotated images."""
 
-    Attributes:
-        save_img: annotated images and videos.
-        report: a page with all images and frames, report.html.
-        line_thickness: of boxes in pixels; None follows the size of the image.
-
-    Raises:
-        ValueError: a number that cannot work.
-    """
-
-    save_img: bool = True
-    save_frames: bool = False
-    save_txt: bool = False
-    save_format: int = 0
-    save_conf: bool = False
-    save_csv: bool = False
-    save_json: bool = False
-    save_crop: bool = False
-    report: bool = False
-    line_thickness: int | None = None
-    hide_labels: bool = False
-    hide_conf: bool = False
+    save_img: bool
+    save_frames: bool
+    save_txt: bool
+    save_format: int
+    save_conf: bool
+    save_csv: bool
+    save_json: bool
+    save_crop: bool
+    report: bool
+    line_thickness: int | None
+    hide_labels: bool
+    hide_conf: bool
 
     def __post_init__(self) -> None:
-        if self.save_format not in (0, 1):
-            raise ValueError(f"--save-format is {self.save_format}, but must be 0 (xywh) or 1 (xyxy)")
-        if self.line_thickness is not None and self.line_thickness < 1:
-            raise ValueError(f"--line-thickness is {self.line_thickness}, but must be at least 1 pixel")
         if self.save_conf and not self.save_txt:
             LOGGER.warning("--save-conf has no effect without --save-txt")
 

@@ -163,12 +163,7 @@ class Option:
 
 
 def option(
-    default: Any,
-    help: str,
-    *flags: str,
-    bare: Any = None,
-    required: bool = False,
-    metavar: str | None = None,  # noqa: A002
+    default: Any, help: str, *flags: str, bare: Any = None, required: bool = False, metavar: str | None = None
 ) -> Any:
     """Declare a field of a dataclass as an option; `--its-name` is its flag unless others are given. See `Option`."""
     metadata = {"help": help, "flags": flags, "bare": bare, "required": required, "metavar": metavar}
