@@ -5,6 +5,7 @@ import os
 os.environ["OMP_NUM_THREADS"] = "1"  # read when torch is imported
 os.environ["MPLBACKEND"] = "Agg"
 os.environ["YOLOV5_SWINV2_MIRROR"] = "http://127.0.0.1:9;only"  # no test fetches weights
+os.environ.pop("YOLOV5_SWINV2_WEIGHTS", None)
 
 import random
 import signal

@@ -237,9 +237,12 @@ def _ask(sock: socket.socket, method: str, target: str, headers: dict[str, str],
 
 
 def _connect(addresses: list[tuple], head: _Deadline) -> socket.socket:
-    """Connect to the first of the addresses that answers."""
+    """Connect to the first of the addresses that answers; the second one is of another family than the first."""
     problem = OSError("the host has no address")
-    for family, kind, protocol, _, address in addresses:
+    first = addresses[:1]
+    others = [found for found in addresses if found[0] != first[0][0]][:1]  # where IPv6 leads nowhere, IPv4 may not
+    rest = [found for found in addresses[1:] if found not in others]
+    for family, kind, protocol, _, address in first + others + rest:
         sock = socket.socket(family, kind, protocol)
         try:
             sock.settimeout(head.left(CONNECT_TIME))
@@ -249,6 +252,14 @@ def _connect(addresses: list[tuple], head: _Deadline) -> socket.socket:
             problem = error
             sock.close()
     raise problem
+
+
+def _connect_to_proxy(url: str, proxy: SplitResult, head: _Deadline) -> socket.socket:
+    """Connect to a proxy; errors name it."""
+    try:
+        return _connect(_resolve(url, proxy.hostname or "", proxy.port or 80, False, head), head)
+    except OSError as error:
+        raise OSError(f"the proxy {proxy.hostname}, named by the environment: {error.strerror or error}") from None
 
 
 def _request(url: str, public: bool, head: _Deadline, more: Mapping[str, str]) -> tuple[_Answer, socket.socket]:
@@ -262,7 +273,7 @@ def _request(url: str, public: bool, head: _Deadline, more: Mapping[str, str]) -
     headers |= {"Connection": "close"} | _credentials(parts, "Authorization") | dict(more)
     proxy = _proxy(parts.scheme, host)
     addresses = [] if proxy and not public else _resolve(url, host, port, public, head)
-    sock = _connect(_resolve(url, proxy.hostname or "", proxy.port or 80, False, head) if proxy else addresses, head)
+    sock = _connect_to_proxy(url, proxy, head) if proxy else _connect(addresses, head)
     try:
         if proxy and (public or secure):
             address = addresses[0][4][0] if public else host
@@ -482,10 +493,10 @@ def _check_announced(answer: _Answer, url: str, part: Path, have: int, size: int
         raise FetchError(
             f"{shown(url)}: the server has {total:,} bytes under this name, expected {size:,}", again=False
         )
-    needed, free = (total or size or 0) - have, shutil.disk_usage(part.parent).free
-    if needed > free:
+    needed, disk = (total or size or 0) - have, shutil.disk_usage(part.parent)
+    if needed > disk.free and disk.total:  # some network file systems do not say
         raise OSError(
-            f"{part}: not enough room on the disk: {needed / 1e6:.0f} MB are needed, {free / 1e6:.0f} MB free"
+            f"{part}: not enough room on the disk: {needed / 1e6:.0f} MB are needed, {disk.free / 1e6:.0f} MB free"
         )
 
 

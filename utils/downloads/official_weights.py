@@ -32,7 +32,6 @@ MIRRORS = "YOLOV5_SWINV2_MIRROR"  # variables of the environment
 FOLDER = "YOLOV5_SWINV2_WEIGHTS"
 WAIT = 0.2  # seconds between looks at a lock
 ROOM = 1.25  # most bytes of a file whose size is not certain, relative to the size that is told
-LICENCE = "AGPL-3.0 or Ultralytics Enterprise License"  # of the YOLOv5 weights
 LICENCE_NOTICE = (
     "Ultralytics publishes these YOLOv5 weights and licenses them under AGPL-3.0 or an Enterprise License. This "
     "program (Apache-2.0) contains none of them; a model made from them carries those terms"
@@ -100,6 +99,11 @@ UNREADABLE = (  # names of other published files -> why they are refused
         "no published weights. Train such a detector with --cfg models/{stem}.yaml, from scratch or from {}",
     ),
 )
+
+
+def log_licence(name: str) -> None:
+    """Log the terms of official YOLOv5 weights, as a warning, so that no quiet mode hides them."""
+    LOGGER.warning(f"{name}: {LICENCE_NOTICE}")
 
 
 def weights_folder() -> Path:
@@ -192,8 +196,8 @@ def _sources(official: Official) -> list[str]:
     entries = [entry.strip() for entry in os.environ.get(MIRRORS, "").split(";") if entry.strip()]
     mirrors = [entry.rstrip("/") for entry in entries if entry != "only"]
     for mirror in mirrors:
-        if not is_http(mirror):
-            raise ValueError(f"{MIRRORS}: {shown(mirror)!r} is no http:// or https:// URL")
+        if not is_http(mirror) or "?" in mirror or "#" in mirror:
+            raise ValueError(f"{MIRRORS}: {shown(mirror)!r} is no http:// or https:// URL to which a path can be added")
     if len(mirrors) < len(entries) and not mirrors:
         raise ValueError(f"{MIRRORS} is 'only', but names no mirror")
     folder = official.url.split("/")[-2]
@@ -217,7 +221,7 @@ def _fetch(official: Official, target: Path, places: Sequence[Path]) -> None:
     with _locked(target):
         if target.is_file():  # another process has fetched it
             return
-        LOGGER.info(f"{target.name} is no file here: fetching about {official.size / 1e6:.1f} MB")
+        LOGGER.info(f"{target.name} is not here: fetching about {official.size / 1e6:.1f} MB")
         for url in sources:
             try:
                 return _fetch_from(url, official, target)
@@ -226,10 +230,12 @@ def _fetch(official: Official, target: Path, places: Sequence[Path]) -> None:
                 if url != sources[-1]:
                     LOGGER.warning(f"{error}. Trying the next source")
     digest = official.sha256 + "..." * (len(official.sha256) < 64)
+    part = _part_of(target)
+    kept = f" ({part.stat().st_size:,} bytes are kept, the next call goes on from there)" if part.is_file() else ""
     raise FileNotFoundError(
         f"{target.name}: not found in {', '.join(str(place.parent) for place in places)}, and it cannot be fetched: "
-        f"{'; '.join(problems)}. Put {official.url} (about {official.size:,} bytes, sha256 {digest}) at {target}, or "
-        f"name a folder that has it by {FOLDER}, or a mirror by {MIRRORS}. train.py --weights '' needs none"
+        f"{'; '.join(problems)}{kept}. Put {official.url} (about {official.size:,} bytes, sha256 {digest}) at {target} "
+        f"or name a folder that has it by {FOLDER}, or a mirror by {MIRRORS}. train.py --weights '' needs none"
     )
 
 
@@ -292,26 +298,29 @@ def _fetch_from(url: str, official: Official, target: Path) -> None:
         FetchError: the source does not give this file.
         OSError: it cannot be written.
     """
-    part = target.with_name(f"{target.name}.part")
+    part = _part_of(target)
     limit = official.exact_size or int(official.size * ROOM)
     LOGGER.info(f"from {shown(url)}")
     resumed = part.exists()  # what an earlier process left may be of another file
     resume(url, part, limit, official.exact_size)
-    problem = _compare(part, official, url)
-    if problem and resumed:
+    digest = file_sha256(part)
+    if resumed and not digest.startswith(official.sha256):
         _remove(part)
         resume(url, part, limit, official.exact_size)
-        problem = _compare(part, official, url)
-    if problem:
-        _remove(part)
-        raise FetchError(f"{shown(url)}: {problem}", again=False)
+        digest = file_sha256(part)
+    if not digest.startswith(official.sha256):
+        _judge(digest, part, official, url)
     with part.open("rb+") as file:
         os.fsync(file.fileno())
     os.replace(part, target)
     _remove(part)
     LOGGER.info(f"{target.name} is kept as {target}")
     if official.file in YOLOV5:
-        LOGGER.warning(f"{target.name}: {LICENCE_NOTICE}")  # a warning, so that no quiet mode hides it
+        log_licence(target.name)
+
+
+def _part_of(target: Path) -> Path:
+    return target.with_name(f"{target.name}.part")
 
 
 def _remove(part: Path) -> None:
@@ -319,17 +328,17 @@ def _remove(part: Path) -> None:
         file.unlink(missing_ok=True)
 
 
-def _compare(part: Path, official: Official, url: str) -> str:
-    """Return what is wrong with a file that was fetched, "" if nothing is."""
-    digest = file_sha256(part)
-    if digest.startswith(official.sha256):
-        return ""
+def _judge(digest: str, part: Path, official: Official, url: str) -> None:
+    """Raise an error, and remove the file, unless its digest may differ from the one that is expected.
+
+    Raises:
+        FetchError: it must not differ, or the file is none of PyTorch.
+    """
     found = f"sha256 {digest} ({part.stat().st_size:,} bytes), expected {official.sha256} ({official.size:,} bytes)"
-    if official.confirmed or not url.lower().startswith("https:"):  # over http anybody could have changed it
-        return f"another file: {found}"
-    if not zipfile.is_zipfile(part):
-        return f"no PyTorch file: {found}"
+    packed = zipfile.is_zipfile(part)
+    if official.confirmed or not packed or not url.lower().startswith("https:"):  # anybody can change http
+        _remove(part)
+        raise FetchError(f"{shown(url)}: another file{'' if packed else ', none of PyTorch'}: {found}", again=False)
     LOGGER.warning(
         f"{shown(url)}: {found}. The expected digest was never confirmed by a second source, so this file is kept"
     )
-    return ""

@@ -254,6 +254,23 @@ def test_a_name_is_resolved_once(names):
     assert connected == ["93.184.216.34"]
 
 
+def test_another_family_of_addresses_is_tried_second(names):
+    _, connected = names
+    found = [(socket.AF_INET6, (f"2001:db8::{n}", 80)) for n in (1, 2)] + [(socket.AF_INET, ("93.184.216.34", 80))]
+    found = [(family, socket.SOCK_STREAM, 6, "", address) for family, address in found]
+    with pytest.raises(ConnectionRefusedError):
+        http_client._connect(found, http_client._Deadline(9))
+    assert connected == ["2001:db8::1", "93.184.216.34", "2001:db8::2"]
+
+
+def test_a_proxy_that_is_down_is_named(monkeypatch, tmp_path):
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("http_proxy", "http://me:secret@127.0.0.1:9")
+    with pytest.raises(OSError, match=r"images.example/a.jpg: the proxy 127.0.0.1, named by the environment: Conn"):
+        download("http://images.example/a.jpg", tmp_path)
+
+
 @pytest.mark.parametrize(
     "host", ["2130706433", "0177.0.0.1", "0x7f.1", "127.1", "localhost", "[::ffff:127.0.0.1]", "example.com@127.0.0.1"]
 )
