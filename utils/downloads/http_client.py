@@ -343,6 +343,9 @@ def _named(url: str) -> Iterator[None]:
     """Add the URL to network errors."""
     try:
         yield
+    except ssl.SSLCertVerificationError as error:
+        hint = "The variable SSL_CERT_FILE names a file with certificates of your own network"
+        raise FetchError(f"{shown(url)}: not trusted: {error.verify_message}. {hint}", again=False) from None
     except OSError as error:
         raise FetchError(f"{shown(url)}: {printable(error.strerror or str(error)) or type(error).__name__}") from None
     except http.client.HTTPException as error:

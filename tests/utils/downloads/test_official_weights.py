@@ -7,6 +7,7 @@ import logging
 import os
 import re
 import socket
+import ssl
 import threading
 import zipfile
 from pathlib import Path
@@ -364,6 +365,22 @@ def test_https_is_never_left(folder, server, monkeypatch):
     with pytest.raises(FileNotFoundError, match=r"redirected from https to http://127.0.0.1/x, which is refused"):
         find_weights("yolov5n")
     assert len(connected) == 1
+
+
+def test_a_certificate_that_is_not_trusted(folder, server, monkeypatch):
+    tried = []
+
+    def refuse(url, *_):
+        tried.append(url)
+        error = ssl.SSLCertVerificationError(1, "certificate verify failed")
+        error.verify_message = "self-signed certificate"
+        raise error
+
+    monkeypatch.setattr(http_client, "_request", refuse)
+    monkeypatch.setenv(MIRRORS, f"{server.url};only")
+    with pytest.raises(FileNotFoundError, match=r"not trusted: self-signed certificate. The variable SSL_CERT_FILE"):
+        find_weights("yolov5n")
+    assert len(tried) == 1
 
 
 def test_a_trickle_is_given_up(folder, mirror, monkeypatch):
