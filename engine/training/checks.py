@@ -10,7 +10,7 @@ import torch
 from models.weights.imagenet import PUBLISHED
 from utils.console import LOGGER
 from utils.distributed import launched_processes
-from utils.downloads.official_weights import find_weights
+from utils.downloads.official_weights import YOLOV5, find_weights
 from utils.files import key_place, yaml_load
 from utils.loggers.services import check_services
 from utils.options.table import checked, options_of
@@ -80,7 +80,7 @@ def check_options(options: TrainOptions) -> TrainOptions:
     if options.weights and options.weights not in PUBLISHED and not Path(options.weights).is_file():
         raise FileNotFoundError(
             f"--weights {options.weights}: no such file; train from scratch with --weights '', or from published "
-            f"weights: {', '.join(PUBLISHED)}"
+            f"weights: {', '.join([*YOLOV5, *PUBLISHED])}"
         )
     cfg = options.cfg
     if not options.resume and (cfg or not options.weights):
