@@ -99,8 +99,9 @@ def test_fixed_sizes(tiny_conv, tmp_path, change):
     assert find_problems(graph) == []
 
 
-def test_half(tiny_swin, tmp_path):
-    file = export(tiny_swin, tmp_path / "half.onnx", half=True)
+@pytest.mark.parametrize("model", ["tiny_conv", pytest.param("tiny_swin", marks=pytest.mark.slow)])
+def test_half(model, request, tmp_path):
+    file = export(request.getfixturevalue(model), tmp_path / "half.onnx", half=True)
     graph = onnx.load(file)
     kinds = {t.data_type for t in graph.graph.initializer if len(t.dims) == 4}  # weights of convolutions
     assert kinds == {onnx.TensorProto.FLOAT16}
