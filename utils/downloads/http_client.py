@@ -464,15 +464,12 @@ def _resume(url: str, part: Path, limit: int, size: int | None, seconds: float) 
         _check_announced(answer, url, part, have, size)
         with naming(tag_of(part)):
             tag_of(part).write_text(tag, encoding="ascii")
-        keep = False
+        keep = bool(tag)  # also when the program is ended by a signal
         try:
             _store(answer, url, part, limit, size, have)
             keep = True
-        except FetchError as error:
-            keep = error.again and bool(tag)
-            raise
-        except KeyboardInterrupt:
-            keep = bool(tag)
+        except OSError as error:
+            keep &= isinstance(error, FetchError) and error.again
             raise
         finally:
             if not keep:

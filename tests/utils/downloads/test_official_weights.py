@@ -610,16 +610,17 @@ def test_links_of_others_are_not_written_through(folder, mirror, tmp_path):
     assert (tmp_path / "mine").read_bytes() == b"keep"
 
 
-def test_ctrl_c_keeps_what_has_arrived(folder, mirror, monkeypatch):
+@pytest.mark.parametrize("signalled", [KeyboardInterrupt, SystemExit])
+def test_signals_keep_what_has_arrived(folder, mirror, monkeypatch, signalled):
     def interrupt(*args, **settings):
         for number, block in enumerate(read(*args, **settings)):
             if number == 1:
-                raise KeyboardInterrupt
+                raise signalled
             yield block
 
     read = http_client.blocks
     monkeypatch.setattr(http_client, "blocks", interrupt)
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(signalled):
         find_weights("yolov5n")
     assert left(folder) == ["yolov5n.pt.part", "yolov5n.pt.part.etag"]
     monkeypatch.setattr(http_client, "blocks", read)
