@@ -1,9 +1,7 @@
 """A run that is resumed on other data or with other options: it goes on rightly, or says why it does not."""
 
-import os
 import random
 import shutil
-import signal
 from argparse import Namespace
 
 import numpy as np
@@ -15,6 +13,7 @@ import train
 from engine.training import state as training
 from models.weights.checkpoint import load_checkpoint, save_checkpoint
 from models.yolo import DetectionModel
+from tests.stops import stopping
 from utils.callbacks import Callbacks
 from utils.datasets import demo
 from utils.files import yaml_load, yaml_save
@@ -47,18 +46,13 @@ def runs(tmp_path_factory):
     (root / "set.yaml").write_text(yaml.safe_dump(data))
     (root / "model.yaml").write_text(MODEL)
 
-    def stop_in_epoch(ni, **_):
-        if ni == 4:
-            os.kill(os.getpid(), signal.SIGINT)
-
     def stop_after_save(epoch, **_):
         if epoch == 1:
             raise KeyboardInterrupt
 
-    stops = {"middle": ("on_train_batch_end", stop_in_epoch), "end": ("on_model_save", stop_after_save)}
-    for name, stop in stops.items():
-        callbacks = Callbacks()
-        callbacks.register(*stop)
+    after_save = Callbacks()
+    after_save.register("on_model_save", stop_after_save)
+    for name, callbacks in {"middle": stopping("on_train_batch_end", ni=4), "end": after_save}.items():
         opt = train.parse_opt(
             f"--data {root}/set.yaml --cfg {root}/model.yaml --img 64 --batch-size {BATCH} --epochs {EPOCHS} "
             f"--workers 0 --device cpu --noplots --noval --project {root} --name {name}".split()

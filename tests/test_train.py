@@ -1,7 +1,6 @@
 """train.py as a user runs it, at tiny size: files, resuming after kill -9, seeds, options that cannot work."""
 
 import csv
-import os
 import resource
 import signal
 import subprocess
@@ -16,6 +15,7 @@ import train
 import val
 from models.experimental import attempt_load
 from models.weights.checkpoint import load_checkpoint
+from tests.stops import stopping
 from utils.callbacks import Callbacks
 from utils.loggers.to_csv import RESULT_COLUMNS
 from utils.paths import ROOT
@@ -174,16 +174,9 @@ def test_signal_saves_and_resume_is_bit_for_bit(
     finished, tiny_dataset, hyp_file, tmp_path, caplog, event, moment, number, error
 ):
     folder, _ = finished
-    callbacks = Callbacks()
-
-    def stop(**now):
-        if moment.items() <= now.items():
-            os.kill(os.getpid(), number)
-
-    callbacks.register(event, stop)
     opt = train.parse_opt(as_argv(options(tmp_path, tiny_dataset, hyp_file, epochs=EPOCHS)))
     with pytest.raises(error):
-        train.main(opt, callbacks)
+        train.main(opt, stopping(event, number, **moment))
     last = tmp_path / "run/weights/last.pt"
     assert f"{number.name} stopped the training run. " in caplog.text
     assert f"Continue with: python train.py --resume {last}" in caplog.text

@@ -18,7 +18,7 @@ import tarfile
 import time
 import zipfile
 import zlib
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path, PureWindowsPath
 from typing import IO, Any, BinaryIO
@@ -400,6 +400,28 @@ def key_place(source: Any, key: Any) -> str:
             if pattern.match(line):
                 return f"{source}:{number}"
     return str(source)
+
+
+def table_numbers(cells: Sequence[str], columns: int, place: str) -> list[float]:
+    """Return the numbers in a line of a table; an empty cell is nan.
+
+    Args:
+        cells: of the line.
+        columns: of the table.
+        place: file and line, for messages.
+
+    Raises:
+        ValueError: a cell is not a number, or there are more or fewer cells than columns.
+    """
+    if len(cells) != columns:
+        raise ValueError(f"{place}: {len(cells)} cells in a table of {columns} columns; correct or remove this line")
+    numbers = []
+    for cell in cells:
+        try:
+            numbers.append(float(cell.strip() or "nan"))
+        except ValueError:
+            raise ValueError(f"{place}: {cell.strip()!r} is not a number; correct or remove this line") from None
+    return numbers
 
 
 def file_sha256(file: str | Path) -> str:

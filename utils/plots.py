@@ -33,7 +33,7 @@ from utils.annotate import (
 from utils.annotate import Annotator as Annotator
 from utils.annotate import Colors as Colors
 from utils.annotate import output_to_target as output_to_target
-from utils.files import write_whole
+from utils.files import table_numbers, write_whole
 from utils.paths import increment_path
 from utils.text import printable
 
@@ -306,15 +306,12 @@ def plot_labels(labels: ArrayLike, names: Names = (), save_dir: str | Path = "")
 def _read_results(file: Path) -> tuple[list[str], NDArray]:
     """Column names and numbers, (epochs, columns), of a results.csv; empty cells are nan."""
     with file.open(newline="", encoding="utf-8") as stream:
-        lines = [[cell.strip() for cell in line] for line in csv.reader(stream) if line]
-    header, rows = (lines[0], lines[1:]) if lines else ([], [])
+        reader = csv.reader(stream)
+        lines = [(reader.line_num, cells) for cells in reader if cells]
+    header, rows = ([name.strip() for name in lines[0][1]], lines[1:]) if lines else ([], [])
     if len(header) <= max(RESULT_PANELS) or not rows:
         raise ValueError(f"{file}: {len(rows)} epochs and {len(header)} columns; it takes 1 epoch and 11 columns")
-    try:
-        values = np.array([[float(cell or "nan") for cell in row] for row in rows]).reshape(-1, len(header))
-    except ValueError as error:
-        raise ValueError(f"{file}: not a table of numbers below one line of column names ({error})") from error
-    return header, values
+    return header, np.array([table_numbers(cells, len(header), f"{file}:{number}") for number, cells in rows])
 
 
 def plot_results(file: str | Path = "results.csv", dir: str | Path = "") -> None:

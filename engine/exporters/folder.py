@@ -1,10 +1,11 @@
 """Replace a folder of files atomically."""
 
+import errno
 import os
 import secrets
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 
@@ -13,7 +14,7 @@ def atomic_folder(folder: Path) -> Iterator[Path]:
     """Let the block fill a new folder beside `folder`, then put it in the place of `folder`.
 
     An older folder, or a link to one, is replaced only when the block has succeeded; after an error nothing is left of
-    the new one. What a link points to stays as it is.
+    the new one. What a link points to stays as it is. Of several exports at the same time the last one to end stays.
 
     Yields:
         An empty folder.
@@ -32,13 +33,30 @@ def atomic_folder(folder: Path) -> Iterator[Path]:
     new.mkdir()
     try:
         yield new
-        if folder.exists():
-            folder.rename(old)
-        new.rename(folder)
+        while not _put(new, folder, old):
+            _remove(old)
     finally:
-        shutil.rmtree(new, ignore_errors=True)
+        _remove(new)
         if old.exists() and not folder.exists():
             old.rename(folder)
-        if old.is_symlink():
-            old.unlink()
-        shutil.rmtree(old, ignore_errors=True)
+        _remove(old)
+
+
+def _put(new: Path, folder: Path, old: Path) -> bool:
+    """Rename `folder`, if it exists, to `old` and `new` to `folder`; False if another export put its own there."""
+    with suppress(FileNotFoundError):  # the first export, or another one is just replacing the folder
+        folder.rename(old)
+    try:
+        new.rename(folder)
+    except OSError as error:
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+            raise
+        return False
+    return True
+
+
+def _remove(folder: Path) -> None:
+    """Delete a folder with its files, or a link to one."""
+    if folder.is_symlink():
+        folder.unlink()
+    shutil.rmtree(folder, ignore_errors=True)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from utils.files import atomic_path, open_regular, yaml_save
+from utils.files import atomic_path, open_regular, table_numbers, yaml_save
 from utils.hyp import Hyp
 from utils.loggers.to_csv import RESULT_COLUMNS
 from utils.metrics import fitness
@@ -113,7 +113,7 @@ class EvolutionRecord:
         rows: for each generation its results and genes.
 
     Raises:
-        ValueError: the table there has other columns.
+        ValueError: the table there has other columns, or a line that is not all numbers.
     """
 
     def __init__(self, folder: Path, name: str = "evolve.csv") -> None:
@@ -121,10 +121,14 @@ class EvolutionRecord:
         self.rows: list[dict[str, float]] = []
         if self.file.exists():
             with TextIOWrapper(open_regular(self.file), "utf-8", newline="") as file:
-                header, *rows = [[cell.strip() for cell in row] for row in csv.reader(file)]
+                reader = csv.reader(file)
+                header = [cell.strip() for cell in next(reader, [])]
+                rows = [(reader.line_num, cells) for cells in reader]
             if tuple(header[: len(RESULTS)]) != RESULTS:
-                raise ValueError(f"{self.file}: not the results of an evolution: it begins with {header[0]!r}")
-            self.rows = [dict(zip(header, map(float, row), strict=True)) for row in rows]
+                raise ValueError(f"{self.file}: not the results of an evolution: it begins with {header[:1]}")
+            for number, cells in rows:
+                values = table_numbers(cells, len(header), f"{self.file}:{number}")
+                self.rows.append(dict(zip(header, values, strict=True)))
 
     def add(self, results: Sequence[float], genes: Mapping[str, float], base: Hyp) -> None:
         """Record a generation and write the files anew.

@@ -13,6 +13,7 @@ import torch
 import yaml
 from PIL import Image
 
+from tests.labelled_folder import write_folder
 from utils import dataloaders as dl
 from utils.boxes import scale_boxes, xywhn2xyxy
 from utils.hyp import Hyp
@@ -24,18 +25,16 @@ STILL = Hyp(mosaic=0, translate=0, scale=0, hsv_h=0, hsv_s=0, hsv_v=0, fliplr=0)
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """Seven grey PNG images of different shapes, each with one white rectangle and its label; the last has none."""
-    root = tmp_path_factory.mktemp("scenes")
-    (root / "images").mkdir()
-    (root / "labels").mkdir()
+    scenes = []
     for i, (w, h) in enumerate(SIZES):
-        im = np.full((h, w, 3), 114, np.uint8)
+        im, lines = np.full((h, w, 3), 114, np.uint8), None
         if i < len(SIZES) - 1:
             x1, y1, x2, y2 = w // 4, h // 4, w // 4 + w // 2, h // 4 + h // 3
             im[y1:y2, x1:x2] = 255
             box = (x1 + x2) / 2 / w, (y1 + y2) / 2 / h, (x2 - x1) / w, (y2 - y1) / h
-            (root / "labels" / f"{i}.txt").write_text(f"{i % 3} {box[0]:.9f} {box[1]:.9f} {box[2]:.9f} {box[3]:.9f}\n")
-        cv2.imwrite(str(root / "images" / f"{i}.png"), im)
-    return root / "images"
+            lines = [f"{i % 3} {box[0]:.9f} {box[1]:.9f} {box[2]:.9f} {box[3]:.9f}"]
+        scenes.append((im, lines))
+    return write_folder(tmp_path_factory.mktemp("scenes"), scenes)
 
 
 def bright_box(image):

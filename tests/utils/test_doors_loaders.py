@@ -10,6 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
+from tests.labelled_folder import write_folder
 from utils import augmentations as aug
 from utils import dataloaders as dl
 from utils import datasets
@@ -22,14 +23,13 @@ STILL = Hyp(mosaic=0, translate=0, scale=0, hsv_h=0, hsv_s=0, hsv_v=0, fliplr=0)
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """Six PNG images with as many labels as their number, from 0 to 5, of class number % 3."""
-    root = tmp_path_factory.mktemp("doors")
-    (root / "images").mkdir()
-    (root / "labels").mkdir()
-    for i in range(COUNT):
-        cv2.imwrite(str(root / "images" / f"{i}.png"), np.full((40 + 8 * i, 64, 3), 30 * i, np.uint8))
-        lines = [f"{i % 3} .5 .5 .{k + 1} .4" for k in range(i)]
-        (root / "labels" / f"{i}.txt").write_text("\n".join(lines))
-    return root / "images"
+    return write_folder(
+        tmp_path_factory.mktemp("doors"),
+        (
+            (np.full((40 + 8 * i, 64, 3), 30 * i, np.uint8), [f"{i % 3} .5 .5 .{k + 1} .4" for k in range(i)])
+            for i in range(COUNT)
+        ),
+    )
 
 
 @pytest.fixture

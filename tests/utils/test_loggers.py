@@ -87,6 +87,18 @@ def test_truncate_drops_later_rows_and_torn_ones(tmp_path):
     assert log.path.read_text(encoding="utf-8").splitlines() == before[:1]
 
 
+def test_epoch_that_is_not_a_number_is_named_with_its_line(tmp_path):
+    log = CsvLogger(tmp_path / "results.csv")
+    for epoch in range(3):
+        log.write(epoch, VALUES)
+    lines = log.path.read_text(encoding="utf-8").splitlines()
+    log.path.write_text("\n".join([*lines[:2], lines[2].replace(" 1,", " one,", 1), lines[3]]), encoding="utf-8")
+    before = log.path.read_bytes()
+    with pytest.raises(ValueError, match=r"results\.csv:3: 'one' is not a number; correct or"):
+        log.truncate(2)
+    assert log.path.read_bytes() == before
+
+
 @pytest.mark.parametrize("values", [{}, VALUES | {"extra": 1}, {k: v for k, v in VALUES.items() if k != "x/lr0"}])
 def test_csv_wants_every_column(tmp_path, values):
     with pytest.raises(ValueError, match="expected a value for each of"):

@@ -262,7 +262,11 @@ def test_results_of_several_runs_share_the_panels(figures, tmp_path):
         ("", "0 epochs"),
         (",".join(COLUMNS), "0 epochs"),
         ("a,b\n1,2", "2 columns"),
-        (",".join(COLUMNS) + "\nx,2", "not a table"),
+        (",".join(COLUMNS) + "\nx,2", r"results\.csv:2: 2 cells in a table of 14 columns"),
+        (
+            "\n".join([",".join(COLUMNS), ",".join("1" * 14), "", ",".join(["one", *"1" * 13])]),
+            r"results\.csv:4: 'one' is not a number; correct or remove this line",
+        ),
     ],
 )
 def test_results_that_are_none_are_refused_by_name(text, match, tmp_path):

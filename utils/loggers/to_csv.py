@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from utils.files import atomic_path, open_regular
+from utils.files import atomic_path, open_regular, table_numbers
 
 RESULT_COLUMNS = (
     "epoch",
@@ -57,11 +57,13 @@ class CsvLogger:
         """Drop the rows of `epoch` and later, and rows cut off by a crash, before training resumes at `epoch`.
 
         Raises:
-            ValueError: the file has other columns.
+            ValueError: the file has other columns, or something else than a number for an epoch.
         """
         if rows := self._rows():
-            whole = [row.split(",") for row in rows if len(row.split(",")) == len(RESULT_COLUMNS)]
-            self._replace([",".join(cells) for cells in whole if float(cells[0]) < epoch])
+            count = len(RESULT_COLUMNS)
+            numbered = ((number, row.split(",")) for number, row in enumerate(rows, 2))
+            whole = [(f"{self.path}:{number}", cells) for number, cells in numbered if len(cells) == count]
+            self._replace([",".join(cells) for at, cells in whole if table_numbers(cells[:1], 1, at)[0] < epoch])
 
     def _replace(self, rows: Sequence[str]) -> None:
         """Write the file anew, with these rows below the header."""

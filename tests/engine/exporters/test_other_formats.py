@@ -156,6 +156,45 @@ def test_folder_is_replaced_whole_or_not_at_all(tmp_path):
     assert [f.name for f in tmp_path.iterdir()] == ["model"]
 
 
+@pytest.mark.parametrize("moment", [".old", ".new"])
+@pytest.mark.parametrize("first", [True, False])
+def test_of_two_exports_at_once_the_last_one_stays(tmp_path, monkeypatch, moment, first):
+    """Another export begins and ends just before this one renames: the folder of before, or its own."""
+    target, rename, others = tmp_path / "model", Path.rename, []
+    if not first:
+        target.mkdir()
+
+    def overtaken(self, to):
+        if not others and (self.name.endswith(moment) or str(to).endswith(moment)):
+            others.append(self)
+            with atomic_folder(target) as other:
+                (other / "theirs").write_text("1")
+        return rename(self, to)
+
+    monkeypatch.setattr(Path, "rename", overtaken)
+    with atomic_folder(target) as new:
+        (new / "ours").write_text("2")
+    assert len(others) == 1
+    assert [f.name for f in target.iterdir()] == ["ours"]
+    assert [f.name for f in tmp_path.iterdir()] == ["model"]
+
+
+def test_folder_that_another_export_is_just_replacing(tmp_path, monkeypatch):
+    """Between its two renames there is no folder."""
+    target, rename = tmp_path / "model", Path.rename
+    target.mkdir()
+
+    def overtaken(self, to):
+        if self == target and target.exists():
+            target.rmdir()
+        return rename(self, to)
+
+    monkeypatch.setattr(Path, "rename", overtaken)
+    with atomic_folder(target) as new:
+        (new / "ours").write_text("2")
+    assert [f.name for f in target.iterdir()] == ["ours"]
+
+
 def test_folder_behind_a_link_stays(tmp_path):
     (tmp_path / "home").mkdir()
     (tmp_path / "home/a").write_text("of the user")
