@@ -32,6 +32,7 @@ MIRRORS = "YOLOV5_SWINV2_MIRROR"  # variables of the environment
 FOLDER = "YOLOV5_SWINV2_WEIGHTS"
 WAIT = 0.2  # seconds between looks at a lock
 ROOM = 1.25  # most bytes of a file whose size is not certain, relative to the size that is told
+LICENCE = "AGPL-3.0 or Ultralytics Enterprise License"  # of the YOLOv5 weights, for records of what is made from them
 LICENCE_NOTICE = (
     "Ultralytics publishes these YOLOv5 weights and licenses them under AGPL-3.0 or an Enterprise License. This "
     "program (Apache-2.0) contains none of them; a model made from them carries those terms"
