@@ -1,0 +1,80 @@
+"""The state of a conversion that is under way: saved now and then, and taken up again by the same command."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from engine.conversion.check import Check
+from utils.console import LOGGER
+from utils.files import atomic_path
+from utils.model_files.inert_pickle import DamagedError, RefusedError
+from utils.model_files.torch_file import InertFile
+
+
+@dataclass
+class Progress:
+    """Where a conversion stands.
+
+    Attributes:
+        key: what it depends on; with another key nothing is taken up.
+        phase: number of the phase. step: of the next step in it. steps: of each phase.
+        checks: of the copy, and after each finished phase. seconds: CPU time so far.
+        best: number of the check with the highest score. best_stages: weights of the stages then.
+        imitation: weights of the stages and state of the optimizer now.
+        failures: how often a loss was not finite.
+    """
+
+    key: dict[str, Any]
+    steps: list[int]
+    phase: int = 0
+    step: int = 0
+    checks: list[Check] = field(default_factory=list)
+    seconds: float = 0.0
+    best: int = 0
+    best_stages: dict[str, Any] = field(default_factory=dict)
+    imitation: dict[str, Any] = field(default_factory=dict)
+    failures: int = 0
+
+    def add(self, check: Check, stages: dict[str, Any]) -> None:
+        """Take note of a check, and of the weights if none was better."""
+        self.checks.append(check)
+        if not self.best_stages or check.score >= self.checks[self.best].score:
+            self.best, self.best_stages = len(self.checks) - 1, stages
+
+    @property
+    def done(self) -> int:
+        """Return the number of steps done in all phases."""
+        return sum(self.steps[: self.phase]) + self.step
+
+
+def save_progress(progress: Progress, file: Path) -> None:
+    """Write the state of a conversion; the file is replaced in one step."""
+    content = vars(progress) | {"checks": [vars(check) for check in progress.checks]}
+    with atomic_path(file) as tmp, tmp.open("wb") as stream:
+        torch.save(content, stream)
+
+
+def load_progress(file: Path, key: Mapping[str, Any]) -> Progress | None:
+    """Read the state of a conversion; None, with a line that says why, if it cannot be taken up.
+
+    Args:
+        file: of `save_progress`; it may be missing.
+        key: what the conversion depends on now.
+    """
+    if not file.is_file():
+        return None
+    try:
+        with InertFile(file) as opened:
+            content = opened.content("cpu")
+        progress = Progress(**content | {"checks": [Check(**check) for check in content["checks"]]})
+    except (DamagedError, RefusedError, AttributeError, KeyError, TypeError) as error:
+        LOGGER.warning(f"{file}: not the state of a conversion ({error}), so it starts anew")
+        return None
+    changed = [name for name in key if progress.key.get(name) != key[name]]
+    if changed:
+        LOGGER.info(f"{file}: of a conversion with another {', '.join(changed)}, so this one starts anew")
+        return None
+    return progress
