@@ -180,9 +180,7 @@ class Imitation:
         """Return copies of weights, optimizer state and rate."""
         weights = {key: value.detach().clone() for key, value in self.stages.state_dict().items()}
         state = self.optimizer.state_dict()
-        state["state"] = {
-            key: {name: x.clone() for name, x in entry.items()} for key, entry in state["state"].items()
-        }
+        state["state"] = {key: {name: x.clone() for name, x in entry.items()} for key, entry in state["state"].items()}
         return {"stages": weights, "optimizer": state, "rate": self.rate}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:

@@ -47,6 +47,8 @@ FIELDS = {  # name -> what it holds
     "stride": "list of float, pixels per cell of each level",
     "hyp": "dict of Hyp.to_dict with the loss gains fitted to the model (Hyp.scaled), or None",
     "opt": "dict, the options of the run",
+    "converted": "dict, record of `engine.conversion` of what the weights were converted from, or None; not in older "
+    "files",
     "git": "str, state of the repository, or None",
     "date": "str, ISO time of writing",
 }
@@ -73,7 +75,14 @@ TRAINING_FIELDS = (
     "progress",
     "best_fitness",
 )  # None when stripped
-YOUNGER_FIELDS = ("iteration", "warmup", "maps", "data", "progress")  # None where an older program left them out
+YOUNGER_FIELDS = (
+    "iteration",
+    "warmup",
+    "maps",
+    "data",
+    "progress",
+    "converted",
+)  # None in older files
 
 
 def save_checkpoint(path: str | Path, ckpt: Mapping[str, Any]) -> None:
@@ -223,6 +232,7 @@ def _load_foreign(path: Path, foreign: Foreign, device: str | torch.device) -> d
         "stride": foreign.stride,
         "hyp": foreign.hyp,
         "opt": foreign.opt,
+        "converted": None,
         "git": foreign.git,
         "date": foreign.date,
     }

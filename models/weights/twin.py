@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from models.common import C3, C3SwinV2, Conv, Focus, SwinV2Stage
-from models.flops import meta_copy
+from models.cost import meta_copy
 from models.swin.windows import choose_window
 from models.yolo import DetectionModel
 from utils.console import LOGGER
