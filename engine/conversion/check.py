@@ -39,8 +39,12 @@ class Check:
 
     @property
     def score(self) -> float:
-        """Return how good it is, higher is better: agreement where there is one, else the errors of the stages."""
-        return -sum(self.own) / len(self.own) if self.agreement is None else self.agreement[1]
+        """Return how good it is, higher is better: less the mean error at the head, or of the stages without it.
+
+        Errors tell states apart where agreement, on few images, is chance.
+        """
+        errors = self.head or self.own
+        return -sum(errors) / len(errors)
 
     def __str__(self) -> str:
         """Return errors and agreement as shown to the user."""

@@ -16,12 +16,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.weights.twin import walk_backbone
 from models.yolo import DetectionModel
 from utils.console import LOGGER
-from utils.optim import BIAS, DECAY, NORM, param_groups
+from utils.optim import DECAY, param_groups
 
 WARMUP, LAST_RATE = 0.1, 0.01  # fraction of a phase in which the rate rises; fraction of the peak at its end
 WEIGHT_DECAY, CLIP_NORM = 0.01, 10.0
@@ -56,6 +57,15 @@ def relative_error(map_: Tensor, target: Tensor) -> Tensor:
 def variance(target: Tensor) -> Tensor:
     """Return the variance of a map over all its values, a scalar with a floor."""
     return torch.clamp(target.var(correction=0), min=FLOOR * float(target.square().mean()) or FLOOR)
+
+
+def onward_weight(block: Any) -> Tensor:
+    """Return the linear part of what follows the bottlenecks of a `C3`, up to its activation, (C2, C, 1, 1).
+
+    Errors are measured behind it: those to which the next layer is blind cost nothing, those that it amplifies count.
+    """
+    conv, norm, width = block.cv3.conv, block.cv3.bn, block.cv1.conv.out_channels
+    return conv.weight[:, :width] * (norm.weight * torch.rsqrt(norm.running_var + norm.eps))[:, None, None, None]
 
 
 def rate_at(step: int, steps: int, peak: float) -> float:
@@ -103,26 +113,42 @@ class Imitation:
         teacher: in evaluation mode.
         twin: in evaluation mode; all but its stages is frozen here.
         layers: whose stages learn.
+        images: some of them, to measure the maps with, (B, 3, H, W) in 0..1.
 
     Attributes:
+        scales: deviation of what the bottlenecks add to their maps: the unit in which the last norms of a stage learn.
+        weights: for each stage how its errors reach the next layer, see `onward_weight`.
         rate: factor of the learning rates, halved after a loss that is not finite.
     """
 
-    def __init__(self, teacher: DetectionModel, twin: DetectionModel, layers: Sequence[int]) -> None:
+    def __init__(self, teacher: DetectionModel, twin: DetectionModel, layers: Sequence[int], images: Tensor) -> None:
         self.teacher, self.twin, self.layers = teacher.eval().requires_grad_(False), twin.eval(), list(layers)
         twin.requires_grad_(False)
         blocks: list[Any] = [twin.model[layer] for layer in layers]
         self.stages = nn.ModuleList(block.m for block in blocks).requires_grad_(True)
         self.parts = [1] * len(self.layers)  # into which each stage cuts a batch, where memory is short
         self.rate = 1.0
+        maps = stage_maps(teacher, images, layers)
+        self.scales = [float((maps[layer][1] - maps[layer][0]).std()) or 1.0 for layer in layers]
+        self.weights = [onward_weight(teacher.model[layer]) for layer in layers]
         self.begin()
 
     def begin(self) -> None:
         """Make a new optimizer, as at the start of every phase."""
-        groups = param_groups(self.stages)
-        decays = {BIAS: 0.0, DECAY: WEIGHT_DECAY, NORM: 0.0}
-        params = [{"params": groups[kind], "weight_decay": decay} for kind, decay in decays.items()]
-        self.optimizer = torch.optim.AdamW([group for group in params if group["params"]])
+        outputs = {
+            id(p): scale
+            for stage, scale in zip(self.stages, self.scales, strict=True)
+            for block in stage.blocks
+            for norm in (block.norm1, block.norm2)
+            for p in norm.parameters()
+        }
+        groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+        for kind, parameters in enumerate(param_groups(self.stages)):
+            for p in parameters:
+                groups.setdefault((WEIGHT_DECAY * (kind == DECAY), outputs.get(id(p), 1.0)), []).append(p)
+        self.optimizer = torch.optim.AdamW(
+            [{"params": params, "weight_decay": decay, "scale": scale} for (decay, scale), params in groups.items()]
+        )
 
     def step(self, images: Tensor, own: bool, rate: float) -> list[float]:
         """Learn from one batch.
@@ -133,14 +159,15 @@ class Imitation:
             rate: of this step.
 
         Returns:
-            The error of each stage before the step; not finite where a loss was not, and then no step was made.
+            The error of each stage before the step, behind `onward_weight`; not finite where a loss was not, and then
+            no step was made.
         """
         errors = self.gradients(images, own)
         if not all(map(math.isfinite, errors)):
             self.optimizer.zero_grad()
             return errors
         for group in self.optimizer.param_groups:
-            group["lr"] = rate * self.rate
+            group["lr"] = rate * self.rate * group["scale"]
         nn.utils.clip_grad_norm_(self.stages.parameters(), CLIP_NORM)
         self.optimizer.step()
         self.optimizer.zero_grad()
@@ -155,13 +182,15 @@ class Imitation:
     def _learn(self, i: int, map_: Tensor, target: Tensor) -> float:
         """Add the gradients of stage `i`; where memory is short, a part of the batch after the other."""
         stage: Any = self.stages[i]
-        scale = 1 / (variance(target) * target.numel())
+        weight = self.weights[i]
+        reached = F.conv2d(target, weight)
+        scale = 1 / (variance(reached) * reached.numel())
         while True:
             error = torch.zeros((), device=target.device)
             try:
                 size = -(-len(map_) // self.parts[i])
                 for x, y in zip(map_.split(size), target.split(size), strict=True):
-                    loss = (stage(x) - y).square().sum() * scale
+                    loss = F.conv2d(stage(x) - y, weight).square().sum() * scale
                     loss.backward()
                     error += loss.detach()
                 return float(error)

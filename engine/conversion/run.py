@@ -46,7 +46,7 @@ class Settings:
     """
 
     imgsz: int = 640
-    batch_size: int = 8
+    batch_size: int = 4
     passes: int = PASSES
     minutes: float | None = None
     seed: int = 0
@@ -102,7 +102,7 @@ class Conversion:
         for model in (self.teacher, self.twin):
             model.to(device)
         self.stem_error = fit_stem_(self.teacher, self.twin, self.images) if self.pairing.stem else None
-        self.imitation = Imitation(self.teacher, self.twin, self.pairing.stages)
+        self.imitation = Imitation(self.teacher, self.twin, self.pairing.stages, self.batch(0))
         self.progress = Progress(self.key(table), [])
 
     def key(self, table: Mapping[str, Any]) -> dict[str, Any]:

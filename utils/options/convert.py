@@ -22,7 +22,7 @@ def make_parser(description: str = "") -> argparse.ArgumentParser:
     add(
         "--imgsz", "--img", "--img-size", type=SIDE, default=640, help="image size, pixels: as the weights were trained"
     )
-    add("--batch-size", type=COUNT, default=8, help="images per step")
+    add("--batch-size", type=COUNT, default=4, help="images per step")
     add("--passes", type=COUNT, default=1280, help="images looked at, repeated ones counted")
     add("--minutes", type=Number(float, 0), default=None, help="time for the steps, instead of --passes")
     add("--device", default="", help="0, cpu, mps; empty: CUDA if available")
