@@ -20,30 +20,35 @@ from pathlib import Path
 
 from engine.conversion.run import Settings, convert
 from utils.console import log_options
-from utils.options.check import checked
-from utils.options.convert import make_parser
-from utils.paths import check_file
+from utils.options.convert import ConvertOptions
+from utils.options.table import as_dict, takes_options
 from utils.torch_utils import select_device
 
 
-def main(opt: argparse.Namespace) -> Path:
-    """Convert with the given options; returns the checkpoint."""
-    log_options("convert", vars(opt))
-    settings = Settings(opt.imgsz, opt.batch_size, opt.passes, opt.minutes, opt.seed)
-    device = select_device(opt.device, opt.batch_size)
-    weights = check_file(opt.weights, (".pt",))
-    return convert(weights, opt.cfg, opt.images, opt.data or None, opt.out, settings, device)
+@takes_options(ConvertOptions)
+def run(options: ConvertOptions) -> Path:
+    """Convert, see `engine.conversion.run.convert`.
 
+    Args:
+        options: fields of `ConvertOptions` as arguments, such as `run("yolov5s.pt", images="photos", imgsz=320)`.
 
-def run(weights: str | Path, **options: object) -> Path:
-    """Convert from Python: `run("yolov5s.pt", images=["photos"], imgsz=640)`; options as on the command line.
+    Returns:
+        The checkpoint of the twin.
 
     Raises:
-        ValueError: an option that does not exist, or a value that it does not take.
+        FileNotFoundError, ValueError: files or layers that do not fit, options that are wrong.
     """
-    opt = parse_opt([str(weights)])
-    vars(opt).update(checked(make_parser(), options))
-    return main(opt)
+    log_options("convert", as_dict(options))
+    if not options.weights:
+        raise ValueError("no weights given: name the checkpoint of a trained YOLOv5")
+    settings = Settings(options.imgsz, options.batch_size, options.passes, options.minutes, options.seed)
+    device = select_device(options.device, options.batch_size)
+    return convert(options.weights, options.cfg, options.images, options.data or None, options.out, settings, device)
+
+
+def main(opt: argparse.Namespace) -> Path:
+    """Convert with the given options."""
+    return run(**vars(opt))
 
 
 if __name__ == "__main__":

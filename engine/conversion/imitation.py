@@ -125,7 +125,7 @@ class Imitation:
         self.teacher, self.twin, self.layers = teacher.eval().requires_grad_(False), twin.eval(), list(layers)
         twin.requires_grad_(False)
         blocks: list[Any] = [twin.model[layer] for layer in layers]
-        self.stages = nn.ModuleList(block.m for block in blocks).requires_grad_(True)
+        self.stages: Any = nn.ModuleList(block.m for block in blocks).requires_grad_(True)
         self.parts = [1] * len(self.layers)  # into which each stage cuts a batch, where memory is short
         self.rate = 1.0
         maps = stage_maps(teacher, images, layers)

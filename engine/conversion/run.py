@@ -20,14 +20,22 @@ from engine.conversion.imitation import PHASES, Imitation, rate_at
 from engine.conversion.progress import Progress, load_progress, save_progress
 from engine.conversion.stem import fit_stem_
 from engine.interrupts import Interrupts
-from models.weights.checkpoint import TRAINING_FIELDS, build_model, load_checkpoint, save_checkpoint, strip_optimizer
+from models.weights.checkpoint import (
+    FOREIGN,
+    TRAINING_FIELDS,
+    build_model,
+    load_checkpoint,
+    save_checkpoint,
+    strip_optimizer,
+)
 from models.weights.twin import build_twin, check_pairing, derive_table, start_as_identity_, twin_table
 from utils.console import LOGGER, TQDM_BAR_FORMAT, colorstr
 from utils.datasets.dataset import check_dataset
 from utils.datasets.lists import list_images
 from utils.datasets.reader import Split
+from utils.downloads.official_weights import LICENCE, LICENCE_NOTICE, find_weights
 from utils.files import check_place, file_sha256, yaml_save
-from utils.image_size import check_img_size
+from utils.image_size import check_img_size, input_stride
 from utils.text import printable
 
 PASSES = 1280  # images that a conversion looks at, repeated ones counted, unless it is told otherwise
@@ -85,7 +93,7 @@ class Conversion:
         self.teacher = build_model(dict(ckpt))
         if self.teacher.yaml["ch"] != 3:
             raise ValueError(f"{source}: reads images of {self.teacher.yaml['ch']} channels; those here have 3")
-        stride = int(max(self.teacher.stride.max(), 32))
+        stride = input_stride(self.teacher.stride)
         imgsz = check_img_size(settings.imgsz, stride, floor=2 * stride)
         self.settings = Settings(**asdict(settings) | {"imgsz": imgsz})
         self.derived = cfg == "twin"
@@ -251,6 +259,7 @@ class Conversion:
             "teacher": self.source.name,
             "sha256": self.progress.key["teacher"],
             "version": self.ckpt["version"],
+            "licence": LICENCE if self.ckpt["version"] == FOREIGN else None,
             "layers": self.rows(),
             "head": best.head,
             "agreement": list(best.agreement) if best.agreement else None,
@@ -326,7 +335,7 @@ def convert(
     same as that of an unbroken one.
 
     Args:
-        source: checkpoint of the teacher, ours or the original's.
+        source: checkpoint of the teacher, ours or the original's, or the name of official weights.
         cfg: model YAML of the twin, or `twin` to derive it from the table of the teacher.
         images: folders or lists of images; labels are not read.
         data: dataset YAML; its training images are used too. If it has the classes of the teacher, both are measured
@@ -341,7 +350,7 @@ def convert(
     Raises:
         FileNotFoundError, ValueError: the files, or the layers of the two models, do not fit.
     """
-    source = Path(source)
+    source = find_weights(source)
     table = check_dataset(data) if data else None
     entries = [images] if isinstance(images, str | Path) else list(images or [])
     if table:
@@ -357,6 +366,8 @@ def convert(
         raise ValueError(f"--out {out} is the file of the teacher: choose another name")
     state_file = out.with_name(f"{out.stem}.conversion.pt")
     ckpt = load_checkpoint(source)
+    if ckpt["version"] == FOREIGN:
+        LOGGER.info(f"{PREFIX}{LICENCE_NOTICE}")
     with Interrupts() as interrupts:
         conversion = Conversion(ckpt, source, cfg, files, settings or Settings(), device or torch.device("cpu"))
         try:
@@ -368,7 +379,7 @@ def convert(
     conversion.report()
     record = conversion.record()
     if table and conversion.pairing.whole and same_classes(table, conversion.twin.names):
-        loader = validation_loader(table, conversion.settings.imgsz, int(max(conversion.twin.stride.max(), 32)))
+        loader = validation_loader(table, conversion.settings.imgsz, input_stride(conversion.twin.stride))
         record["labels"] = compare_maps(conversion, loader)
     conversion.write(out, record)
     state_file.unlink(missing_ok=True)
@@ -379,7 +390,7 @@ def convert(
 def split_images(split: Any) -> list[str]:
     """Return the folders or lists of the images of a split, whatever the format of its labels."""
     entries = split.images if isinstance(split, Split) else split
-    return [entries] if isinstance(entries, str) else list(entries)
+    return [entries] if isinstance(entries, str) else [str(entry) for entry in entries]
 
 
 def without_validation(files: list[str], table: Mapping[str, Any]) -> list[str]:

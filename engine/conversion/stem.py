@@ -1,5 +1,7 @@
 """A first convolution with another kernel than the teacher's, by least squares over patches of real images."""
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 
@@ -27,8 +29,8 @@ def fit_stem_(teacher: DetectionModel, twin: DetectionModel, images: Images) -> 
     Returns:
         The error of the map before the normalisation; 0 if the kernel of the teacher is spread exactly.
     """
-    theirs: Conv | Focus = teacher.model[0]  # type: ignore[assignment]
-    own: Conv = twin.model[0]  # type: ignore[assignment]
+    theirs: Any = teacher.model[0]
+    own: Any = twin.model[0]
     if copy_stem_(theirs, own):
         return 0.0
     inner = theirs.conv if isinstance(theirs, Focus) else theirs

@@ -78,7 +78,7 @@ class Pairing:
 # Pairing --------------------------------------------------------------------------------------------------------------
 def pair_layers(teacher: DetectionModel, twin: DetectionModel) -> Pairing:
     """Pair the layers of two models from the image on; after the first difference no layer is paired."""
-    theirs, pairs = list(teacher.model), []
+    theirs, pairs = list(teacher.model), list[Pair]()
     for i, own in enumerate(twin.model):
         broken = next((pair for pair in pairs if pair.kind == "unpaired"), None)
         if broken is not None:
@@ -247,7 +247,8 @@ def derive_table(teacher: DetectionModel, imgsz: int) -> tuple[dict[str, Any], l
 
 def map_sides(model: DetectionModel, imgsz: int) -> list[int]:
     """Return the side of the map that each layer of the backbone gives, in cells, for square images."""
-    sides, probe = [], meta_copy(model).eval()
+    probe: Any = meta_copy(model).eval()
+    sides = []
     with torch.no_grad():
         images = torch.zeros(1, model.yaml["ch"], imgsz, imgsz, device="meta")
         for _, _, output in walk_backbone(probe, images, len(model.yaml["backbone"])):
@@ -255,11 +256,12 @@ def map_sides(model: DetectionModel, imgsz: int) -> list[int]:
     return sides
 
 
-def walk_backbone(model: DetectionModel, x: Tensor, layers: int) -> Iterator[tuple[int, Any, Tensor]]:
+def walk_backbone(model: DetectionModel, x: Any, layers: int) -> Iterator[tuple[int, Any, Tensor]]:
     """Run the first layers of a model; after each one yield its index, its input and its output."""
     outputs: list[Any] = []
+    layer: Any
     for i, layer in enumerate(model.model[:layers]):
-        source: Any = layer.f
+        source = layer.f
         if source != -1:
             x = outputs[source] if isinstance(source, int) else [x if f == -1 else outputs[f] for f in source]
         before, x = x, layer(x)
@@ -283,7 +285,8 @@ def build_twin(teacher: DetectionModel, table: dict[str, Any]) -> tuple[Detectio
     for pair in pairing.pairs:
         if pair.kind == "unpaired":
             continue
-        theirs, own = teacher.model[pair.layer], twin.model[pair.layer]
+        theirs: Any = teacher.model[pair.layer]
+        own: Any = twin.model[pair.layer]
         if pair.kind == "same":
             own.load_state_dict(theirs.state_dict())
         elif pair.kind == "stage":
@@ -300,6 +303,7 @@ def start_as_identity_(model: nn.Module) -> None:
     """Multiply both norms of every Swin block by 0, the start that the authors of Swin V2 chose."""
     for stage in model.modules():
         if isinstance(stage, SwinV2Stage):
+            block: Any
             for block in stage.blocks:
                 nn.init.zeros_(block.norm1.weight)
                 nn.init.zeros_(block.norm2.weight)
@@ -314,7 +318,7 @@ def copy_stem_(theirs: Conv | Focus, own: Conv) -> bool:
     """
     inner = theirs.conv if isinstance(theirs, Focus) else theirs
     own.bn.load_state_dict(inner.bn.state_dict())
-    kernel, padding = inner.conv.weight, inner.conv.padding
+    kernel, padding = inner.conv.weight, tuple(map(int, inner.conv.padding))
     if isinstance(theirs, Focus):
         kernel, padding = spread_focus(kernel), tuple(2 * side for side in padding)
     same = kernel.shape == own.conv.weight.shape and padding == own.conv.padding

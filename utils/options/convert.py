@@ -2,36 +2,43 @@
 
 import argparse
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated
 
 from utils.options.check import COUNT, SIDE, Number
+from utils.options.table import make_parser, option
 
 
-def make_parser(description: str = "") -> argparse.ArgumentParser:
-    """Return the parser; it also checks what comes from Python (`utils.options.check`)."""
-    parser = argparse.ArgumentParser(
-        prog="python -m engine.convert",
-        description=description,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+@dataclass(frozen=True)
+class ConvertOptions:
+    """Options of engine.convert, see `utils.options.table`."""
+
+    weights: str = option(
+        "",
+        "checkpoint of a trained YOLOv5, or official weights such as yolov5s.pt; the flag may be left out",
     )
-    add = parser.add_argument
-    add("weights", help="checkpoint of a trained convolutional YOLOv5, ours or the original's")
-    add("--cfg", default="twin", help="model YAML of the twin; twin: derived from the table of the checkpoint")
-    add("--images", nargs="+", default=[], help="folders or lists of images; they need no labels")
-    add("--data", default="", help="dataset YAML: its training images; its labels only measure the result")
-    add("--out", default="", help="checkpoint to write; default: name of the weights with -swinv2")
-    add(
-        "--imgsz", "--img", "--img-size", type=SIDE, default=640, help="image size, pixels: as the weights were trained"
+    cfg: str = option("twin", "model YAML of the twin; twin: derived from the table of the checkpoint")
+    images: list[str] = option([], "folders or lists of images; they need no labels")
+    data: str = option("", "dataset YAML: its training images; its labels only measure the result")
+    out: str = option("", "checkpoint to write; default: name of the weights with -swinv2")
+    imgsz: Annotated[int, SIDE] = option(
+        640, "image size in pixels, as the weights were trained with", *("--imgsz", "--img", "--img-size")
     )
-    add("--batch-size", type=COUNT, default=4, help="images per step")
-    add("--passes", type=COUNT, default=1280, help="images looked at, repeated ones counted")
-    add("--minutes", type=Number(float, 0), default=None, help="time for the steps, instead of --passes")
-    add("--device", default="", help="0, cpu, mps; empty: CUDA if available")
-    add("--seed", type=Number(int, 0, 2**32 - 1), default=0, help="seed of all random numbers")
-    return parser
+    batch_size: Annotated[int, COUNT] = option(4, "images per step")
+    passes: Annotated[int, COUNT] = option(1280, "images looked at, repeated ones counted")
+    minutes: Annotated[float, Number(float, 0)] | None = option(None, "time for the steps, instead of --passes")
+    device: str = option("", "0, cpu, mps; empty: CUDA if available")
+    seed: Annotated[int, Number(int, 0, 2**32 - 1)] = option(0, "seed of all random numbers")
 
 
 def parse_opt(
     argv: Sequence[str] | None = None, description: str = "Convert a trained YOLOv5 into its Swin twin."
 ) -> argparse.Namespace:
-    """Read the options from `argv`, or from the command line."""
-    return make_parser(description).parse_args(argv)
+    """Read the options from `argv`, or from the command line; the first word without a flag is the checkpoint."""
+    parser = make_parser(ConvertOptions, description)
+    parser.prog = "python -m engine.convert"
+    parser.add_argument("file", nargs="?", metavar="WEIGHTS", help="the same as --weights WEIGHTS")
+    opt = parser.parse_args(argv)
+    opt.weights = opt.weights or opt.file or ""
+    del opt.file
+    return opt

@@ -1,5 +1,6 @@
 """docs/options.md, the tables of all options: `python -m utils.options.page` writes it anew."""
 
+from utils.options.convert import ConvertOptions
 from utils.options.detect import DetectOptions
 from utils.options.export import ExportOptions
 from utils.options.table import markdown
@@ -22,7 +23,8 @@ and `export.run` also take them by position, in the order of YOLOv5's signatures
 def page() -> str:
     """Return the page as its sources say now."""
     scripts = {"train": TrainOptions, "val": ValOptions, "detect": DetectOptions, "export": ExportOptions}
-    return HEAD + "".join(f"\n## {name}.py\n\n{markdown(cls, str(ROOT))}" for name, cls in scripts.items())
+    tables = "".join(f"\n## {name}.py\n\n{markdown(cls, str(ROOT))}" for name, cls in scripts.items())
+    return f"{HEAD}{tables}\n## python -m engine.convert\n\n{markdown(ConvertOptions, str(ROOT))}"
 
 
 if __name__ == "__main__":
