@@ -1,4 +1,4 @@
-"""Options as a dataclass: from it come the parser of the command line, the check of values from Python, and the docs.
+"""Options as a dataclass: from it come the parser of the command line, the check of values from Python, and a table.
 
 The frozen dataclass of a script is the only place of an option's name, type, default, allowed values and help. What an
 option takes is its annotation:
@@ -191,9 +191,9 @@ def all_options(cls: type) -> dict[str, Option]:
         if "option" not in item.metadata:
             continue
         given = {"help": "", "bare": None, "required": False, "metavar": None, "refused": ""} | item.metadata["option"]
-        types = _alternatives(hints[item.name])
+        types = alternatives(hints[item.name])
         many = any(get_origin(t) is list for t in types)
-        items = tuple(x for t in types for x in (_alternatives(get_args(t)[0]) if get_origin(t) is list else (t,)))
+        items = tuple(x for t in types for x in (alternatives(get_args(t)[0]) if get_origin(t) is list else (t,)))
         if given["bare"] is not None:
             items = tuple(x for x in items if x is not bool)
         given["flags"] = given["flags"] or (f"--{item.name.replace('_', '-')}",)
@@ -215,7 +215,7 @@ def as_dict(options: Any) -> dict[str, Any]:
     return {name: getattr(options, name) for name in options_of(type(options))}
 
 
-def _alternatives(hint: Any) -> tuple[Any, ...]:
+def alternatives(hint: Any) -> tuple[Any, ...]:
     """Return the parts of a union without None."""
     parts = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
     return tuple(part for part in parts if part is not NoneType)
@@ -318,49 +318,3 @@ def takes_options(
         return run
 
     return decorate
-
-
-# Docs -----------------------------------------------------------------------------------------------------------------
-
-
-def markdown(cls: type, root: str = "") -> str:
-    """Return the table of options: flags, values, default, meaning.
-
-    Args:
-        cls: the dataclass.
-        root: folder below which paths are shown.
-    """
-    rows = ["| option | value | default | meaning |", "| --- | --- | --- | --- |"]
-    for item in options_of(cls).values():
-        flags = ", ".join(f"`{flag}`" for flag in item.flags)
-        words = item.help.replace("<", "\\<")  # Markdown would take <image> for HTML
-        rows.append(f"| {flags} | {_value_words(item)} | {_default_words(item, root)} | {words} |")
-    return "\n".join(rows) + "\n"
-
-
-def _value_words(item: Option) -> str:
-    """Say which values an option takes."""
-    if item.flag:
-        return "flag"
-    if item.choices:
-        words = ", ".join(f"`{choice}`" for choice in item.choices)
-    elif isinstance(item.read, Number):
-        words = str(item.read)
-    else:
-        plain_types = [
-            t for x in item.types for t in _alternatives(get_args(x)[0] if get_origin(x) is Annotated else x)
-        ]
-        names = {int: "integer", float: "number", str: "string", Any: "string"}
-        words = " or ".join(names[t] for t in plain_types)
-    words += "; one or more" * item.many
-    return words if item.bare is None else f"{words}; alone: {'latest' if item.bare is True else f'`{item.bare}`'}"
-
-
-def _default_words(item: Option, root: str) -> str:
-    """Say what an option is without being given."""
-    if item.required:
-        return "required"
-    if item.default is False or item.default in (None, "", []):
-        return ""
-    values = item.default if isinstance(item.default, list) else [item.default]
-    return f"`{' '.join(str(value).removeprefix(root).lstrip('/') for value in values)}`"
