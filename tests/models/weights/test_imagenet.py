@@ -359,7 +359,9 @@ def test_named_file_is_fetched_with_its_checksum(hub, vision_file, monkeypatch, 
     vision_file.rename(served / file)
     (served / wrong).write_bytes(b"something else")
     assert read_published("swinv2_t").layout == "torchvision"
-    with pytest.raises(FileNotFoundError, match=r"another file: sha256 [0-9a-f]{64} \(14 bytes\), expected 00000000"):
+    with pytest.raises(
+        FileNotFoundError, match=r"another file, none of PyTorch: sha256 [0-9a-f]{64} \(14 bytes\), expected 00000000"
+    ):
         read_published("swinv2_s")
     with pytest.raises(FileNotFoundError, match=rf"answers 404.* Put .*/models/{absent} .* at {hub / absent}"):
         read_published("swinv2_b")
