@@ -32,10 +32,10 @@ from engine.exporters import EXPORTERS
 from engine.exporters.calibration import calibration_images
 from engine.exporters.tensorrt_ops import check_tensorrt
 from models.experimental import attempt_load
+from models.image_size import check_img_size, input_stride
 from models.yolo import DetectionModel
 from utils.console import LOGGER, colorstr, log_options
 from utils.formats import EXPORTS, FORMATS, NMS, Format, output_path, parse_include
-from utils.image_size import check_img_size, input_stride
 from utils.options.export import OPSETS, ExportOptions
 from utils.options.table import takes_options
 from utils.paths import ROOT as ROOT

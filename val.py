@@ -41,12 +41,12 @@ from engine.validation.evaluation import (
     run_val_batch_callbacks,
 )
 from engine.validation.study import StudyFolder
+from models.image_size import check_img_size, input_stride
 from models.runtimes.backends import DetectMultiBackend
 from utils.callbacks import Callbacks
 from utils.console import LOGGER, colorstr, log_options
 from utils.dataloaders import create_dataloader
 from utils.datasets.dataset import check_dataset, result_ids
-from utils.image_size import check_img_size, input_stride
 from utils.metrics import ApResult
 from utils.metrics import match_predictions as process_batch  # noqa: F401  YOLOv5's name, for callers
 from utils.options.table import takes_options

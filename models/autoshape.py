@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from models.cost import LayerTimes
 from models.detections import Detections
+from models.image_size import input_stride, make_divisible
 from utils.augmentations import letterbox
 from utils.boxes import scale_boxes
 from utils.console import LOGGER
@@ -24,7 +25,6 @@ from utils.datasets.output_names import name_part
 from utils.datasets.reader import decode_image, has_more_pages
 from utils.downloads import fetch, is_url
 from utils.downloads.http_client import shown
-from utils.image_size import input_stride, make_divisible
 from utils.nms import non_max_suppression
 from utils.options.check import COUNT, SHARE, SIDE, Number
 from utils.text import file_name

@@ -1,17 +1,22 @@
-"""Convolutional building blocks of the YOLOv5 family.
+"""Convolutional building blocks of the YOLOv5 family, and their activation, which a model YAML names.
 
 c1, c2 channels in and out; k, s, p, g, d kernel, stride, padding, groups, dilation; n repeats; e hidden channels as a
 fraction of c2. Shapes: B batch, C channels, H W map; H / s is rounded up where the side is no multiple of the stride.
 """
 
+import ast
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from copy import deepcopy
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 Kernel = int | tuple[int, int]  # one side, or (rows, columns)
+LARGEST_ARGUMENT = 1_000_000  # of an activation; PReLU takes memory for as many parameters
+ACTIVATIONS = ("ELU", "GELU", "Hardswish", "Identity", "LeakyReLU", "Mish", "PReLU", "ReLU", "ReLU6", "SiLU")
 
 
 def autopad(k: int | Sequence[int], p: int | Sequence[int] | None = None, d: int = 1) -> int | Sequence[int]:
@@ -67,6 +72,54 @@ class Conv(nn.Module):
         return self.act(self.conv(x))
 
     fuseforward = forward_fuse  # its name in YOLOv5 up to 5.0
+
+
+def parse_activation(text: str) -> nn.Module:
+    """Build the activation that a YAML names, such as `nn.LeakyReLU(0.1)`, without evaluating it as code.
+
+    Raises:
+        ValueError: the string is not a call of an allowed activation with literal arguments.
+    """
+    allowed = f"allowed: {', '.join(f'nn.{name}(...)' for name in ACTIVATIONS)}"
+    try:
+        call: Any = ast.parse(text, mode="eval").body  # what is no call lacks `func`: AttributeError
+        name = call.func.attr
+        args = [ast.literal_eval(arg) for arg in call.args]
+        keywords = {keyword.arg: ast.literal_eval(keyword.value) for keyword in call.keywords}
+        numbers = [*args, *keywords.values()]
+        if any(isinstance(value, int | float) and abs(value) > LARGEST_ARGUMENT for value in numbers):
+            raise ValueError(f"a number above {LARGEST_ARGUMENT}")
+        if ast.unparse(call.func) == f"nn.{name}" and name in ACTIVATIONS:
+            return getattr(nn, name)(*args, **keywords)
+    except (AttributeError, SyntaxError, TypeError, ValueError, RecursionError, MemoryError) as error:
+        raise ValueError(f"activation: {text!r} is not an activation ({error}); {allowed}") from error
+    raise ValueError(f"activation: {text!r} is not an activation; {allowed}")
+
+
+@contextmanager
+def default_activation(text: str | None, source: str = "model") -> Iterator[None]:
+    """Give `Conv` a default activation for one model: the named one, else a copy of the present default.
+
+    Afterwards the default is the previous one again. Parameters of an activation are thus shared inside a model only.
+    """
+    before = Conv.default_act
+    try:
+        try:
+            Conv.default_act = parse_activation(text) if text else deepcopy(before)
+        except ValueError as error:
+            raise ValueError(f"{source}: {error}") from error
+        yield
+    finally:
+        Conv.default_act = before
+
+
+def in_place(act: nn.Module) -> nn.Module:
+    """Return a copy of an activation that overwrites its input, or the activation itself where it cannot."""
+    if getattr(act, "inplace", True):
+        return act
+    act = deepcopy(act)
+    act.inplace = True
+    return act
 
 
 class DWConv(Conv):

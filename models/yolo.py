@@ -21,9 +21,9 @@ if __name__ == "__main__":  # python models/yolo.py --cfg ...: Python puts model
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from models import common
-from models.activations import ACTIVATIONS, default_activation, in_place
-from models.activations import parse_activation as parse_activation
 from models.autoshape import AutoShape
+from models.convolutions import ACTIVATIONS, default_activation, in_place
+from models.convolutions import parse_activation as parse_activation
 from models.cost import (
     Counter,
     LayerTimes,
@@ -35,11 +35,11 @@ from models.cost import (
     count_window_attention,
     meta_copy,
 )
+from models.image_size import make_divisible
 from models.model_table import MAX_CHANNELS, MAX_REPEATS, check_table, expand_anchors, resolve_args
 from models.tta import forward_augmented
 from utils.console import LOGGER, cli_errors
 from utils.files import yaml_load
-from utils.image_size import make_divisible
 from utils.paths import check_file
 from utils.torch_utils import fuse_conv_and_bn, initialize_weights, model_info
 

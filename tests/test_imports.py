@@ -15,7 +15,7 @@ PACKAGES = (  # import no other of them, only the ground: files of utils that im
 )  # fmt: skip
 SCRIPT_OF_SCRIPT = {"train": {"val"}}  # the only script that imports another one
 LAZY = (  # files whose __getattr__ may import upwards: YOLOv5's addresses
-    "utils/general.py",  # strip_optimizer, save_one_txt: they stand on models.weights and engine.results
+    "utils/general.py",  # check_img_size, strip_optimizer, save_one_txt: they stand on models and engine.results
     "utils/plots.py",  # feature_visualization, plot_evolve: they stand on engine.results and engine.training
     "utils/dataloaders.py",  # LoadImages, LoadStreams, LoadScreenshots: they stand on engine.inference
     "utils/datasets/__init__.py",  # the same in YOLOv5 up to 6.1; this package stands below utils/dataloaders.py

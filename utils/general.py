@@ -55,13 +55,11 @@ from utils.console import (
     log_options,
     threaded,
 )
-from utils.datasets import dataset, sampling
+from utils.datasets import dataset, output_names, sampling
 from utils.downloads import attempt_download, is_url
 from utils.files import unpack, yaml_load, yaml_save
-from utils.image_size import check_img_size, make_divisible
 from utils.loss import FocalLoss, compute_loss, smooth_BCE
 from utils.metrics import ap_per_class, bbox_iou, box_iou, fitness, wh_iou
-from utils.optim import lr_factor
 from utils.paths import ROOT, VERSION, git_describe, increment_path, run_folder, settings_folder
 from utils.plots import plot_images, plot_one_box, save_one_box
 from utils.torch_utils import Profile, intersect_dicts
@@ -74,12 +72,15 @@ AUTOINSTALL = False  # nothing is installed here
 FONT = "Arial.ttf"
 CONFIG_DIR = settings_folder()  # nothing here writes into it
 NCOLS = 0 if "COLUMNS" not in os.environ else int(os.environ["COLUMNS"])  # 0: the progress bar has no fixed width
-COCO_GAPS = (12, 26, 29, 30, 45, 66, 68, 69, 71, 83)  # category numbers of COCO that no class has
-LAZY = ("strip_optimizer", "save_one_txt")
+LAZY = ("check_img_size", "make_divisible", "strip_optimizer", "save_one_txt")
 
 
 def __getattr__(name: str) -> Any:
     """Return a name that stands on `models` or `engine`, which are above this package."""
+    if name in ("check_img_size", "make_divisible"):
+        from models import image_size  # noqa: PLC0415
+
+        return getattr(image_size, name)
     if name == "strip_optimizer":
         from models.weights.checkpoint import strip_optimizer  # noqa: PLC0415
 
@@ -539,7 +540,7 @@ def init_seeds(seed: int = 0, deterministic: bool = False) -> None:
 
 def one_cycle(y1: float = 0.0, y2: float = 1.0, steps: int = 100) -> Callable[[float], float]:
     """Return a function of the step that goes from y1 to y2 along a cosine."""
-    return lambda x: y1 + (y2 - y1) * (1 - lr_factor(x, steps, 0.0, cosine=True))
+    return lambda x: y1 + (y2 - y1) * (1 - math.cos(math.pi * x / steps)) / 2
 
 
 def labels_to_class_weights(labels: Sequence[NDArray], nc: int = 80) -> Tensor:
@@ -561,7 +562,7 @@ def labels_to_image_weights(labels: Sequence[NDArray], nc: int = 80, class_weigh
 
 def coco80_to_coco91_class() -> list[int]:
     """Return COCO's category number of each of its 80 classes."""
-    return [number for number in range(1, 91) if number not in COCO_GAPS]
+    return list(output_names.COCO_CATEGORIES)
 
 
 def apply_classifier(x: Any, model: Any, img: Any, im0: Any) -> NoReturn:

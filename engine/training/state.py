@@ -12,6 +12,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 
 from engine.training.random_state import rng_state, set_rng_state, set_torch_rng_state
+from models.image_size import check_img_size, input_stride
 from models.weights.checkpoint import load_checkpoint, refuse_foreign_resume, save_checkpoint
 from models.weights.imagenet import PUBLISHED, Published, load_published, read_published
 from models.weights.transfer import transfer_weights
@@ -25,7 +26,6 @@ from utils.datasets.dataset import check_dataset
 from utils.distributed import gather, is_main, main_first, rank, world_size
 from utils.files import yaml_load
 from utils.hyp import Hyp
-from utils.image_size import check_img_size, input_stride
 from utils.optim import build_optimizer, describe_optimizer, same_warmup, scaled_decay, warmup_iterations
 from utils.options.table import as_dict
 from utils.options.train import HYP_OF_CONV, HYP_OF_SWIN, TrainOptions

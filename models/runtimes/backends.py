@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from models.experimental import Ensemble, attempt_load
+from models.image_size import input_stride
 from models.runtimes.base import Runtime
 from models.runtimes.mobile_files import LiteRtBackend, NcnnBackend
 from models.runtimes.onnx_files import OnnxRuntimeBackend, OpenCvBackend
@@ -27,7 +28,6 @@ from utils.console import LOGGER
 from utils.downloads.official_weights import find_weights
 from utils.files import yaml_load
 from utils.formats import FORMATS, NMS, ROWS, Format
-from utils.image_size import input_stride
 
 
 class PyTorchBackend:

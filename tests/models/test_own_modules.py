@@ -165,4 +165,4 @@ def test_no_module_or_tensor_stands_at_the_level_of_a_module_or_class():
             for name, inside in {info.name: space, **own}.items():
                 found += [f"{name}.{k}" for k, v in inside.items() if isinstance(v, nn.Module | torch.Tensor)]
     assert files > 60, "the walk lost files"
-    assert found == ["models.convolutions.Conv.default_act", "utils.metrics.IOU_THRESHOLDS"]
+    assert found == ["models.common.Conv.default_act", "utils.metrics.IOU_THRESHOLDS"]
