@@ -20,6 +20,7 @@ from engine.conversion.imitation import PHASES, Imitation, rate_at
 from engine.conversion.progress import Progress, load_progress, save_progress
 from engine.conversion.stem import fit_stem_
 from engine.interrupts import Interrupts
+from models.image_size import check_img_size, input_stride
 from models.weights.checkpoint import (
     FOREIGN,
     TRAINING_FIELDS,
@@ -35,7 +36,6 @@ from utils.datasets.lists import list_images
 from utils.datasets.reader import Split
 from utils.downloads.official_weights import LICENCE, LICENCE_NOTICE, find_weights
 from utils.files import check_place, file_sha256, yaml_save
-from utils.image_size import check_img_size, input_stride
 from utils.text import printable
 
 PASSES = 1280  # images that a conversion looks at, repeated ones counted, unless it is told otherwise
