@@ -196,7 +196,7 @@ def train_one_epoch(
         # uint8 crosses to the device: a quarter of the bytes of float32
         images = images.to(device, memory_format=torch.channels_last, non_blocking=True).float() / 255
 
-        # rate and momentum of this iteration
+        # rate and momentum of this iteration; at least one step an epoch, however few batches it has
         accumulate = min(accumulate_at(ni, plan.warmup, options.batch_size, hyp.nominal_batch), plan.batches)
         set_schedule_(state.optimizer, ni, plan.warmup, state.epoch, options.epochs, hyp, cosine=options.cos_lr)
         if options.multi_scale:
@@ -206,6 +206,7 @@ def train_one_epoch(
         items = forward_backward(state, plan, images, targets, compute_loss)
         if items is None:
             raise out_of_memory(state, plan, images, targets, compute_loss, i)
+        # before the step, so that the weights stay as they were
         check_step(state, plan, i, items, images, watch, stepped=None)
 
         # step once per nominal batch; measured from the last step, so that a resumed run steps at the same batches

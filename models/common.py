@@ -228,11 +228,13 @@ class WindowAttention(nn.Module):
             (B * K, N, C).
         """
         windows, n, c = x.shape
+        # keys have no bias, as published: with the dot product it would add one number to all logits of a query
         qkv_bias = torch.cat((self.q_bias, torch.zeros_like(self.q_bias), self.v_bias))
         qkv = F.linear(x, self.qkv.weight, qkv_bias).view(windows, n, 3, self.heads, c // self.heads)
         in_sequence = self.sequential and windows > self.sequential
         with autocast_off(x.device.type):
             factor, bias = self.constants()
+            # parts in sequence are computed again anyway, and a compiler finds its own form
             lean = qkv.requires_grad and not in_sequence and not torch.compiler.is_compiling()
             if lean and self.attention_kind == "cosine":
                 q, k, v = SplitHeads.apply(qkv, factor, NORM_FLOOR**0.5)

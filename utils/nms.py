@@ -179,10 +179,12 @@ def _suppress(candidates: Candidates, iou_thres: float, agnostic: bool, max_det:
     dropped is out: of a longer list, only they and the next candidates are looked at, until `max_det` survive.
     """
     kept = torch.zeros(0, dtype=torch.long, device=candidates.best.device)
+    # with many classes a row gives many pairs, and all its scores are looked at: then the first list is shorter
     first = SCORES // candidates.rows.shape[1] if candidates.multi_label else LISTED
     done, count = 0, min(MAX_CANDIDATES, LISTED, max(LISTED // 4, first))
     while True:
         boxes, conf, cls = candidates.first(count)
+        # rounds on a CPU only: on a GPU each of them would wait for the device
         if count <= LISTED and kept.device.type == "cpu":
             kept = _survivors(_apart(boxes, None if agnostic else cls), kept, done, iou_thres, max_det)
         else:
@@ -191,6 +193,7 @@ def _suppress(candidates: Candidates, iou_thres: float, agnostic: bool, max_det:
             kept = pool[batched_nms(boxes[pool], _falling(len(pool), kept.device), groups, iou_thres)]
         if len(kept) >= max_det or len(conf) < count or count == MAX_CANDIDATES:
             break
+        # growing fourfold, so that all lists before cost a third of the last one
         done, count = count, min(MAX_CANDIDATES, 4 * count if count >= LISTED else LISTED)
     kept = kept[:max_det].clone()  # no tensor of inference mode, so that gradients flow through what is chosen
     boxes, conf, cls = (x.index_select(0, kept) for x in (boxes, conf, cls))
@@ -311,6 +314,7 @@ def batched_nms(boxes: Tensor, scores: Tensor, groups: Tensor | None, iou_thres:
         return nms(boxes, scores, iou_thres)
     order = groups.argsort(stable=True)  # (N,)
     sizes = groups[order].unique_consecutive(return_counts=True)[1]
+    # small groups share a part of about PART boxes, so that there are few calls; none is cut
     part = (sizes.cumsum(0) - sizes) // PART  # of each group
     sizes = part.bincount(sizes).long().tolist()
     parts = zip(order.split(sizes), boxes[order].split(sizes), scores[order].split(sizes), strict=True)

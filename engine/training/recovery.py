@@ -16,7 +16,7 @@ from utils.hyp import Hyp
 from utils.loss import ComputeLoss
 from utils.torch_utils import amp_context
 
-MAX_ROLLBACKS = 5  # in one run, those before a resume too
+MAX_ROLLBACKS = 5  # in one run, those before a resume too; the rate is then 1/32
 FEWEST_TARGETS = 16  # below this, no match at all may be chance
 
 
@@ -49,6 +49,7 @@ def diverged(what: str, state: State, plan: Plan, batch: int, items: Tensor, ima
         where = f"gradients that are not finite: {shortened(bad)}; {where}"
     if weights:
         where = f"weights that are not finite: {shortened(weights)}; {where}"
+    # the rate below is that of group 1, the decayed weights: the biases have another one in the warmup
     box, obj, cls = items.tolist()
     scale = f", gradient scale {state.scaler.get_scale():.3g}" if state.scaler.is_enabled() else ""
     return Diverged(
@@ -130,7 +131,7 @@ def save_start(state: State, plan: Plan) -> None:
     """Write weights/start.pt, to which a run can go back before its first epoch is saved; call it in every process."""
     if plan.options.shard_optimizer:
         state.optimizer.consolidate_state_dict(to=0)
-    if is_main():
+    if is_main():  # a checkpoint names its last finished epoch
         save_checkpoint(start_file(plan), to_checkpoint(state, plan) | {"epoch": state.epoch - 1})
 
 

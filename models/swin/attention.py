@@ -99,7 +99,7 @@ def attend_sdpa(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, blocked: Tensor |
     windows share the heads' axis when they need different masks.
     """
     q, k, bias = q.to(v.dtype), k.to(v.dtype), bias.to(v.dtype)
-    if blocked is None:
+    if blocked is None:  # scale 1: the queries come multiplied by their factor
         return F.scaled_dot_product_attention(q, k, v, attn_mask=bias[None], scale=1.0)
     n, d = q.shape[-2:]
     masked = torch.where(blocked[:, None], BLOCKED, bias)  # (K, h, N, N), strided like the mask

@@ -21,7 +21,7 @@ from utils.files import atomic_path, open_regular
 IMAGE_BYTES = 1 << 16  # of a cache for one image at most; 3000 boxes or 8000 corners
 MARKS = (b"PK", b"\x93NUMPY")  # first bytes of our caches, and of those of YOLOv5
 STATES = ("found", "missing", "empty", "corrupt")
-CACHE_VERSION = 4  # of the cache file and of the rules in label_reader.py; raise it when either changes
+CACHE_VERSION = 4  # of the cache file and of the rules in reader.py; raise it when either changes
 
 
 @dataclass
@@ -103,7 +103,7 @@ def read_cache(
     try:
         with open_regular(cache, follow=False) as file:
             size = os.fstat(file.fileno()).st_size
-            if size > (len(im_files) + 16) * IMAGE_BYTES:
+            if size > (len(im_files) + 16) * IMAGE_BYTES:  # 16 more: headers of the arrays, and the report
                 return None
             with zipfile.ZipFile(file) as archive:  # ours are not compressed: none can hold more than its file has
                 entries = archive.infolist()
