@@ -128,14 +128,14 @@ def _detect(
             predictor.model.warmup((1, 3, *predictor.settings.imgsz))
             for batch in batches:
                 first = batch.frames[0]
-                before = predictor.times[0].t
+                before = predictor.seconds[1]
                 if maps and first.number <= 1:
                     stem = stems[first.source]  # where it looks like a file name, there may be such a file
                     maps.save_next(save_dir / (f"{stem}_features" if "." in Path(stem).name else stem))
                 found = predictor(batch)
                 if maps:
                     maps.done()
-                spent = (predictor.times[0].t - before) / len(found) * 1e3
+                spent = (predictor.seconds[1] - before) / len(found) * 1e3
                 for frame, detections in zip(batch.frames, found, strict=True):
                     picture = outputs.draw(frame, detections) if view else None
                     write(frame, detections, picture)
@@ -149,8 +149,7 @@ def _detect(
         saved = None  # a failed run does not say that its results are there
         raise
     finally:
-        times = (predictor.preparing, *(t.t for t in predictor.times))
-        summary.log(times, predictor.shape, saved)
+        summary.log(predictor.seconds, predictor.detector.shape, saved)
     if not summary.frames and not source.live:
         raise ValueError(f"none of the {len(source.names)} files could be read: {', '.join(source.names[:10])}")
     for file in strip:

@@ -17,9 +17,8 @@ from torch import Tensor, nn
 
 from models.cost import LayerTimes
 from models.detections import Detections
+from models.detector import Detector
 from models.image_size import input_stride, make_divisible
-from utils.augmentations import letterbox
-from utils.boxes import scale_boxes
 from utils.console import LOGGER
 from utils.datasets.output_names import name_part
 from utils.datasets.reader import decode_image, has_more_pages
@@ -29,7 +28,6 @@ from utils.nms import non_max_suppression
 from utils.options.check import COUNT, SHARE, SIDE, Number
 from utils.text import file_name
 from utils.thresholds import CONF_THRES, IOU_THRES, MAX_DET
-from utils.torch_utils import Profile, amp_context
 
 Picture: TypeAlias = str | Path | Image.Image | NDArray
 FETCHED = (  # formats in PIL's names that are taken from a URL; an EPS file would be run as a program, by Ghostscript
@@ -69,7 +67,7 @@ class AutoShape(nn.Module):
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
-        self.batch_size, self.imgsz = getattr(model, "batch_size", None), getattr(model, "imgsz", None)
+        self.imgsz = getattr(model, "imgsz", None)
         self.model = model.eval()
         self.dmb = hasattr(model, "pt")
         self.pt = getattr(model, "pt", True)
@@ -127,38 +125,33 @@ class AutoShape(nn.Module):
             raise ValueError("the model is in training mode: call .eval() first")
         if profile and not (self.pt and any(True for _ in self.model.parameters())):
             raise ValueError("profile=True needs a PyTorch model: this one is run by another program")
-        if isinstance(ims, Tensor):
-            return self._infer(self._check_tensor(ims), augment, profile)
+        detector = Detector(self.model, self._suppress, augment, self.amp)
+        with LayerTimes(self._network()) if profile else nullcontext():
+            if isinstance(ims, Tensor):
+                return detector.infer(self._check_tensor(ims).to(*detector.place()))
+            return self._detect(detector, ims, size)
+
+    def _detect(self, detector: Detector, ims: Picture | Iterable[Picture], size: int | tuple[int, int]) -> Detections:
+        """Detect in pictures; the end of `forward`."""
         sides = [SIDE.check("size", side) for side in (size if isinstance(size, tuple | list) else [size])]
         self._check_settings()
-
-        times = Profile(), Profile(), Profile()
-        with times[0]:
+        with detector.times[0]:
             pictures, files = _load_all(ims)
             frames = [self._frame(im.shape[:2], sides) for im in pictures]
         pred: list[Tensor] = [torch.zeros(0, 6)] * len(pictures)
-        for chosen in self._batches(frames):
-            frame = frames[chosen[0]]
-            with times[0]:
-                batch = self._stack([pictures[i] for i in chosen], frame)
-            with times[1]:
-                boxes = self._infer(batch, augment, profile)[: len(chosen)]
-            with times[2]:
-                for i, found in zip(chosen, self._suppress(boxes), strict=True):
-                    pred[i] = scale_boxes(frame, found, pictures[i].shape[:2])
+        for frame in dict.fromkeys(frames):
+            chosen = [i for i, other in enumerate(frames) if other == frame]
+            with detector.times[0]:
+                inputs = detector.fit([pictures[i] for i in chosen], frame)
+            found = detector(inputs, [pictures[i].shape[:2] for i in chosen])
+            for i, rows in zip(chosen, found, strict=True):
+                pred[i] = rows
         shape = (len(pictures), 3, *(max((f[k] for f in frames), default=0) for k in (0, 1)))
-        before, network, after = (t.t * 1e3 / max(len(pictures), 1) for t in times)
+        before, network, after = (t.t * 1e3 / max(len(pictures), 1) for t in detector.times)
         return Detections(pictures, pred, files, (before, network, after), self.names, shape)
 
-    def _place(self) -> tuple[torch.device, torch.dtype]:
-        """Where images must be, and in which precision."""
-        parameter = next(self.model.parameters(), None) if self.pt else None
-        if parameter is None:
-            return getattr(self.model, "device", torch.device("cpu")), torch.float32
-        return parameter.device, parameter.dtype
-
     def _check_tensor(self, images: Tensor) -> Tensor:
-        """Return images as the network wants them; ValueError if they cannot be."""
+        """Return images; ValueError if they are not what the network takes."""
         if images.ndim != 4 or not images.is_floating_point():
             raise ValueError(
                 f"a tensor of images is (B, 3, H, W) of floats 0..1, got {tuple(images.shape)} {images.dtype}: "
@@ -166,8 +159,7 @@ class AutoShape(nn.Module):
             )
         if any(side % self.stride for side in images.shape[2:]):
             raise ValueError(f"the sides {tuple(images.shape[2:])} of the images must be multiples of {self.stride}")
-        device, dtype = self._place()
-        return images.to(device, dtype)
+        return images
 
     def _check_settings(self) -> None:
         """Raise ValueError for a setting that someone gave a value of a wrong type, or out of range."""
@@ -185,32 +177,6 @@ class AutoShape(nn.Module):
         gain = max(size) / max(shape)
         height, width = (make_divisible(max(int(side * gain), 1), self.stride) for side in shape)
         return height, width
-
-    def _batches(self, frames: Sequence[tuple[int, int]]) -> list[list[int]]:
-        """Numbers of the pictures that run together: equal frames, and no more than a fixed file takes."""
-        groups: dict[tuple[int, int], list[int]] = {}
-        for i, frame in enumerate(frames):
-            groups.setdefault(frame, []).append(i)
-        return [
-            g[k : k + (self.batch_size or len(g))]
-            for g in groups.values()
-            for k in range(0, len(g), self.batch_size or len(g))
-        ]
-
-    def _stack(self, pictures: Sequence[NDArray], frame: tuple[int, int]) -> Tensor:
-        """Scale and pad pictures into a batch (B, 3, H, W), 0..1; for a fixed batch empty ones fill it up."""
-        images = np.stack([letterbox(im, frame, auto=False)[0] for im in pictures])  # (b, H, W, 3)
-        device, dtype = self._place()
-        batch = torch.from_numpy(images).permute(0, 3, 1, 2).contiguous().to(device).to(dtype) / 255
-        missing = (self.batch_size or 0) - len(batch)
-        return torch.cat((batch, batch.new_zeros(missing, *batch.shape[1:]))) if missing > 0 else batch
-
-    def _infer(self, images: Tensor, augment: bool, profile: bool) -> Tensor:
-        """Boxes (B, R, 5 + nc) of images (B, 3, H, W)."""
-        mixed = torch.float16 if self.amp and images.device.type != "cpu" else None
-        with LayerTimes(self._network()) if profile else nullcontext(), amp_context(images.device, mixed):
-            output = self.model(images, augment=True) if augment else self.model(images)
-        return output[0] if isinstance(output, tuple | list) else output
 
     def _suppress(self, boxes: Tensor) -> list[Tensor]:
         asked = (self.conf, self.iou, self.max_det, self.agnostic, self.multi_label)

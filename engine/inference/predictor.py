@@ -1,24 +1,20 @@
-"""From frames to detections in their pixels: letterbox, model, NMS, tiles of large images."""
+"""From frames to detections in their pixels, tiles of large images included."""
 
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-import cv2
-import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from engine.inference.pipeline import Frame
 from engine.inference.slicing import Window, merge_tiles, tile_grid
+from models.detector import Detector
 from models.runtimes.backends import DetectMultiBackend
-from utils.augmentations import letterbox
-from utils.boxes import scale_boxes
 from utils.console import LOGGER
 from utils.nms import non_max_suppression
 from utils.thresholds import CONF_THRES, IOU_THRES, MAX_DET
-from utils.torch_utils import Profile
 
 TILES_AT_ONCE = 4
 
@@ -62,26 +58,24 @@ class Predictor:
         model: a `DetectMultiBackend`.
         settings: see there.
 
-    Attributes:
-        times: `Profile` of inference and NMS.
-        preparing: seconds of letterboxing.
-        shape: of the last input of the model, (B, 3, H, W).
-
     Raises:
         ValueError: a setting that the model, or nothing, can follow.
     """
 
     def __init__(self, model: DetectMultiBackend, settings: Settings) -> None:
         self.model, self.settings = model, settings
-        self.times = Profile(), Profile()
-        self.preparing = 0.0
-        self.shape: tuple[int, ...] = (1, 3, *settings.imgsz)
+        self.detector = Detector(model, self._suppress, settings.augment)
+        self.preparing = 0.0  # seconds of letterboxing
         if settings.tile:
             tile_grid(1, 1, settings.tile, settings.overlap)
         # NMS checks its own settings; an empty prediction makes it do so before the first frame.
-        empty = torch.zeros(1, 0, 5 + model.nc)
-        s = settings
-        non_max_suppression(empty, s.conf_thres, s.iou_thres, s.classes, s.agnostic, max_det=s.max_det)
+        self._suppress(torch.zeros(1, 0, 5 + model.nc))
+
+    @property
+    def seconds(self) -> tuple[float, float, float]:
+        """Seconds of pre-processing, inference and NMS so far."""
+        before, inference, nms = (times.t for times in self.detector.times)
+        return self.preparing + before, inference, nms
 
     def batches(self, source: Iterable[list[Frame]]) -> Iterator[Prepared]:
         """Prepare what a source gives."""
@@ -96,11 +90,8 @@ class Predictor:
 
     def _fit(self, images: Sequence[NDArray]) -> list[NDArray]:
         """Letterbox images, (H, W, 3) BGR, to (3, H, W) RGB of one shape."""
-        size, stride, free = self.settings.imgsz, self.model.stride, self.model.imgsz is None
-        fitted = [letterbox(image, size, auto=free, stride=stride)[0] for image in images]
-        if len({image.shape for image in fitted}) > 1:
-            fitted = [letterbox(image, size, auto=False)[0] for image in images]
-        return [cv2.cvtColor(image, cv2.COLOR_BGR2RGB).transpose(2, 0, 1) for image in fitted]
+        stride = self.model.stride if self.model.imgsz is None else None
+        return self.detector.fit(images, self.settings.imgsz, stride, bgr=True)
 
     @torch.inference_mode()
     def __call__(self, prepared: Prepared) -> list[Tensor]:
@@ -110,34 +101,16 @@ class Predictor:
             For each frame (D, 6) `[xyxy_img, confidence, class]` on the CPU, best first.
         """
         self.preparing += prepared.seconds
-        found = self._detect(prepared.inputs, [frame.shape for frame in prepared.frames])
+        found = self.detector(prepared.inputs, [frame.shape for frame in prepared.frames])
         if self.settings.tile:
             found = [self._slice(f, whole) for f, whole in zip(prepared.frames, found, strict=True)]
         return found
 
-    def _detect(self, inputs: Sequence[NDArray], shapes: Sequence[tuple[int, int]]) -> list[Tensor]:
-        """Run model and NMS on inputs of one shape, in batches that the model takes."""
-        s, found = self.settings, []
-        size = self.model.batch_size or len(inputs)
-        for start in range(0, len(inputs), size):
-            part = np.stack(inputs[start : start + size])  # (B, 3, H, W)
-            given = len(part)
-            if self.model.batch_size:  # a file with a fixed number of images; the rest stay black
-                part = np.pad(part, ((0, size - given), (0, 0), (0, 0), (0, 0)))
-            with self.times[0]:
-                images = torch.from_numpy(part).to(self.model.device)
-                images = (images.half() if self.model.fp16 else images.float()) / 255
-                self.shape = tuple(images.shape)
-                output = self.model(images, augment=s.augment)
-                boxes = (output[0] if isinstance(output, list) else output)[:given]  # (B, R, 5 + nc)
-            with self.times[1]:
-                kept = non_max_suppression(
-                    boxes, s.conf_thres, s.iou_thres, s.classes, s.agnostic, max_det=s.max_det
-                )  # B of (D, 6)
-                kept = [detections.cpu() for detections in kept]
-            net = part.shape[2:]
-            found += [scale_boxes(net, d, shape) for d, shape in zip(kept, shapes[start : start + size], strict=True)]
-        return found
+    def _suppress(self, boxes: Tensor) -> list[Tensor]:
+        """Return B of (D, 6) `[xyxy_net, confidence, class]` on the CPU."""
+        s = self.settings
+        kept = non_max_suppression(boxes, s.conf_thres, s.iou_thres, s.classes, s.agnostic, max_det=s.max_det)
+        return [detections.cpu() for detections in kept]
 
     def _slice(self, frame: Frame, whole: Tensor) -> Tensor:
         """Merge the detections in the tiles of a frame with those in the whole frame."""
@@ -149,12 +122,12 @@ class Predictor:
         for start in range(0, len(windows), TILES_AT_ONCE):
             part: list[Window] = windows[start : start + TILES_AT_ONCE]
             tiles = [frame.image[y1:y2, x1:x2] for x1, y1, x2, y2 in part]
-            kept = self._detect(self._fit(tiles), [tile.shape[:2] for tile in tiles])
+            kept = self.detector(self._fit(tiles), [tile.shape[:2] for tile in tiles])
             for detections, (x1, y1, _, _) in zip(kept, part, strict=True):
                 moved = detections.clone()
                 moved[:, :4] += torch.tensor([x1, y1, x1, y1])
                 found.append(moved)
-        with self.times[1]:
+        with self.detector.times[2]:
             found, windows = [whole, *found], [(0, 0, width, height), *windows]
             return merge_tiles(found, windows, frame.shape, s.iou_thres, s.agnostic, s.max_det)
 

@@ -1,0 +1,102 @@
+"""From images to detections in their pixels: letterbox, model, NMS, scale; detect.py and the hub share these steps."""
+
+from collections.abc import Callable, Sequence
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from utils.augmentations import letterbox
+from utils.boxes import scale_boxes
+from utils.torch_utils import Profile, amp_context
+
+
+class Detector:
+    """A model with what comes before and after it.
+
+    Args:
+        model: a `DetectMultiBackend`, a `DetectionModel` or an `Ensemble`, in evaluation mode.
+        suppress: turns boxes (B, R, 5 + nc) into B of (D, 6) `[xyxy_net, confidence, class]`, see
+            `non_max_suppression`.
+        augment: test-time augmentation with three views; PyTorch only.
+        amp: compute in mixed precision; not on a CPU.
+
+    Attributes:
+        times: `Profile` of preparing input, inference and NMS.
+        shape: of the last input of the model, (B, 3, H, W).
+    """
+
+    def __init__(
+        self, model: nn.Module, suppress: Callable[[Tensor], list[Tensor]], augment: bool = False, amp: bool = False
+    ) -> None:
+        self.model, self.suppress, self.augment, self.amp = model, suppress, augment, amp
+        self.times = Profile(), Profile(), Profile()
+        self.shape: tuple[int, ...] = ()
+
+    @staticmethod
+    def fit(
+        images: Sequence[NDArray], size: tuple[int, int], stride: int | None = None, bgr: bool = False
+    ) -> list[NDArray]:
+        """Letterbox images. May run in another thread than the rest.
+
+        Args:
+            images: (H, W, 3) uint8 RGB.
+            size: height and width of the network input.
+            stride: pad only to multiples of it where that gives all images the same shape. None pads to `size`.
+            bgr: the images are BGR.
+
+        Returns:
+            (3, H, W) uint8 RGB each, of one shape.
+        """
+        fitted = [letterbox(image, size, auto=stride is not None, stride=stride or 0)[0] for image in images]
+        if len({image.shape for image in fitted}) > 1:
+            fitted = [letterbox(image, size, auto=False)[0] for image in images]
+        return [(cv2.cvtColor(image, cv2.COLOR_BGR2RGB) if bgr else image).transpose(2, 0, 1) for image in fitted]
+
+    def __call__(self, inputs: Sequence[NDArray], shapes: Sequence[tuple[int, int]]) -> list[Tensor]:
+        """Detect, in batches that the model takes.
+
+        Args:
+            inputs: what `fit` made of the images.
+            shapes: height and width of each image.
+
+        Returns:
+            For each image (D, 6) `[xyxy_img, confidence, class]`, best first.
+        """
+        found: list[Tensor] = []
+        fixed = getattr(self.model, "batch_size", None)  # images of a file that takes no other number
+        size = fixed or len(inputs)
+        device, dtype = self.place()
+        # a bare network computes in the layout that it is given, a backend in its own
+        layout = torch.preserve_format if hasattr(self.model, "pt") else torch.contiguous_format
+        for start in range(0, len(inputs), size):
+            part = inputs[start : start + size]
+            with self.times[0]:
+                images = torch.from_numpy(np.stack(part)).to(device, memory_format=layout).to(dtype) / 255
+                if missing := size - len(part) if fixed else 0:  # the rest stays black
+                    images = torch.cat((images, images.new_zeros(missing, *images.shape[1:])))
+                self.shape = tuple(images.shape)
+            with self.times[1]:
+                boxes = self.infer(images)[: len(part)]
+            with self.times[2]:
+                kept = self.suppress(boxes)
+            net = images.shape[2:]
+            found += [scale_boxes(net, d, shape) for d, shape in zip(kept, shapes[start : start + size], strict=True)]
+        return found
+
+    def infer(self, images: Tensor) -> Tensor:
+        """Return the boxes (B, R, 5 + nc) `[xywh_net, objectness, scores]` in images (B, 3, H, W), 0..1."""
+        mixed = torch.float16 if self.amp and images.device.type != "cpu" else None
+        with amp_context(images.device, mixed):
+            output = self.model(images, augment=True) if self.augment else self.model(images)
+        return output[0] if isinstance(output, tuple | list) else output
+
+    def place(self) -> tuple[torch.device, torch.dtype]:
+        """Return where images must be, and in which precision."""
+        runs_here = getattr(self.model, "pt", True)  # not in another program, which converts them itself
+        parameter = next(self.model.parameters(), None) if runs_here else None
+        if parameter is None:
+            return getattr(self.model, "device", torch.device("cpu")), torch.float32
+        return parameter.device, parameter.dtype
