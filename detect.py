@@ -25,9 +25,9 @@ import cv2
 from numpy.typing import NDArray
 from torch import Tensor
 
-from engine.inference.pipeline import Prefetch, Worker
+from engine.inference.pipeline import Prefetch, Source, Worker
 from engine.inference.predictor import Predictor, Settings, choose_size
-from engine.inference.sources import Source, open_source
+from engine.inference.sources import open_source
 from engine.interrupts import Interrupts
 from engine.results.feature_maps import FeatureMaps
 from engine.results.images import Windows, open_windows
@@ -35,7 +35,6 @@ from engine.results.outputs import Outputs, Summary, Wanted
 from models.runtimes.backends import DetectMultiBackend
 from models.weights.checkpoint import strip_optimizer
 from utils.console import LOGGER, log_options
-from utils.datasets.output_names import unique_stems
 from utils.downloads.official_weights import find_weights
 from utils.options.table import takes_options
 from utils.paths import ROOT, run_folder
@@ -92,8 +91,8 @@ def run(options: DetectOptions, *, stream: bool = False) -> list[Result] | Itera
         )  # fmt: skip
         predictor = Predictor(model, settings)
         model.check_suppression(o.conf_thres, o.iou_thres, o.max_det, o.agnostic_nms)
-        outs = Outputs(save_dir, opened, model.names, wanted)
         view = open_windows(o.view_img, opened.live and o.source.isdecimal())
+        outs = Outputs(save_dir, opened, model.names, wanted)
         maps = FeatureMaps(_first_model(model)) if o.visualize else None
         held = stack.pop_all()  # left at the end of the results
     results = _detect(predictor, opened, outs, view, maps, files if o.update else [], stream, held)
@@ -113,7 +112,6 @@ def _detect(
     """Run the pipeline; the end of `run`."""
     names, save_dir = outputs.names, outputs.folder
     summary = Summary(source, names)
-    stems = unique_stems(source.names)
     saved = save_dir if outputs.wanted.files or maps else None
     try:
         with held, ExitStack() as stack:  # left in the order reader, writer, files, folder
@@ -130,8 +128,7 @@ def _detect(
                 first = batch.frames[0]
                 before = predictor.seconds[1]
                 if maps and first.number <= 1:
-                    stem = stems[first.source]  # where it looks like a file name, there may be such a file
-                    maps.save_next(save_dir / (f"{stem}_features" if "." in Path(stem).name else stem))
+                    maps.save_next(save_dir / outputs.map_folder(first))
                 found = predictor(batch)
                 if maps:
                     maps.done()

@@ -47,6 +47,7 @@ from utils.callbacks import Callbacks
 from utils.console import LOGGER, colorstr, log_options
 from utils.dataloaders import create_dataloader
 from utils.datasets.dataset import check_dataset, result_ids
+from utils.datasets.output_names import unique_stems
 from utils.metrics import ApResult
 from utils.metrics import match_predictions as process_batch  # noqa: F401  YOLOv5's name, for callers
 from utils.options.table import takes_options
@@ -119,9 +120,9 @@ def run(
     if plots or texts or o.save_json or o.report:
         save_dir.mkdir(parents=True, exist_ok=True)
 
-    im_files = dataloader.dataset.im_files
-    ids = result_ids(data["val" if o.task == "speed" else o.task], im_files) if o.save_json else None
-    files = open_files(save_dir, im_files, o.weights, texts, o.save_conf, ids)
+    stems = unique_stems(dataloader.dataset.im_files) if texts or o.save_json else {}
+    ids = result_ids(data["val" if o.task == "speed" else o.task], stems) if o.save_json else None
+    files = open_files(save_dir, stems, o.weights, texts, o.save_conf, ids)
     page = ValReport(save_dir, names) if o.report else None
     callbacks = callbacks or Callbacks()
     tally = Tally(len(names))

@@ -212,7 +212,7 @@ def check_crops(folder):
 
 
 def test_crops_have_a_folder_per_class(tmp_path):
-    crops = Crops(tmp_path / "crops", ["a.png"], NAMES)
+    crops = Crops(tmp_path / "crops", {"a.png": "a"}, NAMES)
     crops.add(Frame(image(), "a.png"), one_box_per_class())
     check_crops(tmp_path / "crops")
 

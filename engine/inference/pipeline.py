@@ -1,13 +1,16 @@
 """What travels through detect.py, and the threads it travels through: reading, computing and writing overlap."""
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property
 from types import TracebackType
 from typing import Any, Generic, TypeVar
 
 from numpy.typing import NDArray
+
+from utils.datasets.output_names import ResultNames, name_results
 
 Item = TypeVar("Item")
 _END = object()
@@ -38,6 +41,39 @@ class Frame:
     def shape(self) -> tuple[int, int]:
         """Height and width in pixels."""
         return self.image.shape[:2]
+
+
+class Source:
+    """What frames come from; iteration gives lists of `Frame`, one from each input at most.
+
+    Args:
+        names: of the inputs, all different: paths, or names of streams.
+        videos: those that may give several frames.
+
+    Attributes:
+        names, videos: see above. live: frames come whether they are taken or not.
+        left_out: description of other files, which are not read; "" for none.
+        failed: inputs of which nothing could be read, so far.
+    """
+
+    live = False
+    left_out = ""
+
+    def __init__(self, names: Sequence[str], videos: Sequence[str]) -> None:
+        self.names, self.videos = list(names), list(videos)
+        self.failed: list[str] = []
+
+    @cached_property
+    def results(self) -> ResultNames:
+        """What all writers call the results of each input."""
+        return name_results(self.names, self.videos)
+
+    def __iter__(self) -> Iterator[list[Frame]]:
+        raise NotImplementedError
+
+    def stop(self) -> None:
+        """End the iteration."""
+        raise NotImplementedError
 
 
 class Prefetch(Generic[Item]):

@@ -13,7 +13,7 @@ import cv2
 from numpy.typing import NDArray
 from PIL import Image
 
-from engine.inference.pipeline import Frame
+from engine.inference.pipeline import Frame, Source
 from engine.inference.streams import Screen, Streams, check_no_page
 from engine.inference.video import open_video, read_video
 from utils.console import LOGGER
@@ -59,27 +59,22 @@ def _check_whole(path: str) -> None:
         raise ValueError(f"{path}: damaged: {error}") from None
 
 
-class Files:
+class Files(Source):
     """Image and video files, one frame at a time. Files that cannot be read are reported and skipped.
 
     Args:
         images: read first, in this order.
         videos: read after them.
         vid_stride: read every Nth frame of a video.
-        left_out: description of the other files, which are not read; "" for none.
+        left_out: see `Source`.
 
     Attributes:
-        names: all files, images first.
-        failed: files of which nothing could be read, so far.
         capture: the video that is being read, None before the first one.
     """
 
-    live = False
-
     def __init__(self, images: Sequence[str], videos: Sequence[str], vid_stride: int = 1, left_out: str = "") -> None:
-        self.images, self.videos, self.vid_stride, self.left_out = list(images), list(videos), vid_stride, left_out
-        self.names = [*self.images, *self.videos]
-        self.failed: list[str] = []
+        super().__init__([*images, *videos], videos)
+        self.images, self.vid_stride, self.left_out = list(images), vid_stride, left_out
         self.capture: cv2.VideoCapture | None = None
         self._stopped = threading.Event()
 
@@ -107,9 +102,6 @@ class Files:
         self._stopped.set()
 
 
-Source = Files | Streams | Screen
-
-
 def open_source(source: str | Path, folder: Path, vid_stride: int = 1) -> Source:
     """Detect the kind of a source and open it.
 
@@ -123,7 +115,7 @@ def open_source(source: str | Path, folder: Path, vid_stride: int = 1) -> Source
         vid_stride: see `Files` and `Stream`.
 
     Returns:
-        An iterable of lists of `Frame`, with `names`, `live`, and `stop()`.
+        A `Files`, `Streams` or `Screen`.
 
     Raises:
         ValueError, FileNotFoundError: there is nothing to read, or the text is none of these forms.

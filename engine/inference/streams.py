@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.inference.pipeline import Frame
+from engine.inference.pipeline import Frame, Source
 from engine.inference.video import reported_fps, reported_frames
 from utils.console import LOGGER
 from utils.text import file_name, file_names
@@ -179,7 +179,7 @@ def _end_all() -> None:
         stream.join()
 
 
-class Streams:
+class Streams(Source):
     """Several live sources at once: each step gives the frames that are new, one per source at most.
 
     Args:
@@ -187,7 +187,6 @@ class Streams:
         vid_stride: see `Stream`.
 
     Attributes:
-        names: names of the sources, all different.
         streams: a `Stream` of each.
 
     Raises:
@@ -199,7 +198,8 @@ class Streams:
     def __init__(self, addresses: Sequence[str], vid_stride: int = 1) -> None:
         self._news = threading.Condition()
         self._stopped = False
-        self.names = list(file_names(dict(enumerate(map(stream_name, addresses)))).values())
+        names = list(file_names(dict(enumerate(map(stream_name, addresses)))).values())
+        super().__init__(names, names)
         self.streams: list[Stream] = []
         for address, name in zip(addresses, self.names, strict=True):
             self.streams.append(Stream(address, name, vid_stride, self._news))
@@ -262,7 +262,7 @@ class Streams:
             stream.join()
 
 
-class Screen:
+class Screen(Source):
     """Grab the screen, or a part of it, again and again.
 
     Args:
@@ -281,7 +281,7 @@ class Screen:
 
     def __init__(self, monitor: int = 0, region: tuple[int, int, int, int] | None = None) -> None:
         self.monitor, self.region = monitor, region
-        self.names = [f"screen{monitor}"]
+        super().__init__([f"screen{monitor}"], [f"screen{monitor}"])
         self._stopped = threading.Event()
         with self._open() as grabber:
             self.area = self._find_area(grabber)

@@ -4,7 +4,7 @@ import csv
 import json
 import shutil
 import tempfile
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from io import TextIOWrapper
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from utils.boxes import xyxy2xywh, xyxy2xywhn
 from utils.console import LOGGER
-from utils.datasets.output_names import ResultIds, unique_stems
+from utils.datasets.output_names import ResultIds
 from utils.files import atomic_path, naming, open_regular, write_whole
 from utils.text import csv_cell
 
@@ -91,40 +91,38 @@ def save_one_json(
 class TextFiles:
     """Write a text file per image with detections: rows `class xywhn [confidence]`, 6 significant digits.
 
-    A file is called after its image, see `unique_stems`, frame n of a video `<stem>_<n>`. A file left by an earlier run
+    A file is called `<stem>` of its image, frame n of a video `<stem>_<n>`. A file left by an earlier run
     in the folder is replaced, or removed.
 
     Args:
         folder: made if need be.
-        im_files: all images that will come.
+        stems: of all images that will come, see `unique_stems`.
         save_conf: end each row with the confidence.
         corners: write xyxyn instead of xywhn.
         ascending: write the best row last instead of first.
-        numbered: those of `im_files` that are videos or streams.
     """
 
     def __init__(
         self,
         folder: Path,
-        im_files: Sequence[str],
+        stems: Mapping[str, str],
         save_conf: bool = False,
         corners: bool = False,
         ascending: bool = False,
-        numbered: Collection[str] = (),
     ) -> None:
-        self.folder, self.save_conf, self.corners, self.ascending = folder, save_conf, corners, ascending
-        self.names = unique_stems(im_files, numbered)
+        self.folder, self.stems = folder, stems
+        self.save_conf, self.corners, self.ascending = save_conf, corners, ascending
 
     def add(self, detections: Tensor, path: str, shape: tuple[int, int], number: int = 0) -> None:
         """Write the file of one image.
 
         Args:
             detections: (D, 6) `[xyxy_img, confidence, class]`, best first.
-            path: the image, one of `im_files`.
+            path: the image, one of `stems`.
             shape: its height and width in pixels.
             number: of the frame of a video, from 1; 0 for an image.
         """
-        file = self.folder / f"{self.names[path]}{f'_{number}' if number else ''}.txt"
+        file = self.folder / f"{self.stems[path]}{f'_{number}' if number else ''}.txt"
         if not len(detections):
             file.unlink(missing_ok=True)
             return
@@ -221,7 +219,7 @@ class CsvFile:
 
 def open_files(
     folder: Path,
-    im_files: Sequence[str],
+    stems: Mapping[str, str],
     weights: str | Path | Sequence[str | Path] | None = None,
     save_txt: bool = False,
     save_conf: bool = False,
@@ -231,7 +229,7 @@ def open_files(
 
     Args:
         folder: where to; text files go into labels/ below.
-        im_files: all images that will come.
+        stems: of all images that will come, see `unique_stems`.
         weights: checkpoint, or the first of several, after which <stem>_predictions.json is called; None leaves its
             part out.
         save_txt: write text files, with the confidence if `save_conf` says so.
@@ -240,7 +238,7 @@ def open_files(
     """
     files: list[TextFiles | JsonFile] = []
     if save_txt:
-        files.append(TextFiles(folder / "labels", im_files, save_conf))
+        files.append(TextFiles(folder / "labels", stems, save_conf))
     if ids:
         first = weights if isinstance(weights, str | Path | None) else weights[0]
         name = f"{Path(first).stem}_predictions.json" if first else "predictions.json"

@@ -5,9 +5,8 @@ import re
 import socket
 import sys
 from collections import Counter, deque
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import ExitStack
-from itertools import count
 from pathlib import Path
 
 import cv2
@@ -18,11 +17,8 @@ from engine.inference.pipeline import Frame
 from engine.inference.video import VideoFile
 from utils.annotate import FULL_COLOUR, Annotator, colors, crop_box, write_image
 from utils.console import LOGGER
-from utils.datasets.output_names import name_part, unique_stems
-from utils.datasets.reader import VID_FORMATS
+from utils.datasets.output_names import ResultNames, free_name, name_part
 from utils.text import file_names, printable
-
-WRITABLE = ("bmp", "jpeg", "jpg", "png", "tif", "tiff", "webp")
 
 
 def draw(
@@ -50,51 +46,12 @@ def draw(
     return picture.result()
 
 
-def picture_names(sources: Sequence[str], live: bool) -> dict[str, str]:
-    """Name the annotated image or video of each source.
-
-    An image keeps its name (with .jpg appended where its format cannot be written), a video is `<stem>.mp4`. Where two
-    would get the same, both get their path below the common folder.
-    """
-    simple = {}
-    for source in sources:
-        path = Path(source)
-        suffix = path.suffix.lower().removeprefix(".")
-        if live:
-            simple[source] = f"{source}.mp4"
-        elif suffix in VID_FORMATS:
-            simple[source] = f"{path.stem}.mp4"
-        else:
-            simple[source] = path.name if suffix in WRITABLE else f"{path.name}.jpg"
-    uses = Counter(name.lower() for name in simple.values())  # some file systems do not tell cases apart
-    repeated = [source for source in sources if uses[simple[source].lower()] > 1]
-    if repeated:
-        common = os.path.commonpath([os.path.dirname(os.path.abspath(source)) for source in sources])
-        for source in repeated:
-            name = os.path.relpath(source, common)
-            ending = Path(simple[source]).suffix
-            simple[source] = name if name.lower().endswith(ending.lower()) and ending != ".mp4" else name + ending
-    long = {source for source, name in simple.items() if len(os.fsencode(os.path.basename(name))) > 255}
-    simple |= {s: stem + Path(simple[s]).suffix for s, stem in unique_stems(sources).items() if s in long}
-    taken: set[str] = set()
-    for source, name in simple.items():  # `x.avif.jpg` is the name of one image, and that of the result of `x.avif`
-        simple[source] = _free_name(name, taken)
-        taken.add(simple[source].lower())
-    return simple
-
-
-def _free_name(name: str, taken: Collection[str]) -> str:
-    """Return a file name, or `<stem>-2`, `-3`, ... that is not among those `taken`, which are in lower case."""
-    stem, suffix = os.path.splitext(name)
-    return next(n for k in count(1) if (n := name if k == 1 else f"{stem}-{k}{suffix}").lower() not in taken)
-
-
 class Pictures:
     """Write annotated images, videos and, if asked, the frames of videos as images of their own.
 
     Args:
         folder: of the run.
-        names: source -> name below `folder`, of `picture_names`.
+        names: of all that will come.
         save: write images and videos.
         frames: write frames too, as `frames/<stem>_<number>.jpg`.
 
@@ -102,12 +59,11 @@ class Pictures:
         ValueError: an image would replace its own source.
     """
 
-    def __init__(self, folder: Path, names: Mapping[str, str], save: bool = True, frames: bool = False) -> None:
-        self.folder, self.names, self.save, self.frames = folder, names, save, frames
-        self._stems = unique_stems(list(names), [n for n in names if Path(names[n]).suffix == ".mp4"])
+    def __init__(self, folder: Path, names: ResultNames, save: bool = True, frames: bool = False) -> None:
+        self.folder, self.names, self.stems, self.save, self.frames = folder, names.images, names.stems, save, frames
         self._videos: dict[str, VideoFile] = {}
-        self._taken = {name.lower() for name in names.values()}
-        for source, name in names.items():
+        self._taken = {name.lower() for name in self.names.values()}
+        for source, name in self.names.items():
             if save and (folder / name).exists() and Path(source).exists() and (folder / name).samefile(source):
                 raise ValueError(
                     f"{source}: its annotated image would overwrite it. Choose another --project or --name"
@@ -120,7 +76,7 @@ class Pictures:
                 write_image(self.folder / self.names[frame.source], picture)
             return
         if self.frames:
-            write_image(self.folder / "frames" / f"{self._stems[frame.source]}_{frame.number}.jpg", picture)
+            write_image(self.folder / "frames" / f"{self.stems[frame.source]}_{frame.number}.jpg", picture)
         if self.save:
             self._video(frame).write(picture)
 
@@ -134,7 +90,7 @@ class Pictures:
         target = self.folder / self.names[frame.source]
         if video:
             video.close()
-            name = _free_name(self.names[frame.source], self._taken)
+            name = free_name(self.names[frame.source], self._taken)
             self._taken.add(name.lower())
             target = self.folder / name
             LOGGER.warning(f"{frame.source}: the frame size changed, continuing in {target}")
@@ -156,13 +112,13 @@ class Crops:
 
     Args:
         folder: where to.
-        sources: all that will come.
+        stems: of all that will come, see `ResultNames`.
         names: class names by index.
     """
 
-    def __init__(self, folder: Path, sources: Sequence[str], names: Mapping[int, str]) -> None:
+    def __init__(self, folder: Path, stems: Mapping[str, str], names: Mapping[int, str]) -> None:
         self.folder, self._groups = folder, file_names(names)
-        stems = {source: name_part(re.sub(r"[\\/]", "_", stem)) for source, stem in unique_stems(sources).items()}
+        stems = {source: name_part(re.sub(r"[\\/]", "_", stem)) for source, stem in stems.items()}
         bases = set(stems.values())
         for source, stem in stems.items():  # the second crop of `a` is a-2, so the first one of `a-2` is not
             base, _, number = stem.rpartition("-")

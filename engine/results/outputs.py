@@ -10,10 +10,9 @@ from pathlib import Path
 from numpy.typing import NDArray
 from torch import Tensor
 
-from engine.inference.pipeline import Frame
-from engine.inference.sources import Source
+from engine.inference.pipeline import Frame, Source
 from engine.results.files import CsvFile, JsonFile, TextFiles
-from engine.results.images import Crops, Pictures, draw, picture_names
+from engine.results.images import Crops, Pictures, draw
 from engine.results.report import DetectReport
 from utils.console import LOGGER, colorstr
 from utils.datasets.output_names import ResultIds, image_ids
@@ -63,24 +62,28 @@ class Outputs:
 
     def __init__(self, folder: Path, source: Source, names: Mapping[int, str], wanted: Wanted) -> None:
         self.folder, self.names, self.wanted = folder, names, wanted
-        pictures = picture_names(source.names, source.live)
-        numbered = source.names if source.live else source.videos
+        results = source.results
+        self.stems, self.titles = results.stems, results.titles
         if wanted.files:
             folder.mkdir(parents=True, exist_ok=True)
         save_pictures = wanted.save_img or wanted.save_frames
-        self.pictures = Pictures(folder, pictures, wanted.save_img, wanted.save_frames) if save_pictures else None
-        self.crops = Crops(folder / "crops", source.names, names) if wanted.save_crop else None
+        self.pictures = Pictures(folder, results, wanted.save_img, wanted.save_frames) if save_pictures else None
+        self.crops = Crops(folder / "crops", results.stems, names) if wanted.save_crop else None
         self.report = DetectReport(folder, names) if wanted.report else None
         self.tables: list[TextFiles | CsvFile | JsonFile] = []
         if wanted.save_txt:
             corners = wanted.save_format == 1
-            self.tables.append(TextFiles(folder / "labels", source.names, wanted.save_conf, corners, True, numbered))
-        if wanted.save_json:
-            ids = ResultIds(image_ids(source.names, numbered))
-            self.tables.append(JsonFile(folder / "predictions.json", ids))
-        self.titles = {name: name if source.live else _image_name(name, pictures[name]) for name in source.names}
+            self.tables.append(TextFiles(folder / "labels", results.stems, wanted.save_conf, corners, True))
         if wanted.save_csv:
             self.tables.append(CsvFile(folder / "predictions.csv", self.titles, names))
+        if wanted.save_json:
+            ids = ResultIds(image_ids(results.stems, source.videos))
+            self.tables.append(JsonFile(folder / "predictions.json", ids))
+
+    def map_folder(self, frame: Frame) -> str:
+        """Return where below `folder` the feature maps of a frame go."""
+        stem = self.stems[frame.source]
+        return f"{stem}_features" if "." in Path(stem).name else stem  # there may be a file that is called so
 
     def __enter__(self) -> "Outputs":
         return self
@@ -107,12 +110,6 @@ class Outputs:
             self.report.add(frame.image, title, detections)
         if self.pictures and (self.wanted.save_img or frame.kind != "image"):
             self.pictures.add(frame, self.draw(frame, detections) if picture is None else picture)
-
-
-def _image_name(source: str, picture: str) -> str:
-    """Name an image in the table: its file name, or the path that tells it from another of that name."""
-    name = Path(source).name
-    return name if Path(picture).parent == Path(".") else str(Path(picture).parent / name)
 
 
 class Summary:
@@ -166,8 +163,8 @@ class Summary:
             shape: of the last network input.
             folder: where results were saved, None for nowhere.
         """
-        if left_out := getattr(self.source, "left_out", ""):
-            LOGGER.warning(f"not read, as their suffixes belong to neither images nor videos: {left_out}")
+        if self.source.left_out:
+            LOGGER.warning(f"not read, as their suffixes belong to neither images nor videos: {self.source.left_out}")
         if not self.frames:
             LOGGER.warning("nothing was read")
             return
@@ -176,8 +173,7 @@ class Summary:
         parts = [f"{self.found[cls]} {printable(self.names[cls])} in {self.seen_in[cls]}" for cls in sorted(self.found)]
         nothing = f"; nothing in {self.empty}" if self.empty else ""
         LOGGER.info(f"Found in {frames}{origin}: {', '.join(parts) or 'no objects'}{nothing if parts else ''}")
-        failed = getattr(self.source, "failed", [])
-        if failed:
+        if failed := self.source.failed:
             LOGGER.warning(f"{len(failed)} of {len(self.index)} files could not be read: {', '.join(failed[:10])}")
         speed = [t / self.frames * 1e3 for t in times]
         LOGGER.info(
@@ -187,4 +183,4 @@ class Summary:
             LOGGER.info(f"Results saved to {colorstr('bold', str(folder))}")
 
     def _only_images(self) -> bool:
-        return not self.source.live and all(self._sources[name] == 0 for name in self.source.videos)
+        return all(self._sources[name] == 0 for name in self.source.videos)

@@ -11,7 +11,7 @@ import argparse
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -274,14 +274,14 @@ def load_labels(source: str | Path | Sequence[str | Path] | Split, nc: int | Non
     return label_set
 
 
-def result_ids(source: str | Path | Sequence[str | Path] | Split, im_files: Sequence[str]) -> ResultIds:
+def result_ids(source: str | Path | Sequence[str | Path] | Split, stems: Mapping[str, str]) -> ResultIds:
     """Return the ids by which results on a split are written: those of its COCO files, else `image_ids` and the class.
 
     The split `coco/val2017.txt` has the categories of COCO, from 1 to 90 with gaps.
 
     Args:
         source: as for `load_labels`.
-        im_files: images of the split that will have results.
+        stems: of the images of the split that will have results, see `unique_stems`.
 
     Raises:
         FileNotFoundError, ValueError: an annotation file is missing or no COCO file.
@@ -294,7 +294,7 @@ def result_ids(source: str | Path | Sequence[str | Path] | Split, im_files: Sequ
         except ValueError as error:
             LOGGER.warning(f"{error}: results use file names and class indices instead")
     coco = isinstance(source, str) and Path(source).parts[-2:] == ("coco", "val2017.txt")
-    return ResultIds(image_ids(im_files), COCO_CATEGORIES if coco else None)
+    return ResultIds(image_ids(stems), COCO_CATEGORIES if coco else None)
 
 
 def cache_path(images: str | Path | Sequence[str | Path], label_files: list[str]) -> Path:

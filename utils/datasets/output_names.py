@@ -10,7 +10,9 @@ from typing import NamedTuple
 from utils.console import LOGGER
 from utils.text import file_name
 
-MAX_STEM = 220  # bytes; file names have 255
+MAX_NAME = 255  # bytes of a file name
+MAX_STEM = 220  # bytes, so that a number and a suffix can follow
+WRITABLE = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")  # formats of annotated images
 COCO_CATEGORIES = [i for i in range(1, 91) if i not in (12, 26, 29, 30, 45, 66, 68, 69, 71, 83)]  # id of each class
 
 
@@ -50,6 +52,55 @@ def name_part(text: str) -> str:
     return text if fits else file_name(text, MAX_STEM)
 
 
+class ResultNames(NamedTuple):
+    """What the results of each source are called; source -> name, all different."""
+
+    stems: Mapping[str, str]  # of files that get a number or a suffix, see `unique_stems`
+    images: Mapping[str, str]  # of annotated images and videos
+    titles: Mapping[str, str]  # in tables and reports
+
+
+def name_results(sources: Sequence[str], videos: Collection[str]) -> ResultNames:
+    """Name the results of all sources.
+
+    An annotated image keeps its name (with .jpg appended where its format cannot be written), a video is `<stem>.mp4`.
+    Where two would get the same, both get their path below the common folder.
+
+    Args:
+        sources: paths, or names of streams.
+        videos: those that are videos or streams.
+    """
+    stems = unique_stems(sources, videos)
+    images = {}
+    moving = set(videos)
+    for source in sources:
+        path = Path(source)
+        if source in moving:
+            images[source] = f"{path.stem}.mp4"
+        else:
+            images[source] = path.name if path.suffix.lower() in WRITABLE else f"{path.name}.jpg"
+    uses = Counter(name.lower() for name in images.values())  # some file systems do not tell cases apart
+    repeated = [source for source in sources if uses[images[source].lower()] > 1]
+    common = os.path.commonpath([os.path.dirname(os.path.abspath(source)) for source in sources]) if repeated else ""
+    for source in repeated:
+        name = os.path.relpath(source, common)
+        ending = Path(images[source]).suffix
+        images[source] = name if name.lower().endswith(ending.lower()) and ending != ".mp4" else name + ending
+    taken: set[str] = set()
+    for source, name in images.items():  # `x.avif.jpg` is the name of one image, and that of the result of `x.avif`
+        long = len(os.fsencode(os.path.basename(name))) > MAX_NAME
+        images[source] = free_name(stems[source] + Path(name).suffix if long else name, taken)
+        taken.add(images[source].lower())
+    titles = {source: str(Path(name).parent / Path(source).name) for source, name in images.items()}
+    return ResultNames(stems, images, titles)
+
+
+def free_name(name: str, taken: Collection[str]) -> str:
+    """Return a file name, or `<stem>-2`, `-3`, ... that is not among those `taken`, which are in lower case."""
+    stem, suffix = os.path.splitext(name)
+    return next(n for k in count(1) if (n := name if k == 1 else f"{stem}-{k}{suffix}").lower() not in taken)
+
+
 class ResultIds(NamedTuple):
     """By which a file of results names images and classes: image -> id, and the id of each class, None for its number.
 
@@ -60,23 +111,22 @@ class ResultIds(NamedTuple):
     categories: Sequence[int | str] | None = None
 
 
-def image_ids(files: Sequence[str], numbered: Collection[str] = ()) -> dict[str, int | str]:
+def image_ids(names: Mapping[str, str], numbered: Collection[str] = ()) -> dict[str, int | str]:
     """Give each image an id: the stem of its file name, as a number if it is one.
 
     Images that share a stem get their path below the common folder (`unique_stems`), those that share a number (`7` and
     `007`) their stem as it is; a warning says so.
 
     Args:
-        files: paths, or names of streams.
-        numbered: those that give several results, see `unique_stems`; their id is never a number.
+        names: stem of each file, of `unique_stems`.
+        numbered: those that give several results; their id is never a number.
 
     Returns:
         File -> id, all different.
     """
-    names = unique_stems(files, numbered)
     digits = [file for file in names if names[file].isascii() and names[file].isdecimal() and file not in numbered]
     numbers = Counter(int(names[file]) for file in digits)
-    ids: dict[str, int | str] = names | {f: int(names[f]) for f in digits if numbers[int(names[f])] == 1}
+    ids: dict[str, int | str] = {**names} | {f: int(names[f]) for f in digits if numbers[int(names[f])] == 1}
     changed = [f for f in names if names[f] != Path(f).stem or (f in digits and isinstance(ids[f], str))]
     if changed:
         LOGGER.warning(

@@ -15,26 +15,26 @@ NONE = FOUND[:0]
 
 
 def test_text_rows(tmp_path):
-    texts = TextFiles(tmp_path / "labels", ["a/7.jpg"], save_conf=True)
+    texts = TextFiles(tmp_path / "labels", {"a/7.jpg": "7"}, save_conf=True)
     texts.add(FOUND, "a/7.jpg", SHAPE)
     texts.close()
     expected = "3 0.1 0.4 0.1 0.4 0.875\n0 0.0833333 0.5 0.166667 1 0.5\n"
     assert (tmp_path / "labels" / "7.txt").read_text() == expected
-    TextFiles(tmp_path / "plain", ["a/7.jpg"]).add(FOUND[:1], "a/7.jpg", SHAPE)
+    TextFiles(tmp_path / "plain", {"a/7.jpg": "7"}).add(FOUND[:1], "a/7.jpg", SHAPE)
     assert (tmp_path / "plain" / "7.txt").read_text() == "3 0.1 0.4 0.1 0.4\n"
 
 
 def test_a_second_run_replaces_the_text(tmp_path):
     for found in (FOUND, FOUND[:1]):
-        TextFiles(tmp_path, ["a.jpg"]).add(found, "a.jpg", SHAPE)
+        TextFiles(tmp_path, {"a.jpg": "a"}).add(found, "a.jpg", SHAPE)
     assert len((tmp_path / "a.txt").read_text().splitlines()) == 1
-    TextFiles(tmp_path, ["a.jpg"]).add(NONE, "a.jpg", SHAPE)
+    TextFiles(tmp_path, {"a.jpg": "a"}).add(NONE, "a.jpg", SHAPE)
     assert not (tmp_path / "a.txt").exists()
 
 
 def test_images_of_one_stem_get_texts_of_their_own(tmp_path):
     files = ["/d/x/1.jpg", "/d/y/1.jpg", "/d/y/1.png", "/d/y/2.jpg"]
-    texts = TextFiles(tmp_path, files)
+    texts = TextFiles(tmp_path, unique_stems(files))
     for file in files:
         texts.add(FOUND, file, SHAPE)
     written = sorted(str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*.txt"))
@@ -98,7 +98,7 @@ def test_json_rows(tmp_path, categories, expected):
     ],
 )
 def test_image_ids_are_numbers_where_they_can_and_never_one_twice(files, expected, caplog):
-    assert image_ids(files) == dict(zip(files, expected, strict=True))
+    assert image_ids(unique_stems(files)) == dict(zip(files, expected, strict=True))
     assert len(set(expected)) == len(files)
     told = [record.getMessage() for record in caplog.records]
     assert len(told) == any(isinstance(e, str) and e not in ("n", "12a", "\u0667", "\u00b2") for e in expected)
@@ -106,7 +106,7 @@ def test_image_ids_are_numbers_where_they_can_and_never_one_twice(files, expecte
 
 def test_ids_of_frames_differ_from_those_of_images():
     videos = ["/d/a.mp4", "/d/5.mp4"]
-    ids = image_ids([*videos, "/d/a_1.jpg", "/d/51.jpg"], videos)
+    ids = image_ids(unique_stems([*videos, "/d/a_1.jpg", "/d/51.jpg"], videos), videos)
     assert ids == {"/d/a.mp4": "a", "/d/5.mp4": "5", "/d/a_1.jpg": "a_1.jpg", "/d/51.jpg": 51}
 
 
@@ -117,16 +117,16 @@ def test_categories_of_coco():
 
 def test_input_is_not_changed(tmp_path):
     found = FOUND.clone()
-    TextFiles(tmp_path, ["a.jpg"]).add(found, "a.jpg", SHAPE)
+    TextFiles(tmp_path, {"a.jpg": "a"}).add(found, "a.jpg", SHAPE)
     JsonFile(tmp_path / "p.json", ResultIds({"a.jpg": 1})).add(found, "a.jpg", SHAPE)
     assert torch.equal(found, FOUND)
 
 
 def test_only_what_was_asked_for_is_opened(tmp_path):
     ids = ResultIds({"a.jpg": 1})
-    assert open_files(tmp_path, ["a.jpg"]) == []
-    text, result = open_files(tmp_path, ["a.jpg"], "w/best.pt", True, True, ids)
+    assert open_files(tmp_path, {"a.jpg": "a"}) == []
+    text, result = open_files(tmp_path, {"a.jpg": "a"}, "w/best.pt", True, True, ids)
     assert (text.folder, text.save_conf) == (tmp_path / "labels", True)
     assert (result.file, result.ids) == (tmp_path / "best_predictions.json", ids)
-    (result,) = open_files(tmp_path, ["a.jpg"], ids=ids)
+    (result,) = open_files(tmp_path, {"a.jpg": "a"}, ids=ids)
     assert result.file == tmp_path / "predictions.json"

@@ -3,12 +3,13 @@
 import numpy as np
 
 from engine.inference.pipeline import Frame
-from engine.results.images import Pictures, picture_names
+from engine.results.images import Pictures
+from utils.datasets.output_names import ResultNames, name_results
 
 
 def test_the_result_of_one_image_never_has_the_name_of_another():
     sources = ["a/x.avif", "a/x.avif.jpg", "a/y.avi", "a/y.mov", "a/y.avi.mp4", "a/z.jpg"]
-    names = picture_names(sources, False)
+    names = name_results(sources, ["a/y.avi", "a/y.mov", "a/y.avi.mp4"]).images
     assert len({name.lower() for name in names.values()}) == len(sources)
     assert names["a/x.avif"] == "x.avif.jpg"
     assert names["a/x.avif.jpg"] == "x.avif-2.jpg"
@@ -16,7 +17,7 @@ def test_the_result_of_one_image_never_has_the_name_of_another():
 
 
 def test_a_stream_that_changes_its_size_does_not_write_into_the_video_of_another(tmp_path):
-    pictures = Pictures(tmp_path, {"cam": "cam.mp4", "cam-2": "cam-2.mp4"})
+    pictures = Pictures(tmp_path, ResultNames({}, {"cam": "cam.mp4", "cam-2": "cam-2.mp4"}, {}))
 
     def add(source, side, count=2):
         for number in range(count):

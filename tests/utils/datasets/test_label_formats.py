@@ -14,7 +14,7 @@ from utils.datasets import dataset as lb
 from utils.datasets.coco import join_parts, read_tables
 from utils.datasets.dataset import load_labels, result_ids
 from utils.datasets.lists import list_images
-from utils.datasets.output_names import COCO_CATEGORIES
+from utils.datasets.output_names import COCO_CATEGORIES, unique_stems
 from utils.datasets.reader import Annotation, LabelledObject, Split, verify_objects
 from utils.datasets.voc import MAX_BYTES, parse_xml, read_voc
 from utils.files import yaml_load
@@ -387,11 +387,11 @@ def coco_split(folder, *files, names=("cat", "dog")):
 def test_results_get_the_ids_of_the_annotation_file(tmp_path):
     split = coco_split(tmp_path, ({"b.png": 11, "a.png": "x"}, [("dog", 7), ("bird", 20), ("cat", 3)]))
     files = load_labels(split).im_files
-    ids = result_ids(split, files)
+    ids = result_ids(split, unique_stems(files))
     assert {Path(file).name: ids.images[file] for file in files} == {"a.png": "x", "b.png": 11}
     assert ids.categories == [3, 7]
     more = coco_split(tmp_path, ({"b.png": 11, "a.png": 12}, [("dog", 7)]))
-    assert result_ids(more, files).categories == [8, 7]  # the file has no cat
+    assert result_ids(more, unique_stems(files)).categories == [8, 7]  # the file has no cat
 
 
 @pytest.mark.parametrize(
@@ -404,12 +404,12 @@ def test_results_get_the_ids_of_the_annotation_file(tmp_path):
 def test_files_that_contradict_each_other_give_no_ids(tmp_path, second, message, caplog):
     split = coco_split(tmp_path, ({"a.png": 1}, [("cat", 3), ("dog", 7)]), second)
     files = list_images(split.images)
-    assert result_ids(split, files) == (dict(zip(files, "ab", strict=True)), None)
+    assert result_ids(split, unique_stems(files)) == (dict(zip(files, "ab", strict=True)), None)
     assert message in caplog.text
 
 
 def test_results_on_other_splits_are_named_by_file():
     files = ["/d/coco/images/000139.jpg"]
-    assert result_ids("/d/coco/val2017.txt", files) == ({files[0]: 139}, COCO_CATEGORIES)
-    assert result_ids("/d/coco/train2017.txt", files) == ({files[0]: 139}, None)
-    assert result_ids(["/d/coco/val2017.txt"], files).categories is None
+    assert result_ids("/d/coco/val2017.txt", unique_stems(files)) == ({files[0]: 139}, COCO_CATEGORIES)
+    assert result_ids("/d/coco/train2017.txt", unique_stems(files)) == ({files[0]: 139}, None)
+    assert result_ids(["/d/coco/val2017.txt"], unique_stems(files)).categories is None
