@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from utils.annotate import FULL_COLOUR, Annotator, colors, crop_box, write_image
+from utils.annotate import crop_box, draw_detections, write_image
 from utils.boxes import xyxy2xywh
 from utils.console import LOGGER
 from utils.paths import increment_path
-from utils.text import file_names, printable
+from utils.text import count_text, file_names
 
 CORNERS = ["xmin", "ymin", "xmax", "ymax", "confidence", "class", "name"]
 CENTRES = ["xcenter", "ycenter", "width", "height", "confidence", "class", "name"]
@@ -113,9 +113,8 @@ class Detections:
     def __str__(self) -> str:
         lines = []
         for i, (im, pred) in enumerate(zip(self.ims, self.pred, strict=True), 1):
-            counts = sorted(Counter(pred[:, 5].int().tolist()).items())
-            found = ", ".join(f"{n} {printable(self._name(c))}{'s' if n > 1 else ''}" for c, n in counts)
-            lines.append(f"image {i}/{self.n}: {im.shape[0]}x{im.shape[1]} {found or '(no detections)'}")
+            found = count_text(Counter(pred[:, 5].int().tolist()), self.names)
+            lines.append(f"image {i}/{self.n}: {im.shape[0]}x{im.shape[1]} {found}")
         speed = "Speed: {:.1f}ms pre-process, {:.1f}ms inference, {:.1f}ms NMS per image".format(*self.t)
         return "\n".join([*lines, f"{speed} at shape {self.s}"])
 
@@ -150,14 +149,11 @@ class Detections:
         Returns:
             Pictures (H, W, 3) uint8 RGB.
         """
-        drawn = []
-        for im, pred in zip(self._clean, self.pred, strict=True):
-            annotator = Annotator(im.copy(), bgr=False)
-            for *box, conf, cls in pred.tolist()[::-1]:
-                annotator.box_label(box, f"{self._name(cls)} {conf:.2f}" if labels else "", colors(int(cls)))
-            drawn.append(annotator.result())
-        self.ims = drawn
-        return drawn
+        self.ims = [
+            draw_detections(im, pred, self.names, hide_labels=not labels, bgr=False)
+            for im, pred in zip(self._clean, self.pred, strict=True)
+        ]
+        return self.ims
 
     def show(self, labels: bool = True) -> None:
         """Show the pictures with their boxes: in a notebook, else in the viewer of the system.
@@ -190,7 +186,7 @@ class Detections:
         """
         folder = increment_path(save_dir, exist_ok, mkdir=True)
         for im, file in zip(self.render(labels), self.files, strict=True):
-            write_image(folder / file, im[..., ::-1], FULL_COLOUR)
+            write_image(folder / file, im[..., ::-1])
         LOGGER.info(f"Saved {self.n} image{'s' * (self.n != 1)} to {folder}")
         return folder
 
@@ -219,7 +215,7 @@ class Detections:
                 crops.append({"box": list(row[:4]), "conf": row[4], "cls": row[5], "label": label, "im": piece})
                 if folder is not None:
                     into = folder / "crops" / groups.get(int(cls), str(int(cls)))
-                    write_image(increment_path(into / file, sep="-"), piece[..., ::-1], FULL_COLOUR)
+                    write_image(increment_path(into / file, sep="-"), piece[..., ::-1])
         if folder is not None:
             LOGGER.info(f"Saved {len(crops)} crop{'s' * (len(crops) != 1)} to {folder}")
         return crops

@@ -37,13 +37,13 @@ class Detector:
 
     @staticmethod
     def fit(
-        images: Sequence[NDArray], size: tuple[int, int], stride: int | None = None, bgr: bool = False
+        images: Sequence[NDArray], size: int | Sequence[int], stride: int | None = None, bgr: bool = False
     ) -> list[NDArray]:
         """Letterbox images. May run in another thread than the rest.
 
         Args:
             images: (H, W, 3) uint8 RGB.
-            size: height and width of the network input.
+            size: height and width of the network input, or its side.
             stride: pad only to multiples of it where that gives all images the same shape. None pads to `size`.
             bgr: the images are BGR.
 

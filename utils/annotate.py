@@ -42,7 +42,8 @@ _FONTS = (
     "NotoSansThai-Regular.ttf",
 )
 CROP_GAIN, CROP_PAD = 1.02, 10  # a crop is this much larger than its box, then this many pixels
-FULL_COLOUR = (cv2.IMWRITE_JPEG_QUALITY, 95, cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444)
+# the colours of thin lines and small crops in full resolution; OpenCV halves it otherwise
+JPEG = (cv2.IMWRITE_JPEG_QUALITY, 95, cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444)
 _NO_SUCH_CHARACTER = "\U000fffff"
 
 
@@ -149,13 +150,40 @@ def _tag(text: str, size: int, file: str = "") -> NDArray:
     return np.asarray(tag, np.float32) / 255
 
 
-def write_image(file: str | Path, image: NDArray, options: Sequence[int] = ()) -> None:
+def draw_detections(
+    image: NDArray,
+    detections: Tensor,
+    names: Mapping[int, str],
+    line_width: int | None = None,
+    hide_labels: bool = False,
+    hide_conf: bool = False,
+    bgr: bool = True,
+) -> NDArray:
+    """Return a copy of an image with its detections, the most confident on top.
+
+    Args:
+        image: (H, W, 3) uint8.
+        detections: (D, 6) `[xyxy_img, confidence, class]`, best first.
+        names: class names by index; a class that has none is called by its index.
+        line_width: in pixels; None follows the size of the image.
+        hide_labels: draw boxes only.
+        hide_conf: write the class only.
+        bgr: the image is BGR, else RGB.
+    """
+    annotator = Annotator(image.copy(), line_width, bgr=bgr)
+    for *box, conf, cls in detections.flip(0).tolist():
+        name = names.get(int(cls), str(int(cls)))
+        label = "" if hide_labels else name if hide_conf else f"{name} {conf:.2f}"
+        annotator.box_label(box, label, colors(int(cls), bgr))
+    return annotator.result()
+
+
+def write_image(file: str | Path, image: NDArray) -> None:
     """Write an image; its path may contain any characters, and the suffix selects the format. Creates the folder.
 
     Args:
         file: target.
         image: (H, W, 3) BGR uint8.
-        options: of `cv2.imencode`, such as `FULL_COLOUR` for JPEG.
 
     Raises:
         ValueError: the format does not take an image of this size, or OpenCV does not write it.
@@ -163,7 +191,7 @@ def write_image(file: str | Path, image: NDArray, options: Sequence[int] = ()) -
     """
     file = Path(file)
     try:
-        encoded, data = cv2.imencode(file.suffix, image, list(options))
+        encoded, data = cv2.imencode(file.suffix, image, JPEG if file.suffix.lower() in (".jpg", ".jpeg") else ())
     except cv2.error:
         encoded = False
     if not encoded:

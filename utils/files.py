@@ -137,6 +137,7 @@ class _YamlDumper(yaml.SafeDumper):
 
 _YamlLoader.add_constructor("tag:yaml.org,2002:int", _YamlLoader.construct_yaml_int)
 _YamlDumper.add_representer(list, _YamlDumper.represent_list)
+_YamlDumper.add_representer(tuple, _YamlDumper.represent_list)
 _YamlDumper.add_representer(str, _YamlDumper.represent_text)
 for _tag, _pattern, _first in YAML_WORDS:
     first_letters = ["" if letter == "\0" else letter for letter in _first]
@@ -195,24 +196,37 @@ def yaml_save(file: str | Path, data: Mapping[str, Any]) -> None:
         TypeError: `data` holds anything else.
         OSError: the file cannot be written.
     """
-    text = yaml.dump(_plain(data), Dumper=_YamlDumper, sort_keys=False, allow_unicode=True, width=120)
+    text = yaml.dump(plain(data, "YAML"), Dumper=_YamlDumper, sort_keys=False, allow_unicode=True, width=120)
     with atomic_path(file) as tmp:
         tmp.write_text(text, encoding="utf-8")
 
 
-def _plain(value: Any, where: str = "") -> Any:
-    """Copy `value` with plain types only; `where` is the key path for error messages."""
-    if value is None or type(value) in (bool, int, float, str):
+def plain(value: Any, target: str, where: str = "", keep: tuple[type, ...] = ()) -> Any:
+    """Copy a value with plain types only: Path becomes text, a NumPy scalar a number, any mapping a dict.
+
+    Args:
+        value: text, number, boolean, None, or a list, tuple or mapping of such values.
+        target: what it is written to, for the message.
+        where: its place there, such as `opt.imgsz[1]`, for the message.
+        keep: other types that stay as they are.
+
+    Raises:
+        TypeError: `value` holds anything else.
+    """
+    if value is None or type(value) in (bool, int, float, str) or isinstance(value, keep):
         return value
     if isinstance(value, Mapping):
-        return {_plain(k, where): _plain(v, f"{where}.{k}".lstrip(".")) for k, v in value.items()}
+        return {
+            plain(k, target, where, keep): plain(v, target, f"{where}.{k}".lstrip("."), keep) for k, v in value.items()
+        }
     if isinstance(value, list | tuple):
-        return [_plain(item, f"{where}[{i}]") for i, item in enumerate(value)]
+        items = (plain(item, target, f"{where}[{i}]", keep) for i, item in enumerate(value))
+        return list(items) if isinstance(value, list) else tuple(items)
     if isinstance(value, Path):
         return str(value)
     if isinstance(value, np.generic):
         return value.item()
-    raise TypeError(f"cannot write {where or 'data'} to YAML: {type(value).__name__} is not a plain type")
+    raise TypeError(f"cannot write {where or 'data'} to {target}: {type(value).__name__} is not a plain type")
 
 
 # Files of any kind ----------------------------------------------------------------------------------------------------

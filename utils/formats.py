@@ -4,6 +4,7 @@
 them.
 """
 
+import re
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -148,17 +149,20 @@ def parse_include(words: list[str]) -> list[Format]:
 
 
 def format_of(file: str | Path) -> Format:
-    """Return the row of a file by the end of its name.
+    """Return the row of a file or folder by the end of its name; .xml is OpenVINO.
 
     Raises:
-        ValueError: no row has this suffix.
+        ValueError: no row fits.
     """
-    name = Path(file).name
-    for row in ROWS:
-        if name.endswith(row.suffix):
+    if re.match(r"[a-zA-Z][a-zA-Z0-9+.-]+:/", str(file)):
+        raise ValueError(f"{file}: addresses are not fetched or asked. Download the file and give its path")
+    name = Path(file).name.lower()
+    ends = {row.suffix: row for row in ROWS} | {".xml": FORMATS["openvino"]}
+    for end, row in ends.items():
+        if name.endswith(end):
             return row
-    allowed = ", ".join(row.suffix for row in ROWS)
-    raise ValueError(f"{file}: unknown kind of model file. Allowed suffixes: {allowed}")
+    listed = ", ".join(f"{end} ({row.name})" for end, row in ends.items())
+    raise ValueError(f"{file}: unknown kind of model file. Supported are names that end in {listed}")
 
 
 def require(packages: tuple[str, ...], purpose: str) -> None:

@@ -20,7 +20,6 @@ from utils import annotate
 from utils.annotate import (
     CROP_GAIN,
     CROP_PAD,
-    FULL_COLOUR,
     Color,
     Names,
     class_names,
@@ -101,7 +100,7 @@ def save_one_box(
     box = np.array([float(v) for v in (xyxy[0] if len(xyxy) == 1 else xyxy)])
     crop = crop_box(im, box, gain, pad, square)
     if save:
-        write_image(increment_path(Path(file).with_suffix(".jpg")), crop, FULL_COLOUR)
+        write_image(increment_path(Path(file).with_suffix(".jpg")), crop)
     return crop if BGR else crop[..., ::-1]
 
 

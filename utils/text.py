@@ -34,6 +34,20 @@ def name_list(names: Iterable[str]) -> str:
     return printable(", ".join(sorted(names)))
 
 
+def count_text(counts: Mapping[int, int], names: Mapping[int, str]) -> str:
+    """Return how many objects of each class there are, such as `2 cats, 1 dog`.
+
+    Args:
+        counts: class number to number of objects.
+        names: class names; a class that has none is called by its number.
+    """
+    words = []
+    for cls, n in sorted(counts.items()):
+        name = printable(names.get(cls, str(cls)))
+        words.append(f"{n} {name}{'s' * (n > 1 and not name.endswith('s'))}")
+    return ", ".join(words) or "(no detections)"
+
+
 def one_line(text: str, kept: Iterable[str] = ()) -> str:
     """Return a message as one `printable` line: line breaks become spaces, so that no text can pose as a further line.
 

@@ -26,7 +26,7 @@ from engine.inference.pipeline import Frame
 from engine.inference.sources import open_files, open_screen, read_lines
 from engine.inference.streams import Streams
 from engine.inference.video import reported_frames
-from utils.augmentations import letterbox
+from models.detector import Detector
 from utils.datasets.reader import VID_FORMATS
 
 Transforms = Callable[[NDArray], Any]
@@ -51,8 +51,8 @@ class _Loader:
         """Letterbox an image (H, W, 3) BGR to (3, h, w) RGB, or apply `transforms` instead."""
         if self.transforms:
             return self.transforms(image)
-        fitted = letterbox(image, self.img_size, auto=self.auto, stride=self.stride)[0]
-        return np.ascontiguousarray(fitted[..., ::-1].transpose(2, 0, 1))
+        (fitted,) = Detector.fit([image], self.img_size, self.stride if self.auto else None, bgr=True)
+        return np.ascontiguousarray(fitted)
 
 
 class LoadImages(_Loader):

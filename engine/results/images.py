@@ -15,35 +15,10 @@ from torch import Tensor
 
 from engine.inference.pipeline import Frame
 from engine.inference.video import VideoFile
-from utils.annotate import FULL_COLOUR, Annotator, colors, crop_box, write_image
+from utils.annotate import crop_box, write_image
 from utils.console import LOGGER
 from utils.datasets.output_names import ResultNames, free_name, name_part
 from utils.text import file_names, printable
-
-
-def draw(
-    image: NDArray,
-    detections: Tensor,
-    names: Mapping[int, str],
-    line_width: int | None = None,
-    hide_labels: bool = False,
-    hide_conf: bool = False,
-) -> NDArray:
-    """Return a copy of an image with its detections, the most confident on top.
-
-    Args:
-        image: (H, W, 3) BGR uint8.
-        detections: (D, 6) `[xyxy_img, confidence, class]`, best first.
-        names: class names by index.
-        line_width: in pixels; None follows the size of the image.
-        hide_labels: draw boxes only.
-        hide_conf: write the class only.
-    """
-    picture = Annotator(image.copy(), line_width)
-    for *box, conf, cls in detections.flip(0).tolist():
-        label = "" if hide_labels else names[int(cls)] if hide_conf else f"{names[int(cls)]} {conf:.2f}"
-        picture.box_label(box, label, colors(int(cls), bgr=True))
-    return picture.result()
 
 
 class Pictures:
@@ -130,7 +105,7 @@ class Crops:
     def add(self, frame: Frame, detections: Tensor) -> None:
         """Write the crops of a frame, best first; (D, 6) `[xyxy_img, confidence, class]`."""
         for *box, _, cls in detections.tolist():
-            write_image(self._file(frame, int(cls)), crop_box(frame.image, box), FULL_COLOUR)
+            write_image(self._file(frame, int(cls)), crop_box(frame.image, box))
 
     def _file(self, frame: Frame, cls: int) -> Path:
         """Return the next path for a class and source."""

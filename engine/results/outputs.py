@@ -12,11 +12,12 @@ from torch import Tensor
 
 from engine.inference.pipeline import Frame, Source
 from engine.results.files import CsvFile, JsonFile, TextFiles
-from engine.results.images import Crops, Pictures, draw
+from engine.results.images import Crops, Pictures
 from engine.results.report import DetectReport
+from utils.annotate import draw_detections
 from utils.console import LOGGER, colorstr
 from utils.datasets.output_names import ResultIds, image_ids
-from utils.text import printable
+from utils.text import count_text, printable
 
 TELL_EVERY = 1.0  # seconds between lines about one video or stream
 
@@ -97,7 +98,7 @@ class Outputs:
     def draw(self, frame: Frame, detections: Tensor) -> NDArray:
         """Return a frame with its detections (D, 6) `[xyxy_img, confidence, class]` drawn on a copy."""
         w = self.wanted
-        return draw(frame.image, detections, self.names, w.line_thickness, w.hide_labels, w.hide_conf)
+        return draw_detections(frame.image, detections, self.names, w.line_thickness, w.hide_labels, w.hide_conf)
 
     def add(self, frame: Frame, detections: Tensor, picture: NDArray | None = None) -> None:
         """Write one frame; `picture` is what `draw` made of it if that was done already."""
@@ -145,15 +146,7 @@ class Summary:
         place = f"{frame.kind} {self.index[frame.source]}/{len(self.index)} "
         if frame.number:
             place += f"({frame.number}{f'/{frame.total}' if frame.total else ''}) "
-        LOGGER.info(f"{place}{frame.source}: {net[0]}x{net[1]} {self.text(count)}, {milliseconds:.1f}ms")
-
-    def text(self, count: Counter[int]) -> str:
-        """Format counts of classes: `2 cats, 1 dog`."""
-        words = [
-            f"{n} {printable(self.names[cls])}{'s' * (n > 1 and not self.names[cls].endswith('s'))}"
-            for cls, n in sorted(count.items())
-        ]
-        return ", ".join(words) or "(no detections)"
+        LOGGER.info(f"{place}{frame.source}: {net[0]}x{net[1]} {count_text(count, self.names)}, {milliseconds:.1f}ms")
 
     def log(self, times: tuple[float, float, float], shape: tuple[int, ...], folder: Path | None) -> None:
         """Log the end of a run.

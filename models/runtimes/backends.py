@@ -4,7 +4,6 @@ Every run time takes images (B, 3, H, W), floats 0..1, and gives boxes (B, R, 5 
 scores 0..1]`.
 """
 
-import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -27,7 +26,7 @@ from models.yolo import DetectionModel
 from utils.console import LOGGER
 from utils.downloads.official_weights import find_weights
 from utils.files import yaml_load
-from utils.formats import FORMATS, NMS, ROWS, Format
+from utils.formats import FORMATS, NMS, format_of
 
 
 class PyTorchBackend:
@@ -143,7 +142,7 @@ class DetectMultiBackend(nn.Module):
         if not files:
             raise ValueError("no weights given: name a checkpoint such as runs/train/exp/weights/best.pt")
         self._device = torch.device(device)
-        kinds = {kind_of(file).argument for file in files}
+        kinds = {format_of(file).argument for file in files}
         if len(files) > 1 and kinds != {"-"}:
             raise ValueError(f"an ensemble takes checkpoints (.pt) only, but got {', '.join(map(str, files))}")
         (kind,) = kinds
@@ -243,7 +242,7 @@ class DetectMultiBackend(nn.Module):
     @staticmethod
     def _model_type(p: str | Path = "path/to/model.pt") -> list[bool]:
         """Return the flags of a file in the order of `FLAGS`."""
-        kind = kind_of(Path(p)).argument
+        kind = format_of(p).argument
         return [argument == kind for argument in FLAGS.values()]
 
     def check_suppression(
@@ -288,23 +287,6 @@ class DetectMultiBackend(nn.Module):
             h, w = self.imgsz or (h, w)
             dtype = torch.float16 if half else torch.float32
             self.forward(torch.zeros(self.batch_size or b, c, h, w, dtype=dtype, device=self.device))
-
-
-def kind_of(file: Path) -> Format:
-    """Return the row of the format table for a file or folder by the end of its name; .xml is OpenVINO.
-
-    Raises:
-        ValueError: no row fits.
-    """
-    if re.match(r"[a-zA-Z][a-zA-Z0-9+.-]+:/", str(file)):
-        raise ValueError(f"{file}: addresses are not fetched or asked. Download the file and give its path")
-    name = file.name.lower()
-    ends = {row.suffix: row for row in ROWS} | {".xml": next(row for row in ROWS if row.argument == "openvino")}
-    for end, row in ends.items():
-        if name.endswith(end):
-            return row
-    listed = ", ".join(f"{end} ({row.name})" for end, row in ends.items())
-    raise ValueError(f"{file}: no known kind of model by its name. Supported are names that end in {listed}")
 
 
 def existing(file: Path) -> Path:

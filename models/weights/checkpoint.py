@@ -7,7 +7,6 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -15,7 +14,7 @@ from models.weights.class_names import fit_names
 from models.weights.yolov5 import Foreign, fit_state, read_foreign
 from models.yolo import DetectionModel
 from utils.console import LOGGER
-from utils.files import atomic_path, open_regular
+from utils.files import atomic_path, open_regular, plain
 from utils.model_files.inert_pickle import DamagedError, RefusedError
 from utils.model_files.torch_file import InertFile
 from utils.paths import VERSION, git_describe
@@ -109,10 +108,10 @@ def save_checkpoint(path: str | Path, ckpt: Mapping[str, Any]) -> None:
         missing, unknown = sorted(FIELDS.keys() - filled.keys()), sorted(filled.keys() - FIELDS.keys())
         raise ValueError(f"{path}: a checkpoint lacks {missing} and does not know {unknown}")
     filled |= {key: without_counters(filled[key]) for key in ("model", "ema") if isinstance(filled[key], Mapping)}
-    plain = {key: _plain(filled[key], key) for key in FIELDS}
+    content = {key: plain(filled[key], "a checkpoint", key, (Tensor,)) for key in FIELDS}
     try:
         with atomic_path(_follow(Path(path))) as tmp, tmp.open("wb") as file:
-            torch.save(plain, file)
+            torch.save(content, file)
     except FileNotFoundError:  # the folder; the message says so
         raise
     except (OSError, RuntimeError) as e:  # torch turns a failed write into a RuntimeError
@@ -133,21 +132,6 @@ def _follow(path: Path) -> Path:
             if not file.read(4).startswith(b"PK"):
                 raise FileExistsError(errno.EEXIST, f"a link to {target}, which is no checkpoint: remove it", str(path))
     return target
-
-
-def _plain(value: Any, where: str) -> Any:
-    """Copy containers, keep tensors and plain values, turn paths and NumPy scalars into plain values."""
-    if value is None or type(value) in (bool, int, float, str) or isinstance(value, Tensor):
-        return value
-    if isinstance(value, Mapping):
-        return {_plain(k, where): _plain(v, f"{where}[{k!r}]") for k, v in value.items()}
-    if isinstance(value, list | tuple):
-        return type(value)(_plain(item, f"{where}[{i}]") for i, item in enumerate(value))
-    if isinstance(value, Path):
-        return str(value)
-    if isinstance(value, np.generic):
-        return value.item()
-    raise TypeError(f"checkpoint entry {where}: {type(value).__name__} is neither a plain type nor a tensor")
 
 
 def load_checkpoint(path: str | Path, device: str | torch.device = "cpu") -> dict[str, Any]:

@@ -103,7 +103,7 @@ def test_detections_inside_a_file_survive_a_second_suppression(weights, tmp_path
 
 
 def test_what_does_not_fit_is_said(weights, tmp_path):
-    with pytest.raises(ValueError, match="no known kind of model"):
+    with pytest.raises(ValueError, match="unknown kind of model file"):
         DetectMultiBackend(tmp_path / "a.h5")
     with pytest.raises(FileNotFoundError, match=r"a\.onnx"):
         DetectMultiBackend(tmp_path / "a.onnx")
