@@ -27,6 +27,7 @@ from engine.inference.sources import open_files, open_screen, read_lines
 from engine.inference.streams import Streams
 from engine.inference.video import reported_frames
 from models.detector import Detector
+from utils.augmentations import letterbox
 from utils.datasets.reader import VID_FORMATS
 
 Transforms = Callable[[NDArray], Any]
