@@ -82,8 +82,9 @@ class Detector:
                 boxes = self.infer(images)[: len(part)]
             with self.times[2]:
                 kept = self.suppress(boxes)
-            net = images.shape[2:]
-            found += [scale_boxes(net, d, shape) for d, shape in zip(kept, shapes[start : start + size], strict=True)]
+            height, width = images.shape[2:]
+            for d, shape in zip(kept, shapes[start : start + size], strict=True):
+                found.append(scale_boxes((height, width), d, shape))
         return found
 
     def infer(self, images: Tensor) -> Tensor:
