@@ -13,30 +13,16 @@ from torch import nn
 
 from models import common
 from models.yolo import (
-    ACTIVATIONS,
     BLOCKS,
     Detect,
     DetectionModel,
     Model,
-    default_activation,
-    parse_activation,
     parse_model,
 )
+from tests.model_tables import build, table
 
 MODELS = Path(__file__).resolve().parents[2] / "models"
 ANCHORS = [[10, 13, 16, 30, 33, 23], [30, 61, 62, 45, 59, 119], [116, 90, 156, 198, 373, 326]]
-
-
-def table(*rows, **keys):
-    """A model of a stem of 16 channels, the given rows, and a head that reads the last of them."""
-    backbone = [[-1, 1, "Conv", [16, 3, 2]], *rows]
-    base = {"nc": 2, "depth_multiple": 1.0, "width_multiple": 1.0, "anchors": [[10, 13, 16, 30]]}
-    head = [[[len(backbone) - 1], 1, "Detect", ["nc", "anchors"]]]
-    return base | {"backbone": backbone, "head": head} | keys
-
-
-def build(*rows, **keys):
-    return DetectionModel(table(*rows, **keys), verbose=False)
 
 
 @pytest.fixture(scope="module")
@@ -439,63 +425,6 @@ def test_parse_model_returns_rows_and_kept_indices():
     layers, save = parse_model(table([0, 1, "Conv", [8, 1]]), [3], verbose=False)
     assert len(layers) == 3
     assert save == [0, 1]
-
-
-# Activations --------------------------------------------------------------------------------------------------------
-
-
-def test_activation_is_used_and_does_not_leak():
-    before = common.Conv.default_act
-    model = build([-1, 1, "C3", [16]], activation="nn.LeakyReLU(0.2)")
-    assert {type(m.act) for m in model.modules() if isinstance(m, common.Conv)} == {nn.LeakyReLU}
-    assert model.model[0].act.negative_slope == 0.2
-    assert common.Conv.default_act is before
-    assert isinstance(build().model[0].act, nn.SiLU)
-
-
-def test_activation_does_not_leak_from_a_model_that_fails():
-    before = common.Conv.default_act
-    with pytest.raises(ValueError, match="unknown module"):
-        build([-1, 1, "Konv", [16]], activation="nn.ReLU()")
-    assert common.Conv.default_act is before
-    with pytest.raises(RuntimeError, match="inside"), default_activation("nn.ReLU()"):
-        raise RuntimeError("inside")
-    assert common.Conv.default_act is before
-
-
-@pytest.mark.parametrize("name", ACTIVATIONS)
-def test_every_activation_is_built(name):
-    assert type(parse_activation(f"nn.{name}()")) is getattr(nn, name)
-
-
-def test_activation_arguments_are_literals():
-    assert parse_activation("nn.LeakyReLU(negative_slope=0.3, inplace=True)").inplace
-    assert parse_activation("nn.ELU(0.5)").alpha == 0.5
-
-
-UNSAFE = [
-    "__import__('pathlib').Path('{0}').touch()",
-    "nn.ReLU(__import__('pathlib').Path('{0}').touch())",
-    "nn.Module.__init__.__globals__['open']('{0}', 'w')",
-    "(lambda: open('{0}', 'w'))()",
-    "os.ReLU()",
-    "nn.Linear(3, 3)",
-    "nn.init.ReLU()",
-    "nn.ReLU",
-    "nn.LeakyReLU(1, 2, 3, 4)",
-    "ReLU()",
-    "relu(",
-    3,
-]
-
-
-@pytest.mark.parametrize("text", UNSAFE)
-def test_activation_is_never_run_as_code(text, tmp_path):
-    target = tmp_path / "made"
-    text = text.format(target) if isinstance(text, str) else text
-    with pytest.raises(ValueError, match="model: activation: .* is not an activation.*allowed: nn.ELU"):
-        build(activation=text)
-    assert not target.exists()
 
 
 # Errors -------------------------------------------------------------------------------------------------------------
