@@ -21,7 +21,7 @@ test-slow: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -n 2 --dist worksteal -m "slow and not gpu" -rs $(PYTEST_ARGS)
 
 test-all: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadfile -rs $(PYTEST_ARGS)
 
 parity: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -q --measured tests/models/test_swinv2_parity.py tests/models/test_pretrained.py \
