@@ -35,8 +35,8 @@ from models.experimental import attempt_load
 from models.image_size import check_img_size, input_stride
 from models.yolo import DetectionModel
 from utils.console import LOGGER, colorstr, log_options
-from utils.formats import EXPORTS, FORMATS, NMS, Format, output_path, parse_include
 from utils.options.export import OPSETS, ExportOptions
+from utils.options.formats import EXPORTS, FORMATS, NMS, Format, output_path, parse_include
 from utils.options.table import takes_options
 from utils.paths import ROOT as ROOT
 from utils.paths import VERSION

@@ -24,7 +24,7 @@ from models.runtimes.backends import DetectMultiBackend
 from utils.console import LOGGER, cli_errors
 from utils.dataloaders import create_dataloader
 from utils.datasets.dataset import check_dataset
-from utils.formats import EXPORTS, output_path
+from utils.options.formats import EXPORTS, output_path
 
 COLUMNS = ("format", "MB", "mAP50", "mAP50-95", "ms", "ratio", "relative", "score")
 

@@ -12,8 +12,8 @@ import export
 from models.yolo import DetectionModel
 from utils.console import cli_errors
 from utils.files import yaml_load
-from utils.formats import parse_include
 from utils.options.export import ExportOptions
+from utils.options.formats import parse_include
 from utils.paths import ROOT
 
 onnx = pytest.importorskip("onnx")

@@ -5,8 +5,8 @@ export_<name>(model, images, file, options, metadata) -> Path
 model: DetectionModel in float32 and evaluation mode on the CPU or a CUDA device, fused, `model.detect.export` set,
     so that it returns (boxes,). An exporter does not change it: it works on a deep copy where it changes weights.
 images: example, float32 (B, 3, H, W) in 0..1, on the model's device.
-file: what to write, from `utils.formats.output_path`. It is written through `utils.files.atomic_path`; a folder is
-    made beside the target and put in its place when complete.
+file: what to write, from `utils.options.formats.output_path`. It is written through `utils.files.atomic_path`; a folder
+    is made beside the target and put in its place when complete.
 options: see `utils.options.export.ExportOptions`.
 metadata: what the file must carry: stride (int), names (dict), task, imgsz, batch, dynamic, half, int8, nms,
     version, licence, date, description. Values are plain.

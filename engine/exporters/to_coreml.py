@@ -18,8 +18,8 @@ from torch import Tensor, nn
 
 from engine.exporters.folder import atomic_folder
 from utils.console import LOGGER
-from utils.formats import require
 from utils.options.export import ExportOptions
+from utils.options.formats import require
 
 REWRITTEN = {  # operators that coremltools does not know, in those that it does; all are of booleans here
     torch.ops.aten.__and__.Tensor: torch.logical_and,

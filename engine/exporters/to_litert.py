@@ -17,8 +17,8 @@ from torch import Tensor, nn
 
 from engine.exporters.check import check_file
 from utils.files import atomic_path
-from utils.formats import require
 from utils.options.export import ExportOptions
+from utils.options.formats import require
 
 
 def export_litert(

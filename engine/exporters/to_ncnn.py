@@ -19,8 +19,8 @@ from torch import Tensor, nn
 from engine.exporters.check import check_file
 from engine.exporters.folder import atomic_folder
 from utils.files import write_whole, yaml_save
-from utils.formats import require
 from utils.options.export import ExportOptions
+from utils.options.formats import require
 
 FILES = ("model.ncnn.param", "model.ncnn.bin")
 

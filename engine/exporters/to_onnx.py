@@ -18,8 +18,8 @@ from engine.exporters.onnx_nms import add_nms
 from engine.exporters.onnx_quantize import quantize
 from utils.console import LOGGER
 from utils.files import atomic_path
-from utils.formats import ONNX_WRITERS, require
 from utils.options.export import OPSETS, ExportOptions
+from utils.options.formats import ONNX_WRITERS, require
 
 LARGEST_BATCH, LARGEST_SIDE = 4096, 16384  # bounds of the dynamic axes; only the exporter's reasoning uses them
 

@@ -20,8 +20,8 @@ from engine.exporters.folder import atomic_folder
 from engine.exporters.to_onnx import trace
 from utils.console import LOGGER
 from utils.files import yaml_save
-from utils.formats import require
 from utils.options.export import ExportOptions
+from utils.options.formats import require
 
 
 def export_openvino(

@@ -26,7 +26,7 @@ from models.yolo import DetectionModel
 from utils.console import LOGGER
 from utils.downloads.official_weights import find_weights
 from utils.files import yaml_load
-from utils.formats import FORMATS, NMS, format_of
+from utils.options.formats import FORMATS, NMS, format_of
 
 
 class PyTorchBackend:
@@ -92,7 +92,7 @@ FLAGS = {  # YOLOv5's attribute -> `Format.argument`, "" where the format is not
 
 
 class DetectMultiBackend(nn.Module):
-    """A detector from a file of any format of `utils/formats.py`, chosen by the end of its name.
+    """A detector from a file of any format of `utils/options/formats.py`, chosen by the end of its name.
 
     Class names and stride come from the file, the names else from `data`, else they are class0, class1, ... and 32.
 

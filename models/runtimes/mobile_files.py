@@ -10,8 +10,8 @@ from torch import Tensor
 from models.runtimes.base import Runtime
 from models.weights.class_names import parse_value
 from utils.files import yaml_load
-from utils.formats import require
 from utils.model_files.archive import BROKEN
+from utils.options.formats import require
 
 LARGEST_NOTES = 1_000_000  # bytes of metadata
 

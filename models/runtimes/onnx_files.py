@@ -17,7 +17,7 @@ from torch import Tensor
 
 from models.runtimes.base import Axes, Runtime, image_axes
 from utils.console import LOGGER
-from utils.formats import require
+from utils.options.formats import require
 
 # The key of a path to weights as protobuf writes it: its length, which may be padded with zeros, and the letters.
 EXTERNAL = re.compile(rb"(?:\x08|\x88\x80*\x00)location")

@@ -9,7 +9,7 @@ from torch import Tensor
 from models.runtimes.base import Runtime, image_axes
 from utils.console import LOGGER
 from utils.files import yaml_load
-from utils.formats import require
+from utils.options.formats import require
 
 
 class OpenVinoBackend(Runtime):

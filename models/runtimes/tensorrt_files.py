@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from models.runtimes.base import Runtime, image_axes
-from utils.formats import require
 from utils.model_files.engine import read_engine
+from utils.options.formats import require
 
 
 class TensorRtBackend(Runtime):

@@ -5,8 +5,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import KW_ONLY, dataclass
 from typing import Annotated, Any
 
-from utils.formats import EXPORTS
 from utils.options.check import BATCH, COUNT, SHARE, SIDE
+from utils.options.formats import EXPORTS
 from utils.options.table import make_parser, option, refused
 from utils.thresholds import CONF_THRES, IOU_THRES
 
@@ -15,7 +15,7 @@ OPSETS = (18, 20)  # TensorRT 10 reads up to 20, torch.onnx.export writes from 1
 
 @dataclass(frozen=True)
 class ExportOptions:
-    """Options of export.py, see `utils.options.table`. A format follows those that its row in `utils/formats.py` names.
+    """Options of export.py, see `utils.options.table`. A format follows those that its row in `formats.py` names.
 
     Attributes:
         imgsz: for the exporters height and width, multiples of the largest stride.

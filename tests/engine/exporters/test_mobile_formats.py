@@ -13,7 +13,7 @@ from engine.exporters.compare import measure
 from engine.exporters.to_coreml import check_interface
 from models.runtimes.backends import DetectMultiBackend
 from models.runtimes.mobile_files import read_appended
-from utils import formats
+from utils.options import formats
 from utils.options.export import ExportOptions
 
 METADATA = {"stride": 16, "names": {0: "a", 1: "b"}, "task": "detect", "imgsz": [64, 96], "nms": False}

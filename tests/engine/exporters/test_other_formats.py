@@ -14,8 +14,8 @@ from engine.exporters.compare import measure
 from engine.exporters.folder import atomic_folder
 from models.runtimes.backends import DetectMultiBackend
 from utils.files import yaml_load
-from utils.formats import output_path, require
 from utils.options.export import ExportOptions
+from utils.options.formats import output_path, require
 
 METADATA = {"stride": 16, "names": {0: "a", 1: "b"}, "task": "detect", "imgsz": [64, 96], "nms": False}
 OPTIONS = ExportOptions(imgsz=(64, 96))

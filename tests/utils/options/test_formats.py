@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from utils.formats import EXPORTS, REFUSED, format_of, output_path, parse_include, require
 from utils.options.export import ExportOptions
+from utils.options.formats import EXPORTS, REFUSED, format_of, output_path, parse_include, require
 
 
 def test_options_of_the_table_are_fields_of_export_options():
