@@ -281,7 +281,7 @@ def _export_one(
         **settings: fields of `ExportOptions`.
 
     Returns:
-        The file, and None in the place of YOLOv5's second value.
+        The file, and None as YOLOv5's second value.
 
     Raises:
         ValueError: the export failed (YOLOv5 logs this and returns None twice).

@@ -81,7 +81,7 @@ def _take_modules() -> dict[str, ModuleType]:
 
 
 def _is_ours(package: str) -> bool:
-    """Tell whether the program gets our package, not one of its own or none, when it imports this name."""
+    """Return whether the program gets our package when it imports this name, not one of its own or none."""
     if package in sys.modules:
         file = getattr(sys.modules[package], "__file__", None)
     else:

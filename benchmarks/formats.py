@@ -53,7 +53,7 @@ def score(model: DetectMultiBackend, data: dict[str, Any], imgsz: int) -> tuple[
 
 
 def differ(model: DetectMultiBackend, reference: DetectMultiBackend, data: dict[str, Any], imgsz: int) -> Difference:
-    """Return the largest difference to PyTorch on the first 16 images of the validation split."""
+    """Return the largest difference from PyTorch on the first 16 images of the validation split."""
     loader, _ = create_dataloader(data["val"], imgsz, 1, model.stride, nc=data["nc"], workers=0)
     worst = Difference()
     with torch.inference_mode():

@@ -173,7 +173,7 @@ class CrossConv(nn.Module):
 class BottleneckCSP(nn.Module):
     """Cross-stage partial block of v3 (Wang et al., arXiv:1911.11929), with plain convolutions on both paths.
 
-    `leaky` is the slope of a LeakyReLU in the place of SiLU between them, 0.1 in YOLOv5 up to v6.0.
+    `leaky` is the slope of a LeakyReLU instead of SiLU between them, 0.1 in YOLOv5 up to v6.0.
     """
 
     def __init__(
@@ -432,7 +432,7 @@ class Concat(nn.Module):
 class MixConv2d(nn.Module):
     """Convolutions of several kernel sizes side by side (arXiv:1907.09595).
 
-    With `equal_ch` each size gets an equal share of the c2 channels; otherwise the shares give each size about equal
+    With `equal_ch` each size gets the same number of the c2 channels; otherwise the numbers give each size about equal
     weights.
     """
 
@@ -454,7 +454,7 @@ class MixConv2d(nn.Module):
         """
         n = len(k)
         if c2 < n:
-            raise ValueError(f"MixConv2d cannot share {c2} channels between the kernel sizes {list(k)}")
+            raise ValueError(f"MixConv2d cannot divide {c2} channels among the kernel sizes {list(k)}")
         if equal_ch:
             group = torch.linspace(0, n - 1e-6, c2, dtype=torch.float64).floor().long()
             return torch.bincount(group, minlength=n).tolist()

@@ -53,7 +53,7 @@ class Ensemble(nn.ModuleList):
         """Run a batch (B, C, H, W); the arguments are those of `DetectionModel.forward`.
 
         Returns:
-            Boxes (B, R1 + R2 + ..., 5 + nc), and None in the place of the raw maps.
+            Boxes (B, R1 + R2 + ..., 5 + nc), and None instead of the raw maps.
         """
         return torch.cat([model(x, augment, profile, visualize)[0] for model in self], 1), None
 

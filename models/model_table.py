@@ -61,7 +61,7 @@ def check_anchors(anchors: Any) -> None:
 
 
 def expand_anchors(anchors: Any, levels: int) -> list[list[float]]:
-    """Return one flat list of anchor sides per level; a number k stands for k placeholders (see AutoAnchor)."""
+    """Return one flat list of anchor sides per level; a number k means k placeholders (see AutoAnchor)."""
     check_anchors(anchors)
     if isinstance(anchors, int):
         return [list(range(anchors * 2))] * levels

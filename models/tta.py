@@ -14,7 +14,7 @@ VIEWS = ((1.0, False), (0.83, True), (0.67, False))  # scale of the sides, flipp
 
 
 def forward_augmented(forward: Callable[[Tensor], Tensor], images: Tensor, stride: int, levels: int) -> Tensor:
-    """Look at a batch at three sizes, one of them mirrored.
+    """Run a batch at three sizes, one of them mirrored.
 
     The coarsest level of the largest view and the finest level of the smallest one are left out: their objects are seen
     better by the other views.

@@ -73,7 +73,7 @@ class Detect(nn.Module):
     Attributes:
         grid, anchor_grid: for scripts that decode raw maps themselves: of each level, cell positions less 0.5 and
             anchors in pixels, (1, A, H, W, 2), of the last call in evaluation; empty before it.
-        dynamic: for scripts that set it before an export; every call makes its cell positions anew.
+        dynamic: for scripts that set it before an export; every call computes its cell positions.
     """
 
     dynamic = False
@@ -262,7 +262,7 @@ class _Parser:
         inputs = [self.width_of(index, i) for index in froms]
         n = max(round(n * self.gd), 1) if n > 1 else n
         if n > MAX_REPEATS:
-            raise ValueError(f"'number' stands for {n} blocks; at most {MAX_REPEATS} are built")
+            raise ValueError(f"'number' gives {n} blocks; at most {MAX_REPEATS} are built")
         args = resolve_args(args, self.d["nc"], self.d["anchors"])
         keywords = args.pop() if args and isinstance(args[-1], dict) else {}
         args, c2, stacked = self.arguments(row, inputs, n, args)
@@ -541,7 +541,7 @@ class DetectionModel(nn.Module):
     def set_window(self, windows: int | Sequence[int | Sequence[int]]) -> None:
         """Run the trained weights at another window, in place; the table `yaml` follows.
 
-        Nothing is learned anew: the networks of the position bias keep the scale of the window that they were trained
+        Nothing is trained again: the networks of the position bias keep the scale of the window that they were trained
         with, learned bias tables are interpolated. Call it before the optimizer or an average of the model is made.
 
         Args:

@@ -414,7 +414,7 @@ def test_evolution_by_optuna_goes_on_by_its_folder(tiny_dataset, hyp_file, tmp_p
     [
         ({"tuner": "optuna"}, "add --evolve N"),
         ({"evolve": 1, "storage": "sqlite:///x.db"}, "--storage sqlite:///x.db is for --tuner optuna"),
-        ({"resume_evolve": "nowhere"}, "--resume_evolve nowhere: no folder of an evolution"),
+        ({"resume_evolve": "nowhere"}, "--resume_evolve nowhere: not the folder of an evolution"),
         ({"evolve": 1, "evolve_population": "nowhere"}, "--evolve_population nowhere"),
     ],
 )

@@ -12,7 +12,7 @@ from torch.nn import SiLU as SiLU
 
 
 class FReLU(nn.Module):
-    """Funnel activation (arXiv:2007.11824): the larger of a value and a learned look at its surroundings.
+    """Funnel activation (arXiv:2007.11824): the larger of a value and a depth-wise convolution around it.
 
     Args:
         c1: channels.

@@ -265,7 +265,7 @@ class Annotator:
     ) -> None:
         array = np.asarray(im)
         if array.ndim != 3 or array.shape[2] != 3 or array.dtype != np.uint8:
-            raise ValueError(f"a image to draw on is (H, W, 3) uint8, got {array.shape} {array.dtype}")
+            raise ValueError(f"an image to draw on is (H, W, 3) uint8, got {array.shape} {array.dtype}")
         self.lw = line_width or max(round(sum(array.shape[:2]) / 2 * 0.003), 2)
         self.font_size = font_size or 5 * self.lw + 2
         self.bgr = bgr
@@ -291,7 +291,7 @@ class Annotator:
     ) -> None:
         """Draw a box and its label.
 
-        The label stands above the box, or inside it where the image ends; it is moved left and shortened with an
+        The label is above the box, or inside it where the image ends; it is moved left and shortened with an
         ellipsis where it would leave the image.
 
         Args:

@@ -129,7 +129,7 @@ def draw_perspective(
         rng: source of the eight numbers.
         degrees: largest rotation, degrees.
         translate: largest shift, fraction of the output side.
-        scale: largest change of the zoom: it lies in 1 - scale .. 1 + scale.
+        scale: largest change of the zoom, which is in 1 - scale .. 1 + scale.
         shear: largest shear, degrees.
         perspective: largest perspective, 1 / pixel; useful up to 0.001.
     """
@@ -259,7 +259,7 @@ def box_candidates(
     area_thr: float | np.ndarray = 0.1,
     eps: float = 1e-16,
 ) -> np.ndarray:
-    """Tell which boxes survived an augmentation.
+    """Return which boxes survive an augmentation.
 
     Args:
         box1: (4, M) xyxy before, already multiplied by the zoom.
@@ -316,7 +316,7 @@ def paste_copies(tile: Tile, chosen: Sequence[int]) -> Tile:
 
 
 def draw_mixup(rng: np.random.Generator) -> float:
-    """Draw the share of the first image, Beta(32, 32): near one half (arXiv:1710.09412, with a narrower law)."""
+    """Draw the fraction of the first image, Beta(32, 32): near one half (arXiv:1710.09412, with a narrower law)."""
     return float(rng.beta(32.0, 32.0))
 
 

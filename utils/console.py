@@ -180,7 +180,7 @@ class TryExcept(ContextDecorator):
 
 
 def notebook_init(verbose: bool = True) -> ModuleType | None:
-    """Say in a notebook what the machine has, and return IPython's `display` module, None without IPython.
+    """Log what the machine has, and return IPython's `display` module, None without IPython.
 
     Args:
         verbose: log the versions and the device.

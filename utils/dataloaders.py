@@ -189,7 +189,7 @@ class LoadImagesAndLabels(Dataset):
         return self.im_files
 
     def _fits_in_memory(self, prefix: str) -> bool:
-        """Tell whether all resized images fit into 90 % of the free memory (on Linux; elsewhere believe so)."""
+        """Return whether all resized images fit into 90 % of the free memory (on Linux; assumed elsewhere)."""
         need, free = self._cache_bytes(), free_memory()
         if free is None:
             return True
@@ -568,7 +568,7 @@ _LEFT_OUT = {
 
 
 def __getattr__(name: str) -> Any:
-    """Return a loader of inference; lazily, as the engine that reads images, videos and streams stands above utils."""
+    """Return a loader of inference; lazily, as the engine that reads images, videos and streams imports utils."""
     if name in _LEFT_OUT:
         raise ImportError(_LEFT_OUT[name].format(name))
     if name not in _ABOVE:

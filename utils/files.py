@@ -69,7 +69,7 @@ class _YamlLoader(yaml.SafeLoader):
         self.sizes: dict[int, int] = {}  # of the nodes that are complete: how many nodes an alias of them stands for
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node:
-        """Read one value, whatever it is, and count what it stands for."""
+        """Read one value, whatever it is, and count the values it expands to."""
         event = self.peek_event()
         before, self.depth = self.nodes, self.depth + 1
         if self.depth > MAX_YAML_DEPTH:
@@ -311,7 +311,7 @@ def naming(path: str | Path, temporary: Path | None = None) -> Iterator[None]:
 
     Args:
         path: what the user knows.
-        temporary: another name of it, which stands for `path` in messages.
+        temporary: another name of it, which messages replace with `path`.
 
     Raises:
         OSError: as in the block, of the same kind, with `filename` set.
@@ -405,7 +405,7 @@ def key_place(source: Any, key: Any) -> str:
     """Return `file:line` of a top-level key of a YAML file, for messages; the text of `source` if it is not found.
 
     Args:
-        source: the file, or what stands in messages where there is none.
+        source: the file, or what messages say where there is none.
         key: as in the mapping that `yaml_load` returned.
     """
     pattern = re.compile(rf"""["']?{re.escape(str(key))}["']?\s*:""")

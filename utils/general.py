@@ -1,6 +1,6 @@
-"""YOLOv5's address of its helpers: what has YOLOv5's form is passed on, thin functions stand where the form differs.
+"""YOLOv5's address of its helpers: what has YOLOv5's call form is re-exported, thin functions adapt the rest.
 
-For scripts that were written for YOLOv5. Nothing of this project imports it; the functions below stand on those of
+For scripts that were written for YOLOv5. Nothing of this project imports it; the functions below call those of
 other files, which new code imports directly. docs/coming-from-yolov5.md says what differs.
 """
 
@@ -76,7 +76,7 @@ LAZY = ("check_img_size", "make_divisible", "strip_optimizer", "save_one_txt")
 
 
 def __getattr__(name: str) -> Any:
-    """Return a name that stands on `models` or `engine`, which are above this package."""
+    """Return a name from `models` or `engine`, which import this package."""
     if name in ("check_img_size", "make_divisible"):
         from models import image_size  # noqa: PLC0415
 
@@ -404,7 +404,7 @@ def check_imshow(warn: bool = False) -> bool:
 
 
 def is_ascii(s: Any = "") -> bool:
-    """Whether a text, or what stands for it as text, has ASCII characters only."""
+    """Whether the text of a value has ASCII characters only."""
     return str(s).isascii()
 
 
@@ -506,7 +506,7 @@ def WorkingDirectory(new_dir: str | Path) -> Iterator[None]:
 
 @contextmanager
 def Timeout(seconds: int, *, timeout_msg: str = "", suppress_timeout_errors: bool = True) -> Iterator[None]:
-    """Break a block or function off after some seconds; on Windows, and outside the main thread, let it run on.
+    """Stop a block or function after some seconds; on Windows, and outside the main thread, let it run on.
 
     Args:
         seconds: how long it may take.

@@ -1,4 +1,4 @@
-"""YOLOv5's address of downloads up to 5.0; everything stands in `utils.downloads`."""
+"""YOLOv5's address of downloads up to 5.0; everything is in `utils.downloads`."""
 
 from typing import NoReturn
 

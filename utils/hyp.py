@@ -31,7 +31,7 @@ class Hyp:
     """Hyperparameters of one training. The defaults are those of hyp.scratch-low.yaml; values cannot be changed later.
 
     Raises:
-        ValueError: a value has the wrong type or lies outside of its range.
+        ValueError: a value has the wrong type or is out of range.
     """
 
     # Optimizer and schedule

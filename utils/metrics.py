@@ -52,7 +52,7 @@ def smooth(y: np.ndarray, f: float = 0.05) -> np.ndarray:
 def match_predictions(detections: Tensor, labels: Tensor, iouv: Tensor = IOU_THRESHOLDS) -> Tensor:
     """Decide at each IoU threshold which detections of one image are correct.
 
-    A detection stands for the one label of its class that it overlaps most. Among the detections that stand for a label
+    A detection is a candidate for the one label of its class that it overlaps most. Among the candidates for a label
     with an IoU of at least the threshold the first one is correct; the list being sorted by confidence, that is the
     most confident and not the one with the highest IoU. So each label makes at most one detection correct.
 
@@ -273,7 +273,7 @@ def bbox_iou(
         DIoU: see `utils.boxes.bbox_iou`.
         CIoU: see `utils.boxes.bbox_iou`.
         eps: see `utils.boxes.bbox_iou`.
-        x1y1x2y2: the keyword of YOLOv5 up to 6.1, which stands for `not xywh`.
+        x1y1x2y2: the keyword of YOLOv5 up to 6.1, which means `not xywh`.
 
     Returns:
         (N, 1); (N,) if `x1y1x2y2` is given.

@@ -77,18 +77,18 @@ def _check_arguments(
 ) -> None:
     """Raise ValueError for the first argument that cannot work."""
     if prediction.ndim != 3 or prediction.shape[2] < 6:
-        raise ValueError(f"prediction has shape {tuple(prediction.shape)}, needed is (images, rows, 5 + classes)")
+        raise ValueError(f"prediction has shape {tuple(prediction.shape)}, expected (images, boxes, 5 + classes)")
     for name, value in (("conf_thres", conf_thres), ("iou_thres", iou_thres)):
         if not 0 <= value <= 1:
-            raise ValueError(f"{name} is {value}, allowed is 0 to 1")
+            raise ValueError(f"{name} is {value}, but must be from 0 to 1")
     if max_det < 1:
-        raise ValueError(f"max_det is {max_det}, allowed is 1 or more")
+        raise ValueError(f"max_det is {max_det}, but must be at least 1")
     nc = prediction.shape[2] - 5
     for c in classes or ():
         if not 0 <= c < nc:
             raise ValueError(f"class {c} does not exist, the model has classes 0 to {nc - 1}")
     if len(labels) not in (0, len(prediction)):
-        raise ValueError(f"labels for {len(labels)} images were given with predictions of {len(prediction)}")
+        raise ValueError(f"labels for {len(labels)} images were given, but predictions of {len(prediction)}")
 
 
 def _labels_as_rows(labels: Tensor, no: int) -> Tensor:
@@ -277,7 +277,7 @@ def common_area(a: Tensor, b: Tensor) -> Tensor:
 
 
 def _falling(count: int, device: torch.device) -> Tensor:
-    """Return scores without ties for boxes that stand in their order."""
+    """Return scores without ties for boxes that are in their order."""
     return torch.arange(count, 0, -1, dtype=torch.float64, device=device)
 
 

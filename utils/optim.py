@@ -92,7 +92,7 @@ def describe_optimizer(name: str, optimizer: Optimizer) -> str:
 def lr_factor(epoch: float, epochs: int, lrf: float, cosine: bool = False) -> float:
     """Return the learning rate of `epoch` (0 is the first) as a fraction of lr0, falling from 1 towards `lrf`.
 
-    Linear: (1 - e/E)(1 - lrf) + lrf. Cosine: ((1 - cos(pi e/E)) / 2)(lrf - 1) + 1. The last epoch, E - 1, lies one step
+    Linear: (1 - e/E)(1 - lrf) + lrf. Cosine: ((1 - cos(pi e/E)) / 2)(lrf - 1) + 1. The last epoch, E - 1, is one step
     before `lrf`.
     """
     x = epoch / epochs

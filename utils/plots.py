@@ -53,7 +53,7 @@ STUDY_SIZES = tuple(range(256, 1536 + 1, 128))  # pixels, of `val.py --task stud
 
 
 def __getattr__(name: str) -> Any:
-    """Return YOLOv5's functions for plots that stand on the engine, which is above this file."""
+    """Return YOLOv5's functions for plots that are in the engine, which imports this file."""
     if name == "feature_visualization":
         from engine.results.feature_maps import feature_visualization  # noqa: PLC0415
 
@@ -186,7 +186,7 @@ def _saved_figure(file: str | Path, width: float, height: float, dpi: int = 150)
 
 
 def _legend(ax: Axes, handles: Sequence[Artist], texts: Sequence[str], size: float, **options: Any) -> None:
-    """Add a legend with one text per handle; matplotlib itself would leave out texts that begin with `_`."""
+    """Add a legend with one text per handle; matplotlib itself would omit texts that begin with `_`."""
     legend = ax.legend(handles, ["?"] * len(texts), frameon=False, fontsize=size, **options)
     _write(legend.get_texts(), texts, size)
 
@@ -309,7 +309,9 @@ def _read_results(file: Path) -> tuple[list[str], NDArray]:
         lines = [(reader.line_num, cells) for cells in reader if cells]
     header, rows = ([name.strip() for name in lines[0][1]], lines[1:]) if lines else ([], [])
     if len(header) <= max(RESULT_PANELS) or not rows:
-        raise ValueError(f"{file}: {len(rows)} epochs and {len(header)} columns; it takes 1 epoch and 11 columns")
+        raise ValueError(
+            f"{file}: {len(rows)} epochs and {len(header)} columns; at least 1 epoch and 11 columns are needed"
+        )
     return header, np.array([table_numbers(cells, len(header), f"{file}:{number}") for number, cells in rows])
 
 
@@ -328,7 +330,7 @@ def plot_results(file: str | Path = "results.csv", dir: str | Path = "") -> None
     """
     file = Path(dir) / "results.csv" if dir else Path(file)
     if not file.is_file():
-        raise FileNotFoundError(f"{file} does not exist; it is written by training, one row per epoch")
+        raise FileNotFoundError(f"{file} does not exist; training writes it, one row per epoch")
     files = sorted(file.parent.glob("results*.csv"))
     with _saved_figure(file.with_name("results.png"), 16, 7) as figure:
         panels = figure.subplots(2, 5).ravel()
@@ -465,7 +467,7 @@ def plot_confusion_matrix(
         names: class names by index.
         save_path: image file to write.
         normalize: divide each column by its sum; cells below 0.005 stay empty.
-        classes_per_cell: classes that a row or column stands for, see `metrics.ConfusionMatrix.blocks`; names are left
+        classes_per_cell: classes that a row or column represents, see `metrics.ConfusionMatrix.blocks`; names are left
             out if it is not 1.
 
     Raises:

@@ -444,7 +444,7 @@ class ModelEMA:
 
 
 class EarlyStopping:
-    """Tell when the fitness has not risen for `patience` epochs.
+    """Stop when the fitness has not risen for `patience` epochs.
 
     Args:
         patience: epochs without a rise after which to stop; 0 never stops.
@@ -543,7 +543,7 @@ def smart_resume(
 
 
 def smart_DDP(model: nn.Module) -> nn.parallel.DistributedDataParallel:
-    """Wrap a model for the processes that torchrun started; it stands on the device of this one."""
+    """Wrap a model for the processes that torchrun started; it is on the device of this one."""
     ids = [LOCAL_RANK] if next(model.parameters()).device.type == "cuda" else None
     return nn.parallel.DistributedDataParallel(model, device_ids=ids)
 

@@ -57,7 +57,7 @@ def check_file(
         else:
             check_difference(difference, precision, f"{title}, {name}")
         worst |= difference
-    LOGGER.info(f"{title}: largest difference to PyTorch {worst}")
+    LOGGER.info(f"{title}: largest difference from PyTorch {worst}")
     return worst
 
 

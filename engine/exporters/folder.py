@@ -11,7 +11,7 @@ from pathlib import Path
 
 @contextmanager
 def atomic_folder(folder: Path) -> Iterator[Path]:
-    """Let the block fill a new folder beside `folder`, then put it in the place of `folder`.
+    """Let the block fill a new folder beside `folder`, then replace `folder` with it.
 
     An older folder, or a link to one, is replaced only when the block has succeeded; after an error nothing is left of
     the new one. What a link points to stays as it is. Of several exports at the same time the last one to end stays.

@@ -1,7 +1,7 @@
 """Write CoreML, an extra that is not tested on a device: an ML program, the folder <stem>.mlpackage.
 
 The input `image` is an RGB image of fixed size, one at a time; CoreML divides it by 255 itself. The output `boxes` is
-(1, R, 5 + classes) `[xywh_net, objectness, class scores]`. Names and stride stand in the user-defined metadata, each
+(1, R, 5 + classes) `[xywh_net, objectness, class scores]`. Names and stride are in the user-defined metadata, each
 value as JSON. macOS 13, iOS 16 and newer run the file. CoreML computes on Apple's systems only, so the numbers are not
 compared with the model's: what is checked is that the written file has the expected input and output.
 """
@@ -56,7 +56,7 @@ def export_coreml(
         for part in inner.iterdir():
             part.rename(folder / part.name)
         inner.rmdir()
-    LOGGER.warning("CoreML: not compared with PyTorch, which needs an Apple device: test the file on one")
+    LOGGER.warning("CoreML: not compared with PyTorch: the file runs on Apple devices only, test it on one")
     return file
 
 

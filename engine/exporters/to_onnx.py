@@ -97,7 +97,7 @@ def trace(model: nn.Module, images: Tensor, options: ExportOptions, stride: int)
     """Turn the model into a graph.
 
     With dynamic sizes the example is not `images` but one large enough to have several windows on each axis of every
-    map: torch.export would take an axis of one window for a constant. It stands for any size, as nothing is computed.
+    map: torch.export would take an axis of one window for a constant. It represents any size, as nothing is computed.
 
     Args:
         model: see `export_onnx`.

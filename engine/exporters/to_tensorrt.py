@@ -1,6 +1,6 @@
 """Build a TensorRT engine from the ONNX file; TensorRT 10 and newer, on the machine and GPU it will run on.
 
-Written against NVIDIA's documentation of the Python API. The network is strongly typed: float16 and int8 stand in the
+Written against NVIDIA's documentation of the Python API. The network is strongly typed: float16 and int8 are in the
 ONNX file (`--half`, `--int8`), because TensorRT 11 has neither precision flags nor calibrators any more; in 10 the
 strong typing is a flag, in 11 there is nothing else. The written file has a head, see `utils/model_files/engine.py`.
 """
@@ -110,7 +110,7 @@ def build_engine(trt: Any, source: Path, options: ExportOptions, stride: int, ch
         timing = config.create_timing_cache(known)
         if not config.set_timing_cache(timing, False):
             raise ValueError(
-                f"{cache}: this timing cache is of another device or TensorRT version: give another --cache"
+                f"{cache}: this timing cache belongs to another device or TensorRT version: give another --cache"
             )
     engine = builder.build_serialized_network(network, config)
     if engine is None:
@@ -133,7 +133,7 @@ def profile_shapes(options: ExportOptions, stride: int, channels: int) -> list[t
 
 
 def fits(images: Tensor, options: ExportOptions) -> bool:
-    """Tell whether a dynamic engine of these options takes the images, float (B, C, H, W)."""
+    """Return whether a dynamic engine with these options takes the images, float (B, C, H, W)."""
     return images.shape[0] <= options.batch_size and max(images.shape[2:]) <= max(options.imgsz)
 
 

@@ -68,7 +68,7 @@ class LoadImages(_Loader):
         vid_stride: read every Nth frame of a video.
 
     Attributes:
-        files: N paths; `nf` is N and `video_flag` tells which are videos.
+        files: N paths; `nf` is N and `video_flag` says which are videos.
         mode: "image", from the first frame of a video on "video".
         count: files done.
         cap: the video that is being read; before that, the first one; None without videos.
@@ -197,7 +197,7 @@ def _addresses(sources: str | Path | Sequence[str]) -> list[str]:
 
 
 class LoadScreenshots(_Loader):
-    """Grab the screen again and again.
+    """Capture the screen repeatedly.
 
     Args:
         source: `screen [number] [left top width height]`; number 0, the default, means all monitors together.

@@ -46,7 +46,7 @@ def tile_grid(height: int, width: int, tile: int, overlap: float = 0.2) -> list[
 
 
 def cut_sides(boxes: Tensor, window: Window, shape: tuple[int, int]) -> Tensor:
-    """Tell which boxes reach an inner border of their tile, one that is not the border of the image.
+    """Return which boxes touch an inner border of their tile, one that is not the border of the image.
 
     Args:
         boxes: (D, 4 or more) `xyxy` in pixels of the image.

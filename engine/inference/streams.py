@@ -263,7 +263,7 @@ class Streams(Source):
 
 
 class Screen(Source):
-    """Grab the screen, or a part of it, again and again.
+    """Capture the screen, or a part of it, repeatedly.
 
     Args:
         monitor: 0 for all monitors together, 1 for the first, ...
@@ -295,7 +295,7 @@ class Screen(Source):
         try:
             return (getattr(mss, "MSS", None) or mss.mss)()
         except mss.ScreenShotError as error:
-            raise OSError(f"the screen cannot be grabbed: {error}. Is there a display?") from None
+            raise OSError(f"the screen cannot be captured: {error}. Is there a display?") from None
 
     def _find_area(self, grabber: Any) -> dict[str, int]:
         monitors = grabber.monitors

@@ -100,7 +100,7 @@ class VideoFile:
         self._written += 1
 
     def close(self) -> None:
-        """Finish the file, without this it does not play, and look at it: OpenCV's writer reports no error.
+        """Finish the file, which does not play otherwise, and verify it: OpenCV's writer reports no errors.
 
         Raises:
             OSError: not all frames are in the file.

@@ -82,7 +82,7 @@ def save_features(maps: Tensor, file: Path, channels: int = CHANNELS) -> None:
 def feature_visualization(
     x: Tensor, module_type: str, stage: int, n: int = CHANNELS, save_dir: str | Path = "runs/detect/exp"
 ) -> None:
-    """Save a feature map in YOLOv5's form, whose address `utils.plots.feature_visualization` leads here.
+    """Save a feature map in YOLOv5's call form; `utils.plots.feature_visualization` is this function.
 
     Args:
         x: (B, C, H, W); one of 1 x 1 cells, or of a layer "Detect", is not saved.
@@ -104,7 +104,7 @@ def feature_picture(features: NDArray) -> NDArray:
         features: (C, H, W) float.
 
     Returns:
-        (H2, W2, 3) BGR uint8; a channel without differences is dark, white lines stand between channels.
+        (H2, W2, 3) BGR uint8; a constant channel is dark, white lines separate the channels.
     """
     shown = features.astype(np.float32)
     low, high = shown.min((1, 2), keepdims=True), shown.max((1, 2), keepdims=True)

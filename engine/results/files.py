@@ -176,7 +176,7 @@ class JsonFile:
 class CsvFile:
     """Write a table with one row per box, best last: name of the image, of the class, confidence with two decimals.
 
-    Names that a spreadsheet would compute stand after an apostrophe, see `utils.text.csv_cell`.
+    Names that a spreadsheet would compute begin with an apostrophe, see `utils.text.csv_cell`.
     Rows that an earlier run left there stay, unless they are of one of the images of this run.
 
     Args:

@@ -157,7 +157,7 @@ class Summary:
             folder: where results were saved, None for nowhere.
         """
         if self.source.left_out:
-            LOGGER.warning(f"not read, as their suffixes belong to neither images nor videos: {self.source.left_out}")
+            LOGGER.warning(f"skipped, as their suffixes belong to neither images nor videos: {self.source.left_out}")
         if not self.frames:
             LOGGER.warning("nothing was read")
             return

@@ -201,7 +201,7 @@ def _hex(color: Color) -> str:
 
 
 def _json(data: Any) -> str:
-    """Write JSON in ASCII that can stand in a script element: no `<` ends or opens anything there."""
+    """Write JSON in ASCII that is safe in a script element: no `<` ends or opens anything there."""
     text = json.dumps(data, separators=(",", ":"), allow_nan=False)
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 

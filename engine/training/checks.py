@@ -103,7 +103,7 @@ def choose_evolution(options: TrainOptions) -> TrainOptions:
         folder = (folder if folder.is_dir() else folder.parent).resolve()
         if not any((folder / file).is_file() for file in ("evolve.csv", "study.db")):
             raise FileNotFoundError(
-                f"--resume_evolve {options.resume_evolve}: no folder of an evolution with evolve.csv"
+                f"--resume_evolve {options.resume_evolve}: not the folder of an evolution, it has no evolve.csv"
             )
         options = replace(
             options, project=str(folder.parent), name=folder.name, exist_ok=True, evolve=options.evolve or 300

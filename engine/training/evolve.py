@@ -125,13 +125,13 @@ class EvolutionRecord:
                 header = [cell.strip() for cell in next(reader, [])]
                 rows = [(reader.line_num, cells) for cells in reader]
             if tuple(header[: len(RESULTS)]) != RESULTS:
-                raise ValueError(f"{self.file}: not the results of an evolution: it begins with {header[:1]}")
+                raise ValueError(f"{self.file}: not the table of an evolution: it begins with {header[:1]}")
             for number, cells in rows:
                 values = table_numbers(cells, len(header), f"{self.file}:{number}")
                 self.rows.append(dict(zip(header, values, strict=True)))
 
     def add(self, results: Sequence[float], genes: Mapping[str, float], base: Hyp) -> None:
-        """Record a generation and write the files anew.
+        """Record a generation and rewrite the files.
 
         Args:
             results: `RESULTS`.
@@ -163,7 +163,7 @@ class EvolutionRecord:
         return int(score.argmax())
 
     def write_best(self, best: int, base: Hyp) -> None:
-        """Write the hyperparameters of generation `best`, with its results as remarks above them."""
+        """Write the hyperparameters of generation `best`, with its results as comments above them."""
         row = self.rows[best]
         file = self.file.with_name("hyp_evolve.yaml")
         yaml_save(file, base.to_dict() | {name: value for name, value in row.items() if name in GENES})
@@ -174,7 +174,7 @@ class EvolutionRecord:
 
 
 def plot_evolve(evolve_csv: str | Path = "evolve.csv") -> None:
-    """Draw evolve.png beside the table of an evolution; at YOLOv5's address `utils.plots.plot_evolve` too.
+    """Draw evolve.png beside the table of an evolution; `utils.plots.plot_evolve` is this function.
 
     Raises:
         FileNotFoundError: no such table, or no generation in it.

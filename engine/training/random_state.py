@@ -32,7 +32,7 @@ def rng_state() -> dict[str, Any]:
 
 
 def set_rng_state(state: Mapping[str, Any]) -> None:
-    """Put back what `rng_state` returned; CUDA states beyond the devices of this machine are left out."""
+    """Restore what `rng_state` returned; CUDA states beyond the devices of this machine are left out."""
     version, words, gauss = state["python"]
     random.setstate((version, tuple(words), gauss))
     n = state["numpy"]
@@ -42,7 +42,7 @@ def set_rng_state(state: Mapping[str, Any]) -> None:
 
 
 def set_torch_rng_state(state: Mapping[str, Any]) -> None:
-    """Put back the entries `torch` and `cuda` of `rng_state`; CUDA states beyond the devices here are left out."""
+    """Restore the entries `torch` and `cuda` of `rng_state`; CUDA states beyond the devices here are left out."""
     torch.set_rng_state(state["torch"].cpu())
     devices = torch.cuda.device_count() if torch.cuda.is_available() else 0
     for i, cuda_state in enumerate(state["cuda"][:devices]):

@@ -273,7 +273,7 @@ def freeze_layers(model: DetectionModel, freeze: Sequence[int | str]) -> list[nn
         The frozen layers; keep them in evaluation mode so that their batch statistics do not change either.
 
     Raises:
-        ValueError: a number is not a row of the model, or `backbone` stands beside others.
+        ValueError: a number is not a layer of the model, or `backbone` is combined with others.
     """
     if "backbone" in freeze:
         if len(freeze) > 1:
@@ -292,7 +292,7 @@ def freeze_layers(model: DetectionModel, freeze: Sequence[int | str]) -> list[nn
 
 
 def has_placeholder_anchors(model: DetectionModel) -> bool:
-    """Whether the anchors are still the numbers 0, 1, 2, ... that stand for `anchors: 3` in a model file."""
+    """Whether the anchors are still the numbers 0, 1, 2, ... that `anchors: 3` in a model file produces."""
     head = model.detect
     pixels = (head.anchors * head.stride.view(-1, 1, 1)).flatten(1)
     return bool((pixels == torch.arange(pixels.shape[1], device=pixels.device)).all())

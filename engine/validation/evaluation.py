@@ -227,7 +227,7 @@ def log_table(tally: Tally, result: ApResult, names: Mapping[int, str], every_cl
 
 
 def run_val_batch_callbacks(callbacks: Callbacks, i: int, batch: Batch, names: Mapping[int, str]) -> None:
-    """Tell that batch `i` and each of its images are done, with the arguments that YOLOv5's actions take."""
+    """Report that batch `i` and each of its images are done, with the arguments that YOLOv5's actions take."""
     for image, pred, result in zip(batch.images, batch.found, batch.results, strict=True):
         callbacks.run("on_val_image_end", pred, result.detections, Path(result.path), names, image)
     paths, shapes = zip(*((result.path, (result.shape, None)) for result in batch.results), strict=True)

@@ -1,4 +1,4 @@
-"""Run a detector from any of its files: one small class per run time behind one interface.
+"""Run a detector from any of its files: one small class per runtime behind one interface.
 
 Every run time takes images (B, 3, H, W), floats 0..1, and gives boxes (B, R, 5 + nc) float32 `[xywh_net, objectness,
 scores 0..1]`.
@@ -98,7 +98,7 @@ class DetectMultiBackend(nn.Module):
 
     Args:
         weights: file or folder, or several .pt files that are run as one ensemble. An OpenVINO folder may also be named
-            by its .xml file. A name of official weights stands for their file (`find_weights`).
+            by its .xml file. A name of official weights means their file (`find_weights`).
         device: where to compute.
         dnn: run .onnx files in OpenCV instead of ONNX Runtime.
         data: dataset YAML with the class names, for files that hold none; not read otherwise.
@@ -149,7 +149,7 @@ class DetectMultiBackend(nn.Module):
         for flag, argument in FLAGS.items():
             setattr(self, flag, argument == kind)
         if dnn and kind != "onnx":
-            raise ValueError(f"OpenCV (dnn) runs .onnx files only, not {files[0]}: leave --dnn out")
+            raise ValueError(f"OpenCV (dnn) runs .onnx files only, not {files[0]}: remove --dnn")
         if window and not self.pt:
             raise ValueError(f"{files[0]}: its windows are fixed; only those of a checkpoint (.pt) can be changed")
         self.weights, self.w, self.dnn, self.data, self.fuse = weights, str(files[0]), dnn, data, fuse
@@ -174,14 +174,14 @@ class DetectMultiBackend(nn.Module):
     def _open_exported(self, file: Path, kind: str, fp16: bool) -> None:
         if kind not in RUNTIMES:
             raise ValueError(
-                f"{file}: {FORMATS[kind].name} files run on Apple's systems, in programs of their own, not here: use "
+                f"{file}: {FORMATS[kind].name} files run on Apple devices only: use "
                 "the checkpoint (.pt), or export.py --include onnx"
             )
         self.backend = (OpenCvBackend if self.dnn else RUNTIMES[kind])(existing(file), self._device)
         if self.jit:
             self.model = self.backend.module
         if fp16 and not self.fp16:
-            LOGGER.warning(f"{file}: --half is not followed, this file computes in float32: export with --half")
+            LOGGER.warning(f"{file}: --half is ignored, as this file computes in float32: export it with --half")
 
     @property
     def device(self) -> torch.device:
@@ -202,10 +202,10 @@ class DetectMultiBackend(nn.Module):
             blank = torch.zeros(self.batch_size or 1, 3, *size, device=self._device)
             classes = self.backend(blank).shape[2] - 5
         if names and classes and len(names) != classes:
-            raise ValueError(f"{file}: it gives scores of {classes} classes, but {data} names {len(names)}")
+            raise ValueError(f"{file}: it outputs scores for {classes} classes, but {data} names {len(names)}")
         if names is None:
             if classes is None:
-                raise ValueError(f"{file}: it says neither names nor number of its classes: give --data")
+                raise ValueError(f"{file}: it holds neither the names nor the number of its classes: give --data")
             LOGGER.warning(f"{file}: it holds no class names, they are called class0, class1, ...: give --data")
             names = {i: f"class{i}" for i in range(classes)}
         self.backend.nc = len(names)

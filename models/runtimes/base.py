@@ -119,7 +119,7 @@ class Runtime:
     ) -> None:
         self.file, self.device = file, device
         if not isinstance(metadata, Mapping):
-            raise ValueError(f"{file}: its metadata are a {type(metadata).__name__}, expected keys and values")
+            raise ValueError(f"{file}: its metadata is a {type(metadata).__name__}, expected keys and values")
         self.metadata = {str(key): parse_value(value) for key, value in metadata.items()}
         self.end2end = self.metadata.get("nms") is True
         self.half = self.metadata.get("half") is True
@@ -132,7 +132,7 @@ class Runtime:
         self.imgsz = (height, width) if height and width else None
         found = None if self.end2end or not columns else columns - 5
         if found is not None and self.names and len(self.names) != found:
-            raise ValueError(f"{file}: it has the names of {len(self.names)} classes, but gives scores of {found}")
+            raise ValueError(f"{file}: it has the names of {len(self.names)} classes, but outputs scores for {found}")
         self.nc = len(self.names) if self.names else found
         if self.end2end and not self.names:
             raise ValueError(f"{file}: NMS inside, but no class names in its metadata: export it again with export.py")
@@ -178,7 +178,7 @@ class Runtime:
             ValueError: a size that the file does not take, or `augment`.
         """
         if augment:
-            raise ValueError(f"{self.file}: test-time augmentation needs a checkpoint (.pt): leave --augment out")
+            raise ValueError(f"{self.file}: test-time augmentation needs a checkpoint (.pt): remove --augment")
         height, width = images.shape[2:]
         self.check_size((height, width))
         images = images.float()
@@ -210,7 +210,7 @@ class Runtime:
         if not fits or (self.end2end and (counts is None or counts.numel() != count)):
             expected = f"({count}, boxes, {columns or '5 + classes'}){' and their number' if self.end2end else ''}"
             given = shape or type(found).__name__
-            raise ValueError(f"{self.file}: no YOLOv5 detector, it gives {given}, expected {expected}")
+            raise ValueError(f"{self.file}: not a YOLOv5 detector: its outputs are {given}, expected {expected}")
 
     def check_size(self, size: tuple[int, int]) -> None:
         """Raise ValueError unless the file takes images of this height and width."""

@@ -48,7 +48,7 @@ class NcnnBackend(Runtime):
         for read, ending in ((self.network.load_param, ".param"), (self.network.load_model, ".bin")):
             found = sorted(path for path in file.glob(f"*{ending}") if path.is_file())
             if not found:
-                raise FileNotFoundError(f"{file}: no {ending} file of ncnn in it")
+                raise FileNotFoundError(f"{file}: it contains no {ending} file of ncnn")
             if read(str(found[0])):
                 raise ValueError(f"{found[0]}: ncnn cannot read it")
         super().__init__(file, device, metadata)
@@ -80,12 +80,14 @@ def read_appended(file: Path) -> dict:
             if entry is None:
                 return {}
             if entry.file_size > LARGEST_NOTES:
-                raise ValueError(f"{file}: its entry {entry.filename!r} has {entry.file_size} bytes, too many of them")
+                raise ValueError(
+                    f"{file}: its entry {entry.filename!r} has {entry.file_size} bytes, which is too large"
+                )
             found = parse_value(archive.read(entry).decode("utf-8", "replace"))
     except (*BROKEN, OSError) as e:  # the last: an entry before the beginning of the file
         raise ValueError(f"{file}: the archive at its end is damaged: {e}") from e
     if not isinstance(found, dict):
-        raise ValueError(f"{file}: its entry {entry.filename!r} is no mapping, found {str(found)[:80]!r}")
+        raise ValueError(f"{file}: its entry {entry.filename!r} is not a mapping, found {str(found)[:80]!r}")
     return found
 
 

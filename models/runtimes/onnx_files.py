@@ -61,7 +61,7 @@ class OnnxRuntimeBackend(Runtime):
             self.session = onnxruntime.InferenceSession(str(file), options, providers=providers)
         sources, targets = self.session.get_inputs(), self.session.get_outputs()
         if not sources or not targets:
-            raise ValueError(f"{file}: no detector, it has {len(sources)} inputs and {len(targets)} outputs")
+            raise ValueError(f"{file}: not a detector: it has {len(sources)} inputs and {len(targets)} outputs")
         self.input, self.dtype = sources[0].name, np.float16 if sources[0].type == "tensor(float16)" else np.float32
         self.outputs = [output.name for output in targets]
         shape = image_axes([fixed(axis) for axis in sources[0].shape], file)
@@ -111,7 +111,7 @@ class OpenCvBackend(Runtime):
         data = file.read_bytes()
         if EXTERNAL.search(data):
             raise ValueError(
-                f"{file}: has weights in other files, which OpenCV would read from any path: leave --dnn out, or write "
+                f"{file}: has weights in other files, which OpenCV would read from any path: remove --dnn, or write "
                 "one file with onnx.save(onnx.load(file), file)"
             )
         metadata, shape, columns = self._describe(file, data)
@@ -120,7 +120,7 @@ class OpenCvBackend(Runtime):
         super().__init__(file, device, metadata, shape, columns)
         self.hint = "" if self.imgsz else ": export it again without --dynamic"
         if self.end2end:
-            raise ValueError(f"{file}: was exported with --nms, which OpenCV cannot run: leave --dnn out")
+            raise ValueError(f"{file}: was exported with --nms, which OpenCV cannot run: remove --dnn")
 
     @staticmethod
     def _describe(file: Path, data: bytes) -> tuple[dict[str, str], Axes, int | None]:

@@ -65,7 +65,7 @@ def find_xml(file: Path) -> Path:
         return file
     found = sorted(file.glob("*.xml"))
     if not found:
-        raise FileNotFoundError(f"{file}: no .xml file of an OpenVINO network in it")
+        raise FileNotFoundError(f"{file}: it contains no .xml file of an OpenVINO network")
     if len(found) > 1:
         raise ValueError(f"{file}: several networks, name one: {', '.join(map(str, found))}")
     return found[0]

@@ -19,7 +19,7 @@ class TensorRtBackend(Runtime):
     of their own, ordered with the caller's by events.
 
     Args:
-        file: .engine file; its metadata stand before the engine.
+        file: .engine file; its metadata precedes the engine.
         device: a CUDA device.
 
     Raises:
@@ -35,7 +35,7 @@ class TensorRtBackend(Runtime):
         import tensorrt  # noqa: PLC0415, optional
 
         if int(tensorrt.__version__.partition(".")[0]) < 10:
-            raise ValueError(f"{file}: needs TensorRT 10 or newer, this is {tensorrt.__version__}")
+            raise ValueError(f"{file}: TensorRT 10 or newer is needed, this is {tensorrt.__version__}")
         metadata, data = read_engine(file)
         self.logger = tensorrt.Logger(tensorrt.Logger.WARNING)
         self.runtime = tensorrt.Runtime(self.logger)  # must live as long as the engine
@@ -89,7 +89,7 @@ class TensorRtBackend(Runtime):
             raise ValueError(f"{self.file}: TensorRT refuses images of shape {shape}")
 
     def check_size(self, size: tuple[int, int]) -> None:
-        """See `Runtime.check_size`; also refuse what lies outside of the profile."""
+        """See `Runtime.check_size`; also refuse sizes outside the profile."""
         super().check_size(size)
         if not all(low <= n <= high for low, n, high in zip(self.least[2:], size, self.largest[2:], strict=True)):
             ranges = " x ".join(f"{low}..{high}" for low, high in zip(self.least[2:], self.largest[2:], strict=True))

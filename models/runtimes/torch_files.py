@@ -64,7 +64,7 @@ class Pt2Backend(Runtime):
             nodes.get(next(iter(names), None)) for names in (signature.user_inputs, signature.user_outputs)
         )
         if not isinstance(source, Tensor) or not isinstance(target, Tensor) or not target.ndim:
-            raise ValueError(f"{file}: no detector, its first input or output is no tensor")
+            raise ValueError(f"{file}: not a detector: its first input or output is not a tensor")
         axes = image_axes([axis if isinstance(axis, int) else None for axis in source.shape], file)
         last = target.shape[-1]
         super().__init__(file, device, metadata, axes, last if isinstance(last, int) else None)

@@ -1,4 +1,4 @@
-"""Run a Swin V2 block without gradients on a CPU, a few windows at a time, so that all between stays in the cache.
+"""Run a Swin V2 block without gradients on a CPU, a few windows at a time, so that intermediate values stay in the cache.
 
 The published form writes and reads nine maps of the block's size and two of four times that; here a map is read once
 in the order of the windows (padding and roll are in the index) and written once. Windows with forbidden pairs come
@@ -26,7 +26,7 @@ TOKENS = 2048  # worked on at a time; measured best from 64 to 512 channels (ben
 
 
 class Plan(NamedTuple):
-    """Where the windows of one map lie.
+    """The positions of the windows of one map.
 
     Attributes:
         places: int64 (K, N), the token of the map (0 to T - 1, row by row) at each place, T where it is padding.
@@ -69,7 +69,7 @@ def index_batch(index: Tensor, batch: int, tokens: int) -> Tensor:
 
 
 def applies(block: Any, x: Tensor) -> bool:
-    """Whether `run_block` can stand in for the forward of a `SwinV2Block` on this input."""
+    """Whether `run_block` can replace the forward of a `SwinV2Block` on this input."""
     attn = block.attn
     return (
         not torch.is_grad_enabled()

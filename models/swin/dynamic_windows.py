@@ -13,7 +13,7 @@ def window_tables(
 ) -> tuple[tuple[Tensor, Tensor], Tensor, tuple[Tensor, Tensor], Tensor]:
     """Make what `gather_windows` and `ungather_windows` index with, for a map whose size is a symbol.
 
-    Only tensors are computed and no axis is ever split or merged: this form stands in graphs that `torch.export` traces
+    Only tensors are computed and no axis is ever split or merged: this form is for graphs that `torch.export` traces
     with dynamic height and width. A comparison of sizes in Python would be decided there once and for all, and sizes of
     views would cost minutes of symbolic arithmetic. The shift is 0 on each axis that a single window covers.
 

@@ -38,7 +38,7 @@ class CachedConstant(Protocol[P, C]):
 def cached_constant(build: Callable[P, C], size: int = 64) -> CachedConstant[P, C]:
     """Keep the last `size` results of a function that makes a constant, a tensor or a tuple of some.
 
-    Arguments are hashable. The cache lies outside every module, so no state dict, deep copy or exponential average ever
+    Arguments are hashable. The cache is outside every module, so no state dict, deep copy or exponential average ever
     sees it. It is by-passed while a graph is traced, and fake tensors are never stored. Constants are made outside
     inference mode, so that a later training step may save them for its backward pass.
     """
@@ -138,7 +138,7 @@ def _axis_codes(length: int, padded: int, window: int, shift: int, device: torch
 def build_window_mask(
     height: int, width: int, window: tuple[int, int], shift: tuple[int, int], mask_padding: bool, device: torch.device
 ) -> Tensor:
-    """Say which tokens of a window may not attend to which after padding (bottom, right) and rolling by -shift.
+    """Mark which tokens of a window may not attend to which after padding (bottom, right) and rolling by -shift.
 
     A key is blocked when it comes from the other side of the rolled map or, with `mask_padding`, when it is padding. A
     token is never blocked from itself, so that every row of the softmax has a term (rows of padded queries are cropped

@@ -106,7 +106,7 @@ def save_checkpoint(path: str | Path, ckpt: Mapping[str, Any]) -> None:
         filled["git"] = git_describe()
     if filled.keys() != FIELDS.keys():
         missing, unknown = sorted(FIELDS.keys() - filled.keys()), sorted(filled.keys() - FIELDS.keys())
-        raise ValueError(f"{path}: a checkpoint lacks {missing} and does not know {unknown}")
+        raise ValueError(f"{path}: wrong entries of a checkpoint: missing {missing}, unknown {unknown}")
     filled |= {key: without_counters(filled[key]) for key in ("model", "ema") if isinstance(filled[key], Mapping)}
     content = {key: plain(filled[key], "a checkpoint", key, (Tensor,)) for key in FIELDS}
     try:
@@ -130,7 +130,9 @@ def _follow(path: Path) -> Path:
     if target.exists():
         with open_regular(target) as file:
             if not file.read(4).startswith(b"PK"):
-                raise FileExistsError(errno.EEXIST, f"a link to {target}, which is no checkpoint: remove it", str(path))
+                raise FileExistsError(
+                    errno.EEXIST, f"a link to {target}, which is not a checkpoint: remove it", str(path)
+                )
     return target
 
 
@@ -166,7 +168,7 @@ def load_checkpoint(path: str | Path, device: str | torch.device = "cpu") -> dic
     except (DamagedError, RefusedError) as e:
         raise type(e)(f"{path}: {e}") from None
     if not isinstance(ckpt, dict) or not isinstance(ckpt.get("format"), int):
-        raise ValueError(f"{path}: a PyTorch file, but no checkpoint of this program (no entry 'format')")
+        raise ValueError(f"{path}: a PyTorch file, but not a checkpoint of this program (no entry 'format')")
     if ckpt["format"] > FORMAT:
         version = ckpt["version"][:20] if isinstance(ckpt.get("version"), str) else "?"
         raise ValueError(

@@ -1,4 +1,4 @@
-"""Class names as they stand in checkpoints and exported files."""
+"""Class names in checkpoints and exported files."""
 
 import ast
 import json
@@ -39,7 +39,7 @@ def parse_names(value: Any, source: str | Path) -> dict[int, str] | None:
 
 
 def fit_names(value: Any, nc: int, source: str | Path) -> dict[int, str]:
-    """Return class number to name for the `nc` classes of a checkpoint, whose weights tell how many there are.
+    """Return class number to name for the `nc` classes of a checkpoint, whose weights determine how many there are.
 
     A warning names classes without a name, which are called class7 after their number, and of names without a class.
 

@@ -113,15 +113,15 @@ def strip_prefixes(key: str) -> str:
 
 
 def layout_of(state: Mapping[str, Tensor], source: str) -> str:
-    """Tell by its keys how a file names its tensors: torchvision, timm or Microsoft.
+    """Return the layout of a file by its tensor names: torchvision, timm or Microsoft.
 
     Raises:
         ValueError: it is Swin V1, timm's swinv2_cr, or something else.
     """
     if any(key.endswith("relative_position_bias_table") for key in state):
-        raise ValueError(f"{source}: these are weights of Swin V1, another function; this needs Swin V2")
+        raise ValueError(f"{source}: these are weights of Swin V1, another architecture; Swin V2 is needed")
     if any(".meta_mlp." in key or key.endswith("attn.tau") for key in state):
-        raise ValueError(f"{source}: these are weights of timm's swinv2_cr, another function; this needs swinv2_*")
+        raise ValueError(f"{source}: these are weights of timm's swinv2_cr, another architecture; swinv2_* is needed")
     if "features.0.0.weight" in state and "features.1.0.attn.logit_scale" in state:
         return "torchvision"
     if "patch_embed.proj.weight" in state and "layers.0.blocks.0.attn.logit_scale" in state:
@@ -254,7 +254,7 @@ def load_published(model: DetectionModel, published: Published) -> Report:
     unexpected = [n for n in state if n not in keys] + published.unknown
     if wrong or needed:
         raise ValueError(
-            f"{published.source}: these weights are of widths / depths {_size(state)}, but the model has "
+            f"{published.source}: these weights have the widths / depths {_size(state)}, but the model has "
             f"{_size(own, keys)} ({(wrong + needed)[0]} does not fit); choose the matching models/yolov5-swinv2*.yaml"
         )
     for name, key in keys.items():

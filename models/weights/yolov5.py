@@ -8,7 +8,7 @@ go on from it.
 Older releases differ in ways that the tensors do not show:
 - activations of Conv: LeakyReLU(0.1) in v3.0, Hardswish in v3.1, SiLU since v4.0, then also the key `activation`;
 - BottleneckCSP: LeakyReLU(0.1) between its parts up to v6.0, SiLU since;
-- Conv and DWConv had no dilation up to v6.2, so that their last argument stands one place further left;
+- Conv and DWConv had no dilation up to v6.2, so that their last argument is one position further left;
 - class names were a list up to v6.2; the anchors were stored a second time, in pixels, up to v5.0.
 """
 
@@ -117,7 +117,9 @@ def _take_out(file: InertFile) -> Foreign:
     if isinstance(model, Record) and model.kind == "DistributedDataParallel":
         model = _part(model, "_modules").get("module")
     if not isinstance(model, Record):
-        raise ValueError("no YOLOv5 checkpoint: the entry 'model' is no model (weights alone do not tell their layers)")
+        raise ValueError(
+            "not a YOLOv5 checkpoint: the entry 'model' is not a model (weights alone do not define the layers)"
+        )
     if model.name in OTHER_TASKS:
         raise ValueError(f"a {OTHER_TASKS[model.name]} checkpoint; this project detects: give a detection model")
     if model.name not in MODELS:
@@ -214,7 +216,7 @@ def _plain(value: Any, memory: Budget, depth: int = 0) -> Any:
 
 
 def _stride(file: InertFile, model: Record, head: Record) -> list[float]:
-    """Read the pixels per cell of each level from the model or its head, whose buffer it is in models of ours."""
+    """Read the pixels per cell of each level from the model or its head, a buffer of the head in models of this project."""
     for values in (model.state, head.state, _part(head, "_buffers")):
         lazy = values.get("stride")
         if isinstance(lazy, LazyTensor) and len(lazy.size) == 1 and lazy.size[0] <= MAX_LEVELS:
@@ -231,7 +233,7 @@ def _modern_table(table: dict[str, Any], records: Mapping[str, Record], state: M
     parts = [table.get("backbone") or [], table.get("head") or []]
     rows = [row for part in parts if isinstance(part, list) for row in part]
     if type(table.get("nc")) is not int or not all(isinstance(r, list) and len(r) == 4 for r in rows):
-        raise ValueError("the table 'yaml' lacks nc, or a row is not [from, number, module, args]")
+        raise ValueError("the table 'yaml' lacks nc, or a layer is not [from, number, module, args]")
     table.setdefault("ch", 3)
     if not table.get("activation") and (text := _activation(records)):
         table["activation"] = text
@@ -296,17 +298,17 @@ def fit_state(foreign: Foreign, model: nn.Module) -> dict[str, Tensor]:
     missing, extra = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
     if missing or extra:
         raise ValueError(
-            f"the table makes another model: {_some(missing)} missing in the file, {_some(extra)} too many"
+            f"the table defines another model: {_some(missing)} missing in the file, {_some(extra)} unexpected"
         )
     if foreign.stride != model.stride.tolist():
         raise ValueError(f"the strides are {foreign.stride} in the file, {model.stride.tolist()} here")
     shapes = [key for key, value in state.items() if value.shape != own[key].shape]
     if shapes:
         key = shapes[0]
-        raise ValueError(f"{key} has the shape {tuple(state[key].shape)}, but its table makes {tuple(own[key].shape)}")
+        raise ValueError(f"{key} has the shape {tuple(state[key].shape)}, but its table gives {tuple(own[key].shape)}")
     differing = list(_differences(foreign.records, model, fused))
     if differing:
-        raise ValueError(f"the table makes another model: {_some(differing)}")
+        raise ValueError(f"the table defines another model: {_some(differing)}")
     return {key: state[key] for key in own}
 
 

@@ -288,12 +288,12 @@ def test_half_precision_is_computed_in_single():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"conf_thres": 1.5}, r"conf_thres is 1.5, allowed is 0 to 1"),
-        ({"iou_thres": -0.1}, r"iou_thres is -0.1, allowed is 0 to 1"),
-        ({"conf_thres": math.nan}, r"conf_thres is nan, allowed is 0 to 1"),
-        ({"max_det": 0}, r"max_det is 0, allowed is 1 or more"),
+        ({"conf_thres": 1.5}, r"conf_thres is 1.5, but must be from 0 to 1"),
+        ({"iou_thres": -0.1}, r"iou_thres is -0.1, but must be from 0 to 1"),
+        ({"conf_thres": math.nan}, r"conf_thres is nan, but must be from 0 to 1"),
+        ({"max_det": 0}, r"max_det is 0, but must be at least 1"),
         ({"classes": [3]}, r"class 3 does not exist, the model has classes 0 to 2"),
-        ({"labels": [torch.zeros(0, 5)]}, r"labels for 1 images were given with predictions of 2"),
+        ({"labels": [torch.zeros(0, 5)]}, r"labels for 1 images were given, but predictions of 2"),
     ],
 )
 def test_wrong_settings(settings, message):

@@ -1,6 +1,6 @@
 """Datasets: their YAML, images, labels in each format, caches, lists, sampling and converters.
 
-Up to 6.1 this was YOLOv5's file of data loaders, so its names are answered too, from where they stand now.
+Up to 6.1 this was YOLOv5's file of data loaders, so its names are here too.
 """
 
 from pathlib import Path
@@ -12,7 +12,7 @@ _LOADERS = ("LoadImages", "LoadStreams", "LoadWebcam")
 def __getattr__(name: str) -> Any:
     """Return a name of YOLOv5's `utils/datasets.py`.
 
-    Lazy, because this package stands below the loaders: importing them above would be a circle.
+    Lazy, because the loaders import this package: importing them at the top would be a circle.
     """
     own = Path(__file__).with_name(f"{name}.py").exists()  # a file of this package that is not imported yet
     if own or (name.startswith("__") and name != "__all__"):

@@ -185,7 +185,7 @@ def absolute_split(base: Path, entry: str | list[str]) -> str | list[str]:
 
 
 def split_exists(base: Path, entry: str | list[str]) -> bool:
-    """Tell whether all folders or lists of one split are there."""
+    """Return whether all folders or lists of one split exist."""
     split = absolute_split(base, entry)
     return all(Path(p).exists() for p in ([split] if isinstance(split, str) else split))
 

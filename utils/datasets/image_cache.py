@@ -55,7 +55,7 @@ class ImageCache:
             raise PermissionError(13, "no permission to write", str(folder))
 
     def fits(self, need: int, prefix: str = "") -> bool:
-        """Tell, and warn if not, whether images of `need` bytes in all fit into 90 % of the disk's free space.
+        """Return whether images of `need` bytes in all fit into 90 % of the disk's free space; warn if not.
 
         What the folder holds already counts as free.
         """
@@ -88,7 +88,7 @@ class ImageCache:
         return self.folder / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.raw"
 
     def get(self, im_file: str, shape: tuple[int, int], make: Callable[[], np.ndarray]) -> np.ndarray:
-        """Return an image (H, W, 3) uint8 from its file; if there is no sound one, make the image and write it.
+        """Return an image (H, W, 3) uint8 from its file; if there is no valid one, make the image and write it.
 
         A disk that is full or was removed costs the cache, not the run.
 

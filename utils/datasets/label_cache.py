@@ -137,7 +137,7 @@ def read_cache(
 
 
 def is_sound(found: LabelSet, labels: np.ndarray, points: np.ndarray, nc: int | None) -> bool:
-    """Tell whether a label set from a file is one that reading the labels could have given.
+    """Return whether a label set from a file is one that reading the labels could have produced.
 
     Args:
         found: all of it.

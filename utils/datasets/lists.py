@@ -89,7 +89,7 @@ def read_list(file: Path) -> list[str]:
 
 
 def is_image_name(file: str) -> bool:
-    """Tell by its name whether a path is an image we read."""
+    """Return whether a path is an image that is read, judged by its name."""
     name = os.path.basename(file)
     return not name.startswith(".") and name.rpartition(".")[2].lower() in IMG_FORMATS
 

@@ -64,8 +64,8 @@ def draw_mosaic9(rng: np.random.Generator, index: int, n: int, size: int) -> tup
 def mosaic9(sizes: Sequence[tuple[int, int]], window: tuple[int, int], size: int) -> list[tuple[int, int]]:
     """Arrange eight images around one, clockwise, behind a window of twice the tile size.
 
-        8 1 2      Tile 0 has its left upper corner at (size, size) of a field of 3 x 3 tiles. Tile 1 stands on its top,
-        7 0 3      2 follows to the right, 3 stands at its right side, and so on; smaller tiles leave grey gaps, and a
+        8 1 2      Tile 0 has its left upper corner at (size, size) of a field of 3 x 3 tiles. Tile 1 is on its top,
+        7 0 3      2 follows to the right, 3 is at its right side, and so on; smaller tiles leave grey gaps, and a
         6 5 4      later tile covers an earlier one.
 
     Args:

@@ -360,7 +360,7 @@ def parse_labels(text: str, file: str, nc: int | None = None) -> tuple[np.ndarra
 
 
 def plain_boxes(text: str, nc: int | None) -> np.ndarray | None:
-    """Read a label file of sound boxes, plainly written, at one go; None if any line is of another kind.
+    """Read a label file of valid boxes in plain notation in one step; None if any line is of another kind.
 
     Returns:
         Labels (M, 5) float32 as by `parse_labels`.
@@ -399,7 +399,7 @@ def parse_line(tokens: list[str], nc: int | None) -> tuple[list[float], np.ndarr
         values = None
     joined = " ".join(tokens)
     if values is None or "_" in joined or not joined.isascii():  # Python would take 1_0 and digits of any script
-        raise ValueError(f"{joined[:60]!r} is not made of numbers only") from None
+        raise ValueError(f"{joined[:60]!r} contains something other than numbers") from None
     if len(values) < 5 or (len(values) > 6 and len(values) % 2 == 0):
         raise ValueError(f"{len(values)} columns; allowed are 5 (box), 6 (box and confidence), 7, 9, 11, ... (polygon)")
     cls = values[0]
@@ -418,7 +418,7 @@ def parse_line(tokens: list[str], nc: int | None) -> tuple[list[float], np.ndarr
 
 
 def clip_points(points: list[float]) -> np.ndarray:
-    """Clip coordinates to 0..1; ValueError if one lies further outside than rounding explains."""
+    """Clip coordinates to 0..1; ValueError if one is further outside than rounding explains."""
     if not all(-TOLERANCE <= v <= 1 + TOLERANCE for v in points):
         raise ValueError(f"coordinates {points[:4]} are not all within 0..1; divide by the image's width and height")
     return np.array(points).clip(0, 1)

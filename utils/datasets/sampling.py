@@ -38,7 +38,7 @@ class EpochSampler(Sampler):
 
         Args:
             epoch: 0 is the first.
-            skip: leave out so many images at the beginning of this process's share. The length stays that of a whole
+            skip: skip so many images at the beginning of this process's part. The length stays that of a whole
                 pass.
         """
         self.epoch, self.skip, self._chosen = epoch, skip, True
@@ -84,7 +84,7 @@ def class_weights(labels: Sequence[np.ndarray], nc: int) -> np.ndarray:
 
 
 def image_weights(labels: Sequence[np.ndarray], maps: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Weigh images by how many labels they have of classes that are rare and found badly.
+    """Weigh images by how many labels they have of classes that are rare and detected poorly.
 
     Args:
         labels: for each of N images (M, 5) `[class, xywhn]`.

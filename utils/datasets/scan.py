@@ -119,7 +119,7 @@ def in_processes(source: Source, spans: Sequence[Sequence[int]], processes: int)
     except EOFError:
         worker = workers[number % processes]
         worker.join()
-        raise OSError(f"a process that reads labels ended too soon, with status {worker.exitcode}") from None
+        raise OSError(f"a process that reads labels ended early, with status {worker.exitcode}") from None
     finally:
         for worker, receiver in zip(workers, receivers, strict=True):
             worker.terminate()

@@ -1,6 +1,6 @@
-"""Logs of training runs; here they stand in the form in which YOLOv5's training loops make and feed them.
+"""Logs of training runs, in the form in which YOLOv5's training loops create and feed them.
 
-train.py uses `utils.loggers.run_logs.RunLogs`, on which `Loggers` stands too.
+train.py uses `utils.loggers.run_logs.RunLogs`, as `Loggers` does.
 """
 
 from argparse import Namespace

@@ -142,7 +142,7 @@ class RunLogs:
             log.close()
 
     def _send_pictures(self, epoch: int) -> None:
-        """Show the images of the run folder that were not shown yet; one of others may be no image at all."""
+        """Show the images of the run folder that were not shown yet; a file may turn out not to be an image."""
         for file in sorted({*self.save_dir.glob("*.png"), *self.save_dir.glob("*.jpg")} - self._sent):
             self._sent.add(file)
             try:

@@ -92,7 +92,7 @@ class WandbLogger(ServiceLogger):
 
 
 class MlflowLogger(ServiceLogger):
-    """MLflow; where it keeps runs is said by MLFLOW_TRACKING_URI, without it a folder beside the program."""
+    """MLflow; MLFLOW_TRACKING_URI says where runs are stored, by default a folder beside the program."""
 
     def __init__(self, folder: Path, settings: Mapping[str, Any]) -> None:
         self._mlflow = import_mlflow()
@@ -108,7 +108,7 @@ class MlflowLogger(ServiceLogger):
         self._mlflow.log_metrics({mlflow_name(key): value for key, value in values.items()}, step=step)
 
     def image(self, tag: str, file: Path, step: int) -> None:
-        """See `ServiceLogger`; it becomes an artifact below pictures/."""
+        """See `ServiceLogger`; it becomes an artifact in pictures/."""
         self._mlflow.log_artifact(str(file), "pictures")
 
     def text(self, tag: str, text: str, step: int) -> None:
@@ -123,7 +123,7 @@ class MlflowLogger(ServiceLogger):
 
 
 class ClearmlLogger(ServiceLogger):
-    """ClearML; where its server is says clearml.conf, or CLEARML_OFFLINE_MODE=1 keeps the run in a file."""
+    """ClearML; clearml.conf names its server, CLEARML_OFFLINE_MODE=1 keeps the run in a file instead."""
 
     def __init__(self, folder: Path, settings: Mapping[str, Any]) -> None:
         clearml = import_clearml()
@@ -205,5 +205,5 @@ def check_services(names: Iterable[str]) -> None:
 
 
 def mlflow_name(name: str) -> str:
-    """Return a name with the signs that MLflow takes: letters, digits, _ - . / and spaces."""
+    """Return a name with the characters that MLflow accepts: letters, digits, _ - . / and spaces."""
     return re.sub(r"[^\w\-./ ]", "-", name)

@@ -35,7 +35,7 @@ class CsvLogger:
         self.path = Path(path)
 
     def write(self, epoch: int, values: Mapping[str, float]) -> None:
-        """Add one row and have it on the disk.
+        """Add one row and flush it to disk.
 
         Args:
             epoch: 0 is the first.
@@ -66,7 +66,7 @@ class CsvLogger:
             self._replace([",".join(cells) for at, cells in whole if table_numbers(cells[:1], 1, at)[0] < epoch])
 
     def _replace(self, rows: Sequence[str]) -> None:
-        """Write the file anew, with these rows below the header."""
+        """Rewrite the file with these rows below the header."""
         with atomic_path(self.path) as tmp:
             tmp.write_text("".join(line + "\n" for line in (HEADER, *rows)), encoding="utf-8", newline="\n")
 

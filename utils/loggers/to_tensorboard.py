@@ -49,7 +49,7 @@ class TensorBoardLogger:
 
     @property
     def active(self) -> bool:
-        """Tell whether entries are written: not without the package, nor after `close`."""
+        """Whether entries are written: not without the package, nor after `close`."""
         return self._class is not None
 
     def truncate(self, step: int) -> None:
@@ -88,7 +88,7 @@ class TensorBoardLogger:
                         raise SyntaxError(f"a {picture.format} file")
                     pixels = np.asarray(picture.convert("RGB"))
             except (SyntaxError, ValueError, Image.DecompressionBombError) as error:
-                raise OSError(f"{file}: no sound JPEG or PNG: {error}") from None
+                raise OSError(f"{file}: not a valid JPEG or PNG: {error}") from None
             self._write(lambda writer: writer.add_image(tag, pixels, step, dataformats="HWC"))
 
     def pr_curve(self, tag: str, hits: np.ndarray, false: np.ndarray, labels: int, step: int) -> None:

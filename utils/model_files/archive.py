@@ -146,7 +146,7 @@ def _check_entries(archive: zipfile.ZipFile, inflated: int) -> None:
 
 
 def _table_end(file: IO[bytes], size: int) -> int | None:
-    """Return where the table of contents ends if it stands where the last record says, else None.
+    """Return where the table of contents ends if it is where the last record says, else None.
 
     The record at the end gives place and length of the table; readers disagree when these do not meet the record.
     """

@@ -80,7 +80,7 @@ class Budget:
             raise DamagedError(f"damaged: endless values, or over {FACTOR} bytes of memory for each byte of the pickle")
 
     def spend_text(self, value: Any) -> None:
-        """Pay for one more place where a value stands; texts cost what `repr` could make of them."""
+        """Pay for one more reference to a value; texts cost what `repr` could make of them."""
         if isinstance(value, set | frozenset):
             for item in value:
                 self.spend_text(item)
@@ -151,7 +151,7 @@ def _keys(values: Iterable) -> list:
 
 
 def _rebuild_tensor(storage: Any, offset: Any, size: Any, stride: Any, *_: Any) -> LazyTensor:
-    """Check that a view lies inside its storage, and nowhere twice on more elements than that has."""
+    """Check that a view is inside its storage, and nowhere twice on more elements than that has."""
     if not isinstance(storage, Storage) or len(size) != len(stride) or len(size) > 16:
         raise DamagedError("a tensor without a storage or with a wrong shape")
     if not all(type(n) is int and 0 <= n < 2**48 for n in (offset, *size, *stride)):
@@ -436,7 +436,7 @@ class _Machine:
         self.push(Name(full))
 
     def call(self, target: Any, args: Any) -> Any:
-        """Make the value or the record that a call stands for."""
+        """Make the value or the record that a call produces."""
         if isinstance(args, tuple) and len(args) > MAX_ARGS:
             raise DamagedError(f"a call with {len(args)} arguments")
         if not isinstance(target, Name) or not isinstance(args, tuple):

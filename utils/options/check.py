@@ -11,7 +11,7 @@ class Number:
 
     Attributes:
         kind: int or float.
-        low, high: allowed are these and what lies between them.
+        low, high: the limits, which are allowed too.
         also: a single value that is allowed besides.
     """
 

@@ -155,7 +155,7 @@ def format_of(file: str | Path) -> Format:
         ValueError: no row fits.
     """
     if re.match(r"[a-zA-Z][a-zA-Z0-9+.-]+:/", str(file)):
-        raise ValueError(f"{file}: addresses are not fetched or asked. Download the file and give its path")
+        raise ValueError(f"{file}: URLs are not fetched or queried. Download the file and give its path")
     name = Path(file).name.lower()
     ends = {row.suffix: row for row in ROWS} | {".xml": FORMATS["openvino"]}
     for end, row in ends.items():

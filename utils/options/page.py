@@ -1,4 +1,4 @@
-"""docs/options.md, the tables of all options: `python -m utils.options.page` writes it anew."""
+"""docs/options.md, the tables of all options: `python -m utils.options.page` writes it."""
 
 from utils.options.check import Number
 from utils.options.convert import ConvertOptions

@@ -35,13 +35,13 @@ class Option:
 
     Attributes:
         name: of the field.
-        flags: spellings on the command line, the first of which stands in messages.
+        flags: spellings on the command line, the first of which is used in messages.
         help: what it is for.
         default: value when it is not given.
         types: the alternatives of its annotation, of a list those of its items.
         many: takes several values.
         alone: of these, one alone is no list.
-        bare: value when the flag stands alone; None if it needs one.
+        bare: value when the flag is given alone; None if it needs one.
         required: on the command line; from Python the function says what is missing.
         metavar: word for the value in the usage.
         refused: why and what to do instead, of an option of YOLOv5 that is not there.
@@ -257,7 +257,7 @@ def checked(cls: type, values: Mapping[str, Any], place: Callable[[str], str] | 
     Args:
         cls: the dataclass.
         values: by name, such as `batch_size`.
-        place: says for the messages where in a file an option stands.
+        place: says, for messages, where in a file an option is.
 
     Raises:
         ValueError: an unknown name, or a value of a wrong type or out of range, with what is allowed.
@@ -292,7 +292,7 @@ def takes_options(
 ) -> Callable[[Callable[Concatenate[Options, Own], Result]], Callable[..., Result]]:
     """Return a decorator for a function of checked options: callers give them as arguments, by position or by name.
 
-    Keyword-only arguments of the function stand beside the options, and take from Python what no command line can say.
+    Keyword-only arguments of the function are added to the options, and take from Python what no command line can say.
 
     Args:
         cls: dataclass of the options, which the function takes first.

@@ -55,7 +55,7 @@ def test_notes_at_the_end_of_a_file(tmp_path):
     file.write_bytes(b"network")
     with zipfile.ZipFile(file, "a", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("labels.txt", "cat\ndog")
-    with pytest.raises(ValueError, match=r"a\.tflite: its entry 'labels.txt' is no mapping, found 'cat"):
+    with pytest.raises(ValueError, match=r"a\.tflite: its entry 'labels.txt' is not a mapping, found 'cat"):
         read_appended(file)
     start = file.read_bytes().index(b"labels.txt") + len("labels.txt")
     file.write_bytes(file.read_bytes()[:start] + b"\xff" * 4 + file.read_bytes()[start + 4 :])
@@ -70,7 +70,7 @@ def test_notes_at_the_end_of_a_file(tmp_path):
     file.unlink()
     with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("metadata.txt", " " * 2_000_000)
-    with pytest.raises(ValueError, match="2000000 bytes, too many of them"):
+    with pytest.raises(ValueError, match="2000000 bytes, which is too large"):
         read_appended(file)
 
 

@@ -44,7 +44,7 @@ def test_network_is_strongly_typed(tmp_path, version, flags):
     builder.create_network.assert_called_once_with(flags)
     config = builder.create_builder_config.return_value
     config.set_memory_pool_limit.assert_called_once_with("workspace", int(2.5 * 2**30))
-    config.set_flag.assert_not_called()  # float16 and int8 stand in the graph
+    config.set_flag.assert_not_called()  # float16 and int8 are in the graph
     builder.create_optimization_profile.assert_not_called()
     trt.OnnxParser.return_value.parse_from_file.assert_called_once_with(str(tmp_path / "a.onnx"))
 
@@ -69,7 +69,7 @@ def test_timing_cache_is_read_and_written(tmp_path):
     build_engine(trt, tmp_path / "a.onnx", options, 32, 3)
     config.create_timing_cache.assert_called_with(b"TIMES")
     config.set_timing_cache.return_value = False
-    with pytest.raises(ValueError, match="times: this timing cache is of another device"):
+    with pytest.raises(ValueError, match="times: this timing cache belongs to another device"):
         build_engine(trt, tmp_path / "a.onnx", options, 32, 3)
 
 

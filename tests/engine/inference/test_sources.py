@@ -438,6 +438,6 @@ def test_screen(screen, tmp_path):
 def test_no_screen(monkeypatch):
     pytest.importorskip("mss")
     monkeypatch.setenv("DISPLAY", ":987")
-    with pytest.raises(OSError, match="the screen cannot be grabbed"):
+    with pytest.raises(OSError, match="the screen cannot be captured"):
         Screen()
     assert display_problem()

@@ -170,11 +170,11 @@ def test_names_of_a_file_without_them(export_as, tmp_path):
     (tmp_path / "data.yaml").write_text("names: [x, y, z]")
     assert DetectMultiBackend(tmp_path / "bare.onnx", data=tmp_path / "data.yaml").names == {0: "x", 1: "y", 2: "z"}
     (tmp_path / "data.yaml").write_text("names: [x, y]")
-    with pytest.raises(ValueError, match=r"scores of 3 classes, but .* names 2"):
+    with pytest.raises(ValueError, match=r"scores for 3 classes, but .* names 2"):
         DetectMultiBackend(tmp_path / "bare.onnx", data=tmp_path / "data.yaml")
     graph.metadata_props.add(key="names", value="['x', 'y']")
     onnx.save(graph, tmp_path / "wrong.onnx")
-    with pytest.raises(ValueError, match="names of 2 classes, but gives scores of 3"):
+    with pytest.raises(ValueError, match="names of 2 classes, but outputs scores for 3"):
         DetectMultiBackend(tmp_path / "wrong.onnx")
 
 
@@ -276,9 +276,9 @@ def onnx_file(file, nodes, source=(1, 3, 8, 8), target=(1, 4, 7), weights=()):
 NETWORKS = {  # nodes, input, what is said
     "operator that nobody has": ([("NoSuchOperator", ["x"], ["y"], {})], (1, 3, 8, 8), "cannot read it"),
     "fails while it runs": ([("Reshape", ["x", "w"], ["y"], {})], (1, 3, 8, 8), "cannot run it"),
-    "no detector": ([("Identity", ["x"], ["y"], {})], (1, 3, 8, 8), "no YOLOv5 detector"),
+    "no detector": ([("Identity", ["x"], ["y"], {})], (1, 3, 8, 8), "not a YOLOv5 detector"),
     "no images": ([("Identity", ["x"], ["y"], {})], (1, 8), "its input has 2 axes"),
-    "no input": ([("ConstantOfShape", ["w"], ["y"], {})], None, "no detector, it has 0 inputs"),
+    "no input": ([("ConstantOfShape", ["w"], ["y"], {})], None, "not a detector: it has 0 inputs"),
 }
 
 
@@ -319,7 +319,7 @@ def test_outputs_that_are_no_boxes(output, tmp_path):
             return output
 
     runtime = Wrong(tmp_path / "a.x", torch.device("cpu"), {"names": {0: "a", 1: "b"}})
-    with pytest.raises(ValueError, match=r"no YOLOv5 detector.*expected \(2, boxes, 7\)"):
+    with pytest.raises(ValueError, match=r"not a YOLOv5 detector.*expected \(2, boxes, 7\)"):
         runtime(torch.zeros(2, 3, 8, 8))
 
 

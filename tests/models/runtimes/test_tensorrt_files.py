@@ -161,7 +161,7 @@ def test_detections_come_before_their_number(opened):
 def test_engine_that_cannot_be_used(opened):
     with pytest.raises(ValueError, match="cannot read this engine"):
         opened(None)
-    with pytest.raises(ValueError, match=r"needs TensorRT 10 or newer, this is 8\.6\.1"):
+    with pytest.raises(ValueError, match=r"TensorRT 10 or newer is needed, this is 8\.6\.1"):
         opened(FakeEngine(((1, 3, 32, 32), (1, 3, 32, 32))), version="8.6.1")
 
 

@@ -174,7 +174,7 @@ def test_optimizer_state_goes_on(trained, file):
 
 def test_wrong_entries_are_refused(trained, tmp_path):
     ckpt = trained[2]
-    with pytest.raises(ValueError, match=r"lacks \['epoch'\] and does not know \['epok'\]"):
+    with pytest.raises(ValueError, match=r"missing \['epoch'\], unknown \['epok'\]"):
         save_checkpoint(tmp_path / "a.pt", {("epok" if k == "epoch" else k): v for k, v in ckpt.items()})
     with pytest.raises(TypeError, match=r"cannot write opt\.x\[1\] to a checkpoint: set is not"):
         save_checkpoint(tmp_path / "a.pt", ckpt | {"opt": {"x": [1, {2}]}})
@@ -203,7 +203,7 @@ def test_a_link_to_a_checkpoint_stays_and_one_to_another_file_is_refused(trained
     victim.write_text("of the user")
     link.unlink()
     link.symlink_to(victim)
-    with pytest.raises(OSError, match=r"a link to .*notes\.txt, which is no checkpoint: remove it"):
+    with pytest.raises(OSError, match=r"a link to .*notes\.txt, which is not a checkpoint: remove it"):
         save_checkpoint(link, trained[2])
     assert victim.read_text() == "of the user"
 
@@ -337,7 +337,7 @@ def test_flipped_bits_are_recognised(file, part):
 @pytest.mark.parametrize("content", [{"model": {}}, [1], torch.zeros(1), {"format": "1"}])
 def test_pytorch_files_of_other_programs(tmp_path, content):
     torch.save(content, tmp_path / "a.pt")
-    with pytest.raises(ValueError, match="no checkpoint of this program"):
+    with pytest.raises(ValueError, match="not a checkpoint of this program"):
         load_checkpoint(tmp_path / "a.pt")
 
 

@@ -242,7 +242,7 @@ def refused(change, tmp_path, model=None):
 REFUSED = [
     (
         lambda s: s | {"features.1.0.attn.relative_position_bias_table": torch.ones(1)},
-        "weights of Swin V1, another function",
+        "weights of Swin V1, another architecture",
     ),
     (lambda s: {"layers.0.blocks.0.attn.meta_mlp.fc1.weight": torch.ones(1)}, "weights of timm's swinv2_cr"),
     (lambda s: {"conv1.weight": torch.ones(1), "bn1.bias": torch.ones(1)}, r"keys begin with conv1.weight, bn1.bias\)"),

@@ -90,7 +90,7 @@ def test_many_images_are_read_by_processes_and_few_are_not(monkeypatch):
 
 @fork_only
 def test_a_killed_process_is_an_error_and_leaves_none_behind():
-    with pytest.raises(OSError, match="a process that reads labels ended too soon, with status -9"):
+    with pytest.raises(OSError, match="a process that reads labels ended early, with status -9"):
         list(ls.in_processes(Deadly(1000), spans(1000), 2))
     assert children() == []
 
