@@ -1,4 +1,4 @@
-"""Run a Swin V2 block without gradients on a CPU, a few windows at a time, so that intermediate values stay in the cache.
+"""Run a Swin V2 block without gradients on a CPU, a few windows at a time, so that intermediate values stay in cache.
 
 The published form writes and reads nine maps of the block's size and two of four times that; here a map is read once
 in the order of the windows (padding and roll are in the index) and written once. Windows with forbidden pairs come

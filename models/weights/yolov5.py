@@ -216,7 +216,7 @@ def _plain(value: Any, memory: Budget, depth: int = 0) -> Any:
 
 
 def _stride(file: InertFile, model: Record, head: Record) -> list[float]:
-    """Read the pixels per cell of each level from the model or its head, a buffer of the head in models of this project."""
+    """Read the pixels per cell of each level from the model or its head, in models of this project a buffer there."""
     for values in (model.state, head.state, _part(head, "_buffers")):
         lazy = values.get("stride")
         if isinstance(lazy, LazyTensor) and len(lazy.size) == 1 and lazy.size[0] <= MAX_LEVELS:
