@@ -302,5 +302,5 @@ def test_wrong_settings(settings, message):
 
 
 def test_wrong_shape():
-    with pytest.raises(ValueError, match=r"prediction has shape \(300, 8\), needed is \(images, rows, 5 \+ classes\)"):
+    with pytest.raises(ValueError, match=r"prediction has shape \(300, 8\), expected \(images, boxes, 5 \+ classes\)"):
         non_max_suppression(random_prediction()[0])

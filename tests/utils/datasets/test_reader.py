@@ -55,8 +55,8 @@ def test_polygon_becomes_the_box_around_it_and_mixes_with_boxes():
     [
         ("0 .5 .5 .2", "4 columns"),
         ("0 .1 .2 .5 .2 .3 .8 .9", "8 columns"),
-        ("0 .5 x .2 .2", "not made of numbers"),
-        ("cat .5 .5 .2 .2", "not made of numbers"),
+        ("0 .5 x .2 .2", "something other than numbers"),
+        ("cat .5 .5 .2 .2", "something other than numbers"),
         ("0.5 .5 .5 .2 .2", r"class 0\.5; allowed are 0 to 2"),
         ("-1 .5 .5 .2 .2", "class -1"),
         ("3 .5 .5 .2 .2", "class 3; allowed are 0 to 2"),
