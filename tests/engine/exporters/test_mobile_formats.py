@@ -40,7 +40,7 @@ def test_missing_package_is_named_and_nothing_written(word, line, narrow_weights
 
 
 def test_coreml_does_not_run_here(tmp_path):
-    with pytest.raises(ValueError, match=r"best\.mlpackage: CoreML files run on Apple's systems.*--include onnx"):
+    with pytest.raises(ValueError, match=r"best\.mlpackage: CoreML files run on Apple devices only.*--include onnx"):
         DetectMultiBackend(tmp_path / "best.mlpackage")
 
 
