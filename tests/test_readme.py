@@ -37,7 +37,7 @@ def resolve(name):
 
 
 def test_moved_names_are_where_the_table_says():
-    here = " ".join(cell for _, cell in rows(PAGE, "Where functions stand here"))
+    here = " ".join(cell for _, cell in rows(PAGE, "Where the functions are"))
     names = re.findall(r"`((?:utils|models)\.[\w.]+)`", here)
     assert len(names) > 25
     assert all(callable(resolve(name)) or isinstance(resolve(name), tuple) for name in names)
