@@ -123,8 +123,8 @@ class Imports(ast.NodeVisitor):
         self.generic_visit(node)
 
 
-def check(sources):
-    """Every violation of the law as "file:line: what". sources as read_sources gives them."""
+def read_arrows(sources):
+    """Violations in single files as "file:line: what", and {module: modules of ours that it imports, not lazily}."""
     errors, arrows = [], {module: set() for module in sources}
     own = {module.split(".")[0] for module in sources}
     for module, (path, text) in sources.items():
@@ -143,7 +143,34 @@ def check(sources):
                 found += [(item.line, what) for what in judge(module, target, item)]
                 arrows[module].add(target)
         errors += [f"{path}:{line}: {what}" for line, what in sorted(found)]
+    return errors, arrows
+
+
+def check(sources):
+    """Every violation of the law as "file:line: what". sources as read_sources gives them."""
+    errors, arrows = read_arrows(sources)
     return errors + check_rooms(arrows, {module: path for module, (path, _) in sources.items()})
+
+
+def draw(arrows, opened):
+    """{room: rooms that it imports}; of the opened parts each package and open file is a room, other parts are one."""
+    rooms = {}
+    for module, targets in arrows.items():
+        names = [room_of(name) if part_of(name) in opened else name.split(".")[0] for name in (module, *targets)]
+        rooms.setdefault(names[0], set()).update(name for name in names[1:] if name != names[0])
+    return rooms
+
+
+def floors(rooms):
+    """Rooms of the longest chain of imports."""
+    height = {}
+
+    def floor(room):
+        if room not in height:
+            height[room] = 1 + max((floor(below) for below in rooms.get(room, ())), default=0)
+        return height[room]
+
+    return max(map(floor, rooms))
 
 
 def check_rooms(arrows, paths):
@@ -200,6 +227,20 @@ def test_the_house_keeps_the_law():
     assert {"utils.general", "models.common", "engine.training.state", "val", "train"} <= set(sources), "files are lost"
     errors = check(sources)
     assert not errors, "\n" + "\n".join(errors)
+
+
+def test_the_house_stays_small():
+    """Who needs one room or arrow more looks for one that can go: a file that belongs into a package, or an import."""
+    arrows = read_arrows(read_sources(ROOT))[1]
+    for part, most_rooms, most_arrows in (("utils", 30, 66), ("models", 14, 30)):
+        inside = {name: to for name, to in draw(arrows, {part}).items() if name.startswith(f"{part}.")}
+        drawn = sorted(f"{name} -> {other}" for name, to in inside.items() for other in to if other in inside)
+        assert len(inside) <= most_rooms, sorted(inside)
+        assert len(drawn) <= most_arrows, "\n".join(drawn)
+    house = draw(arrows, {"utils"})
+    assert len(house) <= 40
+    assert sum(map(len, house.values())) <= 160
+    assert floors(house) <= 7
 
 
 CLEAN = {
@@ -275,6 +316,19 @@ def test_planted_violation_is_caught(file, text, expected):
 )
 def test_planted_circle_is_caught(file, text, expected):
     assert f"circle: {expected}" in planted(file, text)
+
+
+def test_rooms_arrows_and_floors_are_counted():
+    arrows = read_arrows({module_name(Path(path)): (path, text) for path, text in CLEAN.items()})[1]
+    house = draw(arrows, {"utils"})
+    assert set(house) == {"models", "engine", "train", "val"} | {
+        f"utils.{name}" for name in ("console", "files", "boxes", "datasets", "dataloaders")
+    }
+    assert house["utils.dataloaders"] == {"utils.boxes", "utils.datasets"}
+    assert house["train"] == {"val", "engine"}
+    assert sum(map(len, house.values())) == 10
+    assert floors(house) == 4  # train, engine or val, models, boxes
+    assert floors(draw(arrows, {"utils", "models"})) == 5  # train, engine, models.yolo, models.common, models.swin
 
 
 def test_walk_reads_product_files_only(tmp_path):
