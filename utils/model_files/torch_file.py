@@ -193,18 +193,18 @@ class InertFile:
         Raises:
             ValueError: it holds classes, numbers are missing, or it is nested or repeated without end.
         """
-        return self._plain(self.root, torch.device(device), 0)
+        return self._values(self.root, torch.device(device), 0)
 
-    def _plain(self, value: Any, device: torch.device, depth: int) -> Any:
+    def _values(self, value: Any, device: torch.device, depth: int) -> Any:
         if depth > MAX_DEPTH:
             raise DamagedError("damaged: endlessly nested values")
         self.memory.spend_text(value)
         if isinstance(value, LazyTensor):
             return self.tensor(value).to(device)
         if isinstance(value, dict):
-            return {key: self._plain(item, device, depth + 1) for key, item in value.items()}
+            return {key: self._values(item, device, depth + 1) for key, item in value.items()}
         if isinstance(value, list | tuple):
-            return type(value)([self._plain(item, device, depth + 1) for item in value])
+            return type(value)([self._values(item, device, depth + 1) for item in value])
         if isinstance(value, Record | Name | Storage):
             raise RefusedError("refused, the file holds Python objects, not only numbers and strings")
         return value

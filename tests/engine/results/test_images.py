@@ -30,3 +30,12 @@ def test_a_stream_that_changes_its_size_does_not_write_into_the_video_of_another
     add("cam", 64)
     pictures.close()
     assert sorted(file.name for file in tmp_path.iterdir()) == ["cam-2.mp4", "cam-3.mp4", "cam-4.mp4", "cam.mp4"]
+
+
+def test_results_of_two_sources_never_share_a_name():
+    names = name_results(["d/clip.mp4", "d/clip_1.jpg", "d/a.avif", "d/b/a.png"], ["d/clip.mp4"])
+    assert list(names.stems.values()) == ["clip", "clip_1.jpg", "a.avif", "b/a.png"]
+    assert list(names.images.values()) == ["clip.mp4", "clip_1.jpg", "a.avif.jpg", "a.png"]
+    assert list(names.titles.values()) == ["clip.mp4", "clip_1.jpg", "a.avif", "a.png"]
+    same = name_results(["d/x/a.png", "d/y/a.png"], [])
+    assert [list(part.values()) for part in same] == [["x/a.png", "y/a.png"]] * 3
