@@ -11,6 +11,7 @@ from torch import Tensor
 from engine.inference.pipeline import Frame
 from engine.inference.slicing import Window, merge_tiles, tile_grid
 from models.detector import Detector
+from models.image_size import make_divisible
 from models.runtimes.backends import DetectMultiBackend
 from utils.console import LOGGER
 from utils.nms import non_max_suppression
@@ -148,7 +149,7 @@ def choose_size(imgsz: Sequence[int], fixed: tuple[int, int] | None, stride: int
     asked = (imgsz[0], imgsz[-1])
     if fixed and fixed != asked:
         LOGGER.warning(f"the model file takes images of {fixed[0]} x {fixed[1]} only: --imgsz {asked} is ignored")
-    height, width = (-(-side // stride) * stride for side in asked)
+    height, width = (make_divisible(side, stride) for side in asked)
     rounded = fixed or (height, width)
     if not fixed and rounded != asked:
         LOGGER.warning(f"image size {asked} must be a multiple of {stride}: using {rounded}")
