@@ -155,7 +155,7 @@ def custom(
             model: Any = DetectMultiBackend(_with_suffix(Path(source)), chosen, fuse=autoshape)
         else:
             model = (source["model"] if isinstance(source, Mapping) else source).float().to(chosen)
-    return AutoShape(model) if autoshape else model
+    return AutoShape(model, verbose=False) if autoshape else model
 
 
 def _with_suffix(path: Path) -> Path:

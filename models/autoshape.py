@@ -1,4 +1,4 @@
-"""Any picture in, results out: what the hub entry points return around a detector."""
+"""Any image in, results out: what the hub entry points return around a detector."""
 
 import math
 import os
@@ -29,22 +29,23 @@ from utils.options.check import COUNT, SHARE, SIDE, Number
 from utils.text import file_name
 from utils.thresholds import CONF_THRES, IOU_THRES, MAX_DET
 
-Picture: TypeAlias = str | Path | Image.Image | NDArray
+Source: TypeAlias = str | Path | Image.Image | NDArray
 FETCHED = (  # formats in PIL's names that are taken from a URL; an EPS file would be run as a program, by Ghostscript
     "AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "MPO", "PNG", "TIFF", "WEBP",
 )  # fmt: skip
 
 
 class AutoShape(nn.Module):
-    """A detector for pictures of any kind and size.
+    """A detector for images of any kind and size.
 
-    Each picture is scaled and padded by itself, as if it were alone, and pictures whose inputs have the same shape run
-    together. So a picture has the same results alone and in a list (up to rounding). The original suite pads all
-    pictures of a list to the largest of them instead, which moves boxes with the company a picture is in.
+    Each image is scaled and padded by itself, as if it were alone, and images whose inputs have the same shape run
+    together. So an image has the same results alone and in a list (up to rounding). The original suite pads all
+    images of a list to the largest of them instead, so boxes depend on the other images.
 
     Args:
         model: a `DetectionModel`, an `Ensemble` or a `DetectMultiBackend`; it is put in evaluation mode, and its
             `Detect.export` is set: from then on it gives boxes without the raw maps.
+        verbose: log a line.
 
     Attributes:
         conf, iou, agnostic, multi_label, classes, max_det: see `non_max_suppression`; change them at any time.
@@ -65,8 +66,10 @@ class AutoShape(nn.Module):
     max_det = MAX_DET
     amp = False
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, verbose: bool = True) -> None:
         super().__init__()
+        if verbose:
+            LOGGER.info("AutoShape: images of any kind and size in, detections out")
         self.imgsz = getattr(model, "imgsz", None)
         self.model = model.eval()
         self.dmb = hasattr(model, "pt")
@@ -91,23 +94,23 @@ class AutoShape(nn.Module):
     @torch.no_grad()  # not inference_mode: what a module caches must stay usable if it is trained later
     def forward(
         self,
-        ims: Picture | Iterable[Picture] | Tensor | None = None,
+        ims: Source | Iterable[Source] | Tensor | None = None,
         size: int | tuple[int, int] = 640,
         augment: bool = False,
         profile: bool = False,
         *,
-        imgs: Picture | Iterable[Picture] | Tensor | None = None,
+        imgs: Source | Iterable[Source] | Tensor | None = None,
     ) -> Detections | Tensor:
         """Detect.
 
         Args:
-            ims: one picture or an iterable of them, kinds and sizes mixed: path, http(s) address (public ones only),
+            ims: one image or an iterable of them, of any kinds and sizes: path, http(s) URL (public hosts only),
                 PIL image of any mode, array uint8 RGB, (H, W, 3) or (3, H, W); grey ones are (H, W), (H, W, 1) or
-                (1, H, W), channels behind the third are left out. EXIF rotation of files and PIL images is applied.
+                (1, H, W), channels after the third are ignored. EXIF rotation of files and PIL images is applied.
                 Or a tensor (B, 3, H, W) of floats 0..1, sides multiples of `stride`, which goes right into the network.
             size: long side of the network input in pixels, or (height, width), of which the longer counts; rounded up
                 to the stride. Files exported with a fixed size keep theirs.
-            augment: look at three views of each picture; PyTorch only.
+            augment: run three views of each image; PyTorch only.
             profile: log the time of each layer of the network; PyTorch only.
             imgs: what YOLOv5 up to 6.2 called `ims`.
 
@@ -115,8 +118,8 @@ class AutoShape(nn.Module):
             `Detections`; for a tensor the boxes of the network (B, R, 5 + nc) `[xywh_net, objectness, scores]`.
 
         Raises:
-            ValueError: a picture, a size or a setting that cannot be used.
-            FileNotFoundError, OSError: a picture that cannot be read.
+            ValueError: an image, a size or a setting that cannot be used.
+            FileNotFoundError, OSError: an image that cannot be read.
         """
         ims = imgs if ims is None else ims
         if ims is None:
@@ -131,31 +134,31 @@ class AutoShape(nn.Module):
                 return detector.infer(self._check_tensor(ims).to(*detector.place()))
             return self._detect(detector, ims, size)
 
-    def _detect(self, detector: Detector, ims: Picture | Iterable[Picture], size: int | tuple[int, int]) -> Detections:
-        """Detect in pictures; the end of `forward`."""
+    def _detect(self, detector: Detector, ims: Source | Iterable[Source], size: int | tuple[int, int]) -> Detections:
+        """Detect in images; the end of `forward`."""
         sides = [SIDE.check("size", side) for side in (size if isinstance(size, tuple | list) else [size])]
         self._check_settings()
         with detector.times[0]:
-            pictures, files = _load_all(ims)
-            frames = [self._frame(im.shape[:2], sides) for im in pictures]
-        pred: list[Tensor] = [torch.zeros(0, 6)] * len(pictures)
+            images, files = _load_all(ims)
+            frames = [self._frame(im.shape[:2], sides) for im in images]
+        pred: list[Tensor] = [torch.zeros(0, 6)] * len(images)
         for frame in dict.fromkeys(frames):
             chosen = [i for i, other in enumerate(frames) if other == frame]
             with detector.times[0]:
-                inputs = detector.fit([pictures[i] for i in chosen], frame)
-            found = detector(inputs, [pictures[i].shape[:2] for i in chosen])
+                inputs = detector.fit([images[i] for i in chosen], frame)
+            found = detector(inputs, [images[i].shape[:2] for i in chosen])
             for i, rows in zip(chosen, found, strict=True):
                 pred[i] = rows
-        shape = (len(pictures), 3, *(max((f[k] for f in frames), default=0) for k in (0, 1)))
-        before, network, after = (t.t * 1e3 / max(len(pictures), 1) for t in detector.times)
-        return Detections(pictures, pred, files, (before, network, after), self.names, shape)
+        shape = (len(images), 3, *(max((f[k] for f in frames), default=0) for k in (0, 1)))
+        before, network, after = (t.t * 1e3 / max(len(images), 1) for t in detector.times)
+        return Detections(images, pred, files, (before, network, after), self.names, shape)
 
     def _check_tensor(self, images: Tensor) -> Tensor:
         """Return images; ValueError if they are not what the network takes."""
         if images.ndim != 4 or not images.is_floating_point():
             raise ValueError(
                 f"a tensor of images is (B, 3, H, W) of floats 0..1, got {tuple(images.shape)} {images.dtype}: "
-                "give pictures as arrays (H, W, 3) uint8 instead"
+                "give images as arrays (H, W, 3) uint8 instead"
             )
         if any(side % self.stride for side in images.shape[2:]):
             raise ValueError(f"the sides {tuple(images.shape[2:])} of the images must be multiples of {self.stride}")
@@ -170,7 +173,7 @@ class AutoShape(nn.Module):
             Number(int, 0).check("classes", number)
 
     def _frame(self, shape: tuple[int, int], size: Sequence[int]) -> tuple[int, int]:
-        """Height and width of the network input for a picture of this height and width."""
+        """Height and width of the network input for an image of this height and width."""
         if self.imgsz:
             height, width = self.imgsz
             return height, width
@@ -217,31 +220,31 @@ class NMS(nn.Module):
         return non_max_suppression(x[0], self.conf, self.iou, self.classes)
 
 
-# Pictures -------------------------------------------------------------------------------------------------------------
+# Images -------------------------------------------------------------------------------------------------------------
 
 
-def _load_all(ims: Picture | Iterable[Picture]) -> tuple[list[NDArray], list[str]]:
-    """Read pictures; (H, W, 3) uint8 RGB, and for each a file name of its own that ends in .jpg."""
+def _load_all(ims: Source | Iterable[Source]) -> tuple[list[NDArray], list[str]]:
+    """Read images; (H, W, 3) uint8 RGB, and for each a file name of its own that ends in .jpg."""
     single = isinstance(ims, str | Path | Image.Image | np.ndarray)
-    pictures, files, taken = [], [], set()
+    images, files, taken = [], [], set()
     for i, source in enumerate([ims] if single else ims):
-        im, stem = load_picture(source)
+        im, stem = load_image(source)
         stem = name_part(stem or f"image{i}")
         name = next(n for n in (f"{stem}{f'-{k}' if k > 1 else ''}.jpg" for k in range(1, i + 3)) if n not in taken)
         taken.add(name)
-        pictures.append(im)
+        images.append(im)
         files.append(name)
-    return pictures, files
+    return images, files
 
 
-def load_picture(source: Picture) -> tuple[NDArray, str]:
-    """Read one picture of any kind that `AutoShape` takes.
+def load_image(source: Source) -> tuple[NDArray, str]:
+    """Read one image of any kind that `AutoShape` takes.
 
     Returns:
-        The picture, (H, W, 3) uint8 RGB, and the stem of its file name, "" without one.
+        The image, (H, W, 3) uint8 RGB, and the stem of its file name, "" without one.
 
     Raises:
-        ValueError: not a picture, or one of a kind that would have to be guessed.
+        ValueError: not an image, or one of a kind that would have to be guessed.
         FileNotFoundError, OSError: it cannot be read.
     """
     if isinstance(source, str) and is_url(source):
@@ -269,7 +272,7 @@ def load_picture(source: Picture) -> tuple[NDArray, str]:
     if isinstance(source, np.ndarray):
         return _from_array(source), ""
     hint = ": a tensor is given alone, (B, 3, H, W)" if isinstance(source, Tensor) else ""
-    raise ValueError(f"a picture is a path, an address, a PIL image or an array, not {type(source).__name__}{hint}")
+    raise ValueError(f"an image is a path, a URL, a PIL image or an array, not {type(source).__name__}{hint}")
 
 
 def _from_pil(image: Image.Image) -> NDArray:
@@ -288,7 +291,7 @@ def _from_array(im: NDArray) -> NDArray:
     """Bring an array into the form (H, W, 3) uint8, contiguous; it is copied unless it has that form."""
     if im.dtype != np.uint8:
         raise ValueError(
-            f"an array of a picture must be uint8, 0 to 255, this one is {im.dtype}: "
+            f"an image array must be uint8, 0 to 255, this one is {im.dtype}: "
             "convert it, for example (im * 255).astype('uint8') if it is 0 to 1"
         )
     if im.ndim == 3 and im.shape[0] < 5 and im.shape[2] >= 5:  # channels first
@@ -296,6 +299,6 @@ def _from_array(im: NDArray) -> NDArray:
     if im.ndim == 2:
         im = im[..., None]
     if im.ndim != 3 or not math.prod(im.shape):
-        raise ValueError(f"an array of a picture is (H, W, 3), (3, H, W) or (H, W), this one is {im.shape}")
+        raise ValueError(f"an image array is (H, W, 3), (3, H, W) or (H, W), this one is {im.shape}")
     im = im[..., :3] if im.shape[2] >= 3 else im[..., :1].repeat(3, 2)
     return np.ascontiguousarray(im)

@@ -1,4 +1,4 @@
-"""What was found in some pictures: boxes in four formats, and ways to print, draw, save and cut them."""
+"""What was found in some images: boxes in four formats, and ways to print, draw, save and cut them."""
 
 import os
 import sys
@@ -23,23 +23,23 @@ CENTRES = ["xcenter", "ycenter", "width", "height", "confidence", "class", "name
 
 
 class Detections:
-    """Results of a call of `AutoShape`: a sequence with one entry per picture.
+    """Results of a call of `AutoShape`: a sequence with one entry per image.
 
-    `results[0]` and iteration give the results of one picture, `results[:2]` those of some, both as `Detections`.
+    `results[0]` and iteration give the results of one image, `results[:2]` those of some, both as `Detections`.
     Pickled results hold tensors of the CPU and plain data, no model.
 
     Args:
-        ims: pictures, (H, W, 3) uint8 RGB.
-        pred: per picture (D, 6) `[xyxy_img, confidence, class]`, best first.
-        files: per picture the name of the file to save, ending in .jpg.
-        times: milliseconds per picture for (pre-processing, inference, NMS).
+        ims: images, (H, W, 3) uint8 RGB.
+        pred: per image (D, 6) `[xyxy_img, confidence, class]`, best first.
+        files: per image the name of the file to save, ending in .jpg.
+        times: milliseconds per image for (pre-processing, inference, NMS).
         names: class number to name.
-        shape: (pictures, channels, height, width) of the network input; of inputs of several shapes the largest sides.
+        shape: (images, channels, height, width) of the network input; of inputs of several shapes the largest sides.
 
     Attributes:
-        xyxy, xywh: per picture (D, 6), four coordinates in pixels of the picture, confidence, class.
+        xyxy, xywh: per image (D, 6), four coordinates in pixels of the image, confidence, class.
         xyxyn, xywhn: the same, coordinates divided by width and height.
-        n: number of pictures. t: `times`. s: `shape`. The others are called as the arguments.
+        n: number of images. t: `times`. s: `shape`. The others are called as the arguments.
     """
 
     def __init__(
@@ -79,10 +79,10 @@ class Detections:
         return self.n
 
     def __getitem__(self, index: int | slice) -> "Detections":
-        """Return the results of one picture or of some.
+        """Return the results of one image or of some.
 
         Raises:
-            IndexError: no such picture.
+            IndexError: no such image.
         """
         if not isinstance(index, slice):
             position = range(self.n)[index]  # IndexError beyond the ends
@@ -102,7 +102,7 @@ class Detections:
         return state
 
     def tolist(self) -> list["Detections"]:
-        """Return the results picture by picture."""
+        """Return the results image by image."""
         return list(self)
 
     # Text ------------------------------------------------------------------------------------------------------------
@@ -122,11 +122,11 @@ class Detections:
         return f"<{type(self).__module__}.{type(self).__name__} of {self.n} images>\n{self}"
 
     def print(self) -> None:
-        """Log what was found in each picture, and the times."""
+        """Log what was found in each image, and the times."""
         LOGGER.info(str(self), extra={"lines": True})
 
     def pandas(self) -> "Detections":
-        """Return a copy whose `xyxy`, `xyxyn`, `xywh` and `xywhn` are one data frame per picture."""
+        """Return a copy whose `xyxy`, `xyxyn`, `xywh` and `xywhn` are one data frame per image."""
         import pandas as pd  # noqa: PLC0415  slow to load, and only needed here
 
         new = copy(self)
@@ -138,16 +138,16 @@ class Detections:
             setattr(new, key, tables)
         return new
 
-    # Pictures --------------------------------------------------------------------------------------------------------
+    # Images --------------------------------------------------------------------------------------------------------
 
     def render(self, labels: bool = True) -> list[NDArray]:
-        """Draw the boxes, the strongest on top; `ims` become the drawn pictures.
+        """Draw the boxes, the strongest on top; `ims` become the drawn images.
 
         Args:
             labels: write class and confidence.
 
         Returns:
-            Pictures (H, W, 3) uint8 RGB.
+            Images (H, W, 3) uint8 RGB.
         """
         self.ims = [
             draw_detections(im, pred, self.names, hide_labels=not labels, bgr=False)
@@ -156,7 +156,7 @@ class Detections:
         return self.ims
 
     def show(self, labels: bool = True) -> None:
-        """Show the pictures with their boxes: in a notebook, else in the viewer of the system.
+        """Show the images with their boxes: in a notebook, else in the viewer of the system.
 
         Without a display this is only a warning.
         """
@@ -164,7 +164,7 @@ class Detections:
         shell = ipython.get_ipython() if ipython else None
         notebook = shell is not None and hasattr(shell, "kernel")
         if not notebook and sys.platform.startswith("linux") and not {"DISPLAY", "WAYLAND_DISPLAY"} & set(os.environ):
-            LOGGER.warning("there is no display to show pictures on: use save() or render()")
+            LOGGER.warning("there is no display to show images on: use save() or render()")
             return
         for im in self.render(labels):
             image = Image.fromarray(im)
@@ -174,7 +174,7 @@ class Detections:
                 image.show()
 
     def save(self, labels: bool = True, save_dir: str | Path = "runs/detect/exp", exist_ok: bool = False) -> Path:
-        """Save the pictures with their boxes as JPEG.
+        """Save the images with their boxes as JPEG.
 
         Args:
             labels: write class and confidence.
@@ -193,15 +193,15 @@ class Detections:
     def crop(
         self, save: bool = True, save_dir: str | Path = "runs/detect/exp", exist_ok: bool = False
     ) -> list[dict[str, Any]]:
-        """Cut out what was found, from the pictures without boxes.
+        """Cut out what was found, from the images without boxes.
 
         Args:
-            save: write crops/<class>/<picture>.jpg in the folder; further ones of a name are numbered.
+            save: write crops/<class>/<image>.jpg in the folder; further ones of a name are numbered.
             save_dir: as in `save`.
             exist_ok: as in `save`.
 
         Returns:
-            Per detection, picture by picture and weakest first: box, four tensors () `xyxy_img`, conf (), cls (), label
+            Per detection, image by image and weakest first: box, four tensors () `xyxy_img`, conf (), cls (), label
             such as "dog 0.87", im (h, w, 3) uint8 RGB: the box, 2 % larger and 10 pixels wider and higher.
         """
         folder = increment_path(save_dir, exist_ok, mkdir=True) if save else None

@@ -470,7 +470,7 @@ class DetectionModel(nn.Module):
 
     def autoshape(self) -> AutoShape:
         """Return the model as `AutoShape`, as YOLOv5 up to 6.0 spelt it."""
-        return AutoShape(self)
+        return AutoShape(self, verbose=False)
 
     def fuse(self) -> "DetectionModel":
         """Fold batch normalisation into convolutions and position bias networks into constants, in place."""

@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from torch import nn
 
-from models.autoshape import AutoShape, load_picture
+from models.autoshape import AutoShape, load_image
 from models.detections import Detections
 from models.experimental import Ensemble
 from models.runtimes.backends import DetectMultiBackend, PyTorchBackend
@@ -121,17 +121,17 @@ def test_every_kind_of_picture_gives_the_same_array(tmp_path):
     alpha = np.dstack((im, im[..., :1]))
     sources = [file, str(file), Image.open(file), Image.fromarray(alpha), im, alpha, im.transpose(2, 0, 1)]
     for source in sources:
-        array, _ = load_picture(source)
+        array, _ = load_image(source)
         np.testing.assert_array_equal(array, im)
         assert array.flags["C_CONTIGUOUS"]
     grey = im[..., 0]
     for source in (grey, grey[..., None], grey[None], Image.fromarray(grey), im[..., :2]):
-        np.testing.assert_array_equal(load_picture(source)[0], grey[..., None].repeat(3, 2))
+        np.testing.assert_array_equal(load_image(source)[0], grey[..., None].repeat(3, 2))
     deep = Image.fromarray(grey.astype(np.uint16) * 257)
-    np.testing.assert_array_equal(load_picture(deep)[0][..., 0], grey)
-    assert load_picture(Image.fromarray(grey.astype(np.float32)))[0].tolist() == load_picture(grey)[0].tolist()
+    np.testing.assert_array_equal(load_image(deep)[0][..., 0], grey)
+    assert load_image(Image.fromarray(grey.astype(np.float32)))[0].tolist() == load_image(grey)[0].tolist()
     for mode in ("1", "L", "LA", "P", "RGBA", "CMYK", "YCbCr", "HSV", "LAB", "I", "F", "I;16"):
-        array, _ = load_picture(Image.new(mode, (20, 10)))
+        array, _ = load_image(Image.new(mode, (20, 10)))
         assert (array.shape, array.dtype) == ((10, 20, 3), np.uint8)
 
 
@@ -142,7 +142,7 @@ def test_exif_turns_files_and_pil_images(tmp_path):
     exif[0x0112] = 6  # to be turned by 90 degrees to the right
     Image.fromarray(im).save(tmp_path / "a.jpg", exif=exif, quality=95)
     for source in (tmp_path / "a.jpg", Image.open(tmp_path / "a.jpg")):
-        array, stem = load_picture(source)
+        array, stem = load_image(source)
         assert (array.shape, stem) == ((80, 40, 3), "a")
         assert array[40, 35, 0] > 200 > 50 > array[40, 5, 0]
 
@@ -178,14 +178,14 @@ def test_a_program_behind_an_address_is_not_run(monkeypatch):
     monkeypatch.setattr("models.autoshape.fetch", lambda url: data)
     monkeypatch.setattr("PIL.EpsImagePlugin.Ghostscript", lambda *_, **__: pytest.fail("Ghostscript runs it"))
     with pytest.raises(ValueError, match="not an image"):
-        load_picture("http://example.com/a.jpg")
+        load_image("http://example.com/a.jpg")
 
 
 def test_address_is_fetched(monkeypatch):
     data = io.BytesIO()
     Image.fromarray(picture(20, 30)).save(data, "png")
     monkeypatch.setattr("models.autoshape.fetch", lambda url: data.getvalue())
-    array, stem = load_picture("https://example.com/x/bus.png?size=1")
+    array, stem = load_image("https://example.com/x/bus.png?size=1")
     np.testing.assert_array_equal(array, picture(20, 30))
     assert stem == "bus"
 
@@ -394,6 +394,13 @@ def test_show_without_a_display_warns(found, monkeypatch, caplog):
 def test_modules_load_without_pandas():
     code = "import sys; sys.modules['pandas'] = None; import models.autoshape"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
+
+
+def test_verbose_logs_a_line(caplog):
+    AutoShape(network(), verbose=False)
+    assert "AutoShape" not in caplog.text
+    AutoShape(network(), True)
+    assert "AutoShape" in caplog.text
 
 
 def test_settings_that_a_file_with_nms_inside_does_not_follow_are_told_when_they_change(nms_inside, caplog):

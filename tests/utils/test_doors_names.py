@@ -28,7 +28,6 @@ DIFFERS = {
     "utils.metrics.plot_mc_curve": "the file is called save_path, by position it is the same argument",
     "models.common.DetectMultiBackend": "no file by default: nothing is fetched without a name",
     "utils.downloads.is_url": "asks the server only with check=True",
-    "models.common.AutoShape": "no verbose",
     "hubconf._create": "the sixth argument is called _verbose too, as of the entry points",
     "detect.run": "line_thickness follows the size of the image",
     "val.run": "half is off by default, and model and what follows are given by name",

@@ -217,18 +217,18 @@ def test_slider_filters_boxes_and_counts(dump, page):
     assert dom.counts() == {"0": 2, "1": 2, "7": 1}
     assert len(dom.all(class_="box")) == 5
     dom = dump(page, "conf=0.6")
-    assert dom.one(id="totals")["text"] == "3 pictures, 3 boxes shown"
+    assert dom.one(id="totals")["text"] == "3 images, 3 boxes shown"
     assert dom.counts() == {"0": 2, "1": 0, "7": 1}
     assert len(dom.all(class_="box")) == 3
 
 
 def test_classes_search_and_order_come_from_the_address(dump, page):
     dom = dump(page, "classes=1,7&only=1&sort=most&theme=dark")
-    assert dom.one(id="totals")["text"] == "2 of 3 pictures, 3 boxes shown"
+    assert dom.one(id="totals")["text"] == "2 of 3 images, 3 boxes shown"
     assert [e["text"] for e in dom.all(class_="name", title=HOSTILE.split()[0]) if e["tag"] == "div"] == [HOSTILE]
     assert dom.one(tag="html")["class"] == "dark"
     dom = dump(page, "q=图像")
-    assert dom.one(id="totals")["text"] == "1 of 3 pictures, 3 boxes shown"
+    assert dom.one(id="totals")["text"] == "1 of 3 images, 3 boxes shown"
     assert [e["text"] for e in dom.all(class_="chips", tag="div")] == [f"2 cat1 {HOSTILE}"]
 
 
@@ -245,7 +245,7 @@ def test_no_pictures(dump, tmp_path):
     dom = dump(DetectReport(tmp_path, NAMES).close())
     assert dom.one(id="empty")["text"] == "This run had no images."
     assert "hidden" not in dom.one(id="empty")
-    assert dom.one(id="totals")["text"] == "0 pictures, 0 boxes shown"
+    assert dom.one(id="totals")["text"] == "0 images, 0 boxes shown"
 
 
 def test_many_pictures_are_drawn_only_near_the_screen(dump, tmp_path):
@@ -254,7 +254,7 @@ def test_many_pictures_are_drawn_only_near_the_screen(dump, tmp_path):
     for i in range(1500):
         report.add(image, f"{i}.jpg", [box(0.2 + i % 2 / 2, i % 3)])
     dom = dump(report.close(), "conf=0.5")
-    assert dom.one(id="totals")["text"] == "1,500 pictures, 750 boxes shown"
+    assert dom.one(id="totals")["text"] == "1,500 images, 750 boxes shown"
     assert dom.counts() == {"0": 250, "1": 250, "2": 250}
     assert len(dom.all(class_="card")) == 1500
     assert 5 < len(dom.all(tag="img")) < 100
