@@ -155,7 +155,7 @@ def test_exif_turns_files_and_pil_images(tmp_path):
         (np.zeros((0, 8, 3), np.uint8), ValueError, r"this one is \(0, 8, 3\)"),
         (np.zeros((1, 2, 4, 8), np.uint8), ValueError, "this one is"),
         (torch.zeros(3, 8, 8), ValueError, r"not Tensor: a tensor is given alone, \(B, 3, H, W\)"),
-        (7, ValueError, "a picture is a path, an address, a PIL image or an array, not int"),
+        (7, ValueError, "an image is a path, a URL, a PIL image or an array, not int"),
         ("missing.jpg", FileNotFoundError, r"missing\.jpg: no such image \(looked in"),
         (str(ROOT / "pyproject.toml"), ValueError, "cannot be decoded as an image"),
     ],
@@ -195,7 +195,7 @@ def test_tensor_goes_right_into_the_network(shaped):
     torch.testing.assert_close(shaped(images), shaped.model(images)[0])
     for wrong, message in (
         (torch.rand(3, 64, 64), "a tensor of images is"),
-        (torch.zeros(1, 3, 64, 64, dtype=torch.uint8), "uint8: give pictures"),
+        (torch.zeros(1, 3, 64, 64, dtype=torch.uint8), "uint8: give images"),
         (torch.rand(1, 3, 64, 65), r"the sides \(64, 65\) of the images must be multiples of 32"),
     ):
         with pytest.raises(ValueError, match=message):
@@ -404,7 +404,7 @@ def test_verbose_logs_a_line(caplog):
 
 
 def test_settings_that_a_file_with_nms_inside_does_not_follow_are_told_when_they_change(nms_inside, caplog):
-    model = AutoShape(DetectMultiBackend(nms_inside))
+    model = AutoShape(DetectMultiBackend(nms_inside), verbose=False)
     image = np.zeros((64, 64, 3), np.uint8)
     model.max_det = 100
     assert len(model(image, size=64).xyxy[0]) == 3
