@@ -122,10 +122,10 @@ class EvolutionRecord:
         if self.file.exists():
             with TextIOWrapper(open_regular(self.file), "utf-8", newline="") as file:
                 reader = csv.reader(file)
-                header = [cell.strip() for cell in next(reader, [])]
+                header = [cell.strip() for cell in next(reader, [""])]
                 rows = [(reader.line_num, cells) for cells in reader]
             if tuple(header[: len(RESULTS)]) != RESULTS:
-                raise ValueError(f"{self.file}: not the table of an evolution: it begins with {header[:1]}")
+                raise ValueError(f"{self.file}: not the table of an evolution: it begins with {header[0]!r}")
             for number, cells in rows:
                 values = table_numbers(cells, len(header), f"{self.file}:{number}")
                 self.rows.append(dict(zip(header, values, strict=True)))

@@ -66,5 +66,5 @@ def test_record_goes_on_and_keeps_the_best(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match="other hyperparameters"):
         again.add((0,) * 7, {"lr0": 0.01}, Hyp())
     (tmp_path / "evolve.csv").write_text("a,b\n1,2\n")
-    with pytest.raises(ValueError, match="not the results of an evolution"):
+    with pytest.raises(ValueError, match="not the table of an evolution: it begins with 'a'"):
         EvolutionRecord(tmp_path)
