@@ -50,7 +50,7 @@ def count(module):
     return sum(p.numel() for p in module.parameters())
 
 
-SCALES = ["n", "m", *(pytest.param(scale, marks=pytest.mark.slow) for scale in "slx")]
+SCALES = ["n", *(pytest.param(scale, marks=pytest.mark.slow) for scale in "smlx")]
 
 
 @pytest.mark.parametrize("scale", SCALES)
