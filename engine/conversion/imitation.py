@@ -24,7 +24,8 @@ from models.yolo import DetectionModel
 from utils.console import LOGGER
 from utils.optim import DECAY, param_groups
 
-WARMUP, LAST_RATE = 0.1, 0.01  # fraction of a phase in which the rate rises; fraction of the peak at its end
+RATE = 0.02  # peak of the learning rate
+WARMUP, LAST_RATE = 0.1, 0.01  # fraction of the steps in which the rate rises; fraction of the peak at the end
 WEIGHT_DECAY, CLIP_NORM = 0.01, 10.0
 FLOOR = 1e-6  # least variance of a map, as a fraction of its mean square: a constant map has none
 
@@ -35,16 +36,15 @@ class Phase:
 
     Attributes:
         name: for messages and the record. own: the stages get what the twin feeds them, else what the teacher gets.
-        share: of all steps. rate: peak of the learning rate.
+        share: of all steps.
     """
 
     name: str
     own: bool
     share: float
-    rate: float
 
 
-PHASES = (Phase("teacher inputs", False, 0.6, 0.02), Phase("own inputs", True, 0.4, 0.005))
+PHASES = (Phase("teacher inputs", False, 0.5), Phase("own inputs", True, 0.5))
 
 Maps = dict[int, tuple[Tensor, Tensor]]  # layer -> input and output of its bottlenecks or Swin stage, (B, C, H, W)
 
@@ -68,13 +68,13 @@ def onward_weight(block: Any) -> Tensor:
     return conv.weight[:, :width] * (norm.weight * torch.rsqrt(norm.running_var + norm.eps))[:, None, None, None]
 
 
-def rate_at(step: int, steps: int, peak: float) -> float:
-    """Return the learning rate of a step: a straight rise, then half a cosine down to `LAST_RATE` of the peak."""
+def rate_at(step: int, steps: int) -> float:
+    """Return the learning rate of a step: a straight rise to `RATE`, then half a cosine down to `LAST_RATE` of it."""
     warmup = max(1, round(WARMUP * steps))
     if step < warmup:
-        return peak * (step + 1) / warmup
+        return RATE * (step + 1) / warmup
     fall = (1 + math.cos(math.pi * (step - warmup) / max(steps - warmup, 1))) / 2
-    return peak * (LAST_RATE + (1 - LAST_RATE) * fall)
+    return RATE * (LAST_RATE + (1 - LAST_RATE) * fall)
 
 
 @contextmanager
@@ -131,10 +131,10 @@ class Imitation:
         maps = stage_maps(teacher, images, layers)
         self.scales = [float((maps[layer][1] - maps[layer][0]).std()) or 1.0 for layer in layers]
         self.weights = [onward_weight(teacher.model[layer]) for layer in layers]
-        self.begin()
+        self.optimizer = self.make_optimizer()
 
-    def begin(self) -> None:
-        """Make a new optimizer, as at the start of every phase."""
+    def make_optimizer(self) -> torch.optim.AdamW:
+        """Return a new optimizer of the stages."""
         outputs = {
             id(p): scale
             for stage, scale in zip(self.stages, self.scales, strict=True)
@@ -146,7 +146,7 @@ class Imitation:
         for kind, parameters in enumerate(param_groups(self.stages)):
             for p in parameters:
                 groups.setdefault((WEIGHT_DECAY * (kind == DECAY), outputs.get(id(p), 1.0)), []).append(p)
-        self.optimizer = torch.optim.AdamW(
+        return torch.optim.AdamW(
             [{"params": params, "weight_decay": decay, "scale": scale} for (decay, scale), params in groups.items()]
         )
 
@@ -176,24 +176,47 @@ class Imitation:
     def gradients(self, images: Tensor, own: bool) -> list[float]:
         """Add the gradients of one batch, stage by stage; return the errors."""
         targets = stage_maps(self.teacher, images, self.layers)
-        inputs = stage_maps(self.twin, images, self.layers) if own else targets
-        return [self._learn(i, inputs[layer][0], targets[layer][1]) for i, layer in enumerate(self.layers)]
+        if not own:
+            return [self._learn(i, *targets[layer])[0] for i, layer in enumerate(self.layers)]
+        errors = []
 
-    def _learn(self, i: int, map_: Tensor, target: Tensor) -> float:
-        """Add the gradients of stage `i`; where memory is short, a part of the batch after the other."""
+        def learn(layer: int, map_: Tensor) -> Tensor:
+            with torch.enable_grad():
+                error, output = self._learn(self.layers.index(layer), map_, targets[layer][1])
+            errors.append(error)
+            return output
+
+        with torch.no_grad():
+            for _ in walk_backbone(self.twin, images, self.layers[-1] + 1, dict.fromkeys(self.layers, learn)):
+                pass
+        return errors
+
+    def _learn(self, i: int, map_: Tensor, target: Tensor) -> tuple[float, Tensor]:
+        """Add the gradients of stage `i`; where memory is short, a part of the batch after the other.
+
+        Args:
+            i: which stage.
+            map_: its input, (B, C, H, W).
+            target: what the teacher makes in its place.
+
+        Returns:
+            The error, and the output of the stage without gradients.
+        """
         stage: Any = self.stages[i]
         weight = self.weights[i]
         reached = F.conv2d(target, weight)
         scale = 1 / (variance(reached) * reached.numel())
         while True:
-            error = torch.zeros((), device=target.device)
+            error, outputs = torch.zeros((), device=target.device), []
             try:
                 size = -(-len(map_) // self.parts[i])
                 for x, y in zip(map_.split(size), target.split(size), strict=True):
-                    loss = F.conv2d(stage(x) - y, weight).square().sum() * scale
+                    output = stage(x)
+                    loss = F.conv2d(output - y, weight).square().sum() * scale
                     loss.backward()
                     error += loss.detach()
-                return float(error)
+                    outputs.append(output.detach())
+                return float(error), torch.cat(outputs)
             except torch.OutOfMemoryError:
                 if self.parts[i] >= len(map_):
                     raise ValueError(
@@ -215,6 +238,6 @@ class Imitation:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Put back what `state_dict` returned."""
         self.stages.load_state_dict(state["stages"])
-        self.begin()
+        self.optimizer = self.make_optimizer()
         self.optimizer.load_state_dict(state["optimizer"])
         self.rate = state["rate"]

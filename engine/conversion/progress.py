@@ -20,7 +20,7 @@ class Progress:
 
     Attributes:
         key: what it depends on; with another key nothing is taken up.
-        phase: number of the phase. step: of the next step in it. steps: of each phase.
+        steps: of each phase. step: number of the next step, counted over all phases.
         checks: of the copy, and after each finished phase. seconds: CPU time so far.
         best: number of the check with the highest score. best_stages: weights of the stages then.
         imitation: weights of the stages and state of the optimizer now.
@@ -29,7 +29,6 @@ class Progress:
 
     key: dict[str, Any]
     steps: list[int]
-    phase: int = 0
     step: int = 0
     checks: list[Check] = field(default_factory=list)
     seconds: float = 0.0
@@ -45,9 +44,9 @@ class Progress:
             self.best, self.best_stages = len(self.checks) - 1, stages
 
     @property
-    def done(self) -> int:
-        """Return the number of steps done in all phases."""
-        return sum(self.steps[: self.phase]) + self.step
+    def phase(self) -> int:
+        """Return the number of the phase that is not checked yet; the number of phases at the end."""
+        return len(self.checks) - 1
 
 
 def save_progress(progress: Progress, file: Path) -> None:

@@ -144,13 +144,13 @@ class Conversion:
         if found:
             self.progress = found
             self.imitation.load_state_dict(found.imitation)
-            LOGGER.info(f"{PREFIX}going on after {found.done} of {sum(found.steps)} steps ({state_file})")
+            LOGGER.info(f"{PREFIX}going on after {found.step} of {sum(found.steps)} steps ({state_file})")
         else:
             self.progress.steps = self.plan()
             self.progress.add(self.check(), self.imitation.state_dict()["stages"])
             LOGGER.info(f"{PREFIX}copied: {self.progress.checks[0]}")
         before = self.progress.seconds
-        bar = tqdm(total=sum(self.progress.steps), initial=self.progress.done, bar_format=TQDM_BAR_FORMAT, disable=None)
+        bar = tqdm(total=sum(self.progress.steps), initial=self.progress.step, bar_format=TQDM_BAR_FORMAT, disable=None)
         with bar, interrupts.patient():
             while self.progress.phase < len(PHASES):
                 finished = self.run_phase(bar, state_file, interrupts)
@@ -191,13 +191,12 @@ class Conversion:
     def run_phase(self, bar: tqdm, state_file: Path, interrupts: Interrupts) -> bool:
         """Do the rest of the running phase and the check after it; False if a signal interrupted it."""
         progress, phase = self.progress, PHASES[self.progress.phase]
-        steps, last_saved = progress.steps[progress.phase], time.monotonic()
+        end, total, last_saved = sum(progress.steps[: progress.phase + 1]), sum(progress.steps), time.monotonic()
         good = self.imitation.state_dict(), progress.step
-        while progress.step < steps:
+        while progress.step < end:
             if interrupts.wanted:
                 return False
-            number = progress.done
-            errors = self.imitation.step(self.batch(number), phase.own, rate_at(progress.step, steps, phase.rate))
+            errors = self.imitation.step(self.batch(progress.step), phase.own, rate_at(progress.step, total))
             if not all(map(math.isfinite, errors)):
                 self.go_back(*good)
                 continue
@@ -205,18 +204,16 @@ class Conversion:
             bar.update()
             line = f"{phase.name}: errors {' '.join(f'{error:.3f}' for error in errors)}"
             bar.set_description(line)
-            if progress.step % max(steps // 5, 1) == 0:
+            if progress.step % max(total // 10, 1) == 0:
                 good = self.imitation.state_dict(), progress.step
                 if bar.disable:
-                    LOGGER.info(f"{PREFIX}step {progress.done} of {sum(progress.steps)}, {line}")
+                    LOGGER.info(f"{PREFIX}step {progress.step} of {total}, {line}")
             if time.monotonic() - last_saved > SAVE_EVERY:
                 self.save(state_file)
                 last_saved = time.monotonic()
         check = self.check()
         progress.add(check, self.imitation.state_dict()["stages"])
         LOGGER.info(f"{PREFIX}after {phase.name}: {check}")
-        progress.phase, progress.step = progress.phase + 1, 0
-        self.imitation.begin()
         return True
 
     def go_back(self, state: dict[str, Any], step: int) -> None:
@@ -230,7 +227,7 @@ class Conversion:
         rate = self.imitation.rate / 2
         self.imitation.load_state_dict(state)
         self.imitation.rate, self.progress.step = rate, step
-        LOGGER.warning(f"{PREFIX}a loss is not finite: back to step {self.progress.done} with half the learning rate")
+        LOGGER.warning(f"{PREFIX}a loss is not finite: back to step {step} with half the learning rate")
 
     def save(self, state_file: Path) -> None:
         """Save the state of the conversion."""

@@ -6,7 +6,7 @@ copied twin computes what its sibling would without the bottlenecks of its backb
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
@@ -251,22 +251,34 @@ def map_sides(model: DetectionModel, imgsz: int) -> list[int]:
     sides = []
     with torch.no_grad():
         images = torch.zeros(1, model.yaml["ch"], imgsz, imgsz, device="meta")
-        for _, _, output in walk_backbone(probe, images, len(model.yaml["backbone"])):
+        for _, output in walk_backbone(probe, images, len(model.yaml["backbone"])):
             sides.append(output.shape[-1])
     return sides
 
 
-def walk_backbone(model: DetectionModel, x: Any, layers: int) -> Iterator[tuple[int, Any, Tensor]]:
-    """Run the first layers of a model; after each one yield its index, its input and its output."""
+def walk_backbone(
+    model: DetectionModel, x: Any, layers: int, inner: Mapping[int, Callable[[int, Tensor], Tensor]] | None = None
+) -> Iterator[tuple[int, Tensor]]:
+    """Run the first layers of a model; after each one yield its index and its output.
+
+    Args:
+        model: the model.
+        x: images, (B, C, H, W).
+        layers: how many.
+        inner: layer -> function that stands in for the bottlenecks or the Swin stage of this layer.
+    """
     outputs: list[Any] = []
     layer: Any
     for i, layer in enumerate(model.model[:layers]):
         source = layer.f
         if source != -1:
             x = outputs[source] if isinstance(source, int) else [x if f == -1 else outputs[f] for f in source]
-        before, x = x, layer(x)
+        if inner and i in inner:
+            x = layer.cv3(torch.cat((inner[i](i, layer.cv1(x)), layer.cv2(x)), 1))
+        else:
+            x = layer(x)
         outputs.append(x)
-        yield i, before, x
+        yield i, x
 
 
 # The copied start -----------------------------------------------------------------------------------------------------

@@ -77,7 +77,7 @@ def test_stages_learn_and_everything_else_stays(teacher_file, whole):
     assert all(row["own"] < row["copied"] for row in stages)
     assert record["teacher"] == "teacher.pt"
     assert record["images"] == 32
-    assert record["steps"] == {"teacher inputs": 12, "own inputs": 8}
+    assert record["steps"] == {"teacher inputs": 10, "own inputs": 10}
     assert ckpt["names"] == dict(enumerate(CLASSES))
     assert yaml_load(whole.with_suffix(".yaml"))["backbone"] == ckpt["yaml"]["backbone"]
     assert not whole.with_name("twin.conversion.pt").exists()
@@ -259,6 +259,17 @@ def test_inputs_of_the_second_phase_are_those_of_the_twin(pair):
     assert [phase.own for phase in PHASES] == [False, True]
 
 
+def test_errors_on_own_inputs_are_those_of_the_maps(pair):
+    teacher, twin, pairing = pair
+    imitation = Imitation(teacher, twin, pairing.stages, IMAGES)
+    theirs, own = (stage_maps(model, IMAGES, pairing.stages) for model in (teacher, twin))
+    expected = []
+    for layer, weight in zip(pairing.stages, imitation.weights, strict=True):
+        maps = [torch.nn.functional.conv2d(x, weight) for x in (own[layer][1], theirs[layer][1])]
+        expected.append(float(relative_error(*maps)))
+    assert imitation.gradients(IMAGES, own=True) == pytest.approx(expected, rel=1e-4)
+
+
 def test_relative_error_by_hand():
     target = torch.tensor([0.0, 2.0])  # variance 1
     assert relative_error(torch.tensor([0.0, 0.0]), target) == 2
@@ -268,7 +279,7 @@ def test_relative_error_by_hand():
 
 
 def test_rate_rises_and_falls():
-    rates = [rate_at(step, 100, 0.02) for step in range(100)]
+    rates = [rate_at(step, 100) for step in range(100)]
     assert rates[0] == pytest.approx(0.002)
     assert max(rates) == rates[9] == rates[10] == 0.02
     assert rates[11:] == sorted(rates[11:], reverse=True)
