@@ -39,6 +39,7 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 import val
+from engine.conversion.before_training import convert_inputs
 from engine.interrupts import Interrupts
 from engine.training.checks import MAY_CHANGE_ON_RESUME, check_options, choose_evolution, resume_options
 from engine.training.evolve import RESULTS
@@ -511,8 +512,8 @@ def run_options(options: TrainOptions, given: Collection[str], callbacks: Callba
         device = local_device(parse_device(options.device)[1])
         LOGGER.info(f"{world_size()} processes, the first one on {device}")
     choose_amp(options.amp, device)
-    with main_first():  # it may draw the demonstration dataset
-        inputs = read_inputs(options)
+    with main_first():  # it may draw the demonstration dataset, and convert the checkpoint
+        inputs = convert_inputs(read_inputs(options), device)
     with ExitStack() as stack:
         if options.resume:
             save_dir = Path(options.weights).parents[1]

@@ -29,6 +29,10 @@ SHARE_OF_MEMORY = 0.1  # of what is free: decoded images
 NO_BOXES = np.zeros((0, 5), np.float32)
 
 
+class TooFewImages(ValueError):  # noqa: N818
+    """There are fewer images than a conversion needs."""
+
+
 class Images:
     """Images to learn from and images held out.
 
@@ -41,12 +45,14 @@ class Images:
         learned: files to learn from. held_out: the others.
 
     Raises:
-        ValueError: fewer than `FEWEST` images.
+        TooFewImages: fewer than `FEWEST`.
     """
 
     def __init__(self, files: Sequence[str], imgsz: int, seed: int = 0) -> None:
         if len(files) < FEWEST:
-            raise ValueError(f"{len(files)} images; a conversion needs at least {FEWEST}, and works well from {FEW} on")
+            raise TooFewImages(
+                f"{len(files)} images; a conversion needs at least {FEWEST}, and works well from {FEW} on"
+            )
         if len(files) < FEW:
             LOGGER.warning(f"only {len(files)} images: the twin may come near its teacher on these alone; add others")
         order = np.random.default_rng((seed, 0)).permutation(len(files))

@@ -325,6 +325,7 @@ def convert(
     out: str | Path = "",
     settings: Settings | None = None,
     device: torch.device | None = None,
+    measure: bool = True,
 ) -> Path:
     """Convert a trained convolutional YOLOv5 into its Swin twin and write it as a checkpoint.
 
@@ -340,6 +341,7 @@ def convert(
         out: checkpoint to write; "" is the name of the teacher with `-swinv2`, in the working directory.
         settings: sizes and length.
         device: where it runs; None is the CPU.
+        measure: use labels of the classes of the teacher to measure the result.
 
     Returns:
         The checkpoint.
@@ -375,7 +377,7 @@ def convert(
             raise
     conversion.report()
     record = conversion.record()
-    if table and conversion.pairing.whole and same_classes(table, conversion.twin.names):
+    if measure and table and conversion.pairing.whole and same_classes(table, conversion.twin.names):
         loader = validation_loader(table, conversion.settings.imgsz, input_stride(conversion.twin.stride))
         record["labels"] = compare_maps(conversion, loader)
     conversion.write(out, record)

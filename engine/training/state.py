@@ -15,7 +15,8 @@ from engine.training.random_state import rng_state, set_rng_state, set_torch_rng
 from models.image_size import check_img_size, input_stride
 from models.weights.checkpoint import load_checkpoint, refuse_foreign_resume, save_checkpoint
 from models.weights.imagenet import PUBLISHED, Published, load_published, read_published
-from models.weights.transfer import transfer_weights
+from models.weights.transfer import Transfer, transfer_weights
+from models.weights.twin import start_as_identity_
 from models.yolo import DetectionModel
 from utils.autoanchor import fit_head
 from utils.autobatch import autobatch
@@ -102,7 +103,7 @@ class Plan:
         options: in effect. hyp: hyperparameters, loss gains fitted to this run. device, amp: where, in which type.
         imgsz, stride: image size and largest stride, pixels. batches: per epoch. warmup: iterations.
         data: fingerprints of the datasets `train` and `val`. frozen: layers of the model that are not trained.
-        save_dir: run folder. git: state of the repository.
+        save_dir: run folder. git: state of the repository. converted: record of the conversion that it started from.
     """
 
     options: TrainOptions
@@ -117,6 +118,7 @@ class Plan:
     frozen: list[nn.Module]
     save_dir: Path
     git: str | None
+    converted: dict[str, Any] | None = None
 
     def record(self) -> dict[str, Any]:
         """Return the options and the run folder as opt.yaml and checkpoints hold them."""
@@ -229,11 +231,13 @@ def build_model(inputs: Inputs, save_dir: Path) -> DetectionModel:
             f"{options.cfg or options.weights}: 'ch' is {model.yaml['ch']}, but training images have 3 channels"
         )
     if ckpt:
-        new_anchors = (options.cfg or hyp.anchors) and not options.resume
+        new_anchors = (isinstance(inputs.cfg, str) or hyp.anchors) and not options.resume
         report = transfer_weights(model, ckpt, exclude=("anchor",) if new_anchors else ())
         report.log(options.weights)
-        if is_main() and not options.resume:
-            report.write(save_dir / "transfer.csv")
+        if not options.resume:
+            start_fresh_stages_(model, report)
+            if is_main():
+                report.write(save_dir / "transfer.csv")
     if inputs.published:
         load_published(model, inputs.published)
     model.names = {0: "item"} if options.single_cls and len(data["names"]) != 1 else data["names"]
@@ -246,6 +250,14 @@ def build_model(inputs: Inputs, save_dir: Path) -> DetectionModel:
     if options.activation_checkpointing and not model.set_activation_checkpointing(True):
         LOGGER.warning("--activation-checkpointing has no effect: the model has no Swin stage")
     return model
+
+
+def start_fresh_stages_(model: DetectionModel, report: Transfer) -> None:
+    """Start Swin stages as the identity where the layers around them were copied: noise would spoil what these do."""
+    copied = {name.split(".")[1] for name in report.taken if name.endswith(".cv3.conv.weight")}
+    fresh = {name.split(".")[1] for name in report.missing if ".m.blocks." in name}
+    for layer in copied & fresh:
+        start_as_identity_(model.model[int(layer)])
 
 
 def choose_amp(name: str, device: torch.device) -> torch.dtype | None:
@@ -371,7 +383,9 @@ def prepare(
     state = State(model, model, ModelEMA(model), optimizer, scaler, EarlyStopping(options.patience))
     warmup = warmup_iterations(hyp.warmup_epochs, batches)
     prints = {"train": dataset.fingerprint(), "val": val_loader.dataset.fingerprint()}
-    plan = Plan(options, fitted, device, amp, imgsz, stride, batches, warmup, prints, frozen, save_dir, git_describe())
+    record = inputs.ckpt and inputs.ckpt["converted"]
+    git = git_describe()
+    plan = Plan(options, fitted, device, amp, imgsz, stride, batches, warmup, prints, frozen, save_dir, git, record)
     if options.resume:
         refuse_other_hyp(fitted, inputs.ckpt, options.hyp)
         restore(state, plan, inputs.ckpt)
@@ -510,6 +524,7 @@ def to_checkpoint(state: State, plan: Plan, progress: dict[str, Any] | None = No
         "stride": model.stride.tolist(),
         "hyp": plan.hyp.to_dict(),
         "opt": plan.record() | {"rollbacks": state.rollbacks},
+        "converted": plan.converted,
         "git": plan.git,
     }
 

@@ -209,6 +209,8 @@ def twin_table(teacher: DetectionModel, cfg: str | Path) -> dict[str, Any]:
 def pixel_anchors(model: DetectionModel) -> list[list[float]] | int:
     """Return the anchors of a model in pixels, one flat list w, h, ... per level, as a table holds them."""
     head = model.detect
+    if head.anchors.is_meta:
+        return model.yaml["anchors"]
     levels = (head.anchors * head.stride.view(-1, 1, 1)).flatten(1)  # (levels, 2 * A)
     if (levels <= 0).any():  # placeholders that AutoAnchor has not replaced yet
         return model.yaml["anchors"]

@@ -18,6 +18,15 @@ def freeze_value(text: str) -> int | str:
     return text if text == "backbone" else int(text)
 
 
+def convert_value(text: str) -> int | str:
+    """Read the value of --convert: a positive number of images, `auto` or `off`."""
+    if text in ("auto", "off"):
+        return text
+    if int(text) < 1:
+        raise ValueError(text)
+    return int(text)
+
+
 @dataclass(frozen=True)
 class TrainOptions:
     """Options of train.py, see `utils.options.table`."""
@@ -28,6 +37,12 @@ class TrainOptions:
         "from scratch",
     )
     cfg: str = option("", f"model YAML; default: the checkpoint's, or {DEFAULT_CFG}")
+    convert: Annotated[int | str, convert_value] = option(
+        "auto",
+        "for a convolutional checkpoint and its Swin twin as --cfg: imitate the bottlenecks first, on training images; "
+        "auto, off, or the number of images looked at",
+    )
+    unlabeled: list[str] = option([], "more images for that, which need no labels: folders or lists")
     data: str = option("data/demo.yaml", "dataset YAML")
     hyp: str = option("", f"hyperparameter YAML; default: {HYP_OF_SWIN} for Swin backbones, else {HYP_OF_CONV}")
     epochs: Annotated[int, COUNT] = option(100, "total epochs")
