@@ -81,6 +81,7 @@ OURS = {
     "train": {
         "--amp": "auto", "--activation-checkpointing": False, "--checkpoint-stages": None, "--window": None,
         "--shard-optimizer": False, "--tuner": "genetic", "--storage": "", "--logger": [], "--nan-policy": "stop",
+        "--convert": "auto", "--unlabeled": [],
     },
     "val": {"--report": False, "--window": None},
     "detect": {

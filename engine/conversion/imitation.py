@@ -27,6 +27,7 @@ from utils.optim import DECAY, param_groups
 RATE = 0.02  # peak of the learning rate
 WARMUP, LAST_RATE = 0.1, 0.01  # fraction of the steps in which the rate rises; fraction of the peak at the end
 WEIGHT_DECAY, CLIP_NORM = 0.01, 10.0
+BETAS = 0.9, 0.95  # gradients fall fast in few steps: an average over a thousand would keep the steps small
 FLOOR = 1e-6  # least variance of a map, as a fraction of its mean square: a constant map has none
 
 
@@ -147,7 +148,8 @@ class Imitation:
             for p in parameters:
                 groups.setdefault((WEIGHT_DECAY * (kind == DECAY), outputs.get(id(p), 1.0)), []).append(p)
         return torch.optim.AdamW(
-            [{"params": params, "weight_decay": decay, "scale": scale} for (decay, scale), params in groups.items()]
+            [{"params": params, "weight_decay": decay, "scale": scale} for (decay, scale), params in groups.items()],
+            betas=BETAS,
         )
 
     def step(self, images: Tensor, own: bool, rate: float) -> list[float]:

@@ -46,7 +46,9 @@ CHECKSUMS = {
 
 
 def test_every_file_is_published_and_every_published_model_has_a_file():
-    assert {file.stem for file in HUB.glob("*.yaml")} == {name for name in PUBLISHED if name not in SIZES}
+    assert {file.stem for file in HUB.glob("*.yaml") if not file.stem.endswith("-swinv2")} == {
+        name for name in PUBLISHED if name not in SIZES
+    }
 
 
 LARGE = ("yolov5m6", "yolov5l6", "yolov5x6", "yolov5-p6", "yolov5-p7", "yolov3-spp")

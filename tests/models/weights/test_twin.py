@@ -98,6 +98,15 @@ def test_derived_table_of_a_p6_model_has_windows_for_its_maps():
     assert [table["backbone"][i][3][1] for i in pairing.stages] == [8, 8, 8, 10, 10]  # divide 320, 160, 80, 40, 20
 
 
+@pytest.mark.parametrize("name", ["yolov5s", "yolov5s6", "yolov5-p2"])
+def test_shipped_tables_are_the_derived_ones(name):
+    folder = ROOT / ("models" if len(name) == 7 else "models/hub")
+    derived, _ = derive_table(DetectionModel(folder / f"{name}.yaml", verbose=False), 1280 if "6" in name else 640)
+    shipped = yaml_load(folder / f"{name}-swinv2.yaml")
+    keys = ("backbone", "head", "depth_multiple", "width_multiple", "anchors")
+    assert {key: derived[key] for key in keys} == {key: shipped[key] for key in keys}
+
+
 def test_derived_table_names_what_stays_convolutional():
     table = yaml_load(ROOT / "models/yolov5n.yaml")
     table["backbone"][2] = [-1, 3, "BottleneckCSP", [128]]
