@@ -24,7 +24,7 @@ test-all: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -n 2 --dist loadfile -rs $(PYTEST_ARGS)
 
 parity: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest -q --measured tests/models/test_swinv2_parity.py tests/models/test_pretrained.py \
+	$(BIN)/python -m pytest -q --measured tests/models/test_swinv2_parity.py tests/models/weights/test_imagenet.py \
 	  tests/models/test_paper_models.py tests/models/test_half_precision.py
 
 fuzz: $(VENV)/.installed-dev
