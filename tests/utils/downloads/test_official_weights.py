@@ -7,6 +7,7 @@ import re
 import socket
 import ssl
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -330,8 +331,9 @@ def test_a_trickle_is_given_up(folder, mirror, monkeypatch):
         handler.send_header("Content-Length", str(len(CONTENT)))
         handler.end_headers()
         for byte in CONTENT[:500]:
-            if over.wait(0.01):
+            if over.is_set():
                 return
+            time.sleep(0.01)
             handler.wfile.write(bytes([byte]))
 
     monkeypatch.setattr(Handler, "do_GET", trickle)
