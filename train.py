@@ -99,8 +99,9 @@ def forward_backward(
     """Add the gradients of one batch, which several processes share.
 
     Returns:
-        Box, objectness and class loss, (3,), means over the processes; not finite where a loss was not, and then
-        without any gradient added. None if the device has too little memory; the tensors of the pass are gone then.
+        Box, objectness and class loss, (3,), with a teacher its term too, (4,), means over the processes; not finite
+        where a loss was not, and then without any gradient added. None if the device has too little memory; the tensors
+        of the pass are gone then.
     """
     with suppress(torch.OutOfMemoryError):
         return _forward_backward(state, plan, images, targets, compute_loss)
@@ -112,6 +113,9 @@ def _forward_backward(state: State, plan: Plan, images: Tensor, targets: Tensor,
     with amp_context(plan.device, plan.amp):
         preds = state.net(images)
     loss, items = compute_loss(preds, targets.to(plan.device))
+    if state.distillation:
+        progress = (state.epoch + state.batch / plan.batches) / plan.options.epochs
+        loss, items = state.distillation(loss, items, images, preds, progress)
     items = mean_over_processes(items)
     if items.isfinite().all():  # DistributedDataParallel takes the mean of the gradients, one process their sum
         parts = 4 if plan.options.quad else 1  # images per sample
@@ -157,7 +161,7 @@ def begin_epoch(state: State, plan: Plan, loader: DataLoader) -> None:
         maps = np.zeros(state.model.nc) if state.maps is None else state.maps
         loader.sampler.weights = image_weights(labels, maps, class_weights(labels, state.model.nc))
     if not state.batch:
-        state.losses = torch.zeros(3, device=plan.device)
+        state.losses = torch.zeros(3 + bool(state.distillation), device=plan.device)
         state.optimizer.zero_grad()
         if world_size() > 1:  # drop path differs between the processes
             torch.manual_seed(hash((plan.options.seed, state.epoch, rank())))
@@ -174,7 +178,7 @@ def train_one_epoch(
 ) -> bool:
     """Train one epoch on every batch; a resumed epoch skips its first `state.batch` batches.
 
-    `state.losses` becomes the mean box, objectness and class loss, (3,).
+    `state.losses` becomes the mean box, objectness and class loss, (3,), with a teacher its term too, (4,).
 
     Returns:
         False if a signal interrupted it, in all processes after the same batch.
@@ -185,7 +189,8 @@ def train_one_epoch(
     """
     hyp, options, device = slowed(plan.hyp, state.rollbacks), plan.options, plan.device
     begin_epoch(state, plan, loader)
-    LOGGER.info(("\n" + "%11s" * 7) % ("Epoch", "GPU_mem", "box_loss", "obj_loss", "cls_loss", "Instances", "Size"))
+    losses = ("box_loss", "obj_loss", "cls_loss", "dis_loss")[: len(state.losses)]
+    LOGGER.info("\n" + "".join(f"{name:>11}" for name in ("Epoch", "GPU_mem", *losses, "Instances", "Size")))
     bar = tqdm(
         enumerate(loader, start=state.batch), total=plan.batches, initial=state.batch, bar_format=TQDM_BAR_FORMAT,
         disable=None if is_main() else True,
@@ -220,7 +225,7 @@ def train_one_epoch(
         state.losses = (state.losses * i + items) / (i + 1)
         state.batch, state.iteration = i + 1, ni + 1
         memory = f"{torch.cuda.memory_reserved() / 1e9 if device.type == 'cuda' else 0:.3g}G"
-        line = ("%11s" * 2 + "%11.4g" * 5) % (
+        line = ("%11s" * 2 + "%11.4g" * (len(losses) + 2)) % (
             f"{state.epoch}/{options.epochs - 1}", memory, *state.losses.tolist(), len(targets), images.shape[-1]
         )  # fmt: skip
         bar.set_description(line)
@@ -357,7 +362,8 @@ def train_epochs(
             state.best_fitness = max(score, state.best_fitness)
 
         # log, then save: a run that is killed between them repeats the epoch and drops its row
-        vals = [*state.losses.tolist(), *results, *rates]
+        losses = state.losses.tolist()
+        vals = [*losses[:3], *results, *rates, *losses[3:]]
         callbacks.run("on_fit_epoch_end", vals=vals, epoch=state.epoch, best_fitness=state.best_fitness, fi=score)
         if final or not options.nosave:
             save(state, plan, improved)
@@ -433,7 +439,8 @@ def train_until_stopped(
         hyp = inputs.hyp.to_dict()
         write_options(plan, hyp)
         settings = plan.record() | {f"hyp/{key}": value for key, value in hyp.items()}
-        logs = RunLogs(save_dir, services=options.logger, settings=settings)
+        extra = ("train/dis_loss",) if state.distillation else ()
+        logs = RunLogs(save_dir, services=options.logger, settings=settings, extra=extra)
         logs.register(callbacks)
         logs.truncate(state.epoch)  # rows of an epoch that is repeated, or of an older run in this folder
         logs.start(None if options.noplots or options.resume else state.ema.ema, plan.imgsz)

@@ -285,7 +285,7 @@ def fresh_state(seed):
     model = DetectionModel(yaml.safe_load(MODEL), verbose=False)
     optimizer = build_optimizer(model, "SGD", 0.1, 0.9, 0.0)
     scaler, stopper = torch.amp.GradScaler("cpu", enabled=False), EarlyStopping(9)
-    return training.State(model, model, ModelEMA(model), optimizer, scaler, stopper)
+    return training.State(model, model, ModelEMA(model), optimizer, scaler, stopper, None)
 
 
 def same(a, b):

@@ -84,6 +84,16 @@ def test_two_processes_follow_the_losses_of_one(command, alone, tmp_path, flags)
 
 
 @pytest.mark.slow
+def test_two_processes_learn_from_a_teacher_as_one_does(command, alone, tmp_path):
+    settings = ["--teacher", str(alone / "weights/best.pt"), "--project", str(tmp_path)]
+    for processes in (1, 2):
+        run(processes, [*command, *settings, "--name", str(processes)])
+    for one, two in zip(columns(tmp_path / "1"), columns(tmp_path / "2"), strict=True):
+        assert [*two[1:4], two[-1]] == pytest.approx([*one[1:4], one[-1]], rel=1e-3)
+        assert one[-1] > 0
+
+
+@pytest.mark.slow
 def test_two_times_eight_images_follow_sixteen(command, tmp_path):
     draw_demo(tmp_path / "data", n_train=32, n_val=4, size=96, seed=1)
     data = {"path": str(tmp_path / "data"), "train": "images/train", "val": "images/val", "names": list(CLASSES)}

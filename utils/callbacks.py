@@ -23,7 +23,7 @@ EVENTS: dict[str, tuple[str, ...]] = {
     "on_val_batch_end": (),
     "on_val_end": (),
     "on_val_metrics": ("result", "counts", "names"),  # `ApResult`, labels of each class (nc,), {class: name}
-    "on_fit_epoch_end": ("vals", "epoch", "best_fitness", "fi"),  # vals: values of RESULT_COLUMNS without the epoch
+    "on_fit_epoch_end": ("vals", "epoch", "best_fitness", "fi"),  # vals: values of results.csv without the epoch
     "on_model_save": ("last", "epoch", "final_epoch", "best_fitness", "fi"),  # last: path of the file
     "on_train_end": ("last", "best", "epoch", "results"),  # paths, last epoch, tuple of val.run
     "on_params_update": ("params",),  # dict of settings that changed; train.py and val.py change none

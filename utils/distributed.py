@@ -6,7 +6,7 @@ works in a single process too, where it does nothing.
 
 import logging
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
@@ -124,7 +124,7 @@ def mean_over_processes(x: Tensor) -> Tensor:
     return total / world_size()
 
 
-def shares_of_mean(counts: list[int], device: torch.device) -> list[float]:
+def shares_of_mean(counts: Sequence[float], device: torch.device) -> list[float]:
     """Return how many times the mean over the processes each count is; 1 where all of them count nothing."""
     mean = mean_over_processes(torch.tensor(counts, dtype=torch.float64, device=device)).tolist()
     return [count / average if average else 1.0 for count, average in zip(counts, mean, strict=True)]

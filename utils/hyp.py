@@ -81,6 +81,9 @@ class Hyp:
         0.0, "[0, 1]", "probability of each of blur, median blur, grey, local contrast", ours=True
     )
     label_smoothing: float = _hyp(0.0, "[0, 1)", "fraction of a class target spread over both outcomes", ours=True)
+    distill: float = _hyp(
+        1.0, "[0, inf)", "gain of what --teacher teaches at the start, as a multiple of the detection loss", ours=True
+    )
 
     def __post_init__(self) -> None:
         for spec in fields(self):

@@ -1,6 +1,6 @@
 """The training loss: which anchor owns which target, one function per term, and the class that adds them up."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -75,6 +75,11 @@ def assign_targets(targets: Tensor, anchors: Tensor, size: tuple[int, int], anch
         anchor_wh=anchors[anchor],
         label=targets[index, 1].long(),
     )
+
+
+def level_balance(levels: int) -> list[float]:
+    """Return the weight of the objectness of each level."""
+    return list(LEVEL_BALANCE.get(levels, LEVEL_BALANCE_DEFAULT[:levels]))
 
 
 def smooth_BCE(eps: float = 0.1) -> tuple[float, float]:
@@ -163,7 +168,7 @@ class ComputeLoss:
         self,
         model: Any,
         autobalance: bool = False,
-        shares: Callable[[list[int]], list[float]] | None = None,
+        shares: Callable[[Sequence[float]], list[float]] | None = None,
     ) -> None:
         network: Any = de_parallel(model)
         head = network.model[-1]
@@ -174,7 +179,7 @@ class ComputeLoss:
         self.autobalance = autobalance
         self.shares = shares
         self.seen = self.matched = 0
-        self.balance = list(LEVEL_BALANCE.get(head.nl, LEVEL_BALANCE_DEFAULT[: head.nl]))
+        self.balance = level_balance(head.nl)
         strides = head.stride.tolist()
         self.ssi = strides.index(16) if 16 in strides else 0
         self.cp, self.cn = smooth_BCE(self.hyp.get("label_smoothing", 0.0))

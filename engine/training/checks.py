@@ -14,12 +14,12 @@ from utils.downloads.official_weights import YOLOV5, find_weights
 from utils.files import key_place, yaml_load
 from utils.loggers.services import check_services
 from utils.options.table import checked, options_of
-from utils.options.train import DEFAULT_CFG, TrainOptions
+from utils.options.train import DEFAULT_CFG, START, TrainOptions
 from utils.paths import ROOT, check_file, get_latest_run
 from utils.torch_utils import parse_device
 
 EVOLUTION = ("evolve", "tuner", "storage", "evolve_population", "resume_evolve")  # no training inside is ever resumed
-MAY_CHANGE_ON_RESUME = ("amp", "data", "device", "epochs", "nan_policy", "patience", "workers")
+MAY_CHANGE_ON_RESUME = ("amp", "data", "device", "epochs", "nan_policy", "patience", "teacher", "workers")
 
 
 def resume_options(options: TrainOptions, given: Collection[str]) -> TrainOptions:
@@ -82,10 +82,34 @@ def check_options(options: TrainOptions) -> TrainOptions:
             f"--weights {options.weights}: no such file; train from scratch with --weights '', or from published "
             f"weights: {', '.join([*YOLOV5, *PUBLISHED])}"
         )
+    options = check_teacher(options)
     cfg = options.cfg
     if not options.resume and (cfg or not options.weights):
         cfg = str(check_file(cfg or DEFAULT_CFG, (".yaml", ".yml")))
     return replace(options, data=str(check_file(options.data, (".yaml", ".yml")).resolve()), cfg=cfg)
+
+
+def check_teacher(options: TrainOptions) -> TrainOptions:
+    """Reject options that do not suit --teacher; return them with the path of its file found.
+
+    Raises:
+        ValueError, FileNotFoundError: naming the option.
+    """
+    if not options.teacher:
+        if options.distill_from != "outputs":
+            raise ValueError(f"--distill-from {options.distill_from} is about a teacher: add --teacher FILE")
+        return options
+    if options.batch_size == -1:
+        raise ValueError("--batch-size -1 measures the model alone: with --teacher give the batch size")
+    if options.teacher == START:
+        if not options.weights:
+            raise ValueError("--teacher start is a frozen copy of --weights, but the run starts from random ones")
+        return options
+    file = find_weights(options.teacher).resolve()
+    if not file.is_file():
+        hint = "restore it, or pass its new path with --teacher" if options.resume else "pass a checkpoint"
+        raise FileNotFoundError(f"--teacher {options.teacher}: no such file; {hint}")
+    return replace(options, teacher=str(file))
 
 
 def choose_evolution(options: TrainOptions) -> TrainOptions:

@@ -30,7 +30,7 @@ def diverged(what: str, state: State, plan: Plan, batch: int, items: Tensor, ima
         state: of the run; batch statistics and random states may move.
         plan: of the run.
         batch: number in the epoch.
-        items: box, objectness and class loss, (3,).
+        items: box, objectness and class loss, (3,), and with a teacher that of its term, (4,).
         images: the batch, (B, 3, H, W).
     """
     # before the extra pass: it moves buffers and would blur what the failed batch left
@@ -50,10 +50,11 @@ def diverged(what: str, state: State, plan: Plan, batch: int, items: Tensor, ima
     if weights:
         where = f"weights that are not finite: {shortened(weights)}; {where}"
     # the rate below is that of group 1, the decayed weights: the biases have another one in the warmup
-    box, obj, cls = items.tolist()
+    box, obj, cls, *taught = items.tolist()
+    teacher = "".join(f", teacher {value:.4g}" for value in taught)
     scale = f", gradient scale {state.scaler.get_scale():.3g}" if state.scaler.is_enabled() else ""
     return Diverged(
-        f"{what} in epoch {state.epoch}, batch {batch}: box {box:.4g}, objectness {obj:.4g}, class {cls:.4g}, "
+        f"{what} in epoch {state.epoch}, batch {batch}: box {box:.4g}, objectness {obj:.4g}, class {cls:.4g}{teacher}, "
         f"learning rate {state.optimizer.param_groups[1]['lr']:.3g}{scale}; {where}. {kept(plan)}. "
         "Try a lower lr0, --amp off or bf16, or --nan-policy rollback"
     )
@@ -206,7 +207,9 @@ def batch_that_fits(state: State, plan: Plan, images: Tensor, targets: Tensor, c
         reserve = [torch.empty_like(p) for p in learning * copies]  # what the first step will allocate
         with amp_context(plan.device, plan.amp):
             preds = state.model(images[:n])
-        loss, _ = compute_loss(preds, targets[targets[:, 0] < n].to(plan.device))
+        loss, items = compute_loss(preds, targets[targets[:, 0] < n].to(plan.device))
+        if state.distillation:
+            loss, _ = state.distillation(loss, items, images[:n], preds, 0.0)
         loss.backward()
         del reserve
 

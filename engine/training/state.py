@@ -11,6 +11,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 
+from engine.training.distillation import Distillation, load_teacher
 from engine.training.random_state import rng_state, set_rng_state, set_torch_rng_state
 from models.image_size import check_img_size, input_stride
 from models.weights.checkpoint import load_checkpoint, refuse_foreign_resume, save_checkpoint
@@ -36,7 +37,8 @@ from utils.text import printable
 from utils.torch_utils import EarlyStopping, ModelEMA, load_state
 
 KEPT_OPTIONS = (  # on which the optimizer, the order of the images or the network depend
-    "batch_size", "freeze", "image_weights", "imgsz", "optimizer", "quad", "rect", "seed", "single_cls", "window",
+    "batch_size", "distill_from", "freeze", "image_weights", "imgsz", "optimizer", "quad", "rect", "seed", "single_cls",
+    "window",
 )  # fmt: skip
 SWIN_MODULES = {"C3SwinV2", "SwinV2Stage"}
 AMP_TYPES = {"off": None, "fp16": torch.float16, "bf16": torch.bfloat16}
@@ -69,13 +71,15 @@ class State:
 
     Attributes:
         net: what the batches go through, the model or its wrapper for several processes.
+        distillation: what a teacher adds to the loss; None without --teacher.
         epoch: the one that runs, or the next one.
         iteration: number of the next batch, counted from the start of the run. last_step: that of the last optimizer
             step.
         best_fitness: highest so far. best_saved: whether best.pt was written by this run.
         maps: mAP50-95 of each class (nc,) at the last validation, None before.
         rollbacks: how often the run went back to an earlier epoch; each one halves the learning rate.
-        batch: batches of `epoch` that are done. losses: their mean box, objectness and class loss, (3,).
+        batch: batches of `epoch` that are done. losses: their mean box, objectness and class loss, (3,), and with a
+            teacher that of its term, (4,).
     """
 
     model: DetectionModel
@@ -84,6 +88,7 @@ class State:
     optimizer: torch.optim.Optimizer
     scaler: torch.amp.GradScaler
     stopper: EarlyStopping
+    distillation: Distillation | None
     epoch: int = 0
     iteration: int = 0
     last_step: int = -1
@@ -352,8 +357,11 @@ def prepare(
     """Build everything a run needs, in the order in which the parts depend on each other."""
     options, hyp = inputs.options, inputs.hyp
     model = build_model(inputs, save_dir).to(device, memory_format=torch.channels_last)
-    if options.noautoanchor and has_placeholder_anchors(model):
-        raise ValueError("--noautoanchor: the model has only placeholders for anchors; remove the option")
+    taught = load_teacher(options, model, save_dir, inputs.ckpt if options.resume else None)
+    keep_anchors = options.noautoanchor or (taught is not None and options.distill_from != "maps")
+    if keep_anchors and has_placeholder_anchors(model):
+        option = "--noautoanchor" if options.noautoanchor else f"--teacher {options.teacher}"
+        raise ValueError(f"{option}: the model has only placeholders for anchors; remove the option")
     frozen = freeze_layers(model, options.freeze)
 
     stride = input_stride(model.stride)
@@ -363,7 +371,7 @@ def prepare(
         options = replace(options, batch_size=batch_size)
         inputs = replace(inputs, options=options)
     train_loader, dataset, val_loader = make_loaders(inputs, imgsz, stride, device)
-    if not options.noautoanchor and not options.resume:
+    if not keep_anchors and not options.resume:
         fit_anchors(model, dataset, hyp, imgsz, options.seed)
     labels = np.concatenate(dataset.labels)
     if not options.noplots and not options.resume and is_main():
@@ -380,7 +388,12 @@ def prepare(
     smoothing = hyp.label_smoothing if options.label_smoothing is None else options.label_smoothing
     fitted = hyp.scaled(model.detect.nl, model.nc, imgsz, smoothing)
     model.hyp = fitted.to_dict()
-    state = State(model, model, ModelEMA(model), optimizer, scaler, EarlyStopping(options.patience))
+    ema = ModelEMA(model)  # before the teacher, which watches the model that is trained
+    distillation = None
+    if taught:
+        teacher = taught[0].to(device, memory_format=torch.channels_last)
+        distillation = Distillation(teacher, model, taught[1], options.distill_from, fitted, amp)
+    state = State(model, model, ema, optimizer, scaler, EarlyStopping(options.patience), distillation)
     warmup = warmup_iterations(hyp.warmup_epochs, batches)
     prints = {"train": dataset.fingerprint(), "val": val_loader.dataset.fingerprint()}
     record = inputs.ckpt and inputs.ckpt["converted"]
@@ -430,6 +443,8 @@ def _restore(state: State, ckpt: dict[str, Any]) -> None:
     state.maps = None if ckpt["maps"] is None else np.array(ckpt["maps"])
     state.best_saved, state.batch = True, 0
     state.rollbacks = ckpt["opt"].get("rollbacks", 0)
+    if state.distillation:
+        state.distillation.load_state_dict(ckpt["teacher"])
     set_rng_state(ckpt["rng"])
     if ckpt["progress"]:
         scale = ckpt["scaler"]["scale"] if ckpt["scaler"] else 1.0
@@ -523,6 +538,7 @@ def to_checkpoint(state: State, plan: Plan, progress: dict[str, Any] | None = No
         "names": dict(model.names),
         "stride": model.stride.tolist(),
         "hyp": plan.hyp.to_dict(),
+        "teacher": state.distillation.state_dict() if state.distillation else None,
         "opt": plan.record() | {"rollbacks": state.rollbacks},
         "converted": plan.converted,
         "git": plan.git,

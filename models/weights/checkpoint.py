@@ -48,6 +48,7 @@ FIELDS = {  # name -> what it holds
     "opt": "dict, the options of the run",
     "converted": "dict, record of `engine.conversion` of what the weights were converted from, or None; not in older "
     "files",
+    "teacher": "dict, file and digest of the teacher of the run and the scale of its loss, or None; not in older files",
     "git": "str, state of the repository, or None",
     "date": "str, ISO time of writing",
 }
@@ -81,6 +82,7 @@ YOUNGER_FIELDS = (
     "data",
     "progress",
     "converted",
+    "teacher",
 )  # None in older files
 
 
@@ -219,6 +221,7 @@ def _load_foreign(path: Path, foreign: Foreign, device: str | torch.device) -> d
         "hyp": foreign.hyp,
         "opt": foreign.opt,
         "converted": None,
+        "teacher": None,
         "git": foreign.git,
         "date": foreign.date,
     }

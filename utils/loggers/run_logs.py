@@ -42,6 +42,7 @@ class RunLogs:
         tensorboard: write a TensorBoard event file.
         services: keys of `utils.loggers.services.SERVICES`.
         settings: options and hyperparameters of the run; plain values.
+        extra: columns of `results.csv` after `RESULT_COLUMNS`, and curves.
 
     Raises:
         ValueError: the package of a service is missing.
@@ -54,10 +55,12 @@ class RunLogs:
         tensorboard: bool = True,
         services: Sequence[str] = (),
         settings: Mapping[str, Any] | None = None,
+        extra: Sequence[str] = (),
     ) -> None:
+        self.columns = (*RESULT_COLUMNS, *extra)
         self.save_dir = Path(save_dir)
         self.settings = {key: value for key, value in (settings or {}).items() if key not in SECRET}
-        self.csv = CsvLogger(self.save_dir / "results.csv") if csv else None
+        self.csv = CsvLogger(self.save_dir / "results.csv", extra) if csv else None
         self.tensorboard = TensorBoardLogger(self.save_dir) if tensorboard else None
         self.services: list[ServiceLogger] = [SERVICES[name][0](self.save_dir, self.settings) for name in services]
         self._sent: set[Path] = set()
@@ -103,7 +106,8 @@ class RunLogs:
         """Log one epoch.
 
         Args:
-            vals: values of `RESULT_COLUMNS` without the epoch: 3 training losses, 4 metrics, 3 losses, 3 rates.
+            vals: values of `RESULT_COLUMNS` without the epoch: 3 training losses, 4 metrics, 3 losses, 3 rates; then
+                those of further columns.
             epoch: 0 is the first.
             best_fitness: highest fitness so far; a curve.
             fi: fitness of this epoch; a curve.
@@ -111,7 +115,7 @@ class RunLogs:
         Raises:
             ValueError: another number of values.
         """
-        values = {column: float(v) for column, v in zip(RESULT_COLUMNS[1:], vals, strict=True)}
+        values = {column: float(v) for column, v in zip(self.columns[1:], vals, strict=True)}
         if self.csv:
             self.csv.write(epoch, values)
         values |= {"fitness/epoch": float(fi), "fitness/best": float(best_fitness)}

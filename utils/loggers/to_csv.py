@@ -21,7 +21,6 @@ RESULT_COLUMNS = (
     "x/lr1",  # weights with decay
     "x/lr2",  # norms
 )
-HEADER = ",".join(f"{column:>20}" for column in RESULT_COLUMNS)
 
 
 class CsvLogger:
@@ -29,22 +28,24 @@ class CsvLogger:
 
     Args:
         path: file; begun with the first epoch, continued if it exists.
+        extra: further columns after `RESULT_COLUMNS`.
     """
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(self, path: str | Path, extra: Sequence[str] = ()) -> None:
         self.path = Path(path)
+        self.columns = (*RESULT_COLUMNS, *extra)
 
     def write(self, epoch: int, values: Mapping[str, float]) -> None:
         """Add one row and flush it to disk.
 
         Args:
             epoch: 0 is the first.
-            values: one per column of `RESULT_COLUMNS` but the first; nan for what was not measured.
+            values: one per column but the first; nan for what was not measured.
 
         Raises:
             ValueError: a column is missing or unknown, or the file has other columns.
         """
-        columns = RESULT_COLUMNS[1:]
+        columns = self.columns[1:]
         if set(values) != set(columns):
             wrong = sorted(set(values) ^ set(columns))
             raise ValueError(
@@ -60,7 +61,7 @@ class CsvLogger:
             ValueError: the file has other columns, or something else than a number for an epoch.
         """
         if rows := self._rows():
-            count = len(RESULT_COLUMNS)
+            count = len(self.columns)
             numbered = ((number, row.split(",")) for number, row in enumerate(rows, 2))
             whole = [(f"{self.path}:{number}", cells) for number, cells in numbered if len(cells) == count]
             self._replace([",".join(cells) for at, cells in whole if table_numbers(cells[:1], 1, at)[0] < epoch])
@@ -68,7 +69,8 @@ class CsvLogger:
     def _replace(self, rows: Sequence[str]) -> None:
         """Rewrite the file with these rows below the header."""
         with atomic_path(self.path) as tmp:
-            tmp.write_text("".join(line + "\n" for line in (HEADER, *rows)), encoding="utf-8", newline="\n")
+            header = ",".join(f"{column:>20}" for column in self.columns)
+            tmp.write_text("".join(line + "\n" for line in (header, *rows)), encoding="utf-8", newline="\n")
 
     def _rows(self) -> list[str]:
         """Return the rows below the header."""
@@ -79,6 +81,6 @@ class CsvLogger:
         if not lines:
             return []
         header, *rows = lines
-        if [cell.strip() for cell in header.split(",")] != list(RESULT_COLUMNS):
+        if [cell.strip() for cell in header.split(",")] != list(self.columns):
             raise ValueError(f"{self.path}: not a results.csv of this program, its columns differ. Move or rename it")
         return rows

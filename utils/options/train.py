@@ -10,6 +10,7 @@ from utils.options.table import make_parser, option, refused
 from utils.paths import ROOT
 
 DEFAULT_CFG = "models/yolov5s-swinv2.yaml"
+START = "start"  # of --teacher: the weights at the start of the run
 HYP_OF_SWIN, HYP_OF_CONV = "data/hyps/hyp.swinv2.yaml", "data/hyps/hyp.scratch-low.yaml"
 
 
@@ -45,6 +46,14 @@ class TrainOptions:
     unlabeled: list[str] = option([], "more images for that, which need no labels: folders or lists")
     data: str = option("data/demo.yaml", "dataset YAML")
     hyp: str = option("", f"hyperparameter YAML; default: {HYP_OF_SWIN} for Swin backbones, else {HYP_OF_CONV}")
+    teacher: str = option(
+        "",
+        "detector that teaches this one: a checkpoint, official weights such as yolov5m.pt, or start for a frozen copy "
+        "of the weights at the start",
+    )
+    distill_from: Literal["outputs", "maps", "both"] = option(
+        "outputs", "what --teacher teaches: its outputs, the feature maps that its head reads, or both"
+    )
     epochs: Annotated[int, COUNT] = option(100, "total epochs")
     batch_size: Annotated[int, Number(int, 1, BATCH.high // 2, also=-1)] = option(
         16, "images per batch over all devices; -1: as many as the GPU takes"
