@@ -168,7 +168,7 @@ def load_teacher(
     Raises:
         FileNotFoundError, ValueError: the file is missing or another one than before, or does not fit the student.
     """
-    before = ckpt["teacher"] if ckpt else None
+    before: Any = ckpt["teacher"] if ckpt else None
     if ckpt and bool(before) != bool(options.teacher):
         raise ValueError(
             f"--teacher {options.teacher}: the resumed run has no teacher; start a new run with it"
@@ -243,7 +243,7 @@ def first_difference(student: DetectionModel, teacher: DetectionModel, learns: s
         ]
     if learns != "outputs":
         widths = [[conv.in_channels for conv in head.m] for head in (own, theirs)]
-        compared.append(("channels of the feature maps", *widths))
+        compared.append(("channels of the feature maps", widths[0], widths[1]))
     unequal = next((item for item in compared if item[1] != item[2]), None)
     return f"{unequal[0]}: {unequal[1]} here, {unequal[2]} in the teacher" if unequal else ""
 

@@ -391,7 +391,7 @@ def prepare(
     ema = ModelEMA(model)  # before the teacher, which watches the model that is trained
     distillation = None
     if taught:
-        teacher = taught[0].to(device, memory_format=torch.channels_last)
+        teacher = taught[0].to(device).to(memory_format=torch.channels_last)
         distillation = Distillation(teacher, model, taught[1], options.distill_from, fitted, amp)
     state = State(model, model, ema, optimizer, scaler, EarlyStopping(options.patience), distillation)
     warmup = warmup_iterations(hyp.warmup_epochs, batches)
