@@ -1,10 +1,11 @@
 """The training loss: which anchor owns which target, one function per term, and the class that adds them up."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from utils.boxes import bbox_iou
@@ -14,8 +15,12 @@ LEVEL_BALANCE: dict[int, tuple[float, ...]] = {3: (4.0, 1.0, 0.4)}
 LEVEL_BALANCE_DEFAULT = (4.0, 1.0, 0.25, 0.06, 0.02)  # P3 to P7
 NEIGHBOUR_REACH = 0.5  # a cell next to the centre also owns the target when the centre is closer than this
 FOCAL_ALPHA = 0.25
+FAINT = 0.01  # objectness of a teacher below which it says nothing about box and class
+EPSILON = 1e-5  # added to the variance of a channel of a feature map
 # centre, left, up, right, down as (column, row) offsets towards the owning cell
 NEIGHBOURS = ((0.0, 0.0), (1.0, 0.0), (0.0, 1.0), (-1.0, 0.0), (0.0, -1.0))
+
+Shares = Callable[[Sequence[float]], list[float]]
 
 
 @dataclass(frozen=True)
@@ -168,7 +173,7 @@ class ComputeLoss:
         self,
         model: Any,
         autobalance: bool = False,
-        shares: Callable[[Sequence[float]], list[float]] | None = None,
+        shares: Shares | None = None,
     ) -> None:
         network: Any = de_parallel(model)
         head = network.model[-1]
@@ -265,3 +270,84 @@ def highest_at(base: Tensor, place: tuple[Tensor, ...], values: Tensor) -> Tenso
     for index, size in zip(place, base.shape, strict=True):
         flat = flat * size + index
     return base.flatten().scatter_reduce(0, flat, values, "amax", include_self=False).view(base.shape)
+
+
+# Distillation: what a student learns from a frozen teacher -----------------------------------------------------------
+def output_loss(
+    student: Sequence[Tensor],
+    teacher: Sequence[Tensor],
+    anchors: Tensor,
+    gains: Mapping[str, Any],
+    shares: Shares | None = None,
+) -> Tensor:
+    """Compare raw maps: objectness everywhere, boxes and classes where the teacher sees an object.
+
+    Objectness and classes are binary cross-entropies against the probabilities of the teacher, so an equal student has
+    their entropy as loss, not 0. Boxes have 1 - CIoU. Boxes and classes are weighted by the objectness of the teacher.
+
+    Args:
+        student: raw maps, one (B, A, H, W, 5 + nc) per level; with gradient.
+        teacher: the same of the teacher.
+        anchors: of both heads, (levels, A, 2) in cells.
+        gains: `box`, `obj` and `cls`, as for the detection loss.
+        shares: see `ComputeLoss`, here of sums of weights.
+
+    Returns:
+        The loss, a scalar, in float32.
+    """
+    objectness = boxes = classes = weights = torch.zeros((), device=student[0].device)
+    for own, theirs, anchor, balance in zip(student, teacher, anchors, level_balance(len(student)), strict=True):
+        own, theirs = own.float(), theirs.float()
+        target = theirs[..., 4].sigmoid()
+        objectness = objectness + F.binary_cross_entropy_with_logits(own[..., 4], target) * balance
+        seen = target > FAINT
+        wh = anchor.float()[seen.nonzero(as_tuple=True)[1]]  # (E, 2)
+        own, theirs, weight = own[seen], theirs[seen], target[seen]  # (E, 5 + nc) and (E,)
+        iou = bbox_iou(decode_boxes(own[:, :4], wh), decode_boxes(theirs[:, :4], wh), CIoU=True).view(-1)
+        boxes = boxes + ((1 - iou) * weight).sum()
+        if own.shape[1] > 6:  # one class needs no score, as in the detection loss
+            wrong = F.binary_cross_entropy_with_logits(own[:, 5:], theirs[:, 5:].sigmoid(), reduction="none")
+            classes = classes + (wrong.mean(1) * weight).sum()
+        weights = weights + weight.sum()
+    # the detection loss adds up its levels: the mean over all of them counts as often
+    matched = _weighted_mean(boxes * gains["box"] + classes * gains["cls"], weights, shares) * len(student)
+    return objectness * gains["obj"] + matched
+
+
+def map_loss(
+    student: Sequence[Tensor], teacher: Sequence[Tensor], outputs: Sequence[Tensor], shares: Shares | None = None
+) -> Tensor:
+    """Compare feature maps by their pattern, not by their scale (arXiv:2207.02039); 0 if that is equal.
+
+    Each channel is brought to mean 0 and variance 1 over the batch; the squared error of each cell is weighted by the
+    highest score that the teacher has there.
+
+    Args:
+        student: maps that the head reads, one (B, C, H, W) per level; with gradient.
+        teacher: the same of the teacher.
+        outputs: raw maps of the teacher, one (B, A, H, W, 5 + nc) per level, whatever its classes are.
+        shares: see `ComputeLoss`, here of sums of weights.
+
+    Returns:
+        The loss, a scalar, in float32.
+    """
+    total = weights = torch.zeros((), device=student[0].device)
+    for own, theirs, raw in zip(student, teacher, outputs, strict=True):
+        scores = raw[..., 4:].float().sigmoid()
+        weight = (scores[..., :1] * scores[..., 1:]).amax((1, 4))  # (B, H, W)
+        error = (_normalized(own) - _normalized(theirs)).square().mean(1)
+        total = total + (error * weight).sum()
+        weights = weights + weight.sum()
+    return _weighted_mean(total, weights, shares)
+
+
+def _weighted_mean(total: Tensor, weights: Tensor, shares: Shares | None) -> Tensor:
+    """Return a weighted mean, 0 without weights; its mean over the processes is that of the batch."""
+    share = shares([float(weights)])[0] if shares else 1.0
+    return total / weights.clamp(min=1e-9) * share
+
+
+def _normalized(x: Tensor) -> Tensor:
+    """Bring each channel of (B, C, H, W) to mean 0 and variance 1."""
+    variance, mean = torch.var_mean(x.float(), (0, 2, 3), correction=0, keepdim=True)
+    return (x.float() - mean) * (variance + EPSILON).rsqrt()

@@ -14,11 +14,11 @@ from torch import Tensor, nn
 from models.weights.checkpoint import FOREIGN, TRAINING_FIELDS, build_model, load_checkpoint, save_checkpoint
 from models.yolo import DetectionModel
 from utils.console import LOGGER, colorstr
-from utils.distillation import map_loss, output_loss
 from utils.distributed import is_main, main_first, mean_over_processes, shares_of_mean, world_size
 from utils.downloads.official_weights import LICENCE, log_licence
 from utils.files import file_sha256
 from utils.hyp import Hyp
+from utils.loss import map_loss, output_loss
 from utils.options.train import START, TrainOptions
 from utils.text import printable
 from utils.torch_utils import amp_context, time_sync

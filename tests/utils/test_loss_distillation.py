@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from utils.distillation import map_loss, output_loss
+from utils.loss import map_loss, output_loss
 
 ANCHORS = torch.tensor([[[1.0, 2.0], [3.0, 2.0]], [[2.0, 2.0], [4.0, 3.0]]])
 GAINS = {"box": 0.05, "obj": 1.0, "cls": 0.5}
