@@ -190,10 +190,10 @@ def load_teacher(
             f"{before['sha256']}. Pass that file with --teacher, or start a new run"
         )
     if difference := first_difference(student, teacher, options.distill_from):
-        maps = " With --distill-from maps the student learns from the feature maps alone, whatever the classes are"
+        able = [learns for learns in ("outputs", "maps") if not first_difference(student, teacher, learns)]
+        hint = f"; --distill-from {able[0]} is possible" if able else ""
         raise ValueError(
-            f"--teacher {options.teacher}: cannot teach {what_is_taught(options)} to this model: {difference}."
-            f"{maps if options.distill_from != 'maps' else ''}"
+            f"--teacher {options.teacher}: cannot teach {what_is_taught(options)} to this model: {difference}{hint}"
         )
     foreign = source["version"] == FOREIGN
     if foreign:

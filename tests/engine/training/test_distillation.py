@@ -196,11 +196,21 @@ MAPS = {"distill_from": "maps"}
 @pytest.mark.parametrize(
     ("changes", "names", "options", "message"),
     [
-        ({"nc": 2}, {0: "a", 1: "b"}, {}, r"the number of classes: 4 here, 2 in the teacher. With --distill-from maps"),
+        (
+            {"nc": 2},
+            {0: "a", 1: "b"},
+            {},
+            r"the number of classes: 4 here, 2 in the teacher; --distill-from maps is possible$",
+        ),
         ({}, NAMES | {2: "cat"}, {}, rf"the name of class 2: {CLASSES[2]} here, cat in the teacher"),
-        (OTHER_STRIDES, NAMES, {}, r"the strides of the levels: \[8.0, 16.0\] here, \[4.0, 8.0\] in the teacher"),
+        (OTHER_STRIDES, NAMES, {}, r"the strides of the levels: \[8.0, 16.0\] here, \[4.0, 8.0\] in the teacher$"),
         ({"anchors": 3}, NAMES, {}, r"anchors per level: 2 here, 3 in the teacher"),
-        (WIDER, NAMES, MAPS, r"channels of the feature maps: \[16, 16\] here, \[16, 24\] in the teacher\.$"),
+        (
+            WIDER,
+            NAMES,
+            MAPS,
+            r"channels of the feature maps: \[16, 16\] here, \[16, 24\] in the teacher; --distill-from outputs is",
+        ),
         ({}, NAMES, {"batch_size": -1}, r"with --teacher give the batch size"),
         ({}, NAMES, {"teacher": "start"}, r"--teacher start is a frozen copy of --weights"),
         ({}, NAMES, {"teacher": "", **MAPS}, r"--distill-from maps is about a teacher: add --teacher"),
