@@ -43,7 +43,7 @@ from utils.paths import VERSION
 from utils.torch_utils import select_device
 
 FILE = Path(__file__).resolve()
-LICENCE = "Apache-2.0"
+LICENCE = "Apache-2.0"  # of this program, and of weights that were trained with it from scratch
 FLAGS = ("half", "int8", "dynamic", "simplify", "optimize", "nms", "agnostic_nms")  # must apply to at least one format
 
 
@@ -153,7 +153,7 @@ def make_metadata(model: DetectionModel, options: ExportOptions, stride: int) ->
     return {
         "description": f"YOLOv5-SwinV2 {Path(model.yaml_file or 'model').stem} detector",
         "version": VERSION,
-        "licence": LICENCE,
+        "licence": model.licence or LICENCE,
         "date": datetime.now().astimezone().isoformat(timespec="seconds"),
         "task": "detect",
         "stride": stride,

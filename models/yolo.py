@@ -346,7 +346,8 @@ class DetectionModel(nn.Module):
 
     Attributes:
         yaml: the mapping in effect. names: class index to name. stride: pixels per cell of each level, float tensor.
-        model: the rows. save: rows whose output is kept. hyp: hyperparameters, set by training.
+        model: the rows. save: rows whose output is kept. hyp: hyperparameters, set by training. licence: of
+        the weights, "" for that of this program.
     """
 
     def __init__(
@@ -372,6 +373,7 @@ class DetectionModel(nn.Module):
         self.nc = self.yaml["nc"]
         self.names = {i: str(i) for i in range(self.nc)}
         self.hyp: dict[str, Any] | None = None
+        self.licence = ""
         initialize_weights(self)
         strides = self._find_strides(ch, source)
         if not self.detect.anchors.is_meta:

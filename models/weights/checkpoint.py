@@ -14,6 +14,7 @@ from models.weights.class_names import fit_names
 from models.weights.yolov5 import Foreign, fit_state, read_foreign
 from models.yolo import DetectionModel
 from utils.console import LOGGER
+from utils.downloads.official_weights import LICENCE
 from utils.files import atomic_path, open_regular, plain
 from utils.model_files.inert_pickle import DamagedError, RefusedError
 from utils.model_files.torch_file import InertFile
@@ -307,5 +308,7 @@ def build_model(ckpt: Mapping[str, Any], fuse: bool = False) -> DetectionModel:
         raise ValueError(f"the weights of this checkpoint do not fit its own model table: {e}") from None
     model.names = fit_names(ckpt["names"], model.nc, "this checkpoint")
     model.hyp = None if ckpt["hyp"] is None else dict(ckpt["hyp"])
+    origin = ckpt["converted"] or {}
+    model.licence = LICENCE if FOREIGN in (ckpt["version"], origin.get("version")) else ""
     model = model.float().eval()
     return model.fuse() if fuse else model

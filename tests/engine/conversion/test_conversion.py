@@ -1,11 +1,14 @@
 """A whole conversion of a narrow model: errors fall, stops are survived, the file says what was done."""
 
 import signal
+import subprocess
+import sys
 from dataclasses import replace
 
 import pytest
 import torch
 
+import export
 from engine.conversion import run
 from engine.conversion.check import Check
 from engine.conversion.imitation import PHASES, Imitation, rate_at, relative_error, stage_maps, variance
@@ -15,7 +18,9 @@ from engine.conversion.stem import fit_stem_
 from models.weights.checkpoint import build_model, load_checkpoint
 from models.weights.twin import build_twin, derive_table
 from models.yolo import DetectionModel
+from tests.waiting import HANG
 from utils.datasets.demo import CLASSES, draw_demo
+from utils.downloads.official_weights import LICENCE, LICENCE_NOTICE
 from utils.files import yaml_load
 from utils.paths import ROOT
 
@@ -157,6 +162,43 @@ def test_no_images_and_the_file_of_the_teacher_are_refused(teacher_file, folder)
         convert(teacher_file)
     with pytest.raises(ValueError, match="is the file of the teacher"):
         convert(teacher_file, images=folder / "images/train", out=teacher_file)
+
+
+@pytest.fixture(scope="module")
+def foreign(tmp_path_factory):
+    """Folder with files as the original YOLOv5 writes them."""
+    folder = tmp_path_factory.mktemp("foreign")
+    writer = ROOT / "tests/models/weights/foreign_writer.py"
+    subprocess.run([sys.executable, "-W", "ignore", str(writer), str(folder)], check=True, timeout=HANG)
+    return folder
+
+
+@pytest.mark.parametrize("name", ["v5", "v7", "fused"])
+def test_files_of_the_original_are_converted_with_their_licence(foreign, folder, tmp_path, settings, name, caplog):
+    out = convert(
+        foreign / f"{name}.pt", "twin", folder / "images/train", None, tmp_path / "a.pt", replace(settings, passes=8)
+    )
+    ckpt = load_checkpoint(out)
+    assert [row["kind"] for row in ckpt["converted"]["layers"]].count("stage") >= 1
+    assert ckpt["converted"]["licence"] == build_model(ckpt).licence == LICENCE
+    assert caplog.text.count(LICENCE_NOTICE) == 1
+
+
+def test_model_without_c3_says_why_it_has_no_twin(foreign, folder, tmp_path, settings, caplog):
+    with pytest.raises(ValueError, match="it has no C3SwinV2 in place of a C3 of the teacher"):
+        convert(foreign / "v3.pt", "twin", folder / "images/train", None, tmp_path / "a.pt", settings)
+    assert "stays BottleneckCSP: only C3 has a Swin twin" in caplog.text
+
+
+def test_exported_twin_gives_the_boxes_of_the_checkpoint(whole):
+    onnxruntime = pytest.importorskip("onnxruntime")
+    (file,) = export.run(weights=str(whole), imgsz=[SIZE])
+    model = build_model(load_checkpoint(whole), fuse=True)
+    with torch.no_grad():
+        expected = model(IMAGES[:1])[0]
+    found = onnxruntime.InferenceSession(str(file)).run(None, {"images": IMAGES[:1].numpy()})[0]
+    torch.testing.assert_close(torch.from_numpy(found), expected, rtol=1e-3, atol=1e-3)
+    assert any(row["own"] != row["copied"] for row in load_checkpoint(whole)["converted"]["layers"] if "own" in row)
 
 
 # Parts ----------------------------------------------------------------------------------------------------------------
