@@ -1,25 +1,25 @@
-"""The Swin stages of a twin learn to do what the bottlenecks of its teacher do, each one alone, from images only.
+"""The Swin stages of a twin learn to do what the bottlenecks of its teacher do, from images only.
 
-A stage gets a map and gives a map, and its teacher has both. First every stage gets what the teacher's bottlenecks get,
-so that all of them learn at once and none waits for another; then it gets what its own twin feeds it, so that it learns
-to make up for what the stages before it leave. No gradient runs through the network, so a step needs the memory of one
-stage at a time. Everything outside the stages is frozen, in evaluation mode.
+First every stage gets what the teacher's bottlenecks get, so that all of them learn at once and none waits for another.
+Then it gets what its own twin feeds it, so that it makes up for what the stages before it leave. In both no gradient
+runs through the network. At the end one does: all stages together bring the maps that the head reads near those of the
+teacher. Everything outside the stages is frozen, in evaluation mode.
 
 The error of a map is its mean squared difference from the teacher's map, divided by the variance of the latter: 0 is
 equal, 1 no better than the mean.
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.weights.twin import walk_backbone
+from models.weights.twin import run_layers
 from models.yolo import DetectionModel
 from utils.console import LOGGER
 from utils.optim import DECAY, param_groups
@@ -36,16 +36,29 @@ class Phase:
     """One phase of the imitation.
 
     Attributes:
-        name: for messages and the record. own: the stages get what the twin feeds them, else what the teacher gets.
-        share: of all steps.
+        name: for messages and the record. share: of all steps.
+        kind: `teacher` and `own`: whose maps a stage gets, alone; `joint`: all stages in the whole network.
     """
 
     name: str
-    own: bool
+    kind: str
     share: float
 
 
-PHASES = (Phase("teacher inputs", False, 0.5), Phase("own inputs", True, 0.5))
+PHASES = (
+    Phase("teacher inputs", "teacher", 0.45),
+    Phase("own inputs", "own", 0.2),
+    Phase("whole network", "joint", 0.35),
+)
+
+
+def phases_of(whole: bool) -> list[Phase]:
+    """Return the phases; the last one needs the head, so without it the one before takes its steps."""
+    if whole:
+        return list(PHASES)
+    first, second, last = PHASES
+    return [first, replace(second, share=second.share + last.share)]
+
 
 Maps = dict[int, tuple[Tensor, Tensor]]  # layer -> input and output of its bottlenecks or Swin stage, (B, C, H, W)
 
@@ -102,9 +115,16 @@ def recorded_maps(model: DetectionModel, layers: Sequence[int]) -> Iterator[Maps
 def stage_maps(model: DetectionModel, images: Tensor, layers: Sequence[int]) -> Maps:
     """Run a model up to the last of some layers and return the maps in these."""
     with recorded_maps(model, layers) as maps:
-        for _ in walk_backbone(model, images, layers[-1] + 1):
+        for _ in run_layers(model, images, layers[-1] + 1):
             pass
     return maps
+
+
+def head_maps(model: DetectionModel, images: Tensor) -> list[Tensor]:
+    """Return the maps that Detect reads, (B, C, H, W) per level."""
+    sources: Any = model.detect.f
+    maps = {i: map_ for i, map_ in run_layers(model, images, len(model.model) - 1) if i in sources}
+    return [maps[i] for i in sources]
 
 
 class Imitation:
@@ -127,7 +147,7 @@ class Imitation:
         twin.requires_grad_(False)
         blocks: list[Any] = [twin.model[layer] for layer in layers]
         self.stages: Any = nn.ModuleList(block.m for block in blocks).requires_grad_(True)
-        self.parts = [1] * len(self.layers)  # into which each stage cuts a batch, where memory is short
+        self.parts: dict[str, int] = {}  # into which a batch is cut where memory is short, by what runs
         self.rate = 1.0
         maps = stage_maps(teacher, images, layers)
         self.scales = [float((maps[layer][1] - maps[layer][0]).std()) or 1.0 for layer in layers]
@@ -152,19 +172,19 @@ class Imitation:
             betas=BETAS,
         )
 
-    def step(self, images: Tensor, own: bool, rate: float) -> list[float]:
+    def step(self, images: Tensor, kind: str, rate: float) -> list[float]:
         """Learn from one batch.
 
         Args:
             images: (B, 3, H, W) in 0..1, on the device of the models.
-            own: see `Phase`.
+            kind: see `Phase`.
             rate: of this step.
 
         Returns:
-            The error of each stage before the step, behind `onward_weight`; not finite where a loss was not, and then
-            no step was made.
+            The error of each stage before the step, behind `onward_weight`, or of each map of the head; not finite
+            where a loss was not, and then no step was made.
         """
-        errors = self.gradients(images, own)
+        errors = self.gradients(images, kind)
         if not all(map(math.isfinite, errors)):
             self.optimizer.zero_grad()
             return errors
@@ -175,26 +195,28 @@ class Imitation:
         self.optimizer.zero_grad()
         return errors
 
-    def gradients(self, images: Tensor, own: bool) -> list[float]:
-        """Add the gradients of one batch, stage by stage; return the errors."""
+    def gradients(self, images: Tensor, kind: str) -> list[float]:
+        """Add the gradients of one batch; return the errors."""
+        if kind == "joint":
+            return self._learn_jointly(images)
         targets = stage_maps(self.teacher, images, self.layers)
-        if not own:
-            return [self._learn(i, *targets[layer])[0] for i, layer in enumerate(self.layers)]
+        if kind == "teacher":
+            return [self._learn_alone(i, *targets[layer])[0] for i, layer in enumerate(self.layers)]
         errors = []
 
         def learn(layer: int, map_: Tensor) -> Tensor:
             with torch.enable_grad():
-                error, output = self._learn(self.layers.index(layer), map_, targets[layer][1])
+                error, output = self._learn_alone(self.layers.index(layer), map_, targets[layer][1])
             errors.append(error)
             return output
 
         with torch.no_grad():
-            for _ in walk_backbone(self.twin, images, self.layers[-1] + 1, dict.fromkeys(self.layers, learn)):
+            for _ in run_layers(self.twin, images, self.layers[-1] + 1, dict.fromkeys(self.layers, learn)):
                 pass
         return errors
 
-    def _learn(self, i: int, map_: Tensor, target: Tensor) -> tuple[float, Tensor]:
-        """Add the gradients of stage `i`; where memory is short, a part of the batch after the other.
+    def _learn_alone(self, i: int, map_: Tensor, target: Tensor) -> tuple[float, Tensor]:
+        """Add the gradients of one stage.
 
         Args:
             i: which stage.
@@ -204,30 +226,64 @@ class Imitation:
         Returns:
             The error, and the output of the stage without gradients.
         """
-        stage: Any = self.stages[i]
-        weight = self.weights[i]
+        stage, weight = self.stages[i], self.weights[i]
         reached = F.conv2d(target, weight)
         scale = 1 / (variance(reached) * reached.numel())
+
+        def learn(part: slice) -> tuple[Tensor, Tensor]:
+            output = stage(map_[part])
+            loss = F.conv2d(output - target[part], weight).square().sum() * scale
+            loss.backward()
+            return loss.detach(), output.detach()
+
+        errors, outputs = zip(
+            *self._in_parts(f"the stage of layer {self.layers[i]}", stage, len(map_), learn), strict=True
+        )
+        return float(sum(errors)), torch.cat(outputs)
+
+    def _learn_jointly(self, images: Tensor) -> list[float]:
+        """Add the gradients of all stages, from the maps that Detect reads; return the errors of these."""
+        with torch.no_grad():
+            targets = head_maps(self.teacher, images)
+        scales = [1 / (variance(target) * target.numel()) for target in targets]
+
+        def learn(part: slice) -> Tensor:
+            maps = head_maps(self.twin, images[part])
+            losses = [
+                (map_ - target[part]).square().sum() * scale
+                for map_, target, scale in zip(maps, targets, scales, strict=True)
+            ]
+            torch.stack(losses).sum().backward()
+            return torch.stack(losses).detach()
+
+        return sum(self._in_parts("the whole network", self.stages, len(images), learn)).tolist()
+
+    def _in_parts(self, name: str, learning: nn.Module, size: int, learn: Callable[[slice], Any]) -> list[Any]:
+        """Add the gradients of a batch; where memory is short, one part of it after the other.
+
+        Args:
+            name: of what runs.
+            learning: what gets gradients.
+            size: images in the batch.
+            learn: adds the gradients of a part.
+
+        Returns:
+            What `learn` returned for each part.
+
+        Raises:
+            ValueError: not even one image fits.
+        """
         while True:
-            error, outputs = torch.zeros((), device=target.device), []
+            parts = self.parts.get(name, 1)
+            step = -(-size // parts)
             try:
-                size = -(-len(map_) // self.parts[i])
-                for x, y in zip(map_.split(size), target.split(size), strict=True):
-                    output = stage(x)
-                    loss = F.conv2d(output - y, weight).square().sum() * scale
-                    loss.backward()
-                    error += loss.detach()
-                    outputs.append(output.detach())
-                return float(error), torch.cat(outputs)
+                return [learn(slice(start, start + step)) for start in range(0, size, step)]
             except torch.OutOfMemoryError:
-                if self.parts[i] >= len(map_):
-                    raise ValueError(
-                        f"out of memory: one image of {target.device.type} is too much for the stage of layer "
-                        f"{self.layers[i]}: use a smaller --img"
-                    ) from None
-            stage.zero_grad()  # of the parts that did fit
-            self.parts[i] *= 2
-            LOGGER.info(f"layer {self.layers[i]}: out of memory, so a batch is cut into {self.parts[i]} parts")
+                if parts >= size:
+                    raise ValueError(f"out of memory: {name} cannot take one image: use a smaller --img") from None
+            learning.zero_grad()  # of the parts that did fit
+            self.parts[name] = parts * 2
+            LOGGER.info(f"{name} is out of memory, so a batch is cut into {parts * 2} parts")
 
     # What is saved ----------------------------------------------------------------------------------------------------
     def state_dict(self) -> dict[str, Any]:

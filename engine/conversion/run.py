@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from engine.conversion.check import Check, check_twin, measure_map, validation_loader
 from engine.conversion.images import Images
-from engine.conversion.imitation import PHASES, Imitation, rate_at
+from engine.conversion.imitation import Imitation, phases_of, rate_at
 from engine.conversion.progress import Progress, load_progress, save_progress
 from engine.conversion.stem import fit_stem_
 from engine.interrupts import Interrupts
@@ -111,6 +111,7 @@ class Conversion:
             model.to(device)
         self.stem_error = fit_stem_(self.teacher, self.twin, self.images) if self.pairing.stem else None
         self.imitation = Imitation(self.teacher, self.twin, self.pairing.stages, self.batch(0))
+        self.phases = phases_of(self.pairing.whole)
         self.progress = Progress(self.key(table), [])
 
     def key(self, table: Mapping[str, Any]) -> dict[str, Any]:
@@ -120,7 +121,7 @@ class Conversion:
             "table": repr(table),
             "images": self.images.fingerprint(),
             "settings": asdict(self.settings),
-            "phases": [asdict(phase) for phase in PHASES],
+            "phases": [asdict(phase) for phase in self.phases],
         }
 
     def check(self) -> Check:
@@ -152,7 +153,7 @@ class Conversion:
         before = self.progress.seconds
         bar = tqdm(total=sum(self.progress.steps), initial=self.progress.step, bar_format=TQDM_BAR_FORMAT, disable=None)
         with bar, interrupts.patient():
-            while self.progress.phase < len(PHASES):
+            while self.progress.phase < len(self.phases):
                 finished = self.run_phase(bar, state_file, interrupts)
                 self.progress.seconds = before + time.process_time() - start
                 self.save(state_file)
@@ -162,8 +163,8 @@ class Conversion:
 
     def plan(self) -> list[int]:
         """Return the steps of each phase, from the passes or from the minutes and a trial of each kind of step."""
-        settings, shares = self.settings, [phase.share for phase in PHASES]
-        costs = [self.seconds_per_step(phase.own) for phase in PHASES]
+        settings, shares = self.settings, [phase.share for phase in self.phases]
+        costs = [self.seconds_per_step(phase.kind) for phase in self.phases]
         steps = settings.passes // settings.batch_size
         if settings.minutes is not None:
             steps = int(settings.minutes * 60 / sum(share * cost for share, cost in zip(shares, costs, strict=True)))
@@ -176,11 +177,11 @@ class Conversion:
         )
         return counts
 
-    def seconds_per_step(self, own: bool) -> float:
+    def seconds_per_step(self, kind: str) -> float:
         """Return the time of one step, which changes nothing; the first of two is left out."""
         for _ in range(2):
             start = time.perf_counter()
-            self.imitation.gradients(self.batch(0), own)
+            self.imitation.gradients(self.batch(0), kind)
             self.imitation.optimizer.zero_grad()
         return time.perf_counter() - start
 
@@ -190,13 +191,13 @@ class Conversion:
 
     def run_phase(self, bar: tqdm, state_file: Path, interrupts: Interrupts) -> bool:
         """Do the rest of the running phase and the check after it; False if a signal interrupted it."""
-        progress, phase = self.progress, PHASES[self.progress.phase]
+        progress, phase = self.progress, self.phases[self.progress.phase]
         end, total, last_saved = sum(progress.steps[: progress.phase + 1]), sum(progress.steps), time.monotonic()
         good = self.imitation.state_dict(), progress.step
         while progress.step < end:
             if interrupts.wanted:
                 return False
-            errors = self.imitation.step(self.batch(progress.step), phase.own, rate_at(progress.step, total))
+            errors = self.imitation.step(self.batch(progress.step), phase.kind, rate_at(progress.step, total))
             if not all(map(math.isfinite, errors)):
                 self.go_back(*good)
                 continue
@@ -251,7 +252,7 @@ class Conversion:
     def record(self) -> dict[str, Any]:
         """Return what the checkpoint tells of its conversion."""
         best = self.progress.checks[self.progress.best]
-        names = ["copied", *(phase.name for phase in PHASES)]
+        names = ["copied", *(phase.name for phase in self.phases)]
         return {
             "teacher": self.source.name,
             "sha256": self.progress.key["teacher"],

@@ -253,12 +253,12 @@ def map_sides(model: DetectionModel, imgsz: int) -> list[int]:
     sides = []
     with torch.no_grad():
         images = torch.zeros(1, model.yaml["ch"], imgsz, imgsz, device="meta")
-        for _, output in walk_backbone(probe, images, len(model.yaml["backbone"])):
+        for _, output in run_layers(probe, images, len(model.yaml["backbone"])):
             sides.append(output.shape[-1])
     return sides
 
 
-def walk_backbone(
+def run_layers(
     model: DetectionModel, x: Any, layers: int, inner: Mapping[int, Callable[[int, Tensor], Tensor]] | None = None
 ) -> Iterator[tuple[int, Tensor]]:
     """Run the first layers of a model; after each one yield its index and its output.

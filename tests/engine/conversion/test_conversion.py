@@ -11,7 +11,16 @@ import torch
 import export
 from engine.conversion import run
 from engine.conversion.check import Check
-from engine.conversion.imitation import PHASES, Imitation, rate_at, relative_error, stage_maps, variance
+from engine.conversion.imitation import (
+    PHASES,
+    Imitation,
+    head_maps,
+    phases_of,
+    rate_at,
+    relative_error,
+    stage_maps,
+    variance,
+)
 from engine.conversion.progress import Progress
 from engine.conversion.run import Settings, convert
 from engine.conversion.stem import fit_stem_
@@ -82,14 +91,14 @@ def test_stages_learn_and_everything_else_stays(teacher_file, whole):
     assert all(row["own"] < row["copied"] for row in stages)
     assert record["teacher"] == "teacher.pt"
     assert record["images"] == 32
-    assert record["steps"] == {"teacher inputs": 10, "own inputs": 10}
+    assert record["steps"] == {"teacher inputs": 9, "own inputs": 4, "whole network": 7}
     assert ckpt["names"] == dict(enumerate(CLASSES))
     assert yaml_load(whole.with_suffix(".yaml"))["backbone"] == ckpt["yaml"]["backbone"]
     assert not whole.with_name("twin.conversion.pt").exists()
     assert not build_model(ckpt).training
 
 
-@pytest.mark.parametrize("stop", [5, 14])  # in both phases
+@pytest.mark.parametrize("stop", [5, 10, 15])  # in each phase
 def test_stopped_conversion_goes_on_to_the_same_weights(
     teacher_file, folder, tmp_path, settings, monkeypatch, stop, caplog, whole
 ):
@@ -226,7 +235,7 @@ def test_memory_is_saved_by_parts_with_the_same_gradients(pair, monkeypatch, cap
         torch.nn.init.ones_(block.norm1.weight)
         torch.nn.init.ones_(block.norm2.weight)
     whole = Imitation(teacher, twin, pairing.stages, IMAGES)
-    errors = whole.gradients(images, own=False)
+    errors = whole.gradients(images, kind="teacher")
     expected = [p.grad.clone() for p in whole.stages.parameters()]
     whole.optimizer.zero_grad()
 
@@ -240,13 +249,37 @@ def test_memory_is_saved_by_parts_with_the_same_gradients(pair, monkeypatch, cap
         return forward(stage, x)
 
     monkeypatch.setattr(stage, "forward", scarce)
-    parts = whole.gradients(images, own=False)
+    parts = whole.gradients(images, kind="teacher")
     assert seen == [8, 4, 2, 2, 2, 2]
-    assert whole.parts == [4, 1, 1, 1]
+    assert whole.parts == {"the stage of layer 2": 4}
     assert parts == pytest.approx(errors, rel=1e-5)
     for p, grad in zip(whole.stages.parameters(), expected, strict=True):
         torch.testing.assert_close(p.grad, grad, rtol=1e-4, atol=1e-6)
-    assert "a batch is cut into 4 parts" in caplog.text
+    assert "the stage of layer 2 is out of memory, so a batch is cut into 4 parts" in caplog.text
+
+
+def test_joint_phase_is_cut_into_parts_too(pair, monkeypatch):
+    teacher, twin, pairing = pair
+    imitation = Imitation(teacher, twin, pairing.stages, IMAGES)
+    errors = imitation.gradients(IMAGES, kind="joint")
+    expected = [p.grad.clone() for p in imitation.stages.parameters() if p.grad is not None]
+    assert any(grad.any() for grad in expected)
+    with torch.no_grad():
+        maps = [head_maps(model, IMAGES) for model in (twin, teacher)]
+    assert errors == pytest.approx([float(relative_error(*level)) for level in zip(*maps, strict=True)], rel=1e-4)
+    imitation.optimizer.zero_grad()
+    first, forward = twin.model[0], type(twin.model[0]).forward
+
+    def scarce(x):
+        if len(x) > 1:
+            raise torch.OutOfMemoryError
+        return forward(first, x)
+
+    monkeypatch.setattr(first, "forward", scarce)
+    assert imitation.gradients(IMAGES, kind="joint") == pytest.approx(errors, rel=1e-4)
+    assert imitation.parts == {"the whole network": 4}
+    for p, grad in zip((p for p in imitation.stages.parameters() if p.grad is not None), expected, strict=True):
+        torch.testing.assert_close(p.grad, grad, rtol=1e-3, atol=1e-5)
 
 
 def test_one_image_too_large_for_memory_is_an_error(pair, monkeypatch):
@@ -257,8 +290,8 @@ def test_one_image_too_large_for_memory_is_an_error(pair, monkeypatch):
         raise torch.OutOfMemoryError
 
     monkeypatch.setattr(imitation.stages[1], "forward", none)
-    with pytest.raises(ValueError, match="too much for the stage of layer 4: use a smaller --img"):
-        imitation.gradients(torch.rand(2, 3, SIZE, SIZE), own=False)
+    with pytest.raises(ValueError, match="the stage of layer 4 cannot take one image: use a smaller --img"):
+        imitation.gradients(torch.rand(2, 3, SIZE, SIZE), kind="teacher")
 
 
 def test_loss_that_is_not_finite_goes_back_and_ends_after_some_times(
@@ -266,9 +299,9 @@ def test_loss_that_is_not_finite_goes_back_and_ends_after_some_times(
 ):
     step, calls = Imitation.step, []
 
-    def sometimes(self, images, own, rate):
+    def sometimes(self, images, kind, rate):
         calls.append(self.rate)
-        return [float("nan")] * 4 if len(calls) == 3 else step(self, images, own, rate)
+        return [float("nan")] * 4 if len(calls) == 3 else step(self, images, kind, rate)
 
     monkeypatch.setattr(Imitation, "step", sometimes)
     converted(teacher_file, folder, tmp_path / "a.pt", settings)
@@ -283,8 +316,8 @@ def test_batch_statistics_stay_in_both_models(pair):
     teacher, twin, pairing = pair
     imitation = Imitation(teacher, twin, pairing.stages, IMAGES)
     before = [{k: v.clone() for k, v in model.named_buffers()} for model in (teacher, twin)]
-    for own in (False, True):
-        imitation.step(torch.rand(2, 3, SIZE, SIZE), own, 0.01)
+    for kind in ("teacher", "own", "joint"):
+        imitation.step(torch.rand(2, 3, SIZE, SIZE), kind, 0.01)
     for model, buffers in zip((teacher, twin), before, strict=True):
         assert all(torch.equal(value, buffers[key]) for key, value in model.named_buffers())
     names = [name for name, p in twin.named_parameters() if p.requires_grad]
@@ -298,7 +331,9 @@ def test_inputs_of_the_second_phase_are_those_of_the_twin(pair):
     assert torch.equal(theirs[2][0], own[2][0])  # nothing differs before the first stage
     assert not torch.equal(theirs[4][0], own[4][0])
     assert torch.equal(own[4][0], own[4][1])  # still the identity
-    assert [phase.own for phase in PHASES] == [False, True]
+    assert [phase.kind for phase in PHASES] == ["teacher", "own", "joint"]
+    assert [phase.kind for phase in phases_of(whole=False)] == ["teacher", "own"]
+    assert sum(phase.share for phase in phases_of(whole=False)) == sum(phase.share for phase in PHASES) == 1
 
 
 def test_errors_on_own_inputs_are_those_of_the_maps(pair):
@@ -309,7 +344,7 @@ def test_errors_on_own_inputs_are_those_of_the_maps(pair):
     for layer, weight in zip(pairing.stages, imitation.weights, strict=True):
         maps = [torch.nn.functional.conv2d(x, weight) for x in (own[layer][1], theirs[layer][1])]
         expected.append(float(relative_error(*maps)))
-    assert imitation.gradients(IMAGES, own=True) == pytest.approx(expected, rel=1e-4)
+    assert imitation.gradients(IMAGES, kind="own") == pytest.approx(expected, rel=1e-4)
 
 
 def test_relative_error_by_hand():
