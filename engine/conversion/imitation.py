@@ -46,9 +46,9 @@ class Phase:
 
 
 PHASES = (
-    Phase("teacher inputs", "teacher", 0.45),
-    Phase("own inputs", "own", 0.2),
-    Phase("whole network", "joint", 0.35),
+    Phase("teacher inputs", "teacher", 0.5),
+    Phase("own inputs", "own", 0.25),
+    Phase("whole network", "joint", 0.25),
 )
 
 
