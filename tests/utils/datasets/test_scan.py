@@ -52,8 +52,11 @@ def plain(parts):
     return [p._replace(labels=p.labels.tolist(), segments=[[s.tolist() for s in x] for x in p.segments]) for p in parts]
 
 
+@pytest.fixture
 def children():
-    return [process.pid for process in multiprocessing.active_children()]
+    """Function that lists the processes begun since the start of the test: others may have loaders that still live."""
+    before = {process.pid for process in multiprocessing.active_children()}
+    return lambda: [process.pid for process in multiprocessing.active_children() if process.pid not in before]
 
 
 def test_a_span_by_hand():
@@ -70,7 +73,7 @@ def test_a_span_by_hand():
 
 @fork_only
 @pytest.mark.parametrize(("n", "processes"), [(0, 2), (1, 2), (128, 3), (1000, 1), (1000, 3)])
-def test_processes_find_what_threads_find(n, processes):
+def test_processes_find_what_threads_find(n, processes, children):
     source = Made(n)
     assert plain(ls.in_processes(source, spans(n), processes)) == plain(ls.in_threads(source, spans(n), 2))
     assert children() == []
@@ -89,14 +92,14 @@ def test_many_images_are_read_by_processes_and_few_are_not(monkeypatch):
 
 
 @fork_only
-def test_a_killed_process_is_an_error_and_leaves_none_behind():
+def test_a_killed_process_is_an_error_and_leaves_none_behind(children):
     with pytest.raises(OSError, match="a process that reads labels ended early, with status -9"):
         list(ls.in_processes(Deadly(1000), spans(1000), 2))
     assert children() == []
 
 
 @fork_only
-def test_ctrl_c_ends_the_processes():
+def test_ctrl_c_ends_the_processes(children):
     def interrupt():
         time.sleep(0.3)
         os.kill(os.getpid(), signal.SIGINT)
@@ -110,7 +113,7 @@ def test_ctrl_c_ends_the_processes():
 
 
 @fork_only
-def test_processes_end_with_their_parent():
+def test_processes_end_with_their_parent(children):
     """The parent is killed while both children have more to send than a pipe holds."""
 
     def parent(sender):
