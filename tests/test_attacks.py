@@ -380,7 +380,7 @@ def edited(row, column, value):
 ENTRIES = {  # entries of an otherwise good checkpoint
     "table of 10^12 weights": ({"yaml": edited(1, "args", [1_000_000, 999, 2])}, "do not fit its own model table"),
     "table of 10^9 channels": ({"yaml": edited(0, "args", [10**9, 3, 2])}, "1000000000 channels; at most"),
-    "table of 10^9 repeats": ({"yaml": edited(1, 1, 10**9)}, "'number' stands for 1000000000 blocks; at most"),
+    "table of 10^9 repeats": ({"yaml": edited(1, 1, 10**9)}, "'number' gives 1000000000 blocks; at most"),
     "table of 10^4 rows": ({"yaml": TINY | {"backbone": TINY["backbone"][:1] * 10**4}}, "10000 layers; at most"),
     "endless depth": ({"yaml": TINY | {"depth_multiple": float("inf")}}, "'depth_multiple' must be"),
     "10^9 anchors": ({"yaml": TINY | {"anchors": 10**9}}, "'anchors' must be"),

@@ -22,7 +22,7 @@ def test_mixconv_channels_sum_up(c2):
 
 
 def test_mixconv_with_too_few_channels_is_refused():
-    with pytest.raises(ValueError, match=r"cannot share 2 channels between the kernel sizes \[1, 3, 5\]"):
+    with pytest.raises(ValueError, match=r"cannot divide 2 channels among the kernel sizes \[1, 3, 5\]"):
         MixConv2d(8, 2, (1, 3, 5))
 
 
