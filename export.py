@@ -73,12 +73,12 @@ def run(options: ExportOptions) -> list[Path]:
         ValueError: options that exclude each other, or formats that failed; the others are written then.
         FileNotFoundError: weights or dataset are missing.
     """
-    if isinstance(options.tensorrt_check, str):
+    if isinstance(options.check_tensorrt, str):
         if options.weights:
             raise ValueError(
-                f"--check-tensorrt {options.tensorrt_check} checks an existing file: remove --weights or the file name"
+                f"--check-tensorrt {options.check_tensorrt} checks an existing file: remove --weights or the file name"
             )
-        check_tensorrt(options.tensorrt_check)
+        check_tensorrt(options.check_tensorrt)
         return []
     weights = options.weights
     if not weights:
@@ -117,7 +117,7 @@ def check_options(options: ExportOptions, formats: Sequence[Format]) -> None:
         if getattr(options, flag) and unable:
             word = "--" + flag.replace("_", "-")
             raise ValueError(f"{word} does not apply to {', '.join(unable)}: it applies to {', '.join(able)}")
-    if options.tensorrt_check and not any(row.argument in ("onnx", "engine") for row in formats):
+    if options.check_tensorrt and not any(row.argument in ("onnx", "engine") for row in formats):
         raise ValueError("--check-tensorrt checks an ONNX file: add onnx to --include")
 
 
@@ -194,7 +194,7 @@ def export_weights(
         try:
             EXPORTERS[row.argument](model, images, file, options, metadata)
             seconds = (datetime.now() - start).total_seconds()
-            if options.tensorrt_check and row.argument in ("onnx", "engine"):
+            if options.check_tensorrt and row.argument in ("onnx", "engine"):
                 check_tensorrt(file.with_suffix(".onnx"))
             LOGGER.info(f"{colorstr(row.name)}: {file}, {size_mb(file):.1f} MB, {seconds:.1f} s")
             outcomes.append(Outcome(row, file, seconds=seconds))

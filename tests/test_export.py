@@ -101,7 +101,7 @@ def test_script_exits_with_status_1(weights):
         ({"workspace": 0}, "--workspace is 0 GiB"),
         ({"agnostic_nms": True}, "--agnostic-nms has no effect without --nms"),
         ({"include": ["ncnn"], "nms": True}, "--nms does not apply to ncnn: it applies to onnx, engine"),
-        ({"include": ["ncnn"], "tensorrt_check": True}, "--check-tensorrt checks an ONNX file"),
+        ({"include": ["ncnn"], "check_tensorrt": True}, "--check-tensorrt checks an ONNX file"),
         ({"int8": True}, "--int8 needs images to calibrate with: give --data"),
         ({"weights": None}, "no weights given"),
     ],

@@ -74,6 +74,6 @@ def load_progress(file: Path, key: Mapping[str, Any]) -> Progress | None:
         return None
     changed = [name for name in key if progress.key.get(name) != key[name]]
     if changed:
-        LOGGER.info(f"{file}: of a conversion with another {', '.join(changed)}, so this one starts anew")
+        LOGGER.info(f"{file}: of a conversion that differs in {', '.join(changed)}, so this one starts anew")
         return None
     return progress

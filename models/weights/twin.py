@@ -172,7 +172,10 @@ def check_pairing(pairing: Pairing, teacher: DetectionModel, twin: DetectionMode
             return
     fitting = [str(file.relative_to(ROOT)) for file in fitting_tables(teacher)]
     hint = f"{' and '.join(fitting)} fit{'s' * (len(fitting) == 1)} this teacher; " if fitting else ""
-    raise ValueError(f"{cfg} is not the Swin twin of {source}: {where}. {hint}--cfg twin makes one from its own table")
+    raise ValueError(
+        f"{cfg} is not the Swin twin of {source}: {where}. {hint}python -m engine.convert with --cfg twin makes one "
+        "from its own table"
+    )
 
 
 def fitting_tables(teacher: DetectionModel) -> list[Path]:

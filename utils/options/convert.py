@@ -20,7 +20,7 @@ class ConvertOptions:
     cfg: str = option("twin", "model YAML of the twin; twin: derived from the table of the checkpoint")
     images: list[str] = option([], "folders or lists of images; they need no labels")
     data: str = option("", "dataset YAML: its training images; its labels only measure the result")
-    out: str = option("", "checkpoint to write; default: name of the weights with -swinv2")
+    out: str = option("", "checkpoint to write; default: name of the weights with -swinv2, in the working directory")
     imgsz: Annotated[int, SIDE] = option(
         640, "image size in pixels, as the weights were trained with", *("--imgsz", "--img", "--img-size")
     )

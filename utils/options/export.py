@@ -52,10 +52,9 @@ class ExportOptions:
     mlmodel: bool = refused(False, "CoreML is written as .mlpackage only: use --include coreml")
     cache: str = option("", "file of TensorRT's timing cache, read if there and written")
     calibration: Annotated[int, COUNT] = option(128, "maximum number of images used for --int8")
-    tensorrt_check: bool | str = option(
+    check_tensorrt: bool | str = option(
         False,
         "check FILE.onnx, or the ONNX file that is written, against TensorRT's operator table",
-        "--check-tensorrt",
         bare=True,
         metavar="FILE",
     )

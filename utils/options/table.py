@@ -130,6 +130,8 @@ class Option:
             if value in (True, False):
                 return bool(value)
             raise ValueError(f"{self.flags[0]} is {value!r:.80}, but must be True or False")
+        if self.bare is not None and value is True:  # as the flag alone
+            return self.bare
         if self.bare is not None and any(type(value) is type(x) and value == x for x in (self.bare, self.default)):
             return value
         if not self.many:

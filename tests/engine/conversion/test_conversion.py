@@ -129,7 +129,7 @@ def test_state_of_another_conversion_is_not_taken_up(teacher_file, folder, tmp_p
         converted(teacher_file, folder, tmp_path / "twin.pt", settings)
     monkeypatch.undo()
     converted(teacher_file, folder, tmp_path / "twin.pt", replace(settings, seed=1, passes=8))
-    assert "of a conversion with another images, settings, so this one starts anew" in caplog.text
+    assert "of a conversion that differs in images, settings, so this one starts anew" in caplog.text
 
 
 def test_damaged_state_is_reported_and_replaced(teacher_file, folder, tmp_path, settings, caplog):
