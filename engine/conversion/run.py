@@ -38,7 +38,7 @@ from utils.downloads.official_weights import LICENCE, LICENCE_NOTICE, find_weigh
 from utils.files import check_place, file_sha256, yaml_save
 from utils.text import printable
 
-PASSES = 1280  # images that a conversion looks at, repeated ones counted, unless it is told otherwise
+PASSES = 1600  # images that a conversion looks at, repeated ones counted, unless it is told otherwise
 SAVE_EVERY, MOST_FAILURES = 60.0, 3  # seconds; losses that are not finite
 FAR, LOW = 0.5, 0.8  # error of a stage and agreement (mAP50) from which on the result is warned of
 PREFIX = colorstr("convert: ")
@@ -103,7 +103,7 @@ class Conversion:
                 LOGGER.info(f"{PREFIX}{sentence}")
         else:
             table = twin_table(self.teacher, cfg)
-        self.images = Images(files, imgsz, settings.seed)
+        self.images = Images(files, imgsz, settings.seed, stride)
         torch.manual_seed(settings.seed)  # of the weights of the stages
         self.twin, self.pairing = build_twin(self.teacher, table)
         check_pairing(self.pairing, self.teacher, self.twin, self.source.name, cfg)

@@ -25,7 +25,7 @@ class ConvertOptions:
         640, "image size in pixels, as the weights were trained with", *("--imgsz", "--img", "--img-size")
     )
     batch_size: Annotated[int, COUNT] = option(4, "images per step")
-    passes: Annotated[int, COUNT] = option(1280, "images looked at, repeated ones counted")
+    passes: Annotated[int, COUNT] = option(1600, "images looked at, repeated ones counted")
     minutes: Annotated[float, Number(float, 0)] | None = option(None, "time for the steps, instead of --passes")
     device: str = option("", "0, cpu, mps; empty: CUDA if available")
     seed: Annotated[int, Number(int, 0, 2**32 - 1)] = option(0, "seed of all random numbers")
