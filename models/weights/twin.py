@@ -317,13 +317,14 @@ def build_twin(teacher: DetectionModel, table: dict[str, Any]) -> tuple[Detectio
 
 
 def start_as_identity_(model: nn.Module) -> None:
-    """Multiply both norms of every Swin block by 0, the start that the authors of Swin V2 chose."""
+    """Make every Swin block give what it gets: gains and biases of both norms 0, as the authors of Swin V2 start."""
     for stage in model.modules():
         if isinstance(stage, SwinV2Stage):
             block: Any
             for block in stage.blocks:
-                nn.init.zeros_(block.norm1.weight)
-                nn.init.zeros_(block.norm2.weight)
+                for norm in (block.norm1, block.norm2):
+                    nn.init.zeros_(norm.weight)
+                    nn.init.zeros_(norm.bias)
 
 
 @torch.no_grad()

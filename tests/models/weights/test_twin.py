@@ -12,6 +12,7 @@ from models.weights.twin import (
     derive_table,
     fitting_tables,
     pair_layers,
+    start_as_identity_,
     twin_table,
 )
 from models.yolo import DetectionModel
@@ -65,6 +66,18 @@ def test_copied_twin_is_the_teacher_without_its_bottlenecks(teacher):
         assert torch.equal(twin(images)[0], bare(images)[0])
     with torch.enable_grad():  # the form for training
         torch.testing.assert_close(twin(images)[0], bare(images)[0], rtol=0, atol=0)
+
+
+def test_trained_stages_become_the_identity_again(teacher):
+    twin, _ = build_twin(teacher, derive_table(teacher, 64)[0])
+    images = torch.rand(1, 3, 64, 64)
+    with torch.no_grad():
+        copied = twin(images)[0]
+        for parameter in (p for stage in twin.swin_stages for p in stage.parameters()):
+            parameter.normal_()
+        assert not torch.equal(twin(images)[0], copied)
+        start_as_identity_(twin)
+        assert torch.equal(twin(images)[0], copied)
 
 
 def test_copied_entries_are_bit_identical(teacher):
