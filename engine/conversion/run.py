@@ -348,7 +348,8 @@ def convert(
         The checkpoint.
 
     Raises:
-        FileNotFoundError, ValueError: the files, or the layers of the two models, do not fit.
+        FileNotFoundError, ValueError: the files, or the layers of the two models, do not fit; a file that would be
+            written exists already.
     """
     source = find_weights(source)
     table = check_dataset(data) if data else None
@@ -364,6 +365,10 @@ def convert(
     check_place(out)
     if out.resolve() == source.resolve():
         raise ValueError(f"--out {out} is the file of the teacher: choose another name")
+    written = [out, out.with_suffix(".yaml")] if cfg == "twin" else [out]
+    for file in written:
+        if file.exists():
+            raise ValueError(f"{file} exists already: move it away, or choose another --out")
     state_file = out.with_name(f"{out.stem}.conversion.pt")
     ckpt = load_checkpoint(source)
     if ckpt["version"] == FOREIGN:
@@ -383,7 +388,8 @@ def convert(
         record["labels"] = compare_maps(conversion, loader)
     conversion.write(out, record)
     state_file.unlink(missing_ok=True)
-    LOGGER.info(f"{PREFIX}saved as {out}; detect.py, val.py, export.py and train.py --weights {out} read it")
+    names = " and ".join(map(str, written))
+    LOGGER.info(f"{PREFIX}saved as {names}; detect.py, val.py, export.py and train.py --weights {out} read it")
     return out
 
 

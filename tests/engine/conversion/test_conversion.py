@@ -162,7 +162,7 @@ def test_labels_of_the_same_classes_measure_teacher_and_twin(teacher_file, folde
     out = convert(teacher_file, data=data_of(folder), out=tmp_path / "a.pt", settings=replace(settings, passes=8))
     assert set(load_checkpoint(out)["converted"]["labels"]) == {"teacher", "copied", "converted"}
     other = data_of(folder) | {"names": dict(enumerate("abcd"))}
-    out = convert(teacher_file, data=other, out=tmp_path / "a.pt", settings=replace(settings, passes=8))
+    out = convert(teacher_file, data=other, out=tmp_path / "b.pt", settings=replace(settings, passes=8))
     assert "labels" not in load_checkpoint(out)["converted"]
 
 
@@ -171,6 +171,15 @@ def test_no_images_and_the_file_of_the_teacher_are_refused(teacher_file, folder)
         convert(teacher_file)
     with pytest.raises(ValueError, match="is the file of the teacher"):
         convert(teacher_file, images=folder / "images/train", out=teacher_file)
+
+
+@pytest.mark.parametrize("suffix", [".pt", ".yaml"])
+def test_existing_files_are_not_replaced(teacher_file, folder, tmp_path, suffix):
+    mine = (tmp_path / "twin").with_suffix(suffix)
+    mine.write_text("mine")
+    with pytest.raises(ValueError, match=f"twin{suffix} exists already: move it away, or choose another --out"):
+        convert(teacher_file, images=folder / "images/train", out=tmp_path / "twin.pt")
+    assert mine.read_text() == "mine"
 
 
 @pytest.fixture(scope="module")
