@@ -70,10 +70,24 @@ def alone(command, tmp_path_factory):
     return folder / "run"
 
 
+THREADS_AT_THE_END = """
+import sys
+from pathlib import Path
+import train
+
+train.main(train.parse_opt(sys.argv[1:]))
+if Path("/proc/self/task").is_dir():
+    left = [name for task in Path("/proc/self/task").iterdir() if "gloo" in (name := (task / "comm").read_text())]
+    assert not left, f"threads of gloo are left, which may abort the process when Python shuts down: {left}"
+"""
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("flags", [(), ("--shard-optimizer",)], ids=["replicated", "sharded"])
-def test_two_processes_follow_the_losses_of_one(command, alone, tmp_path, flags):
-    log = run(2, [*command, "--project", str(tmp_path), *flags])
+def test_two_processes_follow_the_losses_of_one(command, alone, tmp_path, monkeypatch, flags):
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    (tmp_path / "script.py").write_text(THREADS_AT_THE_END)
+    log = run(2, [str(tmp_path / "script.py"), *command[1:], "--project", str(tmp_path), *flags])
     assert log.count("Starting training for 3 epochs") == 1
     for one, two in zip(columns(alone), columns(tmp_path / "run"), strict=True):
         assert two[1:4] == pytest.approx(one[1:4], rel=1e-3)  # sums of the same numbers in another order

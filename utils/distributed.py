@@ -4,6 +4,8 @@ Processes are started by `torchrun`, one for each device, which sets RANK, LOCAL
 works in a single process too, where it does nothing.
 """
 
+import gc
+import importlib
 import logging
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -65,6 +67,10 @@ def process_group() -> Iterator[None]:
     if launched_processes() == 1:
         yield
         return
+    # Imported later, as by DistributedDataParallel, they keep the group beyond its end (PyTorch 2.14), and a thread of
+    # gloo that frees a tensor while Python shuts down aborts the process.
+    for module in ("torch._dynamo", "torch.distributed.optim"):
+        importlib.import_module(module)
     nccl = torch.cuda.is_available() and dist.is_nccl_available()
     dist.init_process_group("nccl" if nccl else "gloo", timeout=TIMEOUT)
     level = LOGGER.level
@@ -74,6 +80,7 @@ def process_group() -> Iterator[None]:
         yield
     finally:
         LOGGER.setLevel(level)
+        gc.collect()  # a DistributedDataParallel that waits for it holds the group, and its threads go with the group
         dist.destroy_process_group()
 
 
