@@ -5,7 +5,6 @@ works in a single process too, where it does nothing.
 """
 
 import gc
-import importlib
 import logging
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -69,8 +68,9 @@ def process_group() -> Iterator[None]:
         return
     # Imported later, as by DistributedDataParallel, they keep the group beyond its end (PyTorch 2.14), and a thread of
     # gloo that frees a tensor while Python shuts down aborts the process.
-    for module in ("torch._dynamo", "torch.distributed.optim"):
-        importlib.import_module(module)
+    import torch._dynamo
+    import torch.distributed.optim
+
     nccl = torch.cuda.is_available() and dist.is_nccl_available()
     dist.init_process_group("nccl" if nccl else "gloo", timeout=TIMEOUT)
     level = LOGGER.level
