@@ -156,6 +156,8 @@ def begin_epoch(state: State, plan: Plan, loader: DataLoader) -> None:
     for row in plan.frozen:  # train() has just switched their batch statistics on
         row.eval()
     loader.sampler.set_epoch(state.epoch, skip=state.batch * loader.batch_size)
+    if state.epoch == getattr(loader.dataset, "close_at", None):
+        LOGGER.info(f"\nno mosaic, mixup and copy-paste from epoch {state.epoch} on")
     if plan.options.image_weights:
         labels = loader.dataset.labels
         maps = np.zeros(state.model.nc) if state.maps is None else state.maps

@@ -44,6 +44,7 @@ def hyp_file(tmp_path_factory):
     """Swin settings with drop path and steps of one batch, then two, so that every random state matters."""
     values = yaml.safe_load((ROOT / "data/hyps/hyp.swinv2.yaml").read_text())
     values |= {"drop_path": 0.2, "nominal_batch": 64, "mixup": 0.5, "warmup_epochs": 1.0}  # two from iteration 4 on
+    values |= {"ema_decay": 0, "ema_tau": 0, "close_mosaic": 1}
     file = tmp_path_factory.mktemp("hyp") / "tiny.yaml"
     file.write_text(yaml.safe_dump(values))
     return str(file)

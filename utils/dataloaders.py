@@ -107,6 +107,8 @@ class LoadImagesAndLabels(Dataset):
         indices: which image each sample is of. Workers see a change when they start, so not those that are kept.
         batch: (N,) int, the batch of each image in order.
         mosaic: samples may be mosaics. Workers see a change only if it is made before they start.
+        close_at: epoch from which on there are none, nor mixup and copy-paste, which build on them; None for never. Set
+            it before the workers start, too.
         batch_shapes: (batches, 2) int (height, width) with `rect`, else None.
 
     Raises:
@@ -148,6 +150,7 @@ class LoadImagesAndLabels(Dataset):
             raise ValueError(f"imgsz is {img_size}, but must be one number of pixels with augment or rect")
         self.img_size, self.hyp, self.augment, self.rect, self.seed = max(self.frame), hyp or Hyp(), augment, rect, seed
         self.stride, self.mosaic = stride, augment and not rect
+        self.close_at: int | None = None
         found = load_labels(path, nc=None if single_cls else nc, prefix=prefix)
         self.im_files, self.label_files = found.im_files, found.label_files
         self.labels, self.segments, self.shapes = found.labels, found.segments, found.sizes
@@ -226,7 +229,8 @@ class LoadImagesAndLabels(Dataset):
         epoch, number = key if isinstance(key, tuple) else (0, key)
         index = int(self.indices[number])
         rng = np.random.default_rng((self.seed, epoch, number))
-        if self.mosaic and rng.random() < self.hyp.mosaic:
+        closed = self.close_at is not None and epoch >= self.close_at
+        if self.mosaic and rng.random() < self.hyp.mosaic and not closed:
             im, labels = self._mosaic(number, rng)
             if rng.random() < self.hyp.mixup:
                 other = int(rng.integers(len(self.indices)))

@@ -73,6 +73,13 @@ class Hyp:
     beta2: float = _hyp(0.999, "[0, 1)", "beta2 of Adam and AdamW", ours=True)
     clip_norm: float = _hyp(10.0, "(0, inf]", "largest norm of all gradients together; .inf never clips", ours=True)
     nominal_batch: int = _hyp(64, "[1, inf)", "images per optimizer step, reached by accumulation", int, ours=True)
+    ema_decay: float = _hyp(
+        0.9999, "[0, 1)", "decay of the averaged weights in each step; 0 follows the length of the run", ours=True
+    )
+    ema_tau: float = _hyp(
+        2000.0, "[0, inf)", "steps in which that decay rises to 63 %; 0 follows the length of the run", ours=True
+    )
+    close_mosaic: int = _hyp(0, "[0, inf)", "epochs at the end without mosaic, mixup and copy-paste", int, ours=True)
     drop_path: float | None = _hyp(
         None, "[0, 1)", "largest stochastic depth rate; replaces the model file's", ours=True
     )

@@ -133,6 +133,29 @@ def scaled_decay(weight_decay: float, batch_size: int, nominal: int = 64) -> flo
     return weight_decay * batch_size * max(1, round(nominal / batch_size)) / nominal
 
 
+def planned_steps(epochs: int, batches: int, batch_size: int, nominal: int = 64) -> int:
+    """Return about how many optimizer steps a run makes; the smaller accumulation of the warmup is left out.
+
+    Args:
+        epochs: of the run.
+        batches: per epoch.
+        batch_size: images per batch.
+        nominal: images per optimizer step.
+    """
+    return epochs * max(1, batches // max(1, round(nominal / batch_size)))
+
+
+def average_schedule(decay: float, tau: float, steps: int) -> tuple[float, float]:
+    """Return decay and tau of the average of the weights (`ModelEMA`).
+
+    Args:
+        decay: of the hyperparameters; 0 follows the length of the run: 1 - 20 / steps, from 0.9 to 0.9999.
+        tau: the same; 0 is steps / 20, from 10 to 2000.
+        steps: optimizer steps of the whole run. With both 0 the average is on average 4.5 to 5 % of the run old.
+    """
+    return decay or min(max(1 - 20 / steps, 0.9), 0.9999), tau or min(max(steps / 20, 10.0), 2000.0)
+
+
 class Schedule(Protocol):
     """What `set_schedule_` reads of the hyperparameters; `utils.hyp.Hyp` has it."""
 

@@ -28,7 +28,15 @@ from utils.datasets.dataset import check_dataset
 from utils.distributed import gather, is_main, main_first, rank, world_size
 from utils.files import yaml_load
 from utils.hyp import Hyp
-from utils.optim import build_optimizer, describe_optimizer, same_warmup, scaled_decay, warmup_iterations
+from utils.optim import (
+    average_schedule,
+    build_optimizer,
+    describe_optimizer,
+    planned_steps,
+    same_warmup,
+    scaled_decay,
+    warmup_iterations,
+)
 from utils.options.table import as_dict
 from utils.options.train import HYP_OF_CONV, HYP_OF_SWIN, TrainOptions
 from utils.paths import check_file, git_describe
@@ -356,6 +364,8 @@ def prepare(
 ) -> tuple[State, Plan, DataLoader, DataLoader]:
     """Build everything a run needs, in the order in which the parts depend on each other."""
     options, hyp = inputs.options, inputs.hyp
+    if options.close_mosaic is not None:
+        hyp = replace(hyp, close_mosaic=options.close_mosaic)
     model = build_model(inputs, save_dir).to(device, memory_format=torch.channels_last)
     taught = load_teacher(options, model, save_dir, inputs.ckpt if options.resume else None)
     keep_anchors = options.noautoanchor or (taught is not None and options.distill_from != "maps")
@@ -379,6 +389,8 @@ def prepare(
     callbacks.run("on_pretrain_routine_end", labels=labels, names=model.names)
 
     batches = len(train_loader)
+    if hyp.close_mosaic and dataset.mosaic:
+        dataset.close_at = max(options.epochs - hyp.close_mosaic, 0)
     decay = scaled_decay(hyp.weight_decay, options.batch_size, hyp.nominal_batch)
     name = options.optimizer or hyp.optimizer or "SGD"
     optimizer = build_optimizer(model, name, hyp.lr0, hyp.momentum, decay, hyp.beta2, sharded=options.shard_optimizer)
@@ -388,7 +400,8 @@ def prepare(
     smoothing = hyp.label_smoothing if options.label_smoothing is None else options.label_smoothing
     fitted = hyp.scaled(model.detect.nl, model.nc, imgsz, smoothing)
     model.hyp = fitted.to_dict()
-    ema = ModelEMA(model)  # before the teacher, which watches the model that is trained
+    steps = planned_steps(options.epochs, batches, options.batch_size, hyp.nominal_batch)
+    ema = ModelEMA(model, *average_schedule(hyp.ema_decay, hyp.ema_tau, steps))  # before the teacher, which watches it
     distillation = None
     if taught:
         teacher = taught[0].to(device).to(memory_format=torch.channels_last)

@@ -231,6 +231,28 @@ def test_mosaic_probability_is_used(folder):
     assert 15 < sum(counts) < 45
 
 
+@pytest.mark.parametrize("workers", [0, 1])
+def test_closed_mosaics_are_single_images(folder, workers):
+    """In the process and in a worker, which sees the epoch in the sampler's keys alone."""
+    hyp = Hyp(mosaic=1, mixup=1)
+
+    def batches(close_at, hyp, epoch):
+        loader, dataset = dl.create_dataloader(folder, 64, 7, 32, hyp=hyp, augment=True, workers=workers)
+        dataset.close_at = close_at
+        passes = []
+        for i in (0, epoch):
+            loader.sampler.set_epoch(i)
+            passes.append([images for images, *_ in loader])
+        return passes[1]
+
+    (closed,), (single,), (mosaics,), (opened,) = (
+        batches(2, hyp, 2), batches(None, Hyp(mosaic=0), 2), batches(None, hyp, 2), batches(3, hyp, 2)
+    )  # fmt: skip
+    assert torch.equal(closed, single)
+    assert torch.equal(opened, mosaics)
+    assert not torch.equal(closed, mosaics)
+
+
 @pytest.mark.parametrize("mosaic", [0, 1])
 def test_filters_change_pixels_alone_and_repeat(tiny_dataset, mosaic):
     folder = tiny_dataset.parent / "tiny" / "images" / "train"

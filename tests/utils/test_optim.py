@@ -11,10 +11,12 @@ from models.yolo import DetectionModel
 from utils.hyp import Hyp
 from utils.optim import (
     accumulate_at,
+    average_schedule,
     build_optimizer,
     describe_optimizer,
     lr_factor,
     param_groups,
+    planned_steps,
     scaled_decay,
     set_schedule_,
     warmup_iterations,
@@ -168,6 +170,33 @@ def test_accumulation_after_the_warmup(batch, nominal, expected):
 @pytest.mark.parametrize(("batch", "factor"), [(64, 1), (16, 1), (128, 2), (24, 72 / 64)])
 def test_decay_fits_the_images_of_a_step(batch, factor):
     assert scaled_decay(0.0005, batch, 64) == pytest.approx(0.0005 * factor)
+
+
+@pytest.mark.parametrize(
+    ("epochs", "batches", "batch_size", "nominal", "expected"),
+    [(60, 13, 16, 16, 780), (60, 13, 16, 64, 180), (3, 2, 16, 64, 3), (10, 100, 64, 16, 1000)],
+)
+def test_steps_of_a_run(epochs, batches, batch_size, nominal, expected):
+    assert planned_steps(epochs, batches, batch_size, nominal) == expected
+
+
+def test_the_average_follows_the_length_of_the_run_where_it_is_told_to():
+    assert average_schedule(0.9999, 2000, 780) == (0.9999, 2000)
+    assert average_schedule(0, 0, 780) == (1 - 20 / 780, 39)
+    assert average_schedule(0, 2000, 100) == (0.9, 2000)  # short runs: at least ten updates
+    assert average_schedule(0.99, 0, 100) == (0.99, 10)
+    assert average_schedule(0, 0, 10**6) == (0.9999, 2000)  # long ones: YOLOv5's
+
+
+def test_the_average_of_a_short_run_is_mostly_of_its_last_tenth():
+    """The weight of each update in the final average, from the decay of every step."""
+    steps = 780
+    limit, tau = average_schedule(0, 0, steps)
+    decays = [limit * (1 - math.exp(-u / tau)) for u in range(1, steps + 1)]
+    weights = [(1 - decays[u]) * math.prod(decays[u + 1 :]) for u in range(steps)]
+    age = sum(weight * (steps - 1 - u) for u, weight in enumerate(weights))
+    assert 0.045 < age / steps < 0.05
+    assert sum(weights[-steps // 6 :]) > 0.95
 
 
 @pytest.mark.parametrize("name", ["SGD", "Adam", "AdamW"])

@@ -101,6 +101,9 @@ class TrainOptions:
     name: str = option("exp", "run folder; cfg: name of the model")
     exist_ok: bool = option(False, "write into an existing run folder")
     quad: bool = option(False, "combine four images into one of twice the side; --batch-size is a multiple of 4")
+    close_mosaic: Annotated[int, Number(int, 0)] | None = option(
+        None, "epochs at the end without mosaic, mixup and copy-paste; default: the hyperparameter file's, or 0"
+    )
     cos_lr: bool = option(False, "cosine instead of linear schedule")
     label_smoothing: Annotated[float, SHARE] | None = option(
         None, "fraction of the class target that is spread; default: hyperparameter file"
