@@ -344,7 +344,7 @@ def train_epochs(
             roll_back(state, plan, error)
             watch = LossWatch()
             continue
-        rates = [group["lr"] for group in state.optimizer.param_groups]
+        rates = [group["lr"] for group in state.optimizer.param_groups[:3]]
         state.ema.update_attr(state.model, include=("yaml", "names", "hyp"))
         callbacks.run("on_train_epoch_end", epoch=state.epoch)
         callbacks.stop_training = broadcast(callbacks.stop_training)
@@ -487,7 +487,7 @@ def evolve(inputs: Inputs, generations: int, device: torch.device, folder: Path)
         with tempfile.TemporaryDirectory(prefix="training-", dir=folder) as scratch:  # never a folder of the user
             return train(replace(inputs, hyp=hyp), device, Path(scratch))
 
-    decoupled = (options.optimizer or base.optimizer) == "AdamW"
+    decoupled = (options.optimizer or base.optimizer) in ("AdamW", "Muon")
     population = read_population(options.evolve_population)
     search = Search(folder, base, generations, options.seed, decoupled, not options.noautoanchor, population)
     if options.tuner == "optuna":

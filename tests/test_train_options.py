@@ -13,6 +13,7 @@ CASES = {
     "SGD": {"optimizer": "SGD"},
     "Adam": {"optimizer": "Adam"},
     "AdamW": {"optimizer": "AdamW"},
+    "Muon": {"optimizer": "Muon"},
     "rect": {"rect": True},
     "quad": {"quad": True},
     "multi-scale": {"multi_scale": True},

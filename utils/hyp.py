@@ -10,7 +10,7 @@ from typing import Any
 from utils.console import LOGGER
 from utils.files import key_place, yaml_load
 
-OPTIMIZERS = ("SGD", "Adam", "AdamW")
+OPTIMIZERS = ("SGD", "Adam", "AdamW", "Muon")
 
 
 def _hyp(default: Any, allowed: str | tuple[str, ...], effect: str, kind: type = float, ours: bool = False) -> Any:
@@ -37,7 +37,7 @@ class Hyp:
     # Optimizer and schedule
     lr0: float = _hyp(0.01, "(0, 1]", "learning rate after the warmup")
     lrf: float = _hyp(0.01, "[0, 1]", "learning rate at the end, as a fraction of lr0")
-    momentum: float = _hyp(0.937, "[0, 1)", "SGD momentum, or beta1 of Adam and AdamW")
+    momentum: float = _hyp(0.937, "[0, 1)", "momentum of SGD and Muon, or beta1 of Adam and AdamW")
     weight_decay: float = _hyp(0.0005, "[0, 1]", "decay of weights (not of biases and norms) at the nominal batch size")
     warmup_epochs: float = _hyp(3.0, "[0, inf)", "length of the warmup in epochs; 0 is none")
     warmup_momentum: float = _hyp(0.8, "[0, 1)", "momentum at the first iteration")

@@ -1,13 +1,13 @@
 """Parameter groups, optimizers, and the schedules of learning rate, momentum and accumulation."""
 
 import math
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
-from torch import nn
+import torch
+from torch import Tensor, nn
 from torch.optim import SGD, Adam, AdamW, Optimizer
 
-OPTIMIZERS = {"SGD": SGD, "Adam": Adam, "AdamW": AdamW}
 BIAS, DECAY, NORM = range(3)  # order of the groups in the optimizer; results.csv calls their rates x/lr0, x/lr1, x/lr2
 NO_DECAY_NAMES = ("logit_scale", "cpb_mlp")  # Swin V2: temperature of the attention, network of the position bias
 
@@ -39,6 +39,60 @@ def param_groups(model: nn.Module) -> tuple[list[nn.Parameter], list[nn.Paramete
     return groups
 
 
+def orthogonalized(matrix: Tensor, steps: int = 5) -> Tensor:
+    """Return roughly the closest matrix (M, N) whose singular values are equal: they come to lie between 0.7 and 1.2.
+
+    Newton-Schulz iteration X <- a X + (b A + c A A) X with A = X X^T and the quintic polynomial of Muon
+    (https://kellerjordan.github.io/posts/muon/).
+    """
+    x = matrix.T if matrix.shape[0] > matrix.shape[1] else matrix
+    x = x / (x.norm() + 1e-7)
+    for _ in range(steps):
+        gram = x @ x.T
+        x = torch.addmm(x, torch.addmm(gram, gram, gram, beta=-4.7750, alpha=2.0315), x, beta=3.4445)
+    return x.T if matrix.shape[0] > matrix.shape[1] else x
+
+
+class Muon(AdamW):
+    """AdamW whose groups with `matrices` make steps of orthogonalized momentum instead (Muon).
+
+    A convolution kernel (out, in, h, w) counts as the matrix (out, in * h * w). A step has the root mean square of one
+    of AdamW, 0.2 * lr (arXiv:2502.16982, section 2.2), so that rates carry over. `betas[0]` is the momentum, as
+    Nesterov's.
+    """
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> Any:
+        """Make one step of all groups."""
+        groups = self.param_groups
+        self.param_groups = [group for group in groups if not group.get("matrices")]
+        try:
+            loss = super().step(closure)
+        finally:
+            self.param_groups = groups
+        for group in groups:
+            if group.get("matrices"):
+                self._step_matrices(group)
+        return loss
+
+    def _step_matrices(self, group: dict[str, Any]) -> None:
+        lr, momentum = group["lr"], group["betas"][0]
+        for p in group["params"]:
+            if p.grad is None:
+                continue
+            state = self.state[p]
+            if not state:
+                state["momentum_buffer"], state["step"] = torch.zeros_like(p), torch.tensor(0.0)
+            state["step"] += 1  # AdamW wants it in every state that it loads
+            average = state["momentum_buffer"].lerp_(p.grad, 1 - momentum)
+            update = orthogonalized(p.grad.lerp(average, momentum).flatten(1))
+            p.mul_(1 - lr * group["weight_decay"])
+            p.add_(update.view(p.shape), alpha=-0.2 * lr * max(update.shape) ** 0.5)
+
+
+OPTIMIZERS = {"SGD": SGD, "Adam": Adam, "AdamW": AdamW, "Muon": Muon}
+
+
 def build_optimizer(
     model: nn.Module,
     name: str = "SGD",
@@ -48,14 +102,15 @@ def build_optimizer(
     beta2: float = 0.999,
     sharded: bool = False,
 ) -> Optimizer:
-    """Build an optimizer with the groups bias, decayed weights, norms and the like, in this order.
+    """Build an optimizer with the groups bias, decayed weights, norms and the like, and Muon's matrices, in this order.
 
     Args:
         model: its trainable parameters are optimized.
-        name: "SGD" (with Nesterov momentum), "Adam" or "AdamW".
+        name: "SGD" (with Nesterov momentum), "Adam", "AdamW" or "Muon": AdamW for all but the matrices, that is the
+            decayed weights that have several inputs for each output, outside the detection head.
         lr: learning rate of all groups until the schedule sets it.
-        momentum: of SGD; beta1 of Adam and AdamW.
-        decay: weight decay of group 1; the other groups have none.
+        momentum: of SGD and of Muon's matrices; beta1 of Adam and AdamW.
+        decay: weight decay of group 1 and of the matrices; the other groups have none.
         beta2: of Adam and AdamW; SGD has no such number.
         sharded: keep the state of each parameter in one of the processes that train together only (ZeRO stage 1,
             arXiv:1910.02054); needs a process group.
@@ -72,7 +127,14 @@ def build_optimizer(
         {"params": norm, "weight_decay": 0.0},
     ]
     if name not in OPTIMIZERS:
-        raise ValueError(f"unknown optimizer {name!r}: choose SGD, Adam or AdamW")
+        raise ValueError(f"unknown optimizer {name!r}: choose SGD, Adam, AdamW or Muon")
+    if name == "Muon":
+        outputs = {id(p) for m in model.modules() if type(m).__name__ == "Detect" for p in m.parameters()}
+        # a depth-wise kernel, which has one input channel, is no matrix but a list of filters
+        matrices = [p for p in decayed if id(p) not in outputs and p.ndim > 1 and p.shape[1] > 1]
+        ids = {id(p) for p in matrices}
+        groups[DECAY]["params"] = [p for p in decayed if id(p) not in ids]
+        groups.append({"params": matrices, "weight_decay": decay, "matrices": True})
     settings = {"momentum": momentum, "nesterov": momentum > 0} if name == "SGD" else {"betas": (momentum, beta2)}
     if sharded:
         from torch.distributed.optim import ZeroRedundancyOptimizer  # a second to load
@@ -83,9 +145,9 @@ def build_optimizer(
 
 def describe_optimizer(name: str, optimizer: Optimizer) -> str:
     """Return one line about an optimizer of `build_optimizer`: its name, rate, decay and the sizes of its groups."""
-    bias, decayed, norm = (len(group["params"]) for group in optimizer.param_groups)
+    bias, decayed, norm, *matrices = (len(group["params"]) for group in optimizer.param_groups)
     lr, decay = optimizer.param_groups[DECAY]["lr"], optimizer.param_groups[DECAY]["weight_decay"]
-    weights = f"{decayed} weights with decay {decay:g}"
+    weights = "".join(f"{n} matrices and " for n in matrices) + f"{decayed} weights with decay {decay:g}"
     return f"optimizer: {name}, lr {lr:g}, {weights}, {norm} norms and the like, {bias} biases"
 
 

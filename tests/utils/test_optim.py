@@ -1,6 +1,7 @@
 """Parameter groups, optimizers and schedules."""
 
 import math
+from copy import deepcopy
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ from utils.optim import (
     build_optimizer,
     describe_optimizer,
     lr_factor,
+    orthogonalized,
     param_groups,
     planned_steps,
     scaled_decay,
@@ -118,10 +120,109 @@ def test_sgd_without_momentum_is_allowed():
 
 
 def test_unknown_optimizers_and_frozen_models_are_refused():
-    with pytest.raises(ValueError, match="unknown optimizer 'Lion': choose SGD, Adam or AdamW"):
+    with pytest.raises(ValueError, match="unknown optimizer 'Lion': choose SGD, Adam, AdamW or Muon"):
         build_optimizer(Odd(), "Lion")
     with pytest.raises(ValueError, match="nothing to train"):
         build_optimizer(nn.Linear(1, 1).requires_grad_(False))
+
+
+# Muon
+
+
+class Small(nn.Module):
+    """A kernel, a matrix, and what Muon leaves to AdamW: depth-wise filters, a norm and the outputs."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.conv = nn.Conv2d(4, 16, 3)
+        self.linear = nn.Linear(24, 8)
+        self.depthwise = nn.Conv2d(8, 8, 3, groups=8)
+        self.norm = nn.BatchNorm2d(8)
+        self.detect = Detect()
+
+
+class Detect(nn.Linear):
+    """Stands for the head by its name."""
+
+    def __init__(self):
+        super().__init__(4, 4)
+
+
+def with_gradients(model, seed):
+    generator = torch.Generator().manual_seed(seed)
+    for p in model.parameters():
+        p.grad = torch.randn(p.shape, generator=generator)
+    return model
+
+
+@pytest.mark.parametrize("shape", [(8, 24), (24, 8), (16, 16)])
+def test_an_orthogonalized_matrix_keeps_its_directions(shape):
+    torch.manual_seed(0)
+    matrix = torch.randn(shape)
+    u, _, vh = torch.linalg.svd(matrix, full_matrices=False)
+    found = orthogonalized(matrix)
+    values = torch.diagonal(u.T @ found @ vh.T)
+    assert torch.allclose(u @ values.diag() @ vh, found, atol=1e-3)
+    assert values.min() > 0.5
+    assert values.max() < 1.3
+    assert not orthogonalized(torch.zeros(shape)).any()
+
+
+def test_muon_is_adamw_but_for_matrices():
+    ours, theirs = Small(), Small()
+    muon, adamw = (build_optimizer(m, n, 0.01, 0.9, 0.1) for m, n in ((ours, "Muon"), (theirs, "AdamW")))
+    for seed in range(3):
+        for model, optimizer in ((ours, muon), (theirs, adamw)):
+            with_gradients(model, seed)
+            optimizer.step()
+    other = {name for name, p in ours.named_parameters() if not torch.equal(p, theirs.get_parameter(name))}
+    assert other == {"conv.weight", "linear.weight"}
+    assert describe_optimizer("Muon", muon).startswith("optimizer: Muon, lr 0.01, 2 matrices and 2 weights with decay")
+
+
+def test_a_step_of_muon_is_as_large_as_the_rate_says_and_decays():
+    model = with_gradients(Small(), 1)
+    before = model.conv.weight.detach().clone()
+    build_optimizer(model, "Muon", lr=0.01, momentum=0.9, decay=0.5).step()
+    step = (model.conv.weight - before * (1 - 0.01 * 0.5)).detach()
+    assert step.square().mean().sqrt().item() == pytest.approx(0.2 * 0.01, rel=0.15)
+    assert (step * model.conv.weight.grad).sum() < 0
+
+
+def test_muon_steps_kernels_of_any_memory_format_alike():
+    plain, last = Small(), Small().to(memory_format=torch.channels_last)
+    for model in (plain, last):
+        optimizer = build_optimizer(with_gradients(model, 2), "Muon", 0.01)
+        optimizer.step()
+        assert optimizer.state[model.conv.weight]["momentum_buffer"].stride() == model.conv.weight.stride()
+    assert torch.allclose(plain.conv.weight, last.conv.weight)
+
+
+@pytest.mark.skipif(not hasattr(torch.optim, "Muon"), reason="this PyTorch has no Muon")
+def test_muon_is_that_of_pytorch():
+    model, weight = Small(), nn.Parameter(Small().linear.weight.detach().clone())
+    ours = build_optimizer(model, "Muon", 0.01, 0.9, 0.1)
+    theirs = torch.optim.Muon([weight], 0.01, weight_decay=0.1, momentum=0.9, adjust_lr_fn="match_rms_adamw")
+    for seed in range(3):
+        weight.grad = with_gradients(model, seed).linear.weight.grad.clone()
+        ours.step()
+        theirs.step()
+    assert (model.linear.weight - weight).std() < 2e-4  # theirs computes in bfloat16; three steps move by 4e-3
+
+
+def test_muon_goes_on_from_its_state():
+    through, resumed = Small(), Small()
+    first = build_optimizer(through, "Muon", 0.01)
+    with_gradients(through, 0)
+    first.step()
+    resumed.load_state_dict(through.state_dict())
+    second = build_optimizer(resumed, "Muon", 0.01)
+    second.load_state_dict(deepcopy(first.state_dict()))
+    for model, optimizer in ((through, first), (resumed, second)):
+        with_gradients(model, 1)
+        optimizer.step()
+    assert all(map(torch.equal, through.parameters(), resumed.parameters()))
 
 
 LINEAR = {0: 1, 1: 0.9901, 25: 0.7525, 50: 0.505, 99: 0.0199}

@@ -95,7 +95,9 @@ class TrainOptions:
     sync_bn: bool = option(False, "batch statistics over all GPUs, with torchrun")
     shard_optimizer: bool = option(False, "shard the optimizer state over the processes of torchrun")
     single_cls: bool = option(False, "treat all classes as one")
-    optimizer: Literal["SGD", "Adam", "AdamW"] | None = option(None, "default: the hyperparameter file's, or SGD")
+    optimizer: Literal["SGD", "Adam", "AdamW", "Muon"] | None = option(
+        None, "default: the hyperparameter file's, or SGD"
+    )
     workers: Annotated[int, WORKERS] = option(8, "maximum number of data loading processes")
     project: str = option(str(ROOT / "runs/train"), "parent of the run folder")
     name: str = option("exp", "run folder; cfg: name of the model")

@@ -59,7 +59,7 @@ def test_values_that_mean_what_the_option_takes_pass(key, value, kept):
         ("label_smoothing", float("nan"), "--label-smoothing is nan, but must be between 0 and 1$"),
         ("label_smoothing", "0.1", "--label-smoothing is '0.1', but must be a number$"),
         ("cache", "disc", "--cache is 'disc'; allowed: ram, disk, val$"),
-        ("optimizer", "sgd", "--optimizer is 'sgd'; allowed: SGD, Adam, AdamW$"),
+        ("optimizer", "sgd", "--optimizer is 'sgd'; allowed: SGD, Adam, AdamW, Muon$"),
         ("amp", None, "--amp is None; allowed: auto"),
         ("rect", "yes", "--rect is 'yes', but must be True or False$"),
         ("data", {"train": "x"}, "--data is {'train': 'x'}, but must be a string or a path$"),
