@@ -46,6 +46,7 @@ from engine.training.evolve import RESULTS
 from engine.training.health import Diverged, LossWatch
 from engine.training.recovery import check_epoch, check_step, out_of_memory, roll_back, save_start, slowed, start_file
 from engine.training.state import Inputs, Plan, State, choose_amp, prepare, read_inputs, save, save_progress
+from engine.training.trained_start import say_if_start_is_best, score_start, starts_trained
 from engine.training.tuner import Search, read_population, run_genetic, run_optuna
 from models.weights.checkpoint import strip_optimizer
 from utils.annotate import plot_images
@@ -329,8 +330,12 @@ def train_epochs(
         False if a signal interrupted it; the run is saved in that state.
     """
     options, last, watch = plan.options, plan.save_dir / "weights/last.pt", LossWatch()
+    if starts_trained(options) and not score_start(
+        state, plan, lambda: evaluate(state, plan, data, loaders[1], compute_loss, callbacks)
+    ):
+        return False
     if options.nan_policy == "rollback" and not last.is_file():
-        save_start(state, plan)
+        save_start(state, plan, start_file(plan))
     while state.epoch < options.epochs and not state.stopper.stop and not callbacks.stop_training:
         callbacks.run("on_train_epoch_start")
         try:
@@ -465,6 +470,7 @@ def train_until_stopped(
         if not finished or any_process(interrupts.wanted, device):
             raise interrupts.end()
         LOGGER.info(f"\n{state.epoch - first} epochs completed in {(time.time() - start) / 3600:.3f} hours.")
+        say_if_start_is_best(save_dir / "weights/best.pt")
         results = on_main(lambda: finish(state, plan, inputs.data, loaders[1], compute_loss, callbacks))
         best, last = save_dir / "weights/best.pt", save_dir / "weights/last.pt"
         callbacks.run("on_train_end", last=last, best=best, epoch=state.epoch - 1, results=results)

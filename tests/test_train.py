@@ -224,6 +224,23 @@ def test_finished_run_is_not_resumed(finished):
         train.run(resume=str(folder / "weights/last.pt"))
 
 
+@pytest.mark.parametrize("better", [False, True])
+def test_the_start_is_best_until_an_epoch_beats_it(
+    finished, tiny_dataset, hyp_file, tmp_path, monkeypatch, caplog, better
+):
+    weights, scores = finished[0] / "weights/best.pt", [0.5, 0.6 if better else 0.4]
+    monkeypatch.setattr(train, "evaluate", lambda *_: ((*[scores.pop(0)] * 4, 0.0, 0.0, 0.0), None))
+    with caplog.at_level("INFO"):
+        train.run(**options(tmp_path, tiny_dataset, hyp_file, epochs=1, cfg="", weights=str(weights)))
+    files = (tmp_path / "run/weights/best.pt", tmp_path / "run/weights/last.pt", weights)
+    best, last, start = (load_checkpoint(file)["model"] for file in files)
+    expected = last if better else start
+    assert all(torch.equal(value, expected[key]) for key, value in best.items())
+    assert len(rows(tmp_path / "run")) == 2  # the start has no row
+    assert "start: mAP50 0.5, mAP50-95 0.5; best.pt until an epoch is better" in caplog.text
+    assert ("No epoch was better than the weights that the run started from" in caplog.text) != better
+
+
 def test_training_goes_on_from_weights_with_other_classes(finished, tiny_dataset, hyp_file, tmp_path, caplog):
     folder, _ = finished
     weights = str(folder / "weights/best.pt")

@@ -128,16 +128,16 @@ def slowed(hyp: Hyp, rollbacks: int) -> Hyp:
     return replace(hyp, lr0=hyp.lr0 * factor, warmup_bias_lr=hyp.warmup_bias_lr * factor) if rollbacks else hyp
 
 
-def save_start(state: State, plan: Plan) -> None:
-    """Write weights/start.pt, to which a run can go back before its first epoch is saved; call it in every process."""
+def save_start(state: State, plan: Plan, file: Path) -> None:
+    """Write the state before the first epoch, such as `start_file`; call it in every process."""
     if plan.options.shard_optimizer:
         state.optimizer.consolidate_state_dict(to=0)
     if is_main():  # a checkpoint names its last finished epoch
-        save_checkpoint(start_file(plan), to_checkpoint(state, plan) | {"epoch": state.epoch - 1})
+        save_checkpoint(file, to_checkpoint(state, plan) | {"epoch": state.epoch - 1})
 
 
 def start_file(plan: Plan) -> Path:
-    """Return the file of `save_start`."""
+    """Return weights/start.pt, to which a run can go back before its first epoch is saved."""
     return plan.save_dir / "weights/start.pt"
 
 

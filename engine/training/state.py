@@ -437,7 +437,8 @@ def restore(state: State, plan: Plan, ckpt: dict[str, Any]) -> None:
             f"{plan.save_dir / 'weights'}: the training state in this checkpoint is damaged or belongs to another "
             f"model: {reason}"
         ) from e
-    state.best_saved &= ckpt["epoch"] >= 0 or bool(ckpt["progress"])
+    scored = ckpt["stopper"]["best_fitness"] >= 0  # an epoch, or the start
+    state.best_saved &= ckpt["epoch"] >= 0 or bool(ckpt["progress"]) or scored
     state.best_saved &= (plan.save_dir / "weights/best.pt").is_file()
 
 
