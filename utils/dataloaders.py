@@ -103,6 +103,7 @@ class LoadImagesAndLabels(Dataset):
         labels: N arrays (M, 5) float32 `[class, xywhn]`, relative to the original image.
         segments: N lists of polygons (P, 2) xyn, one per label, or empty (`labels.Verified`).
         shapes: (N, 2) int, original width and height.
+        messages: problems of single files (`LabelSet`).
         n: number of images.
         indices: which image each sample is of. Workers see a change when they start, so not those that are kept.
         batch: (N,) int, the batch of each image in order.
@@ -154,6 +155,7 @@ class LoadImagesAndLabels(Dataset):
         found = load_labels(path, nc=None if single_cls else nc, prefix=prefix)
         self.im_files, self.label_files = found.im_files, found.label_files
         self.labels, self.segments, self.shapes = found.labels, found.segments, found.sizes
+        self.messages = found.messages
         if min_items > 0:
             self._reorder(np.flatnonzero([len(x) >= min_items for x in self.labels]))
             if not self.im_files:

@@ -100,6 +100,22 @@ class _YamlLoader(yaml.SafeLoader):
         text = self.construct_scalar(node)
         return int(text, 0) if text[:2] in ("0o", "0x") else int(text)
 
+    def get_single_node(self) -> yaml.Node | None:
+        """Read the document; numbers among class names stay texts, so that 02146, 1.10 and 1e5 keep their spelling."""
+        root = super().get_single_node()
+        top = root.value if isinstance(root, yaml.MappingNode) else []
+        for names in (value for key, value in top if isinstance(key, yaml.ScalarNode) and key.value == "names"):
+            if isinstance(names, yaml.SequenceNode):
+                names.value = [self._as_written(entry) for entry in names.value]
+            elif isinstance(names, yaml.MappingNode):
+                names.value = [(key, self._as_written(entry)) for key, entry in names.value]
+        return root
+
+    @staticmethod
+    def _as_written(node: yaml.Node) -> yaml.Node:
+        """Return a number as a text, another node as it is; a copy, as aliases may share the number."""
+        return yaml.ScalarNode("tag:yaml.org,2002:str", node.value) if node.tag in NUMBERS else node
+
     def compose_mapping_node(self, anchor: str | None) -> yaml.MappingNode:
         """Read a mapping; the same key twice is an error with both places."""
         node = super().compose_mapping_node(anchor)
@@ -149,7 +165,8 @@ def yaml_load(file: str | Path) -> dict[str, Any]:
     """Read a YAML file whose top level is a mapping.
 
     Plain words follow YAML 1.2: only true and false are booleans (`no` and `on` are texts), `1e-3` is a number,
-    `2026-01-31` is a text. No Python objects are built, and size, depth and repetition by aliases are bounded.
+    `2026-01-31` is a text. Of the top-level key `names`, numbers stay as they are written, as texts. No Python objects
+    are built, and size, depth and repetition by aliases are bounded.
 
     Returns:
         The mapping; {} for an empty file.

@@ -11,6 +11,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 
+from engine.doctor.checks import start_line
 from engine.training.distillation import Distillation, load_teacher
 from engine.training.random_state import rng_state, set_rng_state, set_torch_rng_state
 from models.image_size import check_img_size, input_stride
@@ -383,6 +384,9 @@ def prepare(
     train_loader, dataset, val_loader = make_loaders(inputs, imgsz, stride, device)
     if not keep_anchors and not options.resume:
         fit_anchors(model, dataset, hyp, imgsz, options.seed)
+    if is_main() and options.evolve is None:
+        loaders = {"train": train_loader, "val": val_loader}
+        LOGGER.info(f"{colorstr('doctor: ')}{start_line(inputs.data, loaders, model, imgsz, hyp.anchor_t)}")
     labels = np.concatenate(dataset.labels)
     if not options.noplots and not options.resume and is_main():
         plot_labels(labels, model.names, save_dir)

@@ -121,6 +121,16 @@ def test_yaml_save_makes_values_plain_and_leaves_its_input(tmp_path):
     assert data["pair"] == (1, 0.5)
 
 
+def test_names_are_read_as_they_are_written(tmp_path):
+    file = tmp_path / "names.yaml"
+    file.write_text("n: &n 7\nnames: [02146, 1.10, 1e5, 0x1F, *n, no]\nother: {names: [010]}\n")
+    assert yaml_load(file) == {
+        "n": 7, "names": ["02146", "1.10", "1e5", "0x1F", "7", "no"], "other": {"names": [10]},
+    }  # fmt: skip
+    file.write_text("names: {0: 007, 1: .5, 2: a}\n")
+    assert yaml_load(file) == {"names": {0: "007", 1: ".5", 2: "a"}}
+
+
 def test_yaml_save_names_what_it_cannot_write_and_keeps_the_old_file(tmp_path):
     yaml_save(tmp_path / "a.yaml", {"a": 1})
     with pytest.raises(TypeError, match=r"cannot write a\.b\[1\] to YAML: set"):

@@ -2,6 +2,8 @@
 
     python -m utils.datasets.dataset CHECK my.yaml    # list every problem of a dataset; nothing is written
 
+`python -m engine.doctor my.yaml` finds more.
+
 The command ends with a summary. Its exit status is 0 if the dataset can be used, with or without problems, and 1 if
 nothing usable is left: the YAML cannot be read, or train or val has no usable image, or train has no label. With
 --strict it is 1 after any problem.

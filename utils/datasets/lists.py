@@ -2,11 +2,14 @@
 
 import os
 import random
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 
 from utils.console import LOGGER
 from utils.datasets.reader import IMG_FORMATS, twin_folder
+
+FIRST_LINES = 3  # of an image list that are looked for when it is read
 
 
 def list_images(source: str | Path | Sequence[str | Path]) -> list[str]:
@@ -83,9 +86,32 @@ def read_list(file: Path) -> list[str]:
         return [str(folder / f"{line.split()[0]}.jpg") for line in lines.values()]
     foreign = [number for number, line in lines.items() if not is_image_name(line)]
     if foreign:
+        line = lines[foreign[0]]
         more = f" (and {len(foreign) - 1} more lines)" if len(foreign) > 1 else ""
-        LOGGER.warning(f"{file}:{foreign[0]}: not the name of an image, left out: {lines[foreign[0]][:60]!r}{more}")
+        LOGGER.warning(f"{file}:{foreign[0]}: not the name of an image, left out: {line[:60]!r}{more}{slashes(line)}")
+    warn_of_missing(file, {number: line for number, line in lines.items() if number not in foreign})
     return [str(file.parent / line[2:]) if line.startswith("./") else line for line in lines.values()]
+
+
+def warn_of_missing(file: Path, lines: Mapping[int, str]) -> None:
+    """Log where the images of relative lines were looked for, if one of the first lines has none there.
+
+    Args:
+        file: the list.
+        lines: by their number; those that begin with `./` or are absolute say where they look.
+    """
+    for number, line in islice(lines.items(), FIRST_LINES):
+        if not (line.startswith("./") or os.path.isabs(line) or os.path.exists(line)):
+            LOGGER.warning(
+                f"{file}:{number}: no such image in the working directory {os.getcwd()}: {line[:200]!r}. Only lines "
+                f"that begin with ./ are looked for in {file.absolute().parent}{slashes(line)}"
+            )
+            return
+
+
+def slashes(line: str) -> str:
+    """Return what to do about the separators of Windows in a line, "" if it has none or this is Windows."""
+    return ". Replace its backslashes: this system separates folders by /" if "\\" in line and os.sep == "/" else ""
 
 
 def is_image_name(file: str) -> bool:

@@ -3,6 +3,7 @@
 from utils.options.check import Number
 from utils.options.convert import ConvertOptions
 from utils.options.detect import DetectOptions
+from utils.options.doctor import DoctorOptions
 from utils.options.export import ExportOptions
 from utils.options.table import Option, alternatives, options_of
 from utils.options.train import TrainOptions
@@ -16,6 +17,7 @@ PROGRAMS = {
     "detect.py": DetectOptions,
     "export.py": ExportOptions,
     "python -m engine.convert": ConvertOptions,
+    "python -m engine.doctor": DoctorOptions,
 }
 HEAD = """# Options
 

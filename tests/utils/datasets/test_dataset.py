@@ -173,6 +173,27 @@ def test_lists_and_several_sources(tmp_path):
     assert lb.list_images([listing, str(tmp_path / "x")]) == expected
 
 
+def test_list_says_where_it_looked_for_relative_lines(tmp_path, monkeypatch, log):
+    draw(tmp_path / "here", ["a.png"])
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path / "lists" / "good.txt", "here/a.png\n./lost.png\n/nowhere/b.png\n")
+    assert lb.list_images(tmp_path / "lists" / "good.txt")[-1] == "here/a.png"
+    assert log == []
+    write(tmp_path / "lists" / "bad.txt", "here/a.png\nthere/a.png\n")
+    lb.list_images(tmp_path / "lists" / "bad.txt")
+    assert log == [
+        f"{tmp_path}/lists/bad.txt:2: no such image in the working directory {tmp_path}: 'there/a.png'. Only lines "
+        f"that begin with ./ are looked for in {tmp_path}/lists"
+    ]
+
+
+def test_list_written_on_windows_is_told_apart(tmp_path, log):
+    write(tmp_path / "list.txt", ".\\images\\a.png\r\nimages\\b.png\r\n")
+    assert lb.list_images(tmp_path / "list.txt") == ["images\\b.png"]
+    assert len(log) == 2
+    assert all("Replace its backslashes: this system separates folders by /" in text for text in log)
+
+
 def test_missing_and_empty_sources(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"Patterns with \* are not supported"):
         lb.list_images(tmp_path / "*.jpg")

@@ -1,0 +1,309 @@
+"""Checks of label lines: those that cannot be read, and formats of other programs that can be read, but wrongly."""
+
+import re
+from collections import Counter
+from collections.abc import Iterator
+
+import numpy as np
+
+from engine.doctor.dataset import Dataset, DoctorSplit
+from engine.doctor.findings import Finding, Place, share_text
+from utils.datasets.reader import MAX_CLASS, plain_boxes, read_text
+
+ENOUGH = 20  # labels from which on a format is judged, over a whole split
+OUTSIDE = 0.01  # further out of the image than rounding explains, as a fraction of it
+FILE_AND_LINE = re.compile(r"(.+?):(\d+): ")
+REASONS = (  # how messages of the reader begin or go on, and what they are called in a summary
+    ("columns;", "a wrong number of columns"),
+    ("other than numbers", "something other than numbers"),
+    ("left out: class ", "a class that does not exist"),
+    ("not all within 0..1", "coordinates outside 0..1"),
+    ("no area", "no area"),
+    ("repeated label", "a repetition"),
+)
+
+
+# What the reader left out ---------------------------------------------------------------------------------------------
+def check_messages(data: Dataset) -> Iterator[Finding]:
+    """Report label lines and images that the reader left out, by reason."""
+    for name, text in data.unreadable.items():
+        yield Finding(
+            "files.unreadable_split", "error", name, 1, 1, f"the split cannot be read: {text}",
+            "Without train and val there is no training. Fix the path or the files." if name != "test" else
+            "It is not used in a training.",
+        )  # fmt: skip
+    for split in data.splits.values():
+        repeated = [m for m in split.messages if "repeated label" in m]
+        absent = {f"{f}: image left out: No such file or directory" for f in split.missing}  # check_missing names them
+        images = [m for m in split.messages if "image left out: " in m and m not in absent]
+        lines = [m for m in split.messages if m not in {*repeated, *images, *absent}]
+        total = len(split.flat)
+        for key, severity, messages, what, advice in (
+            ("labels.bad_line", "error", lines, "label lines or entries cannot be used",
+             "They are left out; an image without a single good line is left out too. Correct or delete them."),
+            ("labels.repeated", "note", repeated, "label files repeat a line", "The repetition is left out."),
+            ("files.bad_image", "error", images, "images cannot be used",
+             "They are left out, with their labels. Replace or delete them."),
+        ):  # fmt: skip
+            if not messages:
+                continue
+            reasons = Counter(next((text for mark, text in REASONS if mark in m), "other") for m in messages)
+            words = ", ".join(f"{n} with {reason}" for reason, n in reasons.most_common() if reason != "other")
+            whole = len(split.listed) if key == "files.bad_image" else total + len(lines)
+            count = share_text(len(messages), whole, what) if key != "labels.repeated" else f"{len(messages)} {what}"
+            yield Finding(
+                key, severity, split.name, len(messages), whole,
+                f"{count}{f' ({words})' if words and key == 'labels.bad_line' else ''}",
+                advice, [_place(m) for m in data.first(messages)], max(len(messages) - (data.limit or 1 << 60), 0),
+            )  # fmt: skip
+
+
+def _place(message: str) -> Place:
+    """Return the place that a message of the reader begins with, and the rest as its note."""
+    if match := FILE_AND_LINE.match(message):
+        return Place(match[1], int(match[2]), note=message[match.end() :].removeprefix("line left out: "))
+    file, _, text = message.partition(": ")
+    return Place(file, note=text.removeprefix("image left out: "))
+
+
+# Boxes of another notation --------------------------------------------------------------------------------------------
+def edges(boxes: np.ndarray) -> np.ndarray:
+    """Return x1 y1 x2 y2 of boxes xywhn, (L, 4), as fractions of the image, uncut."""
+    return np.concatenate((boxes[:, :2] - boxes[:, 2:] / 2, boxes[:, :2] + boxes[:, 2:] / 2), 1)
+
+
+def suspected_notations(boxes: np.ndarray) -> list[str]:
+    """Return the notations that lines, read as centre and size, were probably written in: `corners`, `top_left`.
+
+    Corners x1 y1 x2 y2: 5 % of the boxes or more reach out of the image, and the third number exceeds the first and the
+    fourth the second in 99 %. Corner and size: 1 % or more reach out, and only to the left or top, while corner plus
+    size stay inside in 99 %. Right labels reach out in none of the sets measured.
+
+    Args:
+        boxes: (L, 4) of a whole split.
+    """
+    if len(boxes) < ENOUGH:
+        return []
+    out = edges(boxes)
+    before, after = (out[:, :2] < -OUTSIDE).any(1), (out[:, 2:] > 1 + OUTSIDE).any(1)
+    found = []
+    if (before | after).mean() >= 0.05 and (boxes[:, 2:] > boxes[:, :2]).all(1).mean() >= 0.99:
+        found.append("corners")
+    inside = (boxes[:, :2] + boxes[:, 2:] <= 1.001).all(1)
+    if before.mean() >= 0.01 and not after.any() and inside.mean() >= 0.99:
+        found.append("top_left")
+    return found
+
+
+NOTATIONS = {
+    "corners": ("x1 y1 x2 y2", "(x1+x2)/2 (y1+y2)/2 x2-x1 y2-y1"),
+    "top_left": ("the top left corner with width and height", "x+w/2 y+h/2 w h"),
+}
+
+
+def check_outside(data: Dataset) -> Iterator[Finding]:
+    """Report boxes that reach out of their image, and which other notation explains them."""
+    for split in data.splits.values():
+        out = edges(split.flat[:, 1:])
+        excess = np.concatenate((-out[:, :2], out[:, 2:] - 1), 1)  # (L, 4), above 0: outside
+        rows = np.flatnonzero((excess > OUTSIDE).any(1))
+        if not len(rows):
+            continue
+        sides = excess[rows].argmax(1)
+        words = ("left", "top", "right", "bottom")
+        notes = (f"{words[k]} edge at {out[row, k]:.2f}" for row, k in zip(rows, sides, strict=True))
+        count = share_text(len(rows), len(out), "boxes")
+        suspected = suspected_notations(split.flat[:, 1:])
+        for key in suspected:
+            written, right = NOTATIONS[key]
+            yield Finding(
+                f"labels.{key}", "error", split.name, len(rows), len(out),
+                f"{count} reach out of their image, and the lines fit {written}, so they seem to be written that way",
+                f"They are read as centre and size, cut at the edge and learned wrongly. Write {right}.",
+                **data.boxes(split, rows, notes),
+            )  # fmt: skip
+        if not suspected:
+            yield Finding(
+                "labels.outside", "warning", split.name, len(rows), len(out), f"{count} reach out of their image",
+                "They are cut at the edge. Labels of hidden parts may do that on purpose; else correct them: a line is "
+                "the centre and the size.", **data.boxes(split, rows, notes),
+            )  # fmt: skip
+
+
+def check_one_based(data: Dataset) -> Iterator[Finding]:
+    """Report class numbers that seem to be counted from 1: the number after the last occurs, and 0 never."""
+    nc = len(data.names)
+    beyond = [m for split in data.splits.values() for m in split.messages if f"left out: class {nc}; " in m]
+    if beyond and not any((split.flat[:, 0] == 0).any() for split in data.splits.values()):
+        yield Finding(
+            "labels.one_based", "error", None, len(beyond), len(beyond),
+            f"class {nc} occurs and class 0 never: classes seem to be counted from 1",
+            f"The classes are 0 to {nc - 1}. Subtract 1 in every line.", [_place(m) for m in data.first(beyond)],
+        )  # fmt: skip
+
+
+# Columns --------------------------------------------------------------------------------------------------------------
+class Columns:
+    """The lines of all label files of a split by their number of columns.
+
+    Attributes:
+        counts: lines of each number of columns.
+        values: theirs, (lines, columns), of every number but 5.
+        places: file and line of those.
+        wrong: five columns that are not all fractions, (lines, 5).
+    """
+
+    def __init__(self, split: DoctorSplit) -> None:
+        self.counts: Counter[int] = Counter()
+        self.places: dict[int, list[tuple[str, int, str]]] = {}
+        self.wrong: list[list[float]] = []
+        values: dict[int, list[list[float]]] = {}
+        for file, image in zip(split.label_files, split.im_files, strict=True):
+            try:
+                text = read_text(file)
+            except (OSError, ValueError):  # there is none, or the reader has reported it
+                continue
+            plain = plain_boxes(text, None)
+            if plain is not None:
+                self.counts[5] += len(plain)
+                continue
+            for number, line in enumerate(text.split("\n"), 1):
+                row = _numbers(line)
+                if not row:
+                    continue
+                self.counts[len(row)] += 1
+                if len(row) != 5:
+                    values.setdefault(len(row), []).append(row)
+                    self.places.setdefault(len(row), []).append((file, number, image))
+                elif max(row[1:]) > 1.5:
+                    self.wrong.append(row)
+        self.values = {n: np.array(rows) for n, rows in values.items()}
+
+    @property
+    def lines(self) -> int:
+        """Number of all lines."""
+        return self.counts.total()
+
+
+def _numbers(line: str) -> list[float]:
+    """Return the numbers in a line, [] if something else is in it."""
+    try:
+        row = [float(word) for word in line.split()]
+    except ValueError:
+        return []
+    return row if all(map(np.isfinite, row)) and (not row or 0 <= row[0] < MAX_CLASS) else []
+
+
+def key_points_fit(lines: np.ndarray) -> bool:
+    """Return whether lines of more than five columns are boxes with key points after them, not polygons.
+
+    With three numbers a point, the third of which is 0, 1 or 2, that is certain. Else it is judged by geometry: the key
+    points lie in the box of columns 2 to 5 enlarged by 10 % (in 95 % of the lines), while the pair (w, h), which would
+    be a corner of a polygon, lies near the other points (in the hull of all of them, enlarged by half its size on each
+    side) in less than half of the lines.
+
+    Args:
+        lines: (lines, columns), all columns.
+    """
+    rest = lines[:, 5:]
+    if rest.shape[1] % 3 == 0 and np.isin(rest[:, 2::3], (0, 1, 2)).all():
+        return True
+    if rest.shape[1] % 2:
+        return False
+    points = rest.reshape(len(rest), -1, 2)
+    centre, size = lines[:, None, 1:3], lines[:, None, 3:5]
+    inside = (abs(points - centre) <= size * 0.55).all((1, 2))
+    low, high = points.min(1), points.max(1)
+    margin = (high - low) / 2
+    near = ((size[:, 0] >= low - margin) & (size[:, 0] <= high + margin)).all(1)
+    return bool(inside.mean() >= 0.95 and near.mean() < 0.5)
+
+
+def check_columns(data: Dataset) -> Iterator[Finding]:
+    """Report label files of other tasks or programs, judged by the columns of a whole split."""
+    for split in data.splits.values():
+        if not split.yolo:
+            continue
+        columns = Columns(split)
+        if not columns.lines:
+            continue
+        yield from _scaled(split, columns)
+        yield from _sixth_column(data, split, columns)
+        most, count = columns.counts.most_common(1)[0]
+        if most > 6 and count >= 0.95 * columns.lines:
+            yield from _many_columns(data, split, columns, most)
+        elif columns.counts[5] and any(n > 6 and n % 2 for n in columns.counts):
+            polygons = sum(n for k, n in columns.counts.items() if k > 6)
+            yield Finding(
+                "labels.mixed_columns", "note", split.name, polygons, columns.lines,
+                f"{columns.counts[5]} boxes and {polygons} polygons",
+                "Both are used as boxes; the augmentation copy_paste uses polygons only.",
+            )  # fmt: skip
+
+
+def _places(data: Dataset, columns: Columns, number: int, which: np.ndarray | None = None) -> dict:
+    places = columns.places[number]
+    chosen = places if which is None else [places[i] for i in np.flatnonzero(which)]
+    first = [Place(file, line, image=image) for file, line, image in data.first(chosen)]
+    return {"places": first, "more": len(chosen) - len(first)}
+
+
+def _scaled(split: DoctorSplit, columns: Columns) -> Iterator[Finding]:
+    """Report coordinates in pixels or per cent; of the files whose lines were all bad only the messages are left."""
+    bad = [m for m in split.messages if "not all within 0..1" in m]
+    if not bad or len(bad) + len(columns.wrong) < 0.5 * (columns.lines + len(bad)):
+        return
+    largest = max([max(map(float, re.findall(r"-?\d+\.?\d*(?:e[-+]?\d+)?", m.partition("[")[2].partition("]")[0])),
+                       default=0.0) for m in bad])  # fmt: skip
+    if largest <= 1.5:
+        return
+    what = "per cent" if largest <= 100 else "pixels"
+    advice = (
+        "Divide by 100."
+        if what == "per cent"
+        else "Divide x and width by the width of the image, y and height by its height."
+    )
+    yield Finding(
+        "labels.pixels", "error", split.name, len(bad), columns.lines + len(bad),
+        f"coordinates up to {largest:g} in at least {len(bad)} lines: they seem to be {what}",
+        f"A line holds fractions of the image; these are left out. {advice}", [_place(bad[0])], len(bad) - 1,
+    )  # fmt: skip
+
+
+def _sixth_column(data: Dataset, split: DoctorSplit, columns: Columns) -> Iterator[Finding]:
+    if 6 not in columns.values:
+        return
+    last = columns.values[6][:, 5]
+    foreign = (last < 0) | (last > 1)
+    if foreign.any():
+        yield Finding(
+            "labels.angle", "error", split.name, int(foreign.sum()), columns.lines,
+            f"{share_text(int(foreign.sum()), columns.lines, 'lines')} have a sixth column outside 0..1, up to "
+            f"{abs(last).max():g}: an angle, not a confidence",
+            "It is ignored, so a turned box is learned as if it were upright. Write upright boxes, or the corners as a "
+            "polygon.", **_places(data, columns, 6, foreign),
+        )  # fmt: skip
+    else:
+        yield Finding(
+            "labels.confidence", "note", split.name, len(last), columns.lines,
+            f"{share_text(len(last), columns.lines, 'lines')} have a sixth column within 0..1, a confidence",
+            "It is ignored: labels that a model made count like those of a person.", **_places(data, columns, 6),
+        )  # fmt: skip
+
+
+def _many_columns(data: Dataset, split: DoctorSplit, columns: Columns, most: int) -> Iterator[Finding]:
+    lines = columns.values[most]
+    share = share_text(len(lines), columns.lines, "lines")
+    if len(lines) >= ENOUGH and key_points_fit(lines):
+        yield Finding(
+            "labels.key_points", "error", split.name, len(lines), columns.lines,
+            f"{share} have {most} columns that fit a box with key points after it",
+            "Lines with an odd number of columns are read as polygons, others are left out: both are wrong. Write the "
+            "first five columns alone.", **_places(data, columns, most),
+        )  # fmt: skip
+    elif most == 9:
+        yield Finding(
+            "labels.quads", "note", split.name, len(lines), columns.lines,
+            f"{share} have four corners: turned boxes or outlines", "They become the upright boxes around them.",
+            **_places(data, columns, most),
+        )  # fmt: skip

@@ -1,0 +1,114 @@
+"""Checks of image files: depth, orientation, pages, odd sizes."""
+
+import os
+from collections.abc import Iterator
+
+import cv2
+import numpy as np
+from PIL import Image
+
+from engine.doctor.dataset import Dataset
+from engine.doctor.findings import Finding, share_text
+from utils.datasets.reader import HEAD_BYTES, has_more_pages, orientation
+from utils.files import open_regular
+
+SAMPLED = 200  # images with 16 bits that are decoded, spread over the split
+FULL_BITS = 14  # values that need no more use too little of 16 bits
+SMALL, LONG = 32, 20  # a side in pixels, a ratio of sides
+
+
+def check_sizes(data: Dataset) -> Iterator[Finding]:
+    """Report very small and very long images."""
+    for split in data.splits.values():
+        sides = split.sizes
+        odd = (sides.min(1, initial=SMALL) < SMALL) | (sides.max(1, initial=0) > LONG * sides.min(1, initial=1 << 40))
+        rows = np.flatnonzero(odd)
+        if len(rows):
+            yield Finding(
+                "images.odd_size", "note", split.name, len(rows), len(sides),
+                f"{share_text(len(rows), len(sides), 'images')} have a side below {SMALL} pixels or are more than "
+                f"{LONG} times as long as wide", "Little is left of them in the network input.",
+                **data.files([split.im_files[i] for i in rows], (f"{w} x {h}" for w, h in sides[rows])),
+            )  # fmt: skip
+
+
+def bits_per_sample(file: str) -> int:
+    """Return 16 for a PNG or TIFF whose samples have more than 8 bits, else 8."""
+    suffix = os.path.splitext(file)[1].lower()
+    if suffix == ".png":
+        with open_regular(file) as f:
+            head = f.read(25)
+        return 16 if head[:4] == b"\x89PNG" and head[24:] == b"\x10" else 8
+    if suffix in (".tif", ".tiff"):
+        try:
+            with open_regular(file) as f, Image.open(f) as im:
+                return 16 if max(np.ravel(im.tag_v2.get(258, 8))) > 8 else 8
+        except (OSError, ValueError, SyntaxError, AttributeError):
+            return 8
+    return 8
+
+
+def used_bits(files: list[str]) -> tuple[int, int]:
+    """Return the largest value in 16-bit images and the bits it needs."""
+    largest = 0
+    for file in files:
+        with open_regular(file, buffering=0) as f:
+            pixels = cv2.imdecode(np.fromfile(f, np.uint8), cv2.IMREAD_UNCHANGED)
+        if pixels is not None and pixels.dtype == np.uint16:
+            colours = pixels[..., :3] if pixels.ndim == 3 else pixels  # alpha is full as a rule
+            largest = max(largest, int(colours.max()))
+    return largest, max(largest.bit_length(), 1)
+
+
+def check_depth(data: Dataset) -> Iterator[Finding]:
+    """Report 16-bit images that use 14 bits or fewer: the network sees the upper 8, so they are nearly black."""
+    for split in data.splits.values():
+        deep = [file for file in split.im_files if bits_per_sample(file) == 16]
+        if not deep:
+            continue
+        largest, bits = used_bits(deep[:: max(len(deep) // SAMPLED, 1)][:SAMPLED])
+        if bits <= FULL_BITS:
+            levels = (largest >> 8) + 1
+            yield Finding(
+                "images.deep", "warning", split.name, len(deep), len(split.im_files),
+                f"{share_text(len(deep), len(split.im_files), 'images')} have 16 bits a sample, but use {largest} of "
+                f"65535", f"The upper 8 bits are used, so the network sees {levels} grey levels. Multiply the values "
+                f"by {1 << (16 - bits)}, or save the images with 8 bits.", **data.files(deep),
+            )  # fmt: skip
+
+
+def _orientation(file: str) -> int:
+    """Return the EXIF orientation of a JPEG; 1 if it has none near its beginning."""
+    if not file.lower().endswith((".jpg", ".jpeg", ".jfif", ".mpo")):
+        return 1
+    with open_regular(file, buffering=0) as f:
+        if b"Exif" not in f.read(HEAD_BYTES):
+            return 1
+    try:
+        with open_regular(file) as f, Image.open(f) as im:
+            return orientation(im)
+    except (OSError, ValueError, SyntaxError):
+        return 1
+
+
+def check_heads(data: Dataset) -> Iterator[Finding]:
+    """Report images that EXIF says to turn, and files with several pages."""
+    for split in data.splits.values():
+        total = len(split.im_files)
+        turned = [(i, turn) for i, file in enumerate(split.im_files) if (turn := _orientation(file)) != 1]
+        if turned:
+            boxes = sum(split.per_image[i] > 0 for i, _ in turned)
+            yield Finding(
+                "images.exif", "warning" if boxes else "note", split.name, len(turned), total,
+                f"{share_text(len(turned), total, 'images')} are turned by their EXIF data, {boxes} of them with boxes",
+                "This program turns them, but some labelling programs did not: look whether the boxes fit "
+                "(--html FILE shows them).",
+                **data.files([split.im_files[i] for i, _ in turned], (f"orientation {turn}" for _, turn in turned)),
+            )  # fmt: skip
+        pages = [file for file in split.im_files if has_more_pages(file)]
+        if pages:
+            yield Finding(
+                "images.pages", "warning", split.name, len(pages), total,
+                f"{share_text(len(pages), total, 'images')} have several pages or frames",
+                "Only the first one is used. Save each as an image of its own.", **data.files(pages),
+            )  # fmt: skip
