@@ -101,8 +101,7 @@ def check_heads(data: Dataset) -> Iterator[Finding]:
             yield Finding(
                 "images.exif", "warning" if boxes else "note", split.name, len(turned), total,
                 f"{share_text(len(turned), total, 'images')} are turned by their EXIF data, {boxes} of them with boxes",
-                "This program turns them, but some labelling programs did not: look whether the boxes fit "
-                "(--html FILE shows them).",
+                "This program turns them, but some labelling programs did not: look whether the boxes fit.",
                 **data.files([split.im_files[i] for i, _ in turned], (f"orientation {turn}" for _, turn in turned)),
             )  # fmt: skip
         pages = [file for file in split.im_files if has_more_pages(file)]
