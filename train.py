@@ -36,13 +36,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
-from tqdm import tqdm
 
 import val
 from engine.conversion.before_training import convert_inputs
 from engine.interrupts import Interrupts
 from engine.training.checks import MAY_CHANGE_ON_RESUME, check_options, choose_evolution, resume_options
 from engine.training.evolve import RESULTS
+from engine.training.forecast import Forecast
 from engine.training.health import Diverged, LossWatch
 from engine.training.recovery import check_epoch, check_step, out_of_memory, roll_back, save_start, slowed, start_file
 from engine.training.state import Inputs, Plan, State, choose_amp, prepare, read_inputs, save, save_progress
@@ -51,7 +51,7 @@ from engine.training.tuner import Search, read_population, run_genetic, run_optu
 from models.weights.checkpoint import strip_optimizer
 from utils.annotate import plot_images
 from utils.callbacks import Callbacks
-from utils.console import LOGGER, TQDM_BAR_FORMAT, colorstr, log_options
+from utils.console import LOGGER, ProgressBar, colorstr, duration, log_options
 from utils.datasets.sampling import class_weights, image_weights
 from utils.distributed import (
     any_process,
@@ -177,6 +177,7 @@ def train_one_epoch(
     compute_loss: ComputeLoss,
     callbacks: Callbacks,
     watch: LossWatch,
+    forecast: Forecast,
     interrupts: Interrupts,
 ) -> bool:
     """Train one epoch on every batch; a resumed epoch skips its first `state.batch` batches.
@@ -193,12 +194,9 @@ def train_one_epoch(
     hyp, options, device = slowed(plan.hyp, state.rollbacks), plan.options, plan.device
     begin_epoch(state, plan, loader)
     losses = ("box_loss", "obj_loss", "cls_loss", "dis_loss")[: len(state.losses)]
-    LOGGER.info("\n" + "".join(f"{name:>11}" for name in ("Epoch", "GPU_mem", *losses, "Instances", "Size")))
-    bar = tqdm(
-        enumerate(loader, start=state.batch), total=plan.batches, initial=state.batch, bar_format=TQDM_BAR_FORMAT,
-        disable=None if is_main() else True,
-    )  # fmt: skip
-    line = ""
+    LOGGER.info("\n" + "".join(f"{name:>11}" for name in ("Epoch", "GPU_mem", *losses, "Instances", "Size", "Left")))
+    numbered = enumerate(loader, start=state.batch)
+    bar = ProgressBar(numbered, total=plan.batches, done=state.batch, unit="batches", shown=is_main())
     for i, (images, targets, paths, _) in bar:
         callbacks.run("on_train_batch_start")
         ni = state.iteration
@@ -228,10 +226,11 @@ def train_one_epoch(
         state.losses = (state.losses * i + items) / (i + 1)
         state.batch, state.iteration = i + 1, ni + 1
         memory = f"{torch.cuda.memory_reserved() / 1e9 if device.type == 'cuda' else 0:.3g}G"
-        line = ("%11s" * 2 + "%11.4g" * (len(losses) + 2)) % (
-            f"{state.epoch}/{options.epochs - 1}", memory, *state.losses.tolist(), len(targets), images.shape[-1]
+        left = forecast(state, plan)
+        bar.title = ("%11s" * 2 + "%11.4g" * (len(losses) + 2) + "%11s") % (
+            f"{state.epoch}/{options.epochs - 1}", memory, *state.losses.tolist(), len(targets), images.shape[-1],
+            "-" if left is None else duration(left),
         )  # fmt: skip
-        bar.set_description(line)
         callbacks.run(
             "on_train_batch_end", model=state.model, ni=ni, imgs=images, targets=targets, paths=paths,
             losses=state.losses,
@@ -241,8 +240,8 @@ def train_one_epoch(
             return False
         if callbacks.stop_training and world_size() == 1:  # with several, one that leaves would block the others
             break
-    if bar.disable:
-        LOGGER.info(line)
+    if bar.plain:
+        LOGGER.info(bar.title)
     return True
 
 
@@ -329,7 +328,7 @@ def train_epochs(
     Returns:
         False if a signal interrupted it; the run is saved in that state.
     """
-    options, last, watch = plan.options, plan.save_dir / "weights/last.pt", LossWatch()
+    options, last, watch, forecast = plan.options, plan.save_dir / "weights/last.pt", LossWatch(), Forecast()
     if starts_trained(options) and not score_start(
         state, plan, lambda: evaluate(state, plan, data, loaders[1], compute_loss, callbacks)
     ):
@@ -339,7 +338,7 @@ def train_epochs(
     while state.epoch < options.epochs and not state.stopper.stop and not callbacks.stop_training:
         callbacks.run("on_train_epoch_start")
         try:
-            if not train_one_epoch(state, plan, loaders[0], compute_loss, callbacks, watch, interrupts):
+            if not train_one_epoch(state, plan, loaders[0], compute_loss, callbacks, watch, forecast, interrupts):
                 save_progress(state, plan)
                 return False
             check_epoch(state, plan, compute_loss)
@@ -469,7 +468,7 @@ def train_until_stopped(
             finished = train_epochs(state, plan, inputs.data, loaders, compute_loss, callbacks, interrupts)
         if not finished or any_process(interrupts.wanted, device):
             raise interrupts.end()
-        LOGGER.info(f"\n{state.epoch - first} epochs completed in {(time.time() - start) / 3600:.3f} hours.")
+        LOGGER.info(f"\n{state.epoch - first} epochs completed in {duration(time.time() - start)}.")
         say_if_start_is_best(save_dir / "weights/best.pt")
         results = on_main(lambda: finish(state, plan, inputs.data, loaders[1], compute_loss, callbacks))
         best, last = save_dir / "weights/best.pt", save_dir / "weights/last.pt"

@@ -5,19 +5,23 @@ import logging
 import os
 import re
 import sys
+import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
 from contextlib import ContextDecorator, contextmanager
 from pathlib import Path
 from threading import Thread
 from types import ModuleType, TracebackType
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from tqdm import tqdm
 
 from utils.paths import ROOT
 from utils.text import one_line
 
+Item = TypeVar("Item")
+
+TELL_EVERY = 30.0  # seconds between two lines about the progress of a loop where there is no terminal
 TQDM_BAR_FORMAT = "{desc}{percentage:4.0f}%|{bar:10}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}, {rate_fmt}]"
 ANSI = {name: f"\033[{30 + i}m" for i, name in enumerate("black red green yellow blue magenta cyan white".split())}
 ANSI |= {f"bright_{name}": code.replace("[3", "[9") for name, code in ANSI.items()}
@@ -98,6 +102,81 @@ def log_options(script: str | Path, options: Mapping[str, Any]) -> None:
     """Log all options of a run in one line: `train: weights=, cfg=yolov5n.yaml, ...`; passwords in URLs are hidden."""
     text = ", ".join(f"{key}={value}" for key, value in options.items())
     LOGGER.info(colorstr(f"{Path(script).stem}: ") + re.sub(r"(\w://)[^/\s]+@", r"\1***@", text))
+
+
+def duration(seconds: float) -> str:
+    """Return a time in the unit that suits it, at most eight characters: `45 s`, `12.3 min`, `5.6 h`, `3.1 days`."""
+    for unit, size, limit in (("min", 60, 5970), ("h", 3600, 100_000)):
+        if 99.5 <= seconds < limit:
+            return f"{seconds / size:.1f} {unit}"
+    return f"{max(seconds, 0):.0f} s" if seconds < 99.5 else f"{seconds / 86400:.1f} days"
+
+
+class ProgressBar(Generic[Item]):
+    """Show how far a loop is: a bar on a terminal; elsewhere (nohup, CI, Docker) a line in the log every 30 seconds.
+
+    Iterate over it, or call `update` in a `with` block.
+
+    Args:
+        items: what to iterate over; None for a loop that calls `update`.
+        title: stands before the bar, and in the line; the attribute of this name may be changed.
+        total: steps in all; None for the length of `items`, or for an unknown number.
+        done: steps done before.
+        unit: what a step is; bytes are shown in megabytes.
+        shown: whether to show anything; of several processes one does.
+
+    Attributes:
+        plain: whether there are lines instead of a bar.
+    """
+
+    def __init__(
+        self,
+        items: Iterable[Item] = (),
+        title: str = "",
+        total: int | None = None,
+        done: int = 0,
+        unit: str = "steps",
+        shown: bool = True,
+    ) -> None:
+        self.items, self.title, self.unit = items, title, unit
+        self.total = len(items) if total is None and isinstance(items, Sized) and len(items) else total
+        self.plain = shown and not sys.stderr.isatty()
+        self._bar = tqdm(
+            desc=title, total=self.total, initial=done, bar_format=TQDM_BAR_FORMAT, disable=self.plain or not shown,
+            unit="B" if unit == "bytes" else "it", unit_scale=unit == "bytes",
+        )  # fmt: skip
+        self.done = self._first = done
+        self._start = self._told = time.monotonic()
+
+    def __enter__(self) -> "ProgressBar[Item]":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._bar.close()
+
+    def __iter__(self) -> Iterator[Item]:
+        with self:
+            for item in self.items:
+                yield item
+                self.update()
+
+    def update(self, steps: int = 1) -> None:
+        """Count steps that are done, and show it if it is time."""
+        self.done += steps
+        self._bar.set_description_str(self.title, refresh=False)
+        self._bar.update(steps)
+        now = time.monotonic()
+        if self.plain and now - self._told >= TELL_EVERY:
+            self._told = now
+            LOGGER.info(self.line(now - self._start))
+
+    def line(self, seconds: float) -> str:
+        """Return the line after `seconds`."""
+        scale, unit = (1e6, "MB") if self.unit == "bytes" else (1, self.unit)
+        if self.total is None:
+            return f"{self.title}: {self.done / scale:.0f} {unit}, {duration(seconds)} so far"
+        left = seconds * (self.total - self.done) / max(self.done - self._first, 1)
+        return f"{self.title}: {self.done / scale:.0f} of {self.total / scale:.0f} {unit}, {duration(left)} left"
 
 
 @contextmanager

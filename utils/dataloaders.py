@@ -47,7 +47,7 @@ from utils.augmentations import (
     visible_part,
 )
 from utils.boxes import xywhn2xyxy, xyxy2xywhn
-from utils.console import LOGGER
+from utils.console import LOGGER, ProgressBar
 from utils.datasets.batches import Sample, Shapes, collate, collate_quad, rect_batches
 from utils.datasets.dataset import load_labels
 from utils.datasets.image_cache import ImageCache, free_memory
@@ -185,7 +185,8 @@ class LoadImagesAndLabels(Dataset):
             self.disk = None
         if cache == "ram" and self._fits_in_memory(prefix):
             with ThreadPool(min(8, os.cpu_count() or 1)) as pool:
-                self.images = pool.map(self._read_resized, range(self.n))
+                read = pool.imap(self._read_resized, range(self.n))
+                self.images = list(ProgressBar(read, f"{prefix}caching images", self.n, unit="images"))
             LOGGER.info(f"{prefix}{sum(im.nbytes for im in self.images) / 1e9:.2f} GB of images cached in memory")
 
     @property

@@ -12,7 +12,6 @@ from typing import Any
 
 import torch
 from torch.utils.data import DataLoader
-from tqdm import tqdm
 
 from engine.conversion.check import Check, check_twin, measure_map, validation_loader
 from engine.conversion.images import Images
@@ -30,7 +29,7 @@ from models.weights.checkpoint import (
     strip_optimizer,
 )
 from models.weights.twin import build_twin, check_pairing, derive_table, start_as_identity_, twin_table
-from utils.console import LOGGER, TQDM_BAR_FORMAT, colorstr
+from utils.console import LOGGER, ProgressBar, colorstr, duration
 from utils.datasets.dataset import check_dataset
 from utils.datasets.lists import list_images
 from utils.datasets.reader import Split
@@ -151,7 +150,7 @@ class Conversion:
             self.progress.add(self.check(), self.imitation.state_dict()["stages"])
             LOGGER.info(f"{PREFIX}copied: {self.progress.checks[0]}")
         before = self.progress.seconds
-        bar = tqdm(total=sum(self.progress.steps), initial=self.progress.step, bar_format=TQDM_BAR_FORMAT, disable=None)
+        bar = ProgressBar[None](title=PREFIX, total=sum(self.progress.steps), done=self.progress.step)
         with bar, interrupts.patient():
             while self.progress.phase < len(self.phases):
                 finished = self.run_phase(bar, state_file, interrupts)
@@ -169,11 +168,11 @@ class Conversion:
         if settings.minutes is not None:
             steps = int(settings.minutes * 60 / sum(share * cost for share, cost in zip(shares, costs, strict=True)))
         counts = [max(round(steps * share), 1) for share in shares]
-        minutes = sum(n * cost for n, cost in zip(counts, costs, strict=True)) / 60
+        time_needed = duration(sum(n * cost for n, cost in zip(counts, costs, strict=True)))
         LOGGER.info(
             f"{PREFIX}{len(self.images.learned)} images to learn from, {len(self.images.held_out)} held out, "
-            f"{sum(counts)} steps of {settings.batch_size} images of {settings.imgsz} pixels, about {minutes:.1f} "
-            f"minutes; --minutes or a smaller --passes or --img shortens it"
+            f"{sum(counts)} steps of {settings.batch_size} images of {settings.imgsz} pixels, about {time_needed}; "
+            f"--minutes or a smaller --passes or --img shortens it"
         )
         return counts
 
@@ -189,7 +188,7 @@ class Conversion:
         """Return the images of a step."""
         return self.images.batch(number, self.settings.batch_size).to(self.device)
 
-    def run_phase(self, bar: tqdm, state_file: Path, interrupts: Interrupts) -> bool:
+    def run_phase(self, bar: ProgressBar, state_file: Path, interrupts: Interrupts) -> bool:
         """Do the rest of the running phase and the check after it; False if a signal interrupted it."""
         progress, phase = self.progress, self.phases[self.progress.phase]
         end, total, last_saved = sum(progress.steps[: progress.phase + 1]), sum(progress.steps), time.monotonic()
@@ -202,13 +201,10 @@ class Conversion:
                 self.go_back(*good)
                 continue
             progress.step += 1
+            bar.title = f"{PREFIX}{phase.name}: errors {' '.join(f'{error:.3f}' for error in errors)}"
             bar.update()
-            line = f"{phase.name}: errors {' '.join(f'{error:.3f}' for error in errors)}"
-            bar.set_description(line)
             if progress.step % max(total // 10, 1) == 0:
                 good = self.imitation.state_dict(), progress.step
-                if bar.disable:
-                    LOGGER.info(f"{PREFIX}step {progress.step} of {total}, {line}")
             if time.monotonic() - last_saved > SAVE_EVERY:
                 self.save(state_file)
                 last_saved = time.monotonic()

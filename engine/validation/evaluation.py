@@ -1,6 +1,5 @@
 """Validation on a loader: model and NMS on each batch, counts for the metrics, the table and the plots."""
 
-import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -10,12 +9,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
-from tqdm import tqdm
 
 from utils.annotate import output_to_target, plot_images
 from utils.boxes import scale_boxes, xywhn2xyxy
 from utils.callbacks import Callbacks
-from utils.console import LOGGER, TQDM_BAR_FORMAT
+from utils.console import LOGGER, ProgressBar
 from utils.metrics import ApResult, ConfusionMatrix, match_predictions, measure_ap, plot_metric_curves
 from utils.nms import non_max_suppression
 from utils.text import printable
@@ -209,12 +207,13 @@ class Tally:
         return np.bincount(np.concatenate(self._labels).astype(int), minlength=self.nc)
 
 
-def progress(loader: DataLoader) -> tqdm:
-    """Show the head of the table on the progress bar; without a terminal as a plain line, and no bar."""
-    plain = not sys.stderr.isatty()
-    if plain:
+def progress(loader: DataLoader) -> ProgressBar:
+    """Show the head of the table on the progress bar; without a terminal as a line of its own."""
+    bar = ProgressBar(loader, HEADER, unit="batches")
+    if bar.plain:
         LOGGER.info(HEADER)
-    return tqdm(loader, desc=HEADER, bar_format=TQDM_BAR_FORMAT, disable=plain)
+        bar.title = "validation"
+    return bar
 
 
 def log_table(tally: Tally, result: ApResult, names: Mapping[int, str], every_class: bool) -> None:

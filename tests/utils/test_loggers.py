@@ -47,10 +47,11 @@ def test_cells_are_twenty_wide_with_five_digits(tmp_path):
     CsvLogger(tmp_path / "results.csv").write(7, VALUES)
     header, row = (tmp_path / "results.csv").read_text(encoding="utf-8").splitlines()
     for line in (header, row):
-        assert [len(cell) for cell in line.split(",")] == [20] * 14
+        assert [len(cell) for cell in line.split(",")] == [20] * 15
     assert header.startswith("               epoch,      train/box_loss")
     assert row.startswith("                   7,             0.12346,                   2,")
-    assert row.endswith("               1e-07")
+    assert row[:-21].endswith("               1e-07")
+    assert header.endswith(",                time")
 
 
 def test_csv_reads_back_with_pandas(tmp_path):
@@ -58,10 +59,40 @@ def test_csv_reads_back_with_pandas(tmp_path):
     for epoch in range(3):
         log.write(epoch, VALUES | {"metrics/recall": math.nan})
     table = pd.read_csv(tmp_path / "results.csv", skipinitialspace=True)
-    assert list(table.columns) == list(RESULT_COLUMNS)
+    assert list(table.columns) == [*RESULT_COLUMNS, "time"]
     assert list(table["epoch"]) == [0, 1, 2]
     assert table["metrics/recall"].isna().all()
     assert table["x/lr2"][1] == 1e-7
+
+
+def test_the_time_goes_on_in_a_resumed_run(tmp_path, monkeypatch):
+    """An hour's pause between the two starts does not count, and neither does the epoch that is repeated."""
+    now = [100.0]
+    monkeypatch.setattr("utils.loggers.to_csv.time.monotonic", lambda: now[0])
+    for first, start in ((0, 100.0), (2, 5000.0)):
+        now[0] = start
+        log = CsvLogger(tmp_path / "results.csv", extra=("train/dis_loss",))
+        log.truncate(first)
+        for epoch in range(first, 3):
+            now[0] += 10
+            log.write(epoch, VALUES | {"train/dis_loss": 1})
+    table = pd.read_csv(tmp_path / "results.csv", skipinitialspace=True)
+    assert list(table.columns) == [*RESULT_COLUMNS, "train/dis_loss", "time"]
+    assert list(table["time"]) == [10, 20, 30]
+
+
+def test_rows_from_before_the_time_was_written_get_nan(tmp_path):
+    file = tmp_path / "results.csv"
+    old = [RESULT_COLUMNS, range(14), range(1, 15)]
+    file.write_text("".join(",".join(f"{cell:>20}" for cell in row) + "\n" for row in old) + "   2,  3")
+    log = CsvLogger(file)
+    log.truncate(2)
+    log.write(2, VALUES)
+    table = pd.read_csv(file, skipinitialspace=True)
+    assert list(table.columns) == [*RESULT_COLUMNS, "time"]
+    assert [list(row) for row in table.to_numpy()[:2, :14]] == [list(range(14)), list(range(1, 15))]
+    assert table["time"].isna().tolist() == [True, True, False]
+    plot_results(file)
 
 
 def test_csv_goes_on_in_an_existing_file(tmp_path):
@@ -82,7 +113,8 @@ def test_truncate_drops_later_rows_and_torn_ones(tmp_path):
     log.truncate(2)
     assert log.path.read_text(encoding="utf-8").splitlines() == before[:3]
     log.write(2, VALUES)
-    assert log.path.read_text(encoding="utf-8").splitlines() == before[:4]
+    again = log.path.read_text(encoding="utf-8").splitlines()
+    assert [line[:-20] for line in again] == [line[:-20] for line in before[:4]]  # but for the time
     log.truncate(0)
     assert log.path.read_text(encoding="utf-8").splitlines() == before[:1]
 
@@ -214,7 +246,7 @@ def test_a_run_of_two_epochs_reaches_both_logs(tmp_path):
     callbacks.run("on_train_end", last=tmp_path / "last.pt", best=tmp_path / "best.pt", epoch=1, results=[0.1] * 7)
     callbacks.run("teardown")
     table = pd.read_csv(tmp_path / "results.csv", skipinitialspace=True)
-    assert table.iloc[1].tolist() == pytest.approx([1, *(1 + i / 100 for i in range(13))])
+    assert table.iloc[1, :-1].tolist() == pytest.approx([1, *(1 + i / 100 for i in range(13))])
     events = tags(tmp_path)
     assert set(events.Tags()["scalars"]) == {*RESULT_COLUMNS[1:], "fitness/epoch", "fitness/best"}
     assert events.Scalars("x/lr2")[1].value == pytest.approx(1.12)

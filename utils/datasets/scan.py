@@ -13,9 +13,8 @@ from typing import NamedTuple, Protocol
 
 import cv2
 import numpy as np
-from tqdm import tqdm
 
-from utils.console import TQDM_BAR_FORMAT
+from utils.console import ProgressBar
 from utils.datasets.reader import Verified
 
 SPAN = 128  # images that are reported together
@@ -70,7 +69,7 @@ def check_span(source: Source, span: Sequence[int]) -> Part:
 
 
 def check_all(source: Source, title: str) -> list[Part]:
-    """Check all images with a progress bar on a terminal; the parts are in order.
+    """Check all images and show the progress; the parts are in order.
 
     Few images are checked one after the other. Of many, each CPU has its share: processes are forked where that is safe
     and usual (Linux), elsewhere there are threads.
@@ -82,7 +81,7 @@ def check_all(source: Source, title: str) -> list[Part]:
         parts: Iterator[Part] = (check_span(source, span) for span in spans)
     else:
         parts = (in_processes if sys.platform == "linux" else in_threads)(source, spans, min(cpus, 8))
-    with tqdm(total=n, desc=title, bar_format=TQDM_BAR_FORMAT, disable=None) as bar:
+    with ProgressBar(title=title, total=n, unit="images") as bar:
         found = []
         for part in parts:
             found.append(part)

@@ -14,7 +14,6 @@ import shutil
 import socket
 import ssl
 import string
-import sys
 import time
 import urllib.request
 from collections.abc import Iterator, Mapping
@@ -24,9 +23,7 @@ from threading import Thread
 from typing import Any
 from urllib.parse import SplitResult, quote, unquote, urljoin, urlsplit
 
-from tqdm import tqdm
-
-from utils.console import LOGGER, TQDM_BAR_FORMAT
+from utils.console import LOGGER, ProgressBar
 from utils.files import check_place, naming
 from utils.paths import VERSION
 from utils.text import printable
@@ -507,13 +504,10 @@ def _web_page(url: str) -> str:
 def _store(answer: _Answer, url: str, part: Path, limit: int, size: int | None, have: int) -> None:
     """Write the body of an answer after the first `have` bytes of a file."""
     total = size or have + (answer.length or 0)
-    tell = not sys.stderr.isatty()
-    bar = tqdm(
-        desc=part.stem, total=total, initial=have, unit="B", unit_scale=True, bar_format=TQDM_BAR_FORMAT, disable=None
-    )
+    bar = ProgressBar[bytes](title=part.stem, total=total, done=have, unit="bytes")
     with bar, part.open("r+b" if have else "wb") as file:
         file.seek(have)
-        for block in blocks(answer, url, limit, tell=tell, have=have):
+        for block in blocks(answer, url, limit, have=have):
             if not file.tell() and block.lstrip()[:15].lower().startswith((b"<!doctype html", b"<html")):
                 raise FetchError(_web_page(url), again=False)
             with naming(part):

@@ -42,7 +42,7 @@ class RunLogs:
         tensorboard: write a TensorBoard event file.
         services: keys of `utils.loggers.services.SERVICES`.
         settings: options and hyperparameters of the run; plain values.
-        extra: columns of `results.csv` after `RESULT_COLUMNS`, and curves.
+        extra: columns of `results.csv` after `RESULT_COLUMNS` and before the time, and curves.
 
     Raises:
         ValueError: the package of a service is missing.

@@ -1,5 +1,7 @@
 """results.csv: one row per epoch in columns of fixed width, as YOLOv5 tools expect it."""
 
+import math
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -21,10 +23,15 @@ RESULT_COLUMNS = (
     "x/lr1",  # weights with decay
     "x/lr2",  # norms
 )
+TIME = "time"  # the last column: seconds of training up to the end of the epoch
 
 
 class CsvLogger:
     """Add epochs to a results.csv: cells 20 wide, 5 significant digits, separated by commas.
+
+    The last column, `TIME`, is filled in here: seconds since this object was made (or `truncate` was called), added to
+    those of the last epoch that the file had then. Rows of YOLOv5, or of this program before it had the column, get
+    nan there.
 
     Args:
         path: file; begun with the first epoch, continued if it exists.
@@ -34,6 +41,7 @@ class CsvLogger:
     def __init__(self, path: str | Path, extra: Sequence[str] = ()) -> None:
         self.path = Path(path)
         self.columns = (*RESULT_COLUMNS, *extra)
+        self._start, self._before = time.monotonic(), math.nan
 
     def write(self, epoch: int, values: Mapping[str, float]) -> None:
         """Add one row and flush it to disk.
@@ -51,8 +59,12 @@ class CsvLogger:
             raise ValueError(
                 f"{self.path}: expected a value for each of {', '.join(columns)}; wrong: {', '.join(wrong)}"
             )
-        row = ",".join(f"{float(value):>20.5g}" for value in (epoch, *(values[column] for column in columns)))
-        self._replace([*self._rows(), row])
+        rows = self._rows()
+        if math.isnan(self._before):
+            self._before = _seconds(rows)
+        seconds = self._before + time.monotonic() - self._start
+        cells = (epoch, *(values[column] for column in columns), seconds)
+        self._replace([*rows, ",".join(f"{float(value):>20.5g}" for value in cells)])
 
     def truncate(self, epoch: int) -> None:
         """Drop the rows of `epoch` and later, and rows cut off by a crash, before training resumes at `epoch`.
@@ -61,15 +73,17 @@ class CsvLogger:
             ValueError: the file has other columns, or something else than a number for an epoch.
         """
         if rows := self._rows():
-            count = len(self.columns)
+            count = len(self.columns) + 1
             numbered = ((number, row.split(",")) for number, row in enumerate(rows, 2))
             whole = [(f"{self.path}:{number}", cells) for number, cells in numbered if len(cells) == count]
-            self._replace([",".join(cells) for at, cells in whole if table_numbers(cells[:1], 1, at)[0] < epoch])
+            rows = [",".join(cells) for at, cells in whole if table_numbers(cells[:1], 1, at)[0] < epoch]
+            self._start, self._before = time.monotonic(), _seconds(rows)
+            self._replace(rows)
 
     def _replace(self, rows: Sequence[str]) -> None:
         """Rewrite the file with these rows below the header."""
         with atomic_path(self.path) as tmp:
-            header = ",".join(f"{column:>20}" for column in self.columns)
+            header = ",".join(f"{column:>20}" for column in (*self.columns, TIME))
             tmp.write_text("".join(line + "\n" for line in (header, *rows)), encoding="utf-8", newline="\n")
 
     def _rows(self) -> list[str]:
@@ -81,6 +95,18 @@ class CsvLogger:
         if not lines:
             return []
         header, *rows = lines
-        if [cell.strip() for cell in header.split(",")] != list(self.columns):
+        names = [cell.strip() for cell in header.split(",")]
+        if names == list(self.columns):  # of YOLOv5, or of this program before it had the time
+            return [f"{row},{'nan':>20}" if row.count(",") == len(names) - 1 else row for row in rows]
+        if names != [*self.columns, TIME]:
             raise ValueError(f"{self.path}: not a results.csv of this program, its columns differ. Move or rename it")
         return rows
+
+
+def _seconds(rows: Sequence[str]) -> float:
+    """Return the time in the last of the rows, 0 if there is none."""
+    try:
+        seconds = float(rows[-1].rpartition(",")[2])
+    except (IndexError, ValueError):
+        return 0.0
+    return seconds if math.isfinite(seconds) else 0.0
