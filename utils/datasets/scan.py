@@ -81,7 +81,7 @@ def check_all(source: Source, title: str) -> list[Part]:
         parts: Iterator[Part] = (check_span(source, span) for span in spans)
     else:
         parts = (in_processes if sys.platform == "linux" else in_threads)(source, spans, min(cpus, 8))
-    with ProgressBar(title=title, total=n, unit="images") as bar:
+    with ProgressBar[None](title=title, total=n, unit="images") as bar:
         found = []
         for part in parts:
             found.append(part)
