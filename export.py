@@ -34,7 +34,7 @@ from engine.exporters.tensorrt_ops import check_tensorrt
 from models.experimental import attempt_load
 from models.image_size import check_img_size, input_stride
 from models.yolo import DetectionModel
-from utils.console import LOGGER, colorstr, log_options
+from utils.console import LOGGER, colorstr, log_options, long_step
 from utils.options.export import OPSETS, ExportOptions
 from utils.options.formats import EXPORTS, FORMATS, NMS, Format, output_path, parse_include
 from utils.options.table import takes_options
@@ -192,7 +192,8 @@ def export_weights(
         start = datetime.now()
         file = output_path(weights, row.argument, options.int8)
         try:
-            EXPORTERS[row.argument](model, images, file, options, metadata)
+            with long_step(f"{row.name}: exporting {weights}"):
+                EXPORTERS[row.argument](model, images, file, options, metadata)
             seconds = (datetime.now() - start).total_seconds()
             if options.check_tensorrt and row.argument in ("onnx", "engine"):
                 check_tensorrt(file.with_suffix(".onnx"))

@@ -10,7 +10,7 @@ import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
 from contextlib import ContextDecorator, contextmanager
 from pathlib import Path
-from threading import Thread
+from threading import Event, Thread
 from types import ModuleType, TracebackType
 from typing import Any, Generic, TypeVar
 
@@ -177,6 +177,25 @@ class ProgressBar(Generic[Item]):
             return f"{self.title}: {self.done / scale:.0f} {unit}, {duration(seconds)} so far"
         left = seconds * (self.total - self.done) / max(self.done - self._first, 1)
         return f"{self.title}: {self.done / scale:.0f} of {self.total / scale:.0f} {unit}, {duration(left)} left"
+
+
+@contextmanager
+def long_step(text: str) -> Iterator[None]:
+    """Log what a long call inside the block is, and every 30 seconds that it still runs."""
+    start, ended = time.monotonic(), Event()
+
+    def tell() -> None:
+        while not ended.wait(TELL_EVERY):
+            LOGGER.info(f"{text}: {duration(time.monotonic() - start)} so far")
+
+    LOGGER.info(f"{text}...")
+    teller = Thread(target=tell, daemon=True)
+    teller.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        teller.join()
 
 
 @contextmanager

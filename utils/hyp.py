@@ -1,7 +1,7 @@
 """Hyperparameters: every key of a data/hyps file with its type, range and effect."""
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import Field, asdict, dataclass, field, fields, replace
 from math import isnan
 from pathlib import Path
@@ -11,6 +11,7 @@ from utils.console import LOGGER
 from utils.files import key_place, yaml_load
 
 OPTIMIZERS = ("SGD", "Adam", "AdamW", "Muon")
+DIGITS = str.maketrans("oOlI", "0011")
 
 
 def _hyp(default: Any, allowed: str | tuple[str, ...], effect: str, kind: type = float, ours: bool = False) -> Any:
@@ -126,7 +127,7 @@ class Hyp:
         known = {spec.name: spec for spec in fields(cls)}
         for key in d:
             if key not in known:
-                close = difflib.get_close_matches(str(key), known, n=1)
+                close = _closest(str(key), [name for name in known if name not in d]) or _closest(str(key), known)
                 hint = f"Did you mean {close[0]!r}?" if close else f"Known keys: {', '.join(known)}"
                 raise ValueError(f"{key_place(source, key)}: unknown key {key!r}. {hint}")
         return cls(**{key: _checked(known[key], value, source) for key, value in d.items()})
@@ -156,6 +157,12 @@ class Hyp:
             obj=self.obj * (imgsz / 640) ** 2 * 3 / nl,
             label_smoothing=label_smoothing,
         )
+
+
+def _closest(key: str, known: Iterable[str]) -> list[str]:
+    """Return the name that a misspelt key stands for, [] if none is near; O and l may be meant as digits."""
+    alike = [name for name in known if name.translate(DIGITS) == key.translate(DIGITS)]
+    return alike or difflib.get_close_matches(key, known, n=1)
 
 
 def _checked(spec: Field, value: Any, source: str) -> Any:

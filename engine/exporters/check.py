@@ -44,6 +44,7 @@ def check_file(
     precision = "int8" if options.int8 else "half" if options.half else "float32"
     device = next(model.parameters()).device
     worst = Difference()
+    LOGGER.info(f"{title}: comparing the file with PyTorch")
     for name, batch in check_inputs(options, int(metadata["stride"]), images.shape[1]):
         expected, found = model(batch.to(device))[0], torch.as_tensor(run(batch))
         try:

@@ -10,12 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from engine.exporters.compare import Difference, check_difference, measure
-from engine.exporters.onnx_nms import OUTPUTS
+from engine.exporters.onnx_nms import BOXES, OUTPUTS
 from utils.console import LOGGER
 from utils.nms import non_max_suppression
 from utils.options.export import ExportOptions
 
 REAL_IMAGES = 4  # of the dataset, run through both
+DRAWN = 400  # boxes for the check of NMS
 
 
 def make_session(file: str | Path | bytes) -> Any:
@@ -68,6 +69,7 @@ def compare_onnx(session: Any, model: nn.Module, inputs: Iterator[tuple[str, Ten
     """
     worst = {"random": Difference(), "real": Difference()}
     device = next(model.parameters()).device
+    LOGGER.info("ONNX: comparing the file with PyTorch")
     for name, images in inputs:
         expected = model(images.to(device))[0]
         (found,) = session.run(["output0"], {"images": images.numpy()})
@@ -84,40 +86,64 @@ def compare_onnx(session: Any, model: nn.Module, inputs: Iterator[tuple[str, Ten
 
 
 def check_nms(
-    session: Any,
-    plain: Any,
-    inputs: Iterator[tuple[str, Tensor]],
-    options: ExportOptions,
+    session: Any, plain: Any, alone: Any, inputs: Iterator[tuple[str, Tensor]], options: ExportOptions, nc: int
 ) -> None:
     """Compare the detections of a file with those that `non_max_suppression` makes of the same boxes.
+
+    Images give as many detections as the weights find, which may be none; drawn boxes always give some.
 
     Args:
         session: file with the outputs `detections` and `num`.
         plain: the same graph before the suppression was added.
+        alone: its suppression, see `onnx_nms.suppression`.
         inputs: from `check_inputs`.
         options: thresholds of the file.
+        nc: classes.
 
     Raises:
-        ValueError: another number of detections, another order or class, or a value off by more than 1e-3 of its size.
+        ValueError: another number of detections, another order or class, a value off by more than 1e-3 of its size, or
+            no detection at all.
     """
+    drawn = 0
+    for above in {min(options.topk_all, DRAWN // 2), DRAWN // 2}:  # fewer than --topk-all, and more where possible
+        boxes = drawn_boxes(nc, options, above)
+        drawn += _compare_nms(boxes, alone.run(list(OUTPUTS), {BOXES: boxes.numpy()}), options, "drawn boxes")
+    if not drawn:
+        raise ValueError(f"ONNX NMS: --conf-thres {options.conf_thres:g} lets no detection pass: give a lower one")
     total = 0
     for name, images in inputs:
         feed = {"images": images.numpy()}
-        (boxes,) = plain.run(["output0"], feed)
-        expected = non_max_suppression(
-            torch.from_numpy(boxes),
-            options.conf_thres,
-            options.iou_thres,
-            agnostic=options.agnostic_nms,
-            max_det=options.topk_all,
-        )
-        detections, counts = session.run(list(OUTPUTS), feed)
-        for rows, found, number in zip(expected, detections, counts, strict=True):
-            total += len(rows)
-            if number != len(rows):
-                raise ValueError(f"ONNX NMS, {name}: {number} detections, expected {len(rows)}")
-            padded = np.zeros_like(found)
-            padded[:number] = rows.numpy()
-            if not np.allclose(found, padded, rtol=1e-3, atol=1e-3):
-                raise ValueError(f"ONNX NMS, {name}: the detections differ by up to {np.abs(found - padded).max():.3g}")
-    LOGGER.info(f"ONNX: NMS in the graph matches PyTorch on {total} detections")
+        (found,) = plain.run([BOXES], feed)
+        total += _compare_nms(torch.from_numpy(found), session.run(list(OUTPUTS), feed), options, name)
+    LOGGER.info(f"ONNX: NMS in the graph matches PyTorch on {drawn} detections of drawn boxes, {total} of the images")
+
+
+def drawn_boxes(nc: int, options: ExportOptions, count: int) -> Tensor:
+    """Draw boxes (B, R, 5 + nc) `[xywh_net, objectness, class scores]` that overlap; `count` are above --conf-thres."""
+    chance, floor = torch.Generator().manual_seed(0), options.conf_thres
+    shape = (options.batch_size, DRAWN)
+    near = torch.rand(*shape, 4, generator=chance)
+    group = torch.randint(0, count // 8 + 1, shape, generator=chance)  # about eight of them in each place
+    corner = torch.stack((group % 8, group // 8), -1) * 70.0
+    above = floor + (1 - floor) * (torch.arange(count) + 0.5) / count  # all different, so that the order is certain
+    confidence = torch.cat((above, torch.rand(DRAWN - count, generator=chance) * floor * 0.9))
+    order = torch.stack([torch.randperm(DRAWN, generator=chance) for _ in range(shape[0])])
+    scores = torch.rand(*shape, nc, generator=chance) * 0.9
+    scores.scatter_(-1, torch.randint(0, nc, (*shape, 1), generator=chance), 1.0)
+    place = torch.cat((corner + 40 + near[..., :2] * 20, 30 + near[..., 2:] * 30), -1)
+    return torch.cat((place, confidence[order][..., None], scores), -1)
+
+
+def _compare_nms(boxes: Tensor, outputs: list[np.ndarray], options: ExportOptions, name: str) -> int:
+    """Return how many detections were compared; errors as `check_nms`."""
+    expected = non_max_suppression(
+        boxes, options.conf_thres, options.iou_thres, agnostic=options.agnostic_nms, max_det=options.topk_all
+    )
+    for rows, found, number in zip(expected, *outputs, strict=True):
+        if number != len(rows):
+            raise ValueError(f"ONNX NMS, {name}: {number} detections, expected {len(rows)}")
+        padded = np.zeros_like(found)
+        padded[:number] = rows.numpy()
+        if not np.allclose(found, padded, rtol=1e-3, atol=1e-3):
+            raise ValueError(f"ONNX NMS, {name}: the detections differ by up to {np.abs(found - padded).max():.3g}")
+    return sum(map(len, expected))

@@ -102,6 +102,18 @@ def add_nms(model: Any, nc: int, options: ExportOptions) -> None:
     model.graph.output.append(helper.make_tensor_value_info(OUTPUTS[1], TensorProto.INT32, [batch]))
 
 
+def suppression(model: Any) -> Any:
+    """Return what `add_nms` put into a graph as a model of its own, with the input `output0`."""
+    from onnx import TensorProto, helper
+
+    boxes = helper.make_tensor_value_info(BOXES, TensorProto.FLOAT, [None, None, None])
+    nodes, values = (
+        [item for item in part if item.name.startswith("nms/")] for part in (model.graph.node, model.graph.initializer)
+    )
+    graph = helper.make_graph(nodes, "nms", [boxes], model.graph.output, values)
+    return helper.make_model(graph, opset_imports=model.opset_import, ir_version=model.ir_version)
+
+
 def _candidates(add: _Graph, nc: int, agnostic: bool) -> tuple[str, str, str, str]:
     """Add the nodes that turn `output0` into candidates.
 

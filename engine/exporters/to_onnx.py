@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from engine.exporters.onnx_check import check_inputs, check_nms, compare_onnx, make_session
-from engine.exporters.onnx_nms import add_nms
+from engine.exporters.onnx_nms import add_nms, suppression
 from engine.exporters.onnx_quantize import quantize
 from utils.console import LOGGER
 from utils.files import atomic_path
@@ -44,6 +44,7 @@ def export_onnx(model: nn.Module, images: Tensor, file: Path, options: ExportOpt
     _check_options(options)
     calibration = options.real_images if options.int8 else None
     stride, nc = metadata["stride"], len(metadata["names"])
+    LOGGER.info("ONNX: tracing the model, which takes most of the time")
     graph = trace(model, images, options, stride)
     if options.simplify:
         graph = simplify(graph)
@@ -58,13 +59,15 @@ def export_onnx(model: nn.Module, images: Tensor, file: Path, options: ExportOpt
     for key, value in metadata.items():
         graph.metadata_props.add(key=key, value=str(value))
     with atomic_path(file) as tmp:
+        LOGGER.info("ONNX: writing and checking the file")
         onnx.save(graph, tmp)
         onnx.checker.check_model(str(tmp), full_check=True)
         channels = images.shape[1]
         session = make_session(tmp if not options.nms else plain)
         compare_onnx(session, model, check_inputs(options, stride, channels), precision)
         if options.nms:
-            check_nms(make_session(tmp), session, check_inputs(options, stride, channels), options)
+            alone = make_session(suppression(graph).SerializeToString())
+            check_nms(make_session(tmp), session, alone, check_inputs(options, stride, channels), options, nc)
     return file
 
 

@@ -115,6 +115,9 @@ def test_every_key_says_what_it_does():
     ("values", "message"),
     [
         ({"mosiac": 1.0}, "my.yaml: unknown key 'mosiac'. Did you mean 'mosaic'?"),
+        ({"lrO": 1.0}, "my.yaml: unknown key 'lrO'. Did you mean 'lr0'?"),
+        ({"lr0": 0.1, "lrO": 1.0}, "my.yaml: unknown key 'lrO'. Did you mean 'lrf'?"),
+        ({"lrx": 1.0, "lrf": 1.0}, "my.yaml: unknown key 'lrx'. Did you mean 'lr0'?"),
         ({"zzz": 1.0}, "my.yaml: unknown key 'zzz'. Known keys: lr0, lrf, "),
         ({1: 1.0}, "my.yaml: unknown key 1. Known keys: lr0, lrf, "),
         ({"lr0": "fast"}, "my.yaml: lr0: 'fast' is not a number in (0, 1]"),

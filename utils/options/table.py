@@ -267,7 +267,7 @@ def checked(cls: type, values: Mapping[str, Any], place: Callable[[str], str] | 
     known, result = all_options(cls), {}
     for key, value in values.items():
         if key not in known:
-            raise ValueError(unknown(key, options_of(cls)))
+            raise ValueError(unknown(key, options_of(cls), values))
         item = known[key]
         if item.refused:
             if value != item.default:
@@ -280,10 +280,12 @@ def checked(cls: type, values: Mapping[str, Any], place: Callable[[str], str] | 
     return result
 
 
-def unknown(key: str, known: Iterable[str]) -> str:
-    """Return the message for an option that does not exist."""
-    known = sorted(known)
-    close = [name for name in known if name.startswith(key)] or get_close_matches(key, known, n=1)
+def unknown(key: str, known: Iterable[str], given: Iterable[str] = ()) -> str:
+    """Return the message for an option that does not exist; one that is not given yet is likelier to be meant."""
+    known, given = sorted(known), set(given)
+    absent = [name for name in known if name not in given]
+    close = [name for name in absent if name.startswith(key)]
+    close = close or get_close_matches(key, absent, n=1) or get_close_matches(key, known, n=1)
     return f"unknown option {key!r:.80}" + (
         f". Did you mean {close[0]!r}?" if close else f"; known: {', '.join(known)}"
     )
@@ -311,7 +313,7 @@ def takes_options(
         def run(*args: Any, **kwargs: Any) -> Result:
             for key in kwargs:
                 if key not in signature.parameters:
-                    raise ValueError(unknown(key, known))
+                    raise ValueError(unknown(key, known, kwargs))
             given = signature.bind(*args, **kwargs).arguments  # TypeError as of any function: too many, or one twice
             beside = {key: given.pop(key) for key in own if key in given}
             return function(cls(**checked(cls, given)), **beside)  # type: ignore[call-arg]
