@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 from torch.utils.data import DataLoader
 
 from engine.doctor import balance, boxes, copies, files, formats, images
-from engine.doctor.dataset import Dataset, DoctorSplit
+from engine.doctor.dataset import Dataset, DoctorSplit, head_settings
 from engine.doctor.findings import Finding, count_by_severity, in_words, ordered
 from models.yolo import DetectionModel
 from utils.datasets.dataset import SPLITS
@@ -125,12 +125,10 @@ def start_line(
     Raises:
         ValueError: from `skipped`.
     """
-    head = model.detect
-    anchors = (head.anchors * head.stride.view(-1, 1, 1)).reshape(-1, 2).cpu().numpy()
-    stride = int(head.stride.min())
     splits = {name: loaded_split(name, data[name], loader.dataset) for name, loader in loaders.items()}
     file = str(data["yaml_file"] or "dataset")
-    dataset = Dataset(file, data, dict(model.names), splits, {}, imgsz, anchors, anchor_t, stride, limit=1)
+    settings = {"imgsz": imgsz, "anchor_t": anchor_t, "limit": 1, **head_settings(model.detect)}
+    dataset = Dataset(file, data, dict(model.names), splits, **settings)
     found = examine(dataset, chosen_ids((), skipped(data)), AT_START)
     if not found:
         return "no finding about labels and names"

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from engine.doctor.findings import Place
+from models.yolo import Detect
 from utils.datasets.dataset import SPLITS, read_split
 from utils.datasets.reader import Split, parse_line, read_text
 
@@ -159,6 +160,13 @@ class Dataset:
         """Return width and height of all labels in net pixels, (L, 2)."""
         sides = split.sizes[split.owner].astype(float)
         return split.flat[:, 3:5] * sides * (self.imgsz / sides.max(1, keepdims=True, initial=1))
+
+
+def head_settings(head: Detect) -> dict[str, Any]:
+    """Return anchors and smallest stride of a model as settings of `Dataset`."""
+    anchors = (head.anchors * head.stride.view(-1, 1, 1)).reshape(-1, 2).cpu().numpy()
+    fixed = (anchors > 0).all()  # else they are placeholders, until AutoAnchor has chosen them
+    return {"anchors": anchors if fixed else None, "stride": int(head.stride.min())}
 
 
 def read_dataset(data: dict[str, Any], **settings: Any) -> Dataset:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from engine.doctor.checks import CHECKS, PIXELS, chosen_ids, examine, skipped
-from engine.doctor.dataset import Dataset, DoctorSplit, read_dataset
+from engine.doctor.dataset import Dataset, DoctorSplit, head_settings, read_dataset
 from engine.doctor.findings import Finding, count_by_severity, in_words
 from models.yolo import DetectionModel
 from utils.console import LOGGER
@@ -27,9 +27,7 @@ def model_settings(cfg: str) -> dict[str, Any]:
     if not cfg:
         return {}
     model = DetectionModel(check_file(cfg, (".yaml", ".yml")), verbose=False)
-    head, fixed = model.detect, isinstance(model.yaml["anchors"], list)  # a number: AutoAnchor will choose them
-    anchors = (head.anchors * head.stride.view(-1, 1, 1)).reshape(-1, 2).numpy() if fixed else None
-    return {"anchors": anchors, "stride": int(head.stride.min())}
+    return head_settings(model.detect)
 
 
 def why_unusable(data: Dataset) -> list[str]:
