@@ -32,12 +32,14 @@ from engine.interrupts import Interrupts
 from engine.results.feature_maps import FeatureMaps
 from engine.results.images import Windows, open_windows
 from engine.results.outputs import Outputs, Summary, Wanted
+from models.detector import find_confidence
 from models.runtimes.backends import DetectMultiBackend
 from models.weights.checkpoint import strip_optimizer
 from utils.console import LOGGER, log_options
 from utils.downloads.official_weights import find_weights
 from utils.options.table import takes_options
 from utils.paths import ROOT, run_folder
+from utils.thresholds import CONF_THRES
 from utils.torch_utils import select_device
 
 FILE = Path(__file__).resolve()
@@ -85,12 +87,14 @@ def run(options: DetectOptions, *, stream: bool = False) -> list[Result] | Itera
         opened = open_source(_default_source(o.source), save_dir / "sources", o.vid_stride)
         stack.callback(opened.stop)
         model = DetectMultiBackend(files, select_device(o.device), dnn=o.dnn, data=o.data, fp16=o.half, window=o.window)
+        size = choose_size(o.imgsz, model.imgsz, model.stride)
+        conf = find_confidence(o.conf_thres, model)
+        log_confidence(o.conf_thres, model.thresholds, max(size), o.iou_thres)
         settings = Settings(
-            choose_size(o.imgsz, model.imgsz, model.stride),
-            o.conf_thres, o.iou_thres, o.max_det, o.classes, o.agnostic_nms, o.augment, o.slice, o.overlap,
+            size, conf, o.iou_thres, o.max_det, o.classes, o.agnostic_nms, o.augment, o.slice, o.overlap,
         )  # fmt: skip
         predictor = Predictor(model, settings)
-        model.check_suppression(o.conf_thres, o.iou_thres, o.max_det, o.agnostic_nms)
+        model.check_suppression(conf, o.iou_thres, o.max_det, o.agnostic_nms)
         view = open_windows(o.view_img, opened.live and o.source.isdecimal())
         outs = Outputs(save_dir, opened, model.names, wanted)
         maps = FeatureMaps(_first_model(model)) if o.visualize else None
@@ -174,6 +178,29 @@ def _find_weights(weights: Sequence[str | Path], visualize: bool, update: bool, 
             if on and Path(file).suffix.lower() != suffix:
                 raise ValueError(f"--{option} needs {suffix} files, but the weights are {file}")
     return files
+
+
+def log_confidence(asked: float | str, thresholds: Any, size: int, iou_thres: float) -> None:
+    """Say what the best confidence is and where it was measured, or that the default is far from it.
+
+    Args:
+        asked: --conf-thres.
+        thresholds: of the model; those of a file may be anything.
+        size: long side of the network input.
+        iou_thres: of NMS.
+    """
+    known = thresholds if isinstance(thresholds, Mapping) else {}
+    values = [known.get(key) for key in ("conf", "f1", "images", "imgsz", "iou_thres")]
+    numbers = [value for value in values if isinstance(value, int | float)]
+    if len(numbers) < len(values):
+        return
+    best, f1, images, measured, iou = numbers
+    if asked == "best":
+        LOGGER.info(f"confidence {best:g}: best F1 {f1:.2f} on {images} images at {measured} pixels, NMS IoU {iou:g}")
+        if iou != iou_thres or not 0.8 * measured <= size <= 1.2 * measured:
+            LOGGER.warning(f"it may be another one at {size} pixels with NMS IoU {iou_thres:g}: validate with these")
+    elif asked == CONF_THRES and abs(best - asked) > 0.1:
+        LOGGER.info(f"the best F1 of these weights is at confidence {best:.2f}: --conf best uses it")
 
 
 def _default_source(source: str) -> str:

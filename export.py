@@ -19,7 +19,7 @@ if __name__ == "__main__":  # before torch is loaded: --help and mistyped option
     with cli_errors():
         OPTIONS = parse_opt(description=__doc__)
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
@@ -165,7 +165,16 @@ def make_metadata(model: DetectionModel, options: ExportOptions, stride: int) ->
         "half": options.half,
         "int8": options.int8,
         "nms": options.nms,
+        **({"thresholds": brief(model.thresholds)} if model.thresholds else {}),
         **({name: getattr(options, name) for name in NMS[1:]} if options.nms else {}),
+    }
+
+
+def brief(thresholds: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the thresholds of a checkpoint as a file for detection needs them, of each class its confidence alone."""
+    classes = {int(c): entry["conf"] for c, entry in thresholds["classes"].items()}
+    return {key: thresholds[key] for key in ("conf", "f1", "images", "imgsz", "iou_thres") if key in thresholds} | {
+        "classes": classes
     }
 
 

@@ -303,7 +303,7 @@ def finish(
     results, _, _ = val.run(
         data, weights=best, batch_size=plan.options.batch_size * 2, imgsz=plan.imgsz, device=plan.device,
         single_cls=plan.options.single_cls, dataloader=loader, save_dir=plan.save_dir, verbose=True,
-        plots=not plan.options.noplots, compute_loss=compute_loss, callbacks=callbacks,
+        plots=not plan.options.noplots, compute_loss=compute_loss, callbacks=callbacks, save_thresholds=True,
     )  # fmt: skip
     if not plan.options.noplots:
         plot_results(plan.save_dir / "results.csv")

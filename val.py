@@ -16,8 +16,9 @@ if __name__ == "__main__":  # before torch is loaded: --help and mistyped option
         OPTIONS = parse_opt(description=__doc__)
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -28,6 +29,7 @@ from engine.results.files import JsonFile, TextFiles, open_files
 from engine.results.files import save_one_json as save_one_json
 from engine.results.files import save_one_txt as save_one_txt
 from engine.results.report import ValReport
+from engine.validation.deployed import LOWEST, Deployment, Detected
 from engine.validation.evaluation import (
     ImageResult,
     Loss,
@@ -43,13 +45,17 @@ from engine.validation.evaluation import (
 from engine.validation.study import StudyFolder
 from models.image_size import check_img_size, input_stride
 from models.runtimes.backends import DetectMultiBackend
+from models.weights.checkpoint import add_thresholds
 from utils.callbacks import Callbacks
 from utils.console import LOGGER, colorstr, log_options
 from utils.dataloaders import create_dataloader
 from utils.datasets.dataset import check_dataset, result_ids
 from utils.datasets.output_names import unique_stems
+from utils.downloads.official_weights import find_weights
+from utils.files import yaml_save
 from utils.metrics import ApResult
 from utils.metrics import match_predictions as process_batch  # noqa: F401  YOLOv5's name, for callers
+from utils.options.check import Untouched
 from utils.options.table import takes_options
 from utils.paths import ROOT as ROOT
 from utils.paths import check_file, increment_path, run_folder
@@ -62,7 +68,37 @@ SPEED = "Speed: {:.1f}ms pre-process, {:.1f}ms inference, {:.1f}ms NMS per image
 PLOTTED_BATCHES = 3
 FEW_CLASSES = 50  # below this, a call by hand prints every class
 
-Metrics = tuple[tuple[float, ...], np.ndarray, tuple[float, ...]]
+
+class Results(NamedTuple):
+    """Means over the classes that have labels, in YOLOv5's order.
+
+    Attributes:
+        precision, recall: of the boxes of detect.py above the confidence of the best F1.
+        map50, map: mean average precision at IoU 0.5, and over IoU 0.5 to 0.95.
+        box_loss, obj_loss, cls_loss: mean training losses of the batches; 0 without `compute_loss`.
+    """
+
+    precision: float
+    recall: float
+    map50: float
+    map: float
+    box_loss: float
+    obj_loss: float
+    cls_loss: float
+
+
+class Validation(NamedTuple):
+    """What `run` returns; `results, maps, speed = val.run(...)` unpacks it as YOLOv5's.
+
+    Attributes:
+        results: see `Results`.
+        maps: mAP50-95 of each class, (nc,); classes without labels hold the mean.
+        speed: milliseconds per image for (pre-processing, inference, NMS).
+    """
+
+    results: Results
+    maps: np.ndarray
+    speed: tuple[float, float, float]
 
 
 @takes_options(ValOptions)
@@ -75,7 +111,8 @@ def run(
     plots: bool = True,
     compute_loss: Loss | None = None,
     callbacks: Callbacks | None = None,
-) -> Metrics:
+    thresholds: bool = True,
+) -> Validation:
     """Validate weights and print the table.
 
     By hand means with neither `model` nor `dataloader`: then a run folder is made and the speed printed. Training
@@ -94,10 +131,10 @@ def run(
         plots: draw the first batches, the curves and the confusion matrix.
         compute_loss: the training loss, for the last three results; not with `augment`.
         callbacks: gets the `on_val_` events.
+        thresholds: with weights, log the best confidence and write thresholds.yaml.
 
     Returns:
-        (P, R, mAP50, mAP50-95, box, obj, cls loss), mAP50-95 of each class (nc,) where classes without labels hold the
-        mean, and milliseconds per image for (pre-processing, inference, NMS).
+        A named tuple with YOLOv5's three values.
 
     Raises:
         ValueError: settings out of range or that exclude each other, or a model that does not fit the dataset.
@@ -105,6 +142,7 @@ def run(
     """
     by_hand = model is None and dataloader is None
     o, half = options, options.half
+    thresholds &= model is None
     _check_sides(o.imgsz)
     if model is None:
         _check_settings(o)
@@ -125,36 +163,45 @@ def run(
     files = open_files(save_dir, stems, o.weights, texts, o.save_conf, ids)
     page = ValReport(save_dir, names) if o.report else None
     callbacks = callbacks or Callbacks()
-    tally = Tally(len(names))
+    deployment = _deployment(o)
+    tally = Tally(len(names), deployment)
     runner = Runner(
-        model, o.conf_thres, o.iou_thres, o.max_det, o.single_cls, half, compute_loss, o.augment, o.save_hybrid
-    )
+        model, o.conf_thres, o.iou_thres, o.max_det, o.single_cls, half, compute_loss, o.augment, o.save_hybrid,
+        deployment,
+    )  # fmt: skip
     callbacks.run("on_val_start")
     with evaluating(model):
         for i, batch in enumerate(runner.batches(progress(dataloader), callbacks)):
             for image in batch.results:
                 _take(image, tally, files, page)
             if plots and i < PLOTTED_BATCHES:
-                plot_batch(batch, save_dir, i, names)
+                plot_batch(batch, save_dir, i, names, deployment)
             run_val_batch_callbacks(callbacks, i, batch, names)
 
-    result, counts = tally.compute(), tally.label_counts()
+    detected, found = tally.detected(), {}
+    result, counts = tally.compute(detected), tally.label_counts()
     ap50, ap = result.ap[:, 0], result.ap.mean(1)
     numbers = (counts, result.tp, result.fp, result.p, result.r, result.f1, ap, ap50, result.classes)
     callbacks.run("on_val_end", *numbers, tally.confusion)
     callbacks.run("on_val_metrics", result=result, counts=counts, names=names)
     log_table(tally, result, names, every_class=o.verbose or (by_hand and len(names) < FEW_CLASSES))
-    speed = tuple(t.t / tally.seen * 1e3 for t in runner.times)
+    note = columns_note(result.best, deployment, o)
+    if thresholds:
+        LOGGER.info(note)
+        log_advice(detected, result.best, deployment)
+        found = keep_thresholds(detected.thresholds(result.best, names), tally, data, o, save_dir)
+    before, inference, nms = (t.t / tally.seen * 1e3 for t in runner.times)
     for file in files:
         file.close()
     if page:
-        LOGGER.info(f"Report saved to {page.close(table_rows(tally, result, names))}")
+        LOGGER.info(f"Report saved to {page.close(table_rows(tally, result, names), found, note)}")
     if plots:
-        plot_metrics(tally, result, save_dir, names)
+        plot_metrics(tally, result, save_dir, names, o.conf_thres, o.iou_thres)
     if by_hand:
-        LOGGER.info(SPEED.format(*speed, (dataloader.batch_size, 3, *dataloader.dataset.frame)))
+        LOGGER.info(SPEED.format(before, inference, nms, (dataloader.batch_size, 3, *dataloader.dataset.frame)))
         LOGGER.info(f"Results saved to {colorstr('bold', str(save_dir))}")
-    return (*result.means(), *(runner.loss / len(dataloader)).tolist()), result.maps(len(names)), speed
+    results = Results(*result.means(), *(runner.loss / len(dataloader)).tolist())
+    return Validation(results, result.maps(len(names)), (before, inference, nms))
 
 
 def _take(result: ImageResult, tally: Tally, files: Sequence[TextFiles | JsonFile], page: ValReport | None) -> None:
@@ -163,7 +210,50 @@ def _take(result: ImageResult, tally: Tally, files: Sequence[TextFiles | JsonFil
     for file in files:
         file.add(result.detections, result.path, result.shape)
     if page:
-        page.add(result.detections, result.labels, result.path)
+        page.add(result.shown, result.labels, result.path)
+
+
+def columns_note(best: float | None, deployment: Deployment, o: ValOptions) -> str:
+    """Say which boxes the columns of the table count."""
+    chosen = "" if best is None else f"confidence > {best:g}, "
+    return (
+        f"P and R: {chosen}NMS IoU {deployment.iou:g}, as detect.py; "
+        f"mAP: confidence > {o.conf_thres:g}, NMS IoU {o.iou_thres:g}"
+    )
+
+
+def log_advice(detected: Detected, best: float | None, deployment: Deployment) -> None:
+    """Log the best confidence, and what it and the one of the images give."""
+    if best is None:
+        LOGGER.info("no box is right at any confidence, so there is no best one")
+    else:
+        point = detected.at(best)
+        LOGGER.info(f"best F1 {point.f1:.2f} at confidence {best:.2f} (detect.py --conf best): {point}")
+    default = ", the default of detect.py" * (deployment.conf == CONF_THRES)
+    LOGGER.info(f"at confidence {deployment.conf:g}{default}: {detected.at(deployment.conf)}")
+
+
+def keep_thresholds(
+    found: Mapping[str, Any], tally: Tally, data: Mapping[str, Any], o: ValOptions, save_dir: Path
+) -> dict[str, Any]:
+    """Write thresholds.yaml and, if asked, the thresholds into the checkpoint; return them with their settings."""
+    record = {
+        **found,
+        "data": Path(str(data.get("yaml_file") or "")).name,
+        "task": o.task,
+        "images": tally.seen,
+        "imgsz": o.imgsz if isinstance(o.imgsz, int) else max(o.imgsz),
+        "iou_thres": float(tally.deployment.iou),
+        "augment": o.augment,
+        "single_cls": o.single_cls,
+    }
+    save_dir.mkdir(parents=True, exist_ok=True)
+    yaml_save(save_dir / "thresholds.yaml", record)
+    if o.save_thresholds:
+        (file,) = o.weights or []
+        add_thresholds(find_weights(file), record)
+        LOGGER.info(f"Thresholds saved into {file}")
+    return record
 
 
 def table_rows(tally: Tally, result: ApResult, names: Mapping[int, str]) -> list[tuple[str | float, ...]]:
@@ -176,6 +266,16 @@ def table_rows(tally: Tally, result: ApResult, names: Mapping[int, str]) -> list
 
 
 # Preparation ----------------------------------------------------------------------------------------------------------
+
+
+def _deployment(o: ValOptions) -> Deployment:
+    """Return the settings of detect.py, but for those that somebody gave."""
+    given: dict[str, Any] = {
+        name: value
+        for name, value in (("conf", o.conf_thres), ("iou", o.iou_thres), ("max_det", o.max_det))
+        if not isinstance(value, Untouched)
+    }
+    return replace(Deployment(lowest=given.get("conf", LOWEST)), **given)
 
 
 def _open_weights(o: ValOptions) -> DetectMultiBackend:
@@ -214,6 +314,11 @@ def _check_settings(o: ValOptions) -> None:
         LOGGER.warning(
             f"a confidence threshold of {o.conf_thres} truncates the curves: mAP is only valid for thresholds up to "
             "0.001"
+        )
+    if o.save_thresholds and (len(o.weights) > 1 or not str(o.weights[0]).endswith(".pt")):
+        raise ValueError(
+            f"--save-thresholds writes into one checkpoint (.pt), not into {', '.join(map(str, o.weights))}: "
+            "validate the checkpoint, and export it again"
         )
     if o.save_hybrid:
         LOGGER.warning("--save-hybrid adds the labels to the detections: the metrics are those of the labels")
@@ -278,7 +383,7 @@ def main(opt: argparse.Namespace) -> None:
     weights = settings.pop("weights")
     if opt.task in ("speed", "study"):
         half = opt.device not in ("cpu", "mps") and torch.cuda.is_available()
-        settings |= {"save_json": False, "plots": False, "half": half}
+        settings |= {"save_json": False, "plots": False, "half": half, "thresholds": False}
     if opt.task == "speed":
         for file in weights:
             run(weights=file, **settings | {"conf_thres": CONF_THRES, "iou_thres": IOU_THRES})
@@ -291,7 +396,7 @@ def main(opt: argparse.Namespace) -> None:
 
 def study(weights: Sequence[str], settings: dict[str, Any]) -> Path:
     """Measure weights at the image sizes `SIZES` of `engine.validation.study`; return the folder of tables and plot."""
-    asked = [name for name in ("save_txt", "save_hybrid", "report") if settings[name]]
+    asked = [name for name in ("save_txt", "save_hybrid", "report", "save_thresholds") if settings.get(name)]
     if asked:
         raise ValueError(f"--task study writes only its table and plot: remove {', '.join(asked)}")
     with run_folder(Path(settings["project"]) / settings["name"], settings["exist_ok"]) as folder:

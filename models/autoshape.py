@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from models.cost import LayerTimes
 from models.detections import Detections
-from models.detector import Detector
+from models.detector import Detector, find_confidence
 from models.image_size import input_stride, make_divisible
 from utils.console import LOGGER
 from utils.datasets.output_names import name_part
@@ -25,7 +25,7 @@ from utils.datasets.reader import decode_image, has_more_pages
 from utils.downloads import fetch, is_url
 from utils.downloads.http_client import shown
 from utils.nms import non_max_suppression
-from utils.options.check import COUNT, SHARE, SIDE, Number
+from utils.options.check import CONF, COUNT, SHARE, SIDE, Number
 from utils.text import file_name
 from utils.thresholds import CONF_THRES, IOU_THRES, MAX_DET
 
@@ -48,7 +48,8 @@ class AutoShape(nn.Module):
         verbose: log a line.
 
     Attributes:
-        conf, iou, agnostic, multi_label, classes, max_det: see `non_max_suppression`; change them at any time.
+        conf, iou, agnostic, multi_label, classes, max_det: see `non_max_suppression`; change them at any time. `conf`
+            may be "best", see `find_confidence`.
         amp: compute in mixed precision; not on a CPU.
         model: as given, so that the layers of a checkpoint are `model.model.model` over a `DetectMultiBackend`, and
             `model.model` over a `DetectionModel`.
@@ -58,7 +59,7 @@ class AutoShape(nn.Module):
 
     __module__ = "models.common"  # YOLOv5's address, by which SAHI recognises the class
 
-    conf = CONF_THRES
+    conf: float | str = CONF_THRES
     iou = IOU_THRES
     agnostic = False
     multi_label = False
@@ -166,7 +167,7 @@ class AutoShape(nn.Module):
 
     def _check_settings(self) -> None:
         """Raise ValueError for a setting that someone gave a value of a wrong type, or out of range."""
-        SHARE.check("conf", self.conf)
+        find_confidence(CONF.check("conf", self.conf), self.model)
         SHARE.check("iou", self.iou)
         COUNT.check("max_det", self.max_det)
         for number in [self.classes] if isinstance(self.classes, int) else self.classes or ():
@@ -182,13 +183,14 @@ class AutoShape(nn.Module):
         return height, width
 
     def _suppress(self, boxes: Tensor) -> list[Tensor]:
-        asked = (self.conf, self.iou, self.max_det, self.agnostic, self.multi_label)
+        conf = find_confidence(self.conf, self.model)
+        asked = (conf, self.iou, self.max_det, self.agnostic, self.multi_label)
         if getattr(self.model, "end2end", False) and asked != self._told:
             self.model.check_suppression(*asked)
             self._told = asked
         return non_max_suppression(
             boxes,
-            self.conf,
+            conf,
             self.iou,
             self.classes,
             self.agnostic,

@@ -1,6 +1,6 @@
 """From images to detections in their pixels: letterbox, model, NMS, scale; detect.py and the hub share these steps."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import cv2
 import numpy as np
@@ -101,3 +101,25 @@ class Detector:
         if parameter is None:
             return getattr(self.model, "device", torch.device("cpu")), torch.float32
         return parameter.device, parameter.dtype
+
+
+def find_confidence(asked: float | str, model: nn.Module) -> float:
+    """Return a confidence threshold; "best" is the one of the best F1 that a validation saved with the weights.
+
+    Args:
+        asked: a number, or "best".
+        model: see `Detector`; `thresholds` of a model are those of its checkpoint, or of the metadata of its file.
+
+    Raises:
+        ValueError: the model has no best confidence.
+    """
+    if not isinstance(asked, str):
+        return asked
+    saved = getattr(model, "thresholds", None)
+    conf = saved.get("conf") if isinstance(saved, Mapping) else None
+    if asked != "best" or not isinstance(conf, float) or not 0 <= conf <= 1:
+        raise ValueError(
+            f"confidence {asked!r:.80}: no best one is saved in {getattr(model, 'w', 'this model')}. Pass a number, or "
+            "run val.py --save-thresholds on a checkpoint, and export that again"
+        )
+    return conf

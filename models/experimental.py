@@ -26,7 +26,8 @@ class Ensemble(nn.ModuleList):
         models: detectors in evaluation mode.
 
     Attributes:
-        names, nc, yaml: those of the first model. stride: of the model with the largest one.
+        names, nc, yaml: those of the first model. stride: of the model with the largest one. thresholds:
+            None, as confidences are measured for single models.
 
     Raises:
         ValueError: no model, or models with different numbers of classes.
@@ -40,7 +41,7 @@ class Ensemble(nn.ModuleList):
         if len(set(classes)) > 1:
             raise ValueError(f"the models of an ensemble must have the same classes, but they have {classes} of them")
         first = self[0]
-        self.names, self.nc, self.yaml = first.names, first.nc, first.yaml
+        self.names, self.nc, self.yaml, self.thresholds = first.names, first.nc, first.yaml, None
 
     @property
     def stride(self) -> Tensor:

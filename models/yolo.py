@@ -347,7 +347,7 @@ class DetectionModel(nn.Module):
     Attributes:
         yaml: the mapping in effect. names: class index to name. stride: pixels per cell of each level, float tensor.
         model: the rows. save: rows whose output is kept. hyp: hyperparameters, set by training. licence: of
-        the weights, "" for that of this program.
+        the weights, "" for that of this program. thresholds: confidences that suit the weights, see `find_confidence`.
     """
 
     def __init__(
@@ -374,6 +374,7 @@ class DetectionModel(nn.Module):
         self.names = {i: str(i) for i in range(self.nc)}
         self.hyp: dict[str, Any] | None = None
         self.licence = ""
+        self.thresholds: dict[str, Any] | None = None
         initialize_weights(self)
         strides = self._find_strides(ch, source)
         if not self.detect.anchors.is_meta:

@@ -17,6 +17,7 @@ from models.experimental import attempt_load
 from models.weights.checkpoint import load_checkpoint
 from tests.stops import stopping
 from utils.callbacks import Callbacks
+from utils.files import yaml_load
 from utils.loggers.to_csv import RESULT_COLUMNS
 from utils.paths import ROOT
 
@@ -81,6 +82,8 @@ def test_run_folder_holds_what_the_readme_promises(finished):
     assert {"hyp.yaml", "opt.yaml", "results.csv", "results.png", "labels.jpg", "labels_correlogram.jpg"} <= files
     assert {"train_batch0.jpg", "val_batch0_labels.jpg", "val_batch0_pred.jpg", "confusion_matrix.png"} <= files
     assert {"PR_curve.png", "F1_curve.png", "P_curve.png", "R_curve.png"} <= files
+    assert load_checkpoint(folder / "weights/best.pt")["thresholds"] == yaml_load(folder / "thresholds.yaml")
+    assert load_checkpoint(folder / "weights/last.pt")["thresholds"] is None
     assert any(name.startswith("events.out.tfevents") for name in files)
     header, *body = rows(folder)
     assert header == list(RESULT_COLUMNS)

@@ -400,10 +400,10 @@ def output_to_target(output: Sequence[Tensor], max_det: int = 300, *, shape: tup
     return np.concatenate(rows)
 
 
-def _draw_targets(tile: Annotator, targets: NDArray, names: Names, height: int, width: int) -> None:
+def _draw_targets(tile: Annotator, targets: NDArray, names: Names, height: int, width: int, conf_thres: float) -> None:
     """Draw rows `[class, xywhn]` or `[class, xywhn, confidence]` of an image of this size, the most confident last."""
     if targets.shape[1] > 5:
-        targets = targets[targets[:, 5] > CONF_THRES]
+        targets = targets[targets[:, 5] > conf_thres]
         targets = targets[np.argsort(targets[:, 5], kind="stable")]
     texts = class_names(names, targets[:, 0])
     for (cls, x, y, w, h, *conf), text in zip(targets, texts, strict=True):
@@ -419,18 +419,23 @@ def plot_images(
     names: Names = None,
     max_size: int = 1920,
     max_subplots: int = 16,
+    *,
+    conf_thres: float = CONF_THRES,
+    title: str = "",
 ) -> None:
     """Save one image of a batch in tiles, with boxes, class names and the first 40 letters of the file names.
 
     Args:
         images: (B, 3, H, W) RGB, uint8 or floating point 0 to 1, or 0 to 255.
         targets: (T, 6) `[image in batch, class, xywhn]`, or (T, 7) with a confidence at the end: then class and
-            confidence are written, and rows up to `CONF_THRES` are left out. Boxes beyond 1.01 are taken for pixels.
+            confidence are written, and rows up to `conf_thres` are left out. Boxes beyond 1.01 are taken for pixels.
         paths: file of each image; None writes no file names.
         fname: image file to write; the suffix chooses the format.
         names: class names by index.
         max_size: longest side of the whole image in pixels; larger batches are scaled down, none is scaled up.
         max_subplots: most tiles.
+        conf_thres: see `targets`.
+        title: written above the tiles; "" for none.
 
     Raises:
         ValueError: images or targets do not have the shape above.
@@ -456,9 +461,17 @@ def plot_images(
         image = images[i] if images.dtype == np.uint8 else images[i].round().clip(0, 255).astype(np.uint8)
         image = cv2.resize(image.transpose(1, 2, 0)[..., ::-1], (w, h), interpolation=cv2.INTER_AREA)
         tile = Annotator(image[: h - gap, : w - gap], line_width=2, font_size=max(min(h, w) // 36, 11))
-        _draw_targets(tile, targets[targets[:, 0] == i, 1:], names, h, w)
+        _draw_targets(tile, targets[targets[:, 0] == i, 1:], names, h, w, conf_thres)
         if paths is not None:
             tile.caption((0, h), Path(paths[i]).name[:40])
         y, x = i // columns * h, i % columns * w
         mosaic[y : y + h - gap, x : x + w - gap] = tile.result()
-    write_image(fname, mosaic)
+    write_image(fname, np.concatenate((_title(title, columns * w), mosaic)) if title else mosaic)
+
+
+def _title(text: str, width: int) -> NDArray:
+    """Return a white strip (H, width, 3) with a line of text, in letters that fit."""
+    size = min(18, max(int(1.7 * width / len(text)), 6))
+    strip = Annotator(np.full((size + 12, width, 3), 255, np.uint8), font_size=size)
+    strip.text((4, 4), text, (0, 0, 0))
+    return strip.result()

@@ -126,6 +126,7 @@ class ApResult:
         r_curve: (K, 1000) recall over confidence at IoU 0.5.
         f1_curve: (K, 1000) F1 over confidence at IoU 0.5.
         prec_values: (K, 1000) falling precision over recall at IoU 0.5.
+        best: the confidence of `p`, `r` and `f1`; None if no detection is correct.
     """
 
     tp: np.ndarray
@@ -140,6 +141,7 @@ class ApResult:
     r_curve: np.ndarray
     f1_curve: np.ndarray
     prec_values: np.ndarray
+    best: float | None = None
 
     def rows(self) -> np.ndarray:
         """Return P, R, AP at the first threshold and mean AP of each class, (K, 4)."""
@@ -196,28 +198,40 @@ def measure_ap(
     p, r, f1 = p_curve[:, best], r_curve[:, best], f1_curve[:, best]
     n_tp = (r * n_labels).round()
     n_fp = (n_tp / (p + eps) - n_tp).round()
-    return ApResult(n_tp, n_fp, p, r, f1, ap, classes.astype(int), px, p_curve, r_curve, f1_curve, prec_values)
+    mark = float(px[best]) if f1_curve.any() else None
+    return ApResult(n_tp, n_fp, p, r, f1, ap, classes.astype(int), px, p_curve, r_curve, f1_curve, prec_values, mark)
 
 
 def plot_metric_curves(
-    result: ApResult, save_dir: str | Path, names: Mapping[int, str] | Sequence[str] = (), prefix: str = ""
+    result: ApResult,
+    save_dir: str | Path,
+    names: Mapping[int, str] | Sequence[str] = (),
+    prefix: str = "",
+    ap_setting: str = "",
+    setting: str = "",
 ) -> None:
     """Save PR_curve.png, F1_curve.png, P_curve.png and R_curve.png, each name after `prefix`.
+
+    The confidence of the best F1 is marked on the F1 curve only: precision and recall alone have no best one.
 
     Args:
         result: of `measure_ap`.
         save_dir: existing folder.
         names: class names by index.
         prefix: start of the file names.
+        ap_setting: how the boxes of AP were made, for the title of the PR curve.
+        setting: how those of the other curves were made, for their titles.
     """
-    folder = Path(save_dir)
-    plot_pr_curve(result.px, result.prec_values, result.ap, folder / f"{prefix}PR_curve.png", names, result.classes)
-    for curve, file, label in (
-        (result.f1_curve, "F1_curve.png", "F1"),
-        (result.p_curve, "P_curve.png", "precision"),
-        (result.r_curve, "R_curve.png", "recall"),
+    folder, classes = Path(save_dir), result.classes
+    file = folder / f"{prefix}PR_curve.png"
+    plot_pr_curve(result.px, result.prec_values, result.ap, file, names, classes, note=ap_setting)
+    for curve, name, label, mark in (
+        (result.f1_curve, "F1_curve.png", "F1", result.best),
+        (result.p_curve, "P_curve.png", "precision", None),
+        (result.r_curve, "R_curve.png", "recall", None),
     ):
-        plot_mc_curve(result.px, curve, folder / f"{prefix}{file}", names, ylabel=label, classes=result.classes)
+        file = folder / f"{prefix}{name}"
+        plot_mc_curve(result.px, curve, file, names, ylabel=label, classes=classes, mark=mark, note=setting)
 
 
 def ap_per_class(
@@ -371,11 +385,24 @@ class ConfusionMatrix:
         return true[:-1], (matrix.sum(1) - true)[:-1]
 
     def plot(
-        self, normalize: bool = True, save_dir: str | Path = "", names: Mapping[int, str] | Sequence[str] = ()
+        self,
+        normalize: bool = True,
+        save_dir: str | Path = "",
+        names: Mapping[int, str] | Sequence[str] = (),
+        setting: str = "",
     ) -> None:
-        """Save confusion_matrix.png into an existing folder, see `utils.plots.plot_confusion_matrix`."""
+        """Save confusion_matrix.png into an existing folder, see `utils.plots.plot_confusion_matrix`.
+
+        Args:
+            normalize: write fractions beside the counts.
+            save_dir: existing folder.
+            names: class names by index.
+            setting: how the boxes were made, for the title; by default the confidence.
+        """
         matrix, size = self.blocks()
-        plot_confusion_matrix(matrix, names, Path(save_dir) / "confusion_matrix.png", normalize, size)
+        note = f"{setting or f'confidence > {self.conf:g}'}, match IoU > {self.iou_thres:g}"
+        file = Path(save_dir) / "confusion_matrix.png"
+        plot_confusion_matrix(matrix, names, file, normalize, size, counts=True, note=note)
 
     def print(self) -> None:
         """Log the counts, a line for each row of `matrix`."""

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
 from threading import Thread
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import cv2
 import numpy as np
@@ -191,9 +191,11 @@ def _legend(ax: Axes, handles: Sequence[Artist], texts: Sequence[str], size: flo
     _write(legend.get_texts(), texts, size)
 
 
-def _style(ax: Axes, title: str = "", xlabel: str = "", ylabel: str = "", grid: bool = True) -> None:
-    """Give an axes the common look: title, axis names, a light grid, no upper and right frame."""
-    ax.set_title(printable(title), fontsize=12)
+def _style(ax: Axes, title: str = "", xlabel: str = "", ylabel: str = "", grid: bool = True, note: str = "") -> None:
+    """Give an axes the common look: title, a note below it, axis names, a light grid, no upper and right frame."""
+    ax.set_title(printable(title), fontsize=12, pad=22 if note else None)
+    if note:
+        ax.text(0.5, 1, note, transform=ax.transAxes, ha="center", va="bottom", fontsize=9, color=GREY)
     ax.set_xlabel(printable(xlabel), fontsize=11)
     ax.set_ylabel(printable(ylabel), fontsize=11)
     ax.tick_params(labelsize=9)
@@ -391,6 +393,8 @@ def plot_pr_curve(
     save_path: str | Path = "PR_curve.png",
     names: Names = None,
     classes: ArrayLike | None = None,
+    *,
+    note: str = "",
 ) -> None:
     """Save precision over recall at IoU 0.5 for each class and their mean.
 
@@ -401,6 +405,7 @@ def plot_pr_curve(
         save_path: image file to write.
         names: class names by index.
         classes: class index of each row of py, (K,); None means row i is class i.
+        note: setting of the detections, below the title.
 
     Raises:
         ValueError: classes and py differ in length.
@@ -411,7 +416,7 @@ def plot_pr_curve(
     mean_text = f"mean, mAP@0.5 {ap[:, 0].sum() / max(len(ap), 1):.3f}"
     with _saved_figure(save_path, 10, 6.5) as figure:
         ax = figure.subplots()
-        _style(ax, "precision over recall", "recall", "precision")
+        _style(ax, "precision over recall", "recall", "precision", note=note)
         _plot_curves(ax, px, py, classes, texts, mean_text)
 
 
@@ -423,10 +428,11 @@ def plot_mc_curve(
     xlabel: str = "confidence",
     ylabel: str = "metric",
     classes: ArrayLike | None = None,
+    *,
+    mark: float | Literal["best"] | None = "best",
+    note: str = "",
 ) -> None:
-    """Save a metric over confidence for each class and their mean, with the best confidence marked.
-
-    The best confidence is where the mean, smoothed by a box filter over a tenth of px, is highest.
+    """Save a metric over confidence for each class and their mean, with a confidence marked on the mean.
 
     Args:
         px: confidence, (P,), rising from 0 to 1.
@@ -436,6 +442,8 @@ def plot_mc_curve(
         xlabel: name of px.
         ylabel: name of the metric.
         classes: class index of each row of py, (K,); None means row i is class i.
+        mark: the confidence to mark; "best" is where the mean, smoothed by a box filter over a tenth of px, is highest.
+        note: setting of the detections, below the title.
 
     Raises:
         ValueError: classes and py differ in length.
@@ -443,14 +451,15 @@ def plot_mc_curve(
     px, py = np.asarray(px), np.asarray(py).reshape(-1, len(px))
     classes = _row_classes(py, classes)
     mean = py.sum(axis=0) / max(len(py), 1)
-    best = int(_smooth(mean, np.ones(round(len(px) * 0.1) // 2 * 2 + 1)).argmax())
-    mean_text = f"mean, best {mean[best]:.2f} at {px[best]:.3f}"
+    if mark == "best":
+        mark = float(px[_smooth(mean, np.ones(round(len(px) * 0.1) // 2 * 2 + 1)).argmax()])
+    mean_text = "mean" if mark is None else f"mean, best {np.interp(mark, px, mean):.2f} at {mark:.3f}"
     with _saved_figure(save_path, 10, 6.5) as figure:
         ax = figure.subplots()
-        _style(ax, f"{ylabel} over {xlabel}", xlabel, ylabel)
+        _style(ax, f"{ylabel} over {xlabel}", xlabel, ylabel, note=note)
         _plot_curves(ax, px, py, classes, class_names(names, classes), mean_text)
-        if len(py):
-            ax.plot(px[best], mean[best], "o", color=BLACK, markersize=10, clip_on=False, zorder=4)
+        if len(py) and mark is not None:
+            ax.plot(mark, np.interp(mark, px, mean), "o", color=BLACK, markersize=10, clip_on=False, zorder=4)
 
 
 def plot_confusion_matrix(
@@ -459,6 +468,9 @@ def plot_confusion_matrix(
     save_path: str | Path = "confusion_matrix.png",
     normalize: bool = True,
     classes_per_cell: int = 1,
+    *,
+    counts: bool = False,
+    note: str = "",
 ) -> None:
     """Plot a confusion matrix and save it.
 
@@ -469,6 +481,9 @@ def plot_confusion_matrix(
         normalize: divide each column by its sum; cells below 0.005 stay empty.
         classes_per_cell: classes that a row or column represents, see `metrics.ConfusionMatrix.blocks`; names are left
             out if it is not 1.
+        counts: with `normalize`, write the count too, however small the fraction; in the last column it alone, as a
+            fraction of the false boxes says little.
+        note: setting of the detections, below the title.
 
     Raises:
         ValueError: the matrix is not square.
@@ -477,7 +492,7 @@ def plot_confusion_matrix(
     if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1] or not matrix.size:
         raise ValueError(f"a confusion matrix is (classes + 1, classes + 1), got {matrix.shape}")
     shown = matrix / (matrix.sum(axis=0, keepdims=True) + 1e-9) if normalize else matrix
-    shown = np.where(shown >= (0.005 if normalize else 1), shown, np.nan)
+    shown = np.where(shown >= 0.005 if normalize and not counts else matrix > 0, shown, np.nan)
     nc = len(matrix) - 1
     side = min(max(6.0, 3 + 0.42 * nc), 15.0)  # inches
     with _saved_figure(save_path, side + 1.2, side) as figure:
@@ -486,7 +501,7 @@ def plot_confusion_matrix(
         image = ax.imshow(shown, cmap="Blues", vmin=0, vmax=top)
         title = "Confusion matrix, fraction of each true class" if normalize else "Confusion matrix"
         unit = "" if classes_per_cell == 1 else f" class / {classes_per_cell}"
-        _style(ax, title, f"true{unit}", f"predicted{unit}", grid=False)
+        _style(ax, title, f"true{unit}", f"predicted{unit}", grid=False, note=note)
         figure.colorbar(image, ax=ax, shrink=0.8).outline.set_visible(False)
         if 0 < nc <= TICK_CLASSES and classes_per_cell == 1:
             _name_ticks(ax, [*class_names(names, range(nc)), "background"], width=58 * side - 50, both=True)
@@ -496,6 +511,8 @@ def plot_confusion_matrix(
                 value = shown[row, column]
                 ink = np.array(text_color(255 * np.array(image.cmap(value / top)[:3]))) / 255
                 text = f"{value:.2f}" if normalize else f"{value:.0f}"
+                if normalize and counts:
+                    text = f"{text}\n{matrix[row, column]:.0f}" if column < nc else f"{matrix[row, column]:.0f}"
                 ax.text(column, row, text, ha="center", va="center", fontsize=size, color=ink)
 
 

@@ -169,14 +169,33 @@ class ValReport:
         }
         self._page.add(image, item)
 
-    def close(self, rows: Iterable[Sequence[str | float]] = ()) -> Path:
+    def close(
+        self, rows: Iterable[Sequence[str | float]] = (), thresholds: Mapping[str, Any] | None = None, note: str = ""
+    ) -> Path:
         """Write the page and return its path.
 
         Args:
             rows: table above the images, the row of all classes first: `COLUMNS`.
+            thresholds: of `Detected.thresholds`, confidences that the reader may choose; the best one is where the page
+                starts.
+            note: below the table, what its columns mean.
         """
         rows = [[str(name), *map(float, values)] for name, *values in rows]
-        return self._page.close({"metrics": {"columns": COLUMNS, "rows": rows}} if rows else {})
+        summary: dict[str, Any] = {"metrics": {"columns": COLUMNS, "rows": rows, "note": note}} if rows else {}
+        if thresholds:
+            summary |= {"best": thresholds["conf"], "choices": _choices(thresholds)}
+        return self._page.close(summary)
+
+
+def _choices(thresholds: Mapping[str, Any]) -> list[tuple[str, float]]:
+    """Return confidences to choose from, and what each is for."""
+    choices = [("detect.py's default", CONF_THRES)]
+    if thresholds["conf"] is not None:
+        choices.insert(0, (f"best F1, {thresholds['f1']:.2f}", thresholds["conf"]))
+    for wish, point in thresholds["for_precision"].items():
+        if point:
+            choices.append((f"precision {float(wish):g}, recall {point['recall']:.2f}", point["conf"]))
+    return choices
 
 
 def _rows(x: ArrayLike | Tensor, columns: int, name: str | Path) -> NDArray:

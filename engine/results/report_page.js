@@ -31,7 +31,7 @@ const SORTS = VAL
 
 // State, kept in the address after "#" --------------------------------------------------------------------------------
 const defaults = () => ({
-  conf: Math.max(config.conf, lowest), off: new Set(), kindsOff: new Set(), q: "", sort: Object.keys(SORTS)[0],
+  conf: Math.max(summary.best ?? config.conf, lowest), off: new Set(), kindsOff: new Set(), q: "", sort: Object.keys(SORTS)[0],
   labels: boxTotal <= 6 * items.length && !VAL, only: false, open: -1,
   dark: matchMedia("(prefers-color-scheme: dark)").matches,
 });
@@ -58,7 +58,7 @@ function readHash() {
 
 function writeHash() {
   const hash = new URLSearchParams(), base = defaults();
-  if (state.conf !== base.conf) hash.set("conf", String(+state.conf.toFixed(2)));
+  if (state.conf !== base.conf) hash.set("conf", String(+state.conf.toFixed(5)));
   if (state.off.size) hash.set("classes", classes.filter(c => !state.off.has(c)).join(","));
   if (state.kindsOff.size) hash.set("boxes", KINDS.filter(k => !state.kindsOff.has(k)).join(","));
   if (state.q) hash.set("q", state.q);
@@ -210,7 +210,16 @@ if (summary.metrics) {
     for (const [j, value] of values.entries()) row.append(make("td", "", j > 2 ? value.toFixed(3) : j ? value.toLocaleString("en") : value));
     table.append(row);
   });
+  $("metrics").lastChild.textContent = summary.metrics.note;
   $("metrics").hidden = false;
+}
+
+// Confidences for a purpose, below the slider
+const choices = (summary.choices || []).filter(([, conf]) => conf >= lowest);
+if (choices.length) {
+  for (const [i, [text, conf]] of choices.entries()) $("choice").append(Object.assign(make("option", "", `${conf.toFixed(2)}: ${text}`), { value: i }));
+  $("choice").append(Object.assign(make("option", "", "other"), { value: -1, hidden: true }));
+  $("choice").hidden = false;
 }
 
 // One pass over everything after each change --------------------------------------------------------------------------
@@ -255,6 +264,7 @@ function update() {
   [...$("hist").children].forEach((bar, i) => bar.classList.toggle("off", i < binOf(state.conf + 1e-9)));
   $("conf").value = state.conf;
   if (document.activeElement !== $("conf-number")) $("conf-number").value = state.conf.toFixed(2);
+  $("choice").value = choices.findIndex(([, conf]) => Math.abs(conf - state.conf) < 1e-9);
   if (document.activeElement !== $("search")) $("search").value = state.q;
   $("sort").value = state.sort;
   $("labels").checked = state.labels;
@@ -313,6 +323,7 @@ addEventListener("keydown", e => {
 // Controls ------------------------------------------------------------------------------------------------------------
 $("conf").oninput = () => change({ conf: +$("conf").value });
 $("conf-number").oninput = () => { const v = +$("conf-number").value; if (v >= 0 && v <= 1) change({ conf: v }); };
+$("choice").onchange = () => { const found = choices[+$("choice").value]; if (found) change({ conf: found[1] }); };
 $("search").oninput = () => change({ q: $("search").value });
 $("sort").onchange = () => change({ sort: $("sort").value });
 $("labels").onchange = () => change({ labels: $("labels").checked });

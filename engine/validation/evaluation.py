@@ -10,11 +10,19 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+from engine.validation.deployed import Deployment, Detected
 from utils.annotate import output_to_target, plot_images
-from utils.boxes import scale_boxes, xywhn2xyxy
+from utils.boxes import clip_boxes, scale_boxes, xywhn2xyxy
 from utils.callbacks import Callbacks
 from utils.console import LOGGER, ProgressBar
-from utils.metrics import ApResult, ConfusionMatrix, match_predictions, measure_ap, plot_metric_curves
+from utils.metrics import (
+    IOU_THRESHOLDS,
+    ApResult,
+    ConfusionMatrix,
+    match_predictions,
+    measure_ap,
+    plot_metric_curves,
+)
 from utils.nms import non_max_suppression
 from utils.text import printable
 from utils.torch_utils import Profile, amp_context
@@ -27,25 +35,36 @@ Loss = Callable[[list[Tensor], Tensor], tuple[Tensor, Tensor]]  # see utils/loss
 
 @dataclass(frozen=True)
 class ImageResult:
-    """One image: detections (D, 6) `[xyxy_img, confidence, class]`, labels (M, 5) `[class, xyxy_img]`, (h, w), file."""
+    """One image: detections (D, 6) `[xyxy_img, confidence, class]`, labels (M, 5) `[class, xyxy_img]`, (h, w), file.
+
+    `detections` are those of AP; `deployed` those of `Deployment`, None where they are the same.
+    """
 
     detections: Tensor
     labels: Tensor
     shape: tuple[int, int]
     path: str
+    deployed: Tensor | None = None
+
+    @property
+    def shown(self) -> Tensor:
+        """What is counted and drawn, (D, 6) `[xyxy_img, confidence, class]`."""
+        return self.detections if self.deployed is None else self.deployed
 
 
 @dataclass(frozen=True)
 class Batch:
     """One batch: images (B, 3, H, W) 0..1, targets (T, 6), B detections (D, 6) `[xyxy_net, ...]`, and B results.
 
-    The memory of the images is used again by the next batch.
+    `found` are the detections of AP, `shown` those of `Deployment`. The memory of the images is used again by the next
+    batch.
     """
 
     images: Tensor
     targets: Tensor
     found: list[Tensor]
     results: list[ImageResult]
+    shown: list[Tensor]
 
 
 class Runner:
@@ -59,6 +78,7 @@ class Runner:
         compute_loss: the training loss, or None; it needs a model that gives its raw maps too.
         augment: test-time augmentation with three views; not together with `compute_loss`.
         hybrid: let the labels enter the suppression with confidence 1.
+        deployment: the second suppression, for all but AP; without it the detections of AP are counted and drawn.
 
     Attributes:
         times: `Profile` of pre-processing, inference and NMS.
@@ -76,8 +96,9 @@ class Runner:
         compute_loss: Loss | None,
         augment: bool = False,
         hybrid: bool = False,
+        deployment: Deployment | None = None,
     ) -> None:
-        self.hybrid = hybrid
+        self.hybrid, self.deployment = hybrid, deployment
         self.model, self.single_cls, self.compute_loss = model, single_cls, compute_loss
         if augment and compute_loss:
             raise ValueError("augment=True gives no raw maps, which compute_loss needs: leave one of them out")
@@ -109,9 +130,10 @@ class Runner:
             known = _labels_in_pixels(targets, len(images), frame) if self.hybrid else ()
             with self.times[2]:
                 found = [d.cpu() for d in self._suppress(decoded, known)]  # B of (D, 6)
+            shown = self._deployed(self.deployment, decoded, known) if self.deployment else found
             labels = [targets[targets[:, 0] == i, 1:].cpu() for i in range(len(images))]  # B of (M, 5)
-            results = [_to_original(*item, frame) for item in zip(found, labels, shapes, paths, strict=True)]
-            yield Batch(images, targets, found, results)
+            results = [_to_original(*item, frame) for item in zip(found, labels, shapes, paths, shown, strict=True)]
+            yield Batch(images, targets, found, results, shown)
 
     def _unit_range(self, images: Tensor) -> Tensor:
         """Convert 0..255 to float32 0..1, in the same memory for all batches: new memory costs more than the rest."""
@@ -130,6 +152,15 @@ class Runner:
             labels=known,
             max_det=self.max_det,
         )
+        return self._merge_classes(found)
+
+    def _deployed(self, deployment: Deployment, decoded: Tensor, known: Sequence[Tensor]) -> list[Tensor]:
+        """Suppress as `_suppress` does, but with the settings of detect.py; on the CPU."""
+        found = [d.cpu() for d in deployment.suppress(decoded, self.single_cls, known)]
+        return self._merge_classes(found)
+
+    def _merge_classes(self, found: list[Tensor]) -> list[Tensor]:
+        """Give every detection class 0, in place, if all classes count as one."""
         if self.single_cls:
             for detections in found:
                 detections[:, 5] = 0
@@ -148,13 +179,15 @@ def _to_original(
     labels: Tensor,
     shapes: tuple[tuple[int, int], tuple[tuple[float, float], tuple[float, float]]],
     path: str,
+    shown: Tensor,
     frame: tuple[int, int],
 ) -> ImageResult:
     """Bring detections (D, 6) in pixels of the frame and labels (M, 5) `[class, xywhn]` to pixels of the image."""
     shape, ratio_pad = shapes
     boxes = xywhn2xyxy(labels[:, 1:], frame[1], frame[0])
     labels = torch.cat((labels[:, :1], scale_boxes(frame, boxes, shape, ratio_pad)), 1)
-    return ImageResult(scale_boxes(frame, detections, shape, ratio_pad), labels, shape, path)
+    deployed = None if shown is detections else scale_boxes(frame, shown, shape, ratio_pad)
+    return ImageResult(scale_boxes(frame, detections, shape, ratio_pad), labels, shape, path, deployed)
 
 
 @contextmanager
@@ -174,37 +207,51 @@ class Tally:
 
     Args:
         nc: number of classes.
+        deployment: settings of the boxes that are shown; by default those of detect.py.
 
     Attributes:
         seen: images so far.
         confusion: the `ConfusionMatrix` of them.
     """
 
-    def __init__(self, nc: int) -> None:
+    def __init__(self, nc: int, deployment: Deployment | None = None) -> None:
         self.nc = nc
+        self.deployment = deployment or Deployment()
         self.seen = 0
-        self.confusion = ConfusionMatrix(nc)
-        self._correct: list[np.ndarray] = []
-        self._conf: list[np.ndarray] = []
-        self._classes: list[np.ndarray] = []
+        self.confusion = ConfusionMatrix(nc, self.deployment.conf)
         self._labels: list[np.ndarray] = []
+        self._scored: list[tuple[np.ndarray, ...]] = []  # of AP: correct (D, T), confidence (D,), class (D,)
+        self._shown: list[tuple[np.ndarray, ...]] = []  # of `ImageResult.shown`, at IoU 0.5 alone
 
     def add(self, result: ImageResult) -> None:
         """Count one image."""
         self.seen += 1
-        self._correct.append(match_predictions(result.detections, result.labels).numpy())
-        self._conf.append(result.detections[:, 4].numpy())
-        self._classes.append(result.detections[:, 5].numpy())
         self._labels.append(result.labels[:, 0].numpy())
-        self.confusion.process_batch(result.detections, result.labels)
+        self._scored.append(_scores(result.detections, result.labels, IOU_THRESHOLDS))
+        self._shown.append(_scores(result.shown, result.labels, IOU_THRESHOLDS[:1]))
+        self.confusion.process_batch(result.shown, result.labels)
 
-    def compute(self) -> ApResult:
-        """Return the metrics of all images so far, at least one."""
-        return measure_ap(*(np.concatenate(x) for x in (self._correct, self._conf, self._classes, self._labels)))
+    def detected(self) -> Detected:
+        """Return the boxes that are shown of all images so far, at least one."""
+        correct, conf, classes = map(np.concatenate, zip(*self._shown, strict=True))
+        boxes_of, labels_of = [len(x[1]) for x in self._shown], list(map(len, self._labels))
+        labels, lowest = np.concatenate(self._labels), self.deployment.lowest
+        return Detected(correct[:, 0], conf, classes, labels, boxes_of, labels_of, lowest)
+
+    def compute(self, detected: Detected | None = None) -> ApResult:
+        """Return the metrics of all images so far, at least one: AP, and precision, recall and F1 of what is shown."""
+        correct, conf, classes = map(np.concatenate, zip(*self._scored, strict=True))
+        result = measure_ap(correct, conf, classes, np.concatenate(self._labels))
+        return (detected or self.detected()).put_into(result)
 
     def label_counts(self) -> np.ndarray:
         """Return the number of labels of each class, (nc,)."""
         return np.bincount(np.concatenate(self._labels).astype(int), minlength=self.nc)
+
+
+def _scores(detections: Tensor, labels: Tensor, iouv: Tensor) -> tuple[np.ndarray, ...]:
+    """Return which detections are correct at each IoU (D, T), their confidences (D,) and classes (D,)."""
+    return match_predictions(detections, labels, iouv).numpy(), detections[:, 4].numpy(), detections[:, 5].numpy()
 
 
 def progress(loader: DataLoader) -> ProgressBar:
@@ -233,15 +280,28 @@ def run_val_batch_callbacks(callbacks: Callbacks, i: int, batch: Batch, names: M
     callbacks.run("on_val_batch_end", i, batch.images, batch.targets, paths, shapes, batch.found)
 
 
-def plot_batch(batch: Batch, save_dir: Path, i: int, names: Mapping[int, str]) -> None:
+def plot_batch(batch: Batch, save_dir: Path, i: int, names: Mapping[int, str], deployment: Deployment) -> None:
     """Draw the labels and the detections of batch `i`."""
     paths = [result.path for result in batch.results]
-    plot_images(batch.images, batch.targets, paths, save_dir / f"val_batch{i}_labels.jpg", names)
-    rows = output_to_target(batch.found, shape=(batch.images.shape[2], batch.images.shape[3]))
-    plot_images(batch.images, rows, paths, save_dir / f"val_batch{i}_pred.jpg", names)
+    file = save_dir / f"val_batch{i}_labels.jpg"
+    plot_images(batch.images, batch.targets, paths, file, names, title="labels")
+    frame = (batch.images.shape[2], batch.images.shape[3])
+    inside = [clip_boxes(found.clone(), frame) for found in batch.shown]  # beyond 1.01 they would be taken for pixels
+    rows = output_to_target(inside, shape=frame)
+    file, conf = save_dir / f"val_batch{i}_pred.jpg", deployment.conf
+    plot_images(batch.images, rows, paths, file, names, conf_thres=conf, title=f"detections, {deployment}")
 
 
-def plot_metrics(tally: Tally, result: ApResult, save_dir: Path, names: Mapping[int, str]) -> None:
-    """Draw the confusion matrix and the four curves."""
-    tally.confusion.plot(save_dir=save_dir, names=names)
-    plot_metric_curves(result, save_dir, names)
+def plot_metrics(
+    tally: Tally, result: ApResult, save_dir: Path, names: Mapping[int, str], conf_thres: float, iou_thres: float
+) -> None:
+    """Draw the confusion matrix and the four curves; the thresholds are those of AP."""
+    deployment = tally.deployment
+    tally.confusion.plot(save_dir=save_dir, names=names, setting=str(deployment))
+    plot_metric_curves(
+        result,
+        save_dir,
+        names,
+        ap_setting=f"of mAP: confidence > {conf_thres:g}, NMS IoU {iou_thres:g}",
+        setting=f"NMS IoU {deployment.iou:g}, match IoU 0.5",
+    )

@@ -88,7 +88,8 @@ class Runtime:
     Args:
         file: what was opened, for messages.
         device: where the images are.
-        metadata: what the file says about itself; `names`, `stride`, `min_size`, `half`, `int8` and `nms` are used.
+        metadata: what the file says about itself; `names`, `stride`, `min_size`, `half`, `int8`, `nms`
+            and `thresholds` are used.
         shape: (B, H, W) of the file's input, None where an axis is dynamic. Of a file with only one of H and W
             dynamic, that one is used at the length of the other.
         columns: 5 + nc, the width of its output, if known; not read from files with NMS inside.
@@ -99,6 +100,7 @@ class Runtime:
         names, stride: from the metadata, else None. nc: classes by names or output, else None.
         batch_size, imgsz: images and (height, width) of a file with fixed sizes, else None.
         end2end: whether the file suppresses overlapping boxes itself. half: whether it computes in float16.
+        thresholds: from the metadata, else None, see `models.detector.find_confidence`.
 
     Raises:
         ValueError: the names do not fit the output.
@@ -123,6 +125,7 @@ class Runtime:
         self.metadata = {str(key): parse_value(value) for key, value in metadata.items()}
         self.end2end = self.metadata.get("nms") is True
         self.half = self.metadata.get("half") is True
+        self.thresholds = self.metadata.get("thresholds")
         self.names = parse_names(self.metadata.get("names"), file)
         stride = self.metadata.get("stride")
         self.stride = int(stride) if isinstance(stride, int | float) and 1 <= stride <= MAX_STRIDE else None

@@ -50,6 +50,7 @@ FIELDS = {  # name -> what it holds
     "converted": "dict, record of `engine.conversion` of what the weights were converted from, or None; not in older "
     "files",
     "teacher": "dict, file and digest of the teacher of the run and the scale of its loss, or None; not in older files",
+    "thresholds": "dict, confidences to use, found by `engine.validation.deployed`, or None; not in older files",
     "git": "str, state of the repository, or None",
     "date": "str, ISO time of writing",
 }
@@ -84,6 +85,7 @@ YOUNGER_FIELDS = (
     "progress",
     "converted",
     "teacher",
+    "thresholds",
 )  # None in older files
 
 
@@ -223,6 +225,7 @@ def _load_foreign(path: Path, foreign: Foreign, device: str | torch.device) -> d
         "opt": foreign.opt,
         "converted": None,
         "teacher": None,
+        "thresholds": None,
         "git": foreign.git,
         "date": foreign.date,
     }
@@ -258,6 +261,19 @@ def strip_optimizer(f: str | Path = "best.pt", s: str | Path = "") -> None:
     target = Path(s or f)
     save_checkpoint(target, ckpt)
     LOGGER.info(f"optimizer stripped from {f}{f', saved as {s}' if s else ''}, {target.stat().st_size / 1e6:.1f} MB")
+
+
+def add_thresholds(f: str | Path, thresholds: Mapping[str, Any]) -> None:
+    """Write the confidences to use into a checkpoint, in place; all else in it stays as it is.
+
+    Raises:
+        FileNotFoundError, ValueError: as `load_checkpoint`, and a checkpoint of the original YOLOv5.
+        OSError: the file cannot be written.
+    """
+    ckpt = load_checkpoint(f)
+    if ckpt["version"] == FOREIGN:
+        raise ValueError(f"{f}: written by the original YOLOv5, and left as it is: no thresholds are saved into it")
+    save_checkpoint(f, ckpt | {"thresholds": thresholds})
 
 
 def _half(x: Tensor) -> Tensor:
@@ -309,6 +325,7 @@ def build_model(ckpt: Mapping[str, Any], fuse: bool = False) -> DetectionModel:
     model.names = fit_names(ckpt["names"], model.nc, "this checkpoint")
     model.hyp = None if ckpt["hyp"] is None else dict(ckpt["hyp"])
     origin = ckpt["converted"] or {}
+    model.thresholds = ckpt["thresholds"]
     model.licence = LICENCE if FOREIGN in (ckpt["version"], origin.get("version")) else ""
     model = model.float().eval()
     return model.fuse() if fuse else model

@@ -7,6 +7,7 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 
 from utils import plots
+from utils.metrics import measure_ap, plot_metric_curves
 from utils.plots import plot_confusion_matrix, plot_labels, plot_mc_curve, plot_pr_curve, plot_results
 
 pytestmark = pytest.mark.filterwarnings("error")  # a missing glyph or a layout that does not fit is a warning
@@ -115,6 +116,26 @@ def test_metric_curve_marks_the_best_confidence(figures):
     assert (ax.get_xlabel(), ax.get_ylabel()) == ("confidence", "F1")
 
 
+def test_metric_curve_marks_a_given_confidence_or_none_and_says_its_setting(figures):
+    plot_mc_curve(PX, [PX], ylabel="F1", mark=0.4, note="NMS IoU 0.45")
+    ax = figures[0].axes[0]
+    assert legend(ax)[0] == "mean, best 0.40 at 0.400"
+    assert ax.lines[-1].get_xydata().tolist() == [[0.4, pytest.approx(0.4)]]  # on its curve
+    assert [text.get_text() for text in ax.texts] == ["NMS IoU 0.45"]
+    plot_mc_curve(PX, [PX], ylabel="recall", mark=None)
+    ax = figures[1].axes[0]
+    assert legend(ax)[0] == "mean"
+    assert all(len(line.get_xdata()) > 1 for line in ax.lines)
+
+
+def test_only_the_f1_curve_has_a_best_confidence(figures, tmp_path):
+    conf = np.linspace(0.99, 0.01, 50)
+    zeros = np.zeros(50)
+    plot_metric_curves(measure_ap(conf[:, None] > 0.5, conf, zeros, zeros[:30]), tmp_path, ["a"])
+    marked = {figure.axes[0].get_ylabel(): "best" in legend(figure.axes[0])[0] for figure in figures[1:]}
+    assert marked == {"F1": True, "precision": False, "recall": False}
+
+
 def test_one_lucky_confidence_is_not_the_best(figures):
     """The mean is smoothed before its maximum is taken: a spike of one point loses against a broad hill."""
     y = np.exp(-(((PX - 0.6) / 0.1) ** 2))
@@ -164,6 +185,15 @@ def test_confusion_matrix_shows_shares_of_columns(figures):
     assert [t.get_text() for t in ax.get_xticklabels()] == ["cat", "dog", "background"]
     assert (ax.get_xlabel(), ax.get_ylabel()) == ("true", "predicted")
     np.testing.assert_array_equal(matrix, before)
+
+
+def test_confusion_matrix_shows_counts_beside_shares(figures):
+    matrix = np.array([[30, 1, 0], [10, 999, 4], [0, 0, 0]])
+    plot_confusion_matrix(matrix, ["cat", "dog"], counts=True)
+    expected = {(0, 0): "0.75\n30", (0, 1): "0.25\n10", (1, 0): "0.00\n1", (1, 1): "1.00\n999", (2, 1): "4"}
+    assert numbers(figures[0].axes[0]) == expected
+    plot_confusion_matrix(matrix, ["cat", "dog"], note="confidence > 0.25")
+    assert "confidence > 0.25" in [text.get_text() for text in figures[1].axes[0].texts]
 
 
 def test_confusion_matrix_shows_counts(figures):

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass
 from typing import Annotated, Any, Literal
 
-from utils.options.check import COUNT, SHARE, SIDE, Number
+from utils.options.check import CONF, COUNT, SHARE, SIDE, Number
 from utils.options.table import make_parser, option
 from utils.paths import ROOT
 from utils.thresholds import CONF_THRES, IOU_THRES, MAX_DET
@@ -28,7 +28,10 @@ class DetectOptions:
     imgsz: list[Annotated[int, SIDE]] = option(
         [640], "network input: side, or height width", *("--imgsz", "--img", "--img-size")
     )
-    conf_thres: Annotated[float, SHARE] = option(CONF_THRES, "lowest confidence")
+    conf_thres: Annotated[float | str, CONF] = option(
+        CONF_THRES,
+        "lowest confidence; best: that of the best F1, saved with the weights by training or val.py",
+    )
     iou_thres: Annotated[float, SHARE] = option(IOU_THRES, "IoU above which NMS drops the weaker box")
     max_det: Annotated[int, COUNT] = option(MAX_DET, "detections kept per image")
     device: Any = option("", "0, cpu, mps; empty: CUDA if available")

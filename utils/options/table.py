@@ -22,7 +22,7 @@ from functools import wraps
 from types import NoneType, UnionType
 from typing import Annotated, Any, Concatenate, Literal, ParamSpec, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from utils.options.check import Number, plain
+from utils.options.check import Number, Untouched, plain
 
 Options = TypeVar("Options")
 Own = ParamSpec("Own")
@@ -121,7 +121,7 @@ class Option:
         Raises:
             ValueError: a wrong type or out of range, with what is allowed.
         """
-        if Any in self.types:
+        if Any in self.types or isinstance(value, Untouched):
             return value
         value = plain(value)
         if value is None and self.default in (None, ""):

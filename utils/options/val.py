@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass
 from typing import Annotated, Any, Literal
 
-from utils.options.check import BATCH, COUNT, SHARE, SIDE, WORKERS
+from utils.options.check import BATCH, COUNT, SHARE, SIDE, WORKERS, UntouchedFloat, UntouchedInt
 from utils.options.table import make_parser, option
 from utils.paths import ROOT
 
@@ -28,9 +28,20 @@ class ValOptions:
         "long side of the network input in pixels, or height and width for files exported with both",
         *("--imgsz", "--img", "--img-size"),
     )
-    conf_thres: Annotated[float, SHARE] = option(0.001, "lowest confidence that counts")
-    iou_thres: Annotated[float, SHARE] = option(0.6, "IoU above which NMS drops the weaker box")
-    max_det: Annotated[int, COUNT] = option(300, "detections kept per image")
+    conf_thres: Annotated[float, SHARE] = option(
+        UntouchedFloat(0.001),
+        "lowest confidence that counts for mAP; images and confusion matrix show boxes above 0.25 as detect.py, or "
+        "above the value given here",
+    )
+    iou_thres: Annotated[float, SHARE] = option(
+        UntouchedFloat(0.6),
+        "IoU above which NMS drops the weaker box, for mAP; all else is counted with 0.45 as in detect.py, or with the "
+        "value given here",
+    )
+    max_det: Annotated[int, COUNT] = option(
+        UntouchedInt(300),
+        "detections kept per image for mAP; for all else 1000 as in detect.py, or the value given here",
+    )
     task: Literal["train", "val", "test", "speed", "study"] = option(
         "val", "split to validate; speed: time per image; study: image sizes 256 to 1536"
     )
@@ -50,6 +61,7 @@ class ValOptions:
     dnn: bool = option(False, "use OpenCV for .onnx files")
     _: KW_ONLY
     report: bool = option(False, "write report.html: the images with the most errors first")
+    save_thresholds: bool = option(False, "write the best confidences into the checkpoint, for detect.py --conf best")
     window: Annotated[int, COUNT] | list[Annotated[int, COUNT]] | None = option(
         None, "other windows for the Swin stages: one side for all, or one for each"
     )
