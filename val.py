@@ -131,7 +131,7 @@ def run(
         plots: draw the first batches, the curves and the confusion matrix.
         compute_loss: the training loss, for the last three results; not with `augment`.
         callbacks: gets the `on_val_` events.
-        thresholds: with weights, log the best confidence and write thresholds.yaml.
+        thresholds: with weights, log the best confidence, and write thresholds.yaml where there is a folder.
 
     Returns:
         A named tuple with YOLOv5's three values.
@@ -247,8 +247,9 @@ def keep_thresholds(
         "augment": o.augment,
         "single_cls": o.single_cls,
     }
-    save_dir.mkdir(parents=True, exist_ok=True)
-    yaml_save(save_dir / "thresholds.yaml", record)
+    if save_dir != Path(""):
+        save_dir.mkdir(parents=True, exist_ok=True)
+        yaml_save(save_dir / "thresholds.yaml", record)
     if o.save_thresholds:
         (file,) = o.weights or []
         add_thresholds(find_weights(file), record)
