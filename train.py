@@ -46,7 +46,7 @@ from engine.training.forecast import Forecast
 from engine.training.health import Diverged, LossWatch
 from engine.training.recovery import check_epoch, check_step, out_of_memory, roll_back, save_start, slowed, start_file
 from engine.training.state import Inputs, Plan, State, choose_amp, prepare, read_inputs, save, save_progress
-from engine.training.trained_start import say_if_start_is_best, score_start, starts_trained
+from engine.training.trained_start import say_if_start_is_best, score_start, settle_hyp, starts_trained
 from engine.training.tuner import Search, read_population, run_genetic, run_optuna
 from models.weights.checkpoint import strip_optimizer
 from utils.annotate import plot_images
@@ -527,7 +527,7 @@ def run_options(options: TrainOptions, given: Collection[str], callbacks: Callba
         LOGGER.info(f"{world_size()} processes, the first one on {device}")
     choose_amp(options.amp, device)
     with main_first():  # it may draw the demonstration dataset, and convert the checkpoint
-        inputs = convert_inputs(read_inputs(options), device)
+        inputs = settle_hyp(convert_inputs(read_inputs(options), device), options.hyp)
     with ExitStack() as stack:
         if options.resume:
             save_dir = Path(options.weights).parents[1]

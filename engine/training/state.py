@@ -158,8 +158,8 @@ def read_inputs(options: TrainOptions) -> Inputs:
             )
         cfg = str(check_file(PUBLISHED[options.weights], (".yaml", ".yml")))
     table = yaml_load(cfg) if cfg else ckpt["yaml"]
-    file, hyp = (options.hyp, Hyp.load(options.hyp)) if options.resume else choose_hyp(options.hyp, table)
-    return Inputs(replace(options, cfg=cfg, hyp=file), data, ckpt, cfg or table, hyp, published)
+    file = options.hyp if options.resume else choose_hyp(options.hyp, table)
+    return Inputs(replace(options, cfg=cfg, hyp=file), data, ckpt, cfg or table, Hyp.load(file), published)
 
 
 def check_resumable(ckpt: dict[str, Any], options: TrainOptions, data: dict[str, Any]) -> None:
@@ -221,16 +221,12 @@ def refuse_other_hyp(fitted: Hyp, ckpt: dict[str, Any], file: str) -> None:
         )
 
 
-def choose_hyp(file: str, table: dict[str, Any]) -> tuple[str, Hyp]:
-    """Return the hyperparameters and their file: the given one or, for "", what suits the backbone of the table."""
+def choose_hyp(file: str, table: dict[str, Any]) -> str:
+    """Return the file of the hyperparameters: the given one or, for "", what suits the backbone of the table."""
     rows = table.get("backbone")
     rows = rows if isinstance(rows, list) else []  # the model says what is wrong with it
     modules = {str(row[2]) for row in rows if isinstance(row, list) and len(row) == 4}
-    file = str(check_file(file or (HYP_OF_SWIN if modules & SWIN_MODULES else HYP_OF_CONV), (".yaml", ".yml")))
-    hyp = Hyp.load(file)
-    values = ", ".join(f"{key}={value}" for key, value in hyp.to_dict().items())
-    LOGGER.info(f"{colorstr('hyperparameters: ')}{file}: {values}")
-    return file, hyp
+    return str(check_file(file or (HYP_OF_SWIN if modules & SWIN_MODULES else HYP_OF_CONV), (".yaml", ".yml")))
 
 
 def build_model(inputs: Inputs, save_dir: Path) -> DetectionModel:

@@ -1,6 +1,7 @@
-"""The weights that a run starts from count as an epoch: the run never ends with a worse best.pt."""
+"""Runs that start from trained weights: their hyperparameters, and the start as the first candidate for best.pt."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,15 +9,50 @@ import numpy as np
 import torch
 
 from engine.training.recovery import save_start
-from engine.training.state import Plan, State
+from engine.training.state import Inputs, Plan, State
 from models.weights.checkpoint import load_checkpoint
 from models.weights.imagenet import PUBLISHED
-from utils.console import LOGGER
+from models.yolo import DetectionModel
+from utils.console import LOGGER, colorstr
 from utils.distributed import on_main
+from utils.hyp import Hyp
 from utils.metrics import fitness
-from utils.options.train import TrainOptions
+from utils.options.train import HYP_OF_TRAINED, TrainOptions
+from utils.paths import check_file
 
+FITTING = 0.9  # of the parameters outside the head, from which on a run is a fine-tuning
 START = -1  # epoch of the checkpoint of a start
+
+
+def settle_hyp(inputs: Inputs, given: str) -> Inputs:
+    """Log the hyperparameters of a run, and replace those for training from scratch where it starts from weights.
+
+    Args:
+        inputs: from `read_inputs`, after a conversion.
+        given: file of --hyp, which always counts.
+    """
+    if inputs.options.resume:
+        return inputs
+    share = 0.0 if given else fitting_share(inputs)
+    if share >= FITTING:
+        file = str(check_file(HYP_OF_TRAINED, (".yaml", ".yml")))
+        inputs = replace(inputs, options=replace(inputs.options, hyp=file), hyp=Hyp.load(file))
+        LOGGER.info(f"{inputs.options.weights} fits {share:.0%} of the model outside the head: fine-tuning")
+    values = ", ".join(f"{key}={value}" for key, value in inputs.hyp.to_dict().items())
+    LOGGER.info(f"{colorstr('hyperparameters: ')}{inputs.options.hyp}: {values}")
+    return inputs
+
+
+def fitting_share(inputs: Inputs) -> float:
+    """Return the share of the parameters outside the head that the checkpoint has in the same shape; 0 without one."""
+    if not inputs.ckpt:
+        return 0.0
+    with torch.device("meta"):  # shapes alone
+        model = DetectionModel(inputs.cfg, verbose=False)
+    theirs, head = inputs.ckpt["model"], f"model.{len(model.model) - 1}."
+    sizes = {name: p for name, p in model.named_parameters() if not name.startswith(head)}
+    fitting = [p.numel() for name, p in sizes.items() if name in theirs and theirs[name].shape == p.shape]
+    return sum(fitting) / max(sum(p.numel() for p in sizes.values()), 1)
 
 
 def starts_trained(options: TrainOptions) -> bool:

@@ -12,6 +12,7 @@ from utils.paths import ROOT
 DEFAULT_CFG = "models/yolov5s-swinv2.yaml"
 START = "start"  # of --teacher: the weights at the start of the run
 HYP_OF_SWIN, HYP_OF_CONV = "data/hyps/hyp.swinv2.yaml", "data/hyps/hyp.scratch-low.yaml"
+HYP_OF_TRAINED = "data/hyps/hyp.finetune.yaml"
 
 
 def freeze_value(text: str) -> int | str:
@@ -45,7 +46,11 @@ class TrainOptions:
     )
     unlabeled: list[str] = option([], "more images for that, which need no labels: folders or lists")
     data: str = option("data/demo.yaml", "dataset YAML")
-    hyp: str = option("", f"hyperparameter YAML; default: {HYP_OF_SWIN} for Swin backbones, else {HYP_OF_CONV}")
+    hyp: str = option(
+        "",
+        f"hyperparameter YAML; default: {HYP_OF_TRAINED} if --weights fit the model, else {HYP_OF_SWIN} for Swin "
+        f"backbones and {HYP_OF_CONV} for others",
+    )
     teacher: str = option(
         "",
         "detector that teaches this one: a checkpoint, official weights such as yolov5m.pt, or start for a frozen copy "

@@ -70,8 +70,9 @@ def test_amp_type_follows_the_device():
     [("C3SwinV2", "hyp.swinv2.yaml"), ("SwinV2Stage", "hyp.swinv2.yaml"), ("C3", "hyp.scratch-low.yaml")],
 )
 def test_hyperparameters_suit_the_backbone(module, name):
-    file, _ = choose_hyp("", {"backbone": [[-1, 1, "Conv", [8]], [-1, 1, module, [8]]]})
-    assert file.endswith(name)
+    table = {"backbone": [[-1, 1, "Conv", [8]], [-1, 1, module, [8]]]}
+    assert choose_hyp("", table).endswith(name)
+    assert choose_hyp("data/hyps/hyp.VOC.yaml", table).endswith("hyp.VOC.yaml")
 
 
 def test_last_is_written_after_best(monkeypatch, tmp_path):
