@@ -1,6 +1,7 @@
 """The earlier address of the doctor: `python -m utils.labels CHECK my.yaml` is `python -m engine.doctor my.yaml`."""
 
-import runpy
+import subprocess
+import sys
 
-if __name__ == "__main__":
-    runpy.run_module("engine.doctor", run_name="__main__", alter_sys=True)
+if __name__ == "__main__":  # a process of its own: nothing in utils imports the engine
+    raise SystemExit(subprocess.run([sys.executable, "-m", "engine.doctor", *sys.argv[1:]], check=False).returncode)

@@ -2,6 +2,7 @@
 
 python -m engine.doctor my.yaml --img 640                # all checks
 python -m engine.doctor my.yaml --fast --strict          # no decoding; exit status 1 after an error or warning
+python -m engine.doctor my.yaml --html doctor.html       # a page with thumbnails
 
 Exit status: 0 if the dataset can be used, whatever was found; 1 if nothing usable is left, or as --strict says; 2 for a
 wrong command line.

@@ -9,7 +9,7 @@ from PIL import Image
 
 from engine.doctor.dataset import Dataset
 from engine.doctor.findings import Finding, share_text
-from utils.datasets.reader import HEAD_BYTES, has_more_pages, orientation
+from utils.datasets.reader import HEAD_BYTES, decode_image, has_more_pages, orientation
 from utils.files import open_regular
 
 SAMPLED = 200  # images with 16 bits that are decoded, spread over the split
@@ -52,8 +52,7 @@ def used_bits(files: list[str]) -> tuple[int, int]:
     """Return the largest value in 16-bit images and the bits it needs."""
     largest = 0
     for file in files:
-        with open_regular(file, buffering=0) as f:
-            pixels = cv2.imdecode(np.fromfile(f, np.uint8), cv2.IMREAD_UNCHANGED)
+        pixels = decode_image(file, cv2.IMREAD_UNCHANGED)
         if pixels is not None and pixels.dtype == np.uint16:
             colours = pixels[..., :3] if pixels.ndim == 3 else pixels  # alpha is full as a rule
             largest = max(largest, int(colours.max()))

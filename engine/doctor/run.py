@@ -11,6 +11,7 @@ import numpy as np
 from engine.doctor.checks import CHECKS, PIXELS, chosen_ids, examine, skipped
 from engine.doctor.dataset import Dataset, DoctorSplit, head_settings, read_dataset
 from engine.doctor.findings import Finding, count_by_severity, in_words
+from engine.doctor.page import write_page
 from models.yolo import DetectionModel
 from utils.console import LOGGER
 from utils.datasets.dataset import check_dataset
@@ -129,6 +130,9 @@ def run(options: DoctorOptions) -> list[Finding]:
             sys.stdout.write(text + "\n")
         else:
             write_whole(o.json, text.encode())
+    if o.html:
+        write_page(o.html, data, findings, unusable)
+        LOGGER.info(f"Page: {o.html}")
     if unusable:
         raise ValueError(f"{o.data}: nothing usable is left: {'; '.join(unusable)}")
     if status:

@@ -69,7 +69,7 @@ class _Page:
             )
         height, width = image.shape[:2]
         record = _json({**item, "size": [width, height]})
-        jpeg = base64.b64encode(_thumbnail(image)).decode()
+        jpeg = base64.b64encode(thumbnail(image)).decode()
         self._write(f'<script type="application/json" class="item">{record}</script>\n')
         self._write(f'<script type="text/plain" class="jpeg">{jpeg}</script>\n')
 
@@ -225,10 +225,10 @@ def _json(data: Any) -> str:
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
 
-def _thumbnail(image: NDArray) -> bytes:
-    """Shrink an image to at most `THUMBNAIL` pixels a side, as JPEG."""
+def thumbnail(image: NDArray, side: int = THUMBNAIL) -> bytes:
+    """Shrink an image, (H, W, 3) uint8 BGR, to at most `side` pixels a side, as JPEG."""
     height, width = image.shape[:2]
-    scale = THUMBNAIL / max(height, width)
+    scale = side / max(height, width)
     if scale < 1:
         size = max(round(width * scale), 1), max(round(height * scale), 1)
         image = cv2.resize(image, size, interpolation=cv2.INTER_AREA)

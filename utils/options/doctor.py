@@ -27,6 +27,7 @@ class DoctorOptions:
         "", "exit with status 1 after an error or warning, or with errors after an error only", bare="warnings"
     )
     json: str = option("", "file for all findings as JSON; - for standard output")
+    html: str = option("", "file for a page with thumbnails")
     limit: Annotated[int, Number(int, 0, 1_000_000)] = option(10, "places named in each finding; 0 for all")
 
 

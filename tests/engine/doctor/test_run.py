@@ -1,8 +1,12 @@
 """The program on small folders: what it finds, in which order, as JSON, with which exit status; nothing changes."""
 
+import base64
 import json
 import logging
 import runpy
+import sys
+from html.parser import HTMLParser
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -10,6 +14,7 @@ import pytest
 import yaml
 from PIL import Image
 
+from engine.doctor import page
 from engine.doctor import run as program
 from engine.doctor.checks import start_line
 from engine.doctor.files import check_folders
@@ -222,13 +227,73 @@ def test_command_line():
         assert end.value.code == 2
 
 
-@pytest.mark.parametrize("module", ["engine.doctor", "utils.labels"])
-def test_addresses_of_the_command(folder, module, monkeypatch, caplog):
-    monkeypatch.setattr("sys.argv", [module, "CHECK", str(folder / "my.yaml"), "--fast", "--strict"])
+def test_the_module_is_a_command(folder, monkeypatch, caplog):
+    monkeypatch.setattr("sys.argv", ["doctor", "CHECK", str(folder / "my.yaml"), "--fast", "--strict"])
     with pytest.raises(SystemExit) as end:
-        runpy.run_module(module, run_name="__main__")
+        runpy.run_module("engine.doctor", run_name="__main__")
     assert end.value.code == 1
     assert caplog.records[-1].getMessage() == f"{folder}/my.yaml: 2 problems, see above"
+
+
+def test_earlier_address_of_the_command(monkeypatch):
+    started = []
+    monkeypatch.setattr(
+        "subprocess.run", lambda command, check: started.append(command) or SimpleNamespace(returncode=7)
+    )
+    monkeypatch.setattr("sys.argv", ["labels.py", "CHECK", "my.yaml"])
+    with pytest.raises(SystemExit) as end:
+        runpy.run_module("utils.labels", run_name="__main__")
+    assert end.value.code == 7
+    assert started == [[sys.executable, "-m", "engine.doctor", "CHECK", "my.yaml"]]
+
+
+class _Tags(HTMLParser):
+    """Checks that elements nest, and collects what they refer to."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.open, self.links, self.text = [], [], ""
+        self.feed(text)
+        assert not self.open
+
+    def handle_starttag(self, tag, attrs):
+        self.links += [value for key, value in attrs if key in ("src", "href")]
+        if tag not in ("meta", "img"):
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        pass
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.text += data
+
+
+def test_page(folder, tmp_path):
+    (folder / "labels/train/1.txt").write_text("0 .5 .5 .2 .2\n0 .5 .5 .201 .2\n")
+    (folder / "images/val/1.png").write_bytes((folder / "images/train/1.png").read_bytes())
+    (folder / "images/train/4.png").rename(folder / "images/train/<b>&.png")
+    write_yaml(folder, names=["a", "<script>@@TITLE@@</script>"])
+    run(str(folder / "my.yaml"), html=str(tmp_path / "page.html"))
+    html = (tmp_path / "page.html").read_text(encoding="ascii")
+    read = _Tags(html)
+    assert "<script" not in html
+    assert "1 <script>@@TITLE@@</script>" in read.text
+    assert "train/<b>&.png" in read.text
+    assert "train/1.txt:1 (and line 2, IoU 0.995)" in read.text
+    assert {link.partition(",")[0] for link in read.links} == {"data:image/jpeg;base64", "data:image/png;base64"}
+    jpegs = [base64.b64decode(link.partition(",")[2]) for link in read.links if "jpeg" in link]
+    assert len(jpegs) == 9 + 4  # all images as samples; a double label, no label, a pair of copies
+    assert cv2.imdecode(np.frombuffer(jpegs[0], np.uint8), 1).shape == (48, 64, 3)
+    assert html.count('<rect class="this" x="0.4000" y="0.4000" width="0.2000" height="0.2000"/>') == 1
+
+
+def test_page_stays_small(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(page, "MOST_BYTES", 1)
+    run(str(folder / "my.yaml"), html=str(tmp_path / "page.html"))
+    assert (tmp_path / "page.html").read_text().count("data:image/jpeg") == 1
 
 
 def test_start_of_a_training(folder):
