@@ -402,6 +402,7 @@ def prepare(
     model.hyp = fitted.to_dict()
     steps = planned_steps(options.epochs, batches, options.batch_size, hyp.nominal_batch)
     ema = ModelEMA(model, *average_schedule(hyp.ema_decay, hyp.ema_tau, steps))  # before the teacher, which watches it
+    LOGGER.info(f"average of the weights: decay {ema.limit:.4g}, tau {ema.tau:g} of about {steps} steps")
     distillation = None
     if taught:
         teacher = taught[0].to(device).to(memory_format=torch.channels_last)
