@@ -50,6 +50,7 @@ KEPT_OPTIONS = (  # on which the optimizer, the order of the images or the netwo
     "window",
 )  # fmt: skip
 SWIN_MODULES = {"C3SwinV2", "SwinV2Stage"}
+FEW_IMAGES, HYP_OF_FEW = 1000, "data/hyps/hyp.muon-small.yaml"
 AMP_TYPES = {"off": None, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
@@ -353,6 +354,8 @@ def make_loaders(
             data["val"], imgsz, options.batch_size * 2, stride, rect=True, pad=0.5, prefix=colorstr("val: "),
             cache=cache[1], **common,
         )  # fmt: skip
+    if dataset.n < FEW_IMAGES and options.hyp.endswith(HYP_OF_CONV):
+        LOGGER.info(f"{dataset.n} training images are few for {HYP_OF_CONV}: --hyp {HYP_OF_FEW} may learn them better")
     return train_loader, dataset, val_loader
 
 

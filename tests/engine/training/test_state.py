@@ -12,7 +12,10 @@ from torchvision.models import swin_transformer
 from engine.training import state as training
 from engine.training.state import choose_amp, choose_hyp, freeze_layers, has_placeholder_anchors
 from models.yolo import DetectionModel
+from utils.datasets.dataset import check_dataset
+from utils.hyp import Hyp
 from utils.options.train import TrainOptions
+from utils.paths import ROOT
 
 TABLE = {
     "nc": 2,
@@ -73,6 +76,15 @@ def test_hyperparameters_suit_the_backbone(module, name):
     table = {"backbone": [[-1, 1, "Conv", [8]], [-1, 1, module, [8]]]}
     assert choose_hyp("", table).endswith(name)
     assert choose_hyp("data/hyps/hyp.VOC.yaml", table).endswith("hyp.VOC.yaml")
+
+
+@pytest.mark.parametrize("name", ["scratch-low", "muon-small"])
+def test_few_images_are_told_of_their_hyperparameters(name, tiny_dataset, caplog):
+    options = TrainOptions(hyp=str(ROOT / f"data/hyps/hyp.{name}.yaml"), workers=0, batch_size=2)
+    inputs = training.Inputs(options, check_dataset(str(tiny_dataset)), None, {}, Hyp())
+    with caplog.at_level("INFO"):
+        training.make_loaders(inputs, 64, 32, torch.device("cpu"))
+    assert ("--hyp data/hyps/hyp.muon-small.yaml" in caplog.text) == (name == "scratch-low")
 
 
 def test_last_is_written_after_best(monkeypatch, tmp_path):
