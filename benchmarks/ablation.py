@@ -71,7 +71,9 @@ def train_variant(name: str, table: dict[str, Any], folder: Path, **options: Any
         file = folder / f"{name}.yaml"
         folder.mkdir(parents=True, exist_ok=True)
         yaml_save(file, table)
-        train.run(cfg=str(file), project=str(folder), name=name, exist_ok=True, noplots=True, **options)
+        # the hyperparameters with which README's figures were made
+        run = {"hyp": "data/hyps/hyp.adamw-small.yaml", "exist_ok": True, "noplots": True}
+        train.run(cfg=str(file), project=str(folder), name=name, **run, **options)
     return best
 
 
