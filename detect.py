@@ -151,6 +151,8 @@ def _detect(
         raise
     finally:
         summary.log(predictor.seconds, predictor.detector.shape, saved)
+        if saved and summary.frames and outputs.report:
+            LOGGER.info(f"Report saved to {outputs.report.close()}")  # it is complete: this only tells its path
     if not summary.frames and not source.live:
         raise ValueError(f"none of the {len(source.names)} files could be read: {', '.join(source.names[:10])}")
     for file in strip:

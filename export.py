@@ -20,7 +20,7 @@ if __name__ == "__main__":  # before torch is loaded: --help and mistyped option
         OPTIONS = parse_opt(description=__doc__)
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,7 @@ from torch import Tensor
 
 from engine.exporters import EXPORTERS
 from engine.exporters.calibration import calibration_images
+from engine.exporters.summary import Outcome, log_summary, size_mb
 from engine.exporters.tensorrt_ops import check_tensorrt
 from models.experimental import attempt_load
 from models.image_size import check_img_size, input_stride
@@ -45,16 +46,6 @@ from utils.torch_utils import select_device
 FILE = Path(__file__).resolve()
 LICENCE = "Apache-2.0"  # of this program, and of weights that were trained with it from scratch
 FLAGS = ("half", "int8", "dynamic", "simplify", "optimize", "nms", "agnostic_nms")  # must apply to at least one format
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """The outcome of one format: `file` is None and `error` set if it failed."""
-
-    format: Format
-    file: Path | None = None
-    error: str = ""
-    seconds: float = 0.0
 
 
 @takes_options(ExportOptions)
@@ -207,33 +198,11 @@ def export_weights(
             if options.check_tensorrt and row.argument in ("onnx", "engine"):
                 check_tensorrt(file.with_suffix(".onnx"))
             LOGGER.info(f"{colorstr(row.name)}: {file}, {size_mb(file):.1f} MB, {seconds:.1f} s")
-            outcomes.append(Outcome(row, file, seconds=seconds))
+            outcomes.append(Outcome(row, weights, options, file, seconds=seconds))
         except (ValueError, OSError) as error:
             LOGGER.error(f"{row.name}: {error}")
-            outcomes.append(Outcome(row, error=f"{row.argument}: {error}"))
+            outcomes.append(Outcome(row, weights, options, error=f"{row.argument}: {error}"))
     return outcomes
-
-
-def size_mb(file: Path) -> float:
-    """Return the size of a file, or of all files of a folder, in 1e6 bytes."""
-    files = [f for f in file.rglob("*") if f.is_file()] if file.is_dir() else [file]
-    return sum(f.stat().st_size for f in files) / 1e6
-
-
-def log_summary(outcomes: Sequence[Outcome]) -> None:
-    """Log a table of all formats and how the files are used."""
-    LOGGER.info(f"\n{'format':<14}{'MB':>9}{'s':>8}  file")
-    for outcome in outcomes:
-        if outcome.file is None:
-            LOGGER.info(f"{outcome.format.name:<14}{'-':>9}{'-':>8}  failed, see above")
-        else:
-            LOGGER.info(
-                f"{outcome.format.name:<14}{size_mb(outcome.file):>9.1f}{outcome.seconds:>8.1f}  {outcome.file}"
-            )
-    for outcome in outcomes:
-        if outcome.file is not None:
-            LOGGER.info(f"python detect.py --weights {outcome.file}")
-            LOGGER.info(f"python val.py --weights {outcome.file} --data my.yaml")
 
 
 # YOLOv5's functions ---------------------------------------------------------------------------------------------------

@@ -40,7 +40,14 @@ from torch.utils.data import DataLoader
 import val
 from engine.conversion.before_training import convert_inputs
 from engine.interrupts import Interrupts
-from engine.training.checks import MAY_CHANGE_ON_RESUME, check_options, choose_evolution, resume_options
+from engine.training.checks import (
+    EVOLUTION,
+    FIXED_IN_EVOLUTION,
+    MAY_CHANGE_ON_RESUME,
+    check_options,
+    choose_evolution,
+    resume_options,
+)
 from engine.training.evolve import RESULTS
 from engine.training.forecast import Forecast
 from engine.training.health import Diverged, LossWatch
@@ -73,13 +80,14 @@ from utils.loggers.run_logs import RunLogs
 from utils.loss import ComputeLoss
 from utils.metrics import fitness
 from utils.optim import accumulate_at, set_schedule_
-from utils.options.table import as_dict, checked
+from utils.options.table import arguments, as_dict, checked
 from utils.paths import ROOT as ROOT
-from utils.paths import run_folder
+from utils.paths import command, run_folder
 from utils.plots import plot_results
 from utils.torch_utils import amp_context, init_seeds, parse_device, select_device
 
 TRAIN_BATCHES_DRAWN = 3
+SETTINGS = ("hyp.yaml", "opt.yaml", "transfer.csv", "labels.jpg", "labels_correlogram.jpg", "events.out.tfevents.*")
 FILE = Path(__file__).resolve()
 
 
@@ -308,9 +316,13 @@ def finish(
     if not plan.options.noplots:
         plot_results(plan.save_dir / "results.csv")
     strip_optimizer(last)
-    again = f"--weights {best} --data {plan.options.data} --img {plan.imgsz} --batch-size {plan.options.batch_size * 2}"
-    LOGGER.info(f"To reproduce these numbers: python val.py {again}{' --single-cls' * plan.options.single_cls}")
-    LOGGER.info(f"Results, weights and images are in {colorstr('bold', str(plan.save_dir))}")
+    if plan.options.evolve is None:  # whose trainings leave no folder
+        line = command(
+            "python", "val.py", "--weights", best, "--data", plan.options.data, "--img", str(plan.imgsz),
+            "--batch-size", str(plan.options.batch_size * 2), *["--single-cls"] * plan.options.single_cls,
+        )  # fmt: skip
+        LOGGER.info(f"To reproduce these numbers: {line}")
+        LOGGER.info(f"Results, weights and images are in {colorstr('bold', str(plan.save_dir))}")
     return results
 
 
@@ -423,9 +435,11 @@ def train(
         except (KeyboardInterrupt, SystemExit, OSError) as error:
             last = save_dir / "weights/last.pt"
             if inputs.options.evolve is not None:
-                hint = "This run of the evolution is lost; the same command with --resume continues with the next one"
+                line = evolution_command(inputs.options, save_dir.parent)
+                hint = f"This run of the evolution is lost. Continue with the next one: {line}"
             elif last.is_file():
-                hint = f"The last good checkpoint is complete. Continue with: python train.py --resume {last}"
+                line = command("python", "train.py", "--resume", last)
+                hint = f"The last good checkpoint is complete. Continue with: {line}"
             else:
                 hint = "Nothing was saved yet: start the run again"
             LOGGER.warning(f"{interrupts.name or error or type(error).__name__} stopped the training run. {hint}")
@@ -446,7 +460,8 @@ def train_until_stopped(
         write_options(plan, hyp)
         settings = plan.record() | {f"hyp/{key}": value for key, value in hyp.items()}
         extra = ("train/dis_loss",) if state.distillation else ()
-        logs = RunLogs(save_dir, services=options.logger, settings=settings, extra=extra)
+        board = options.evolve is None  # else the folder goes when the training ends
+        logs = RunLogs(save_dir, tensorboard=board, services=options.logger, settings=settings, extra=extra)
         logs.register(callbacks)
         logs.truncate(state.epoch)  # rows of an epoch that is repeated, or of an older run in this folder
         logs.start(None if options.noplots or options.resume else state.ema.ema, plan.imgsz)
@@ -460,7 +475,8 @@ def train_until_stopped(
     how = f"Resuming {options.weights} at epoch {first} of" if options.resume else "Starting training for"
     LOGGER.info(f"Image sizes {plan.imgsz} train, {plan.imgsz} val")
     LOGGER.info(f"Using {loaders[0].num_workers} dataloader workers")
-    LOGGER.info(f"Logging results to {colorstr('bold', str(save_dir))}")
+    if options.evolve is None:
+        LOGGER.info(f"Logging results to {colorstr('bold', str(save_dir))}")
     LOGGER.info(f"{how} {options.epochs} epochs{after}...")
     try:
         callbacks.run("on_train_start")
@@ -476,6 +492,13 @@ def train_until_stopped(
     finally:
         callbacks.run("teardown")
     return results
+
+
+def evolution_command(options: TrainOptions, folder: Path) -> str:
+    """Return the command that goes on with an evolution in its folder; where nothing is recorded yet, begins anew."""
+    if not options.storage and any((folder / file).is_file() for file in ("evolve.csv", "study.db")):
+        options = replace(options, resume_evolve=str(folder), project=str(ROOT / "runs/train"), name="exp")
+    return command("python", "train.py", *arguments(options, leave_out=(*FIXED_IN_EVOLUTION, "exist_ok")))
 
 
 def evolve(inputs: Inputs, generations: int, device: torch.device, folder: Path) -> tuple[float, ...]:
@@ -496,14 +519,14 @@ def evolve(inputs: Inputs, generations: int, device: torch.device, folder: Path)
     population = read_population(options.evolve_population)
     search = Search(folder, base, generations, options.seed, decoupled, not options.noautoanchor, population)
     if options.tuner == "optuna":
-        record = run_optuna(search, measure, options.storage, options.name)
+        record = run_optuna(search, measure, options.storage, options.name if options.storage else folder.name)
     else:
         record = run_genetic(search, measure)
     scores = fitness(np.array([[row[name] for name in RESULTS[:4]] for row in record.rows]))
-    LOGGER.info(
-        f"{colorstr('evolve: ')}{len(record.rows)} generations, the best one is {scores.argmax()}: "
-        f"python train.py --hyp {folder / 'hyp_evolve.yaml'} ..."
-    )
+    best = replace(options, hyp=str(folder / "hyp_evolve.yaml"))
+    own = (*FIXED_IN_EVOLUTION, *EVOLUTION, "project", "name", "exist_ok")
+    line = command("python", "train.py", *arguments(best, leave_out=own))
+    LOGGER.info(f"{colorstr('evolve: ')}{len(record.rows)} generations, the best one is {scores.argmax()}: {line}")
     return tuple(record.rows[int(scores.argmax())][name] for name in RESULTS)
 
 
@@ -534,7 +557,7 @@ def run_options(options: TrainOptions, given: Collection[str], callbacks: Callba
         else:
             name = Path(inputs.options.cfg or options.weights).stem if options.name == "cfg" else options.name
             wanted = Path(options.project) / name
-            save_dir = on_main(lambda: stack.enter_context(run_folder(wanted, options.exist_ok)))
+            save_dir = on_main(lambda: stack.enter_context(run_folder(wanted, options.exist_ok, SETTINGS)))
         if options.evolve is not None:
             return evolve(inputs, options.evolve, device, save_dir)
         return train(inputs, device, save_dir, callbacks)

@@ -149,7 +149,8 @@ def run(
         backend = _open_weights(o)
         _check_suppression(backend, o)
         model, half = backend.model if compute_loss else backend, False  # the loss needs the raw maps
-    data = check_dataset(o.data) if dataloader is None else o.data  # training gives the mapping
+    split = "val" if o.task in ("speed", "study") else o.task
+    data = check_dataset(o.data, needed=(split,)) if dataloader is None else o.data  # training gives the mapping
     names = _class_names(data, de_parallel(model), o.single_cls, by_hand)
     if dataloader is None:
         dataloader = _make_loader(data, de_parallel(model), o)

@@ -1,5 +1,6 @@
 """train.py as a user runs it, at tiny size: files, resuming after kill -9, seeds, options that cannot work."""
 
+import argparse
 import csv
 import resource
 import signal
@@ -19,6 +20,7 @@ from tests.stops import stopping
 from utils.callbacks import Callbacks
 from utils.files import yaml_load
 from utils.loggers.to_csv import RESULT_COLUMNS
+from utils.options.train import parse_opt
 from utils.paths import ROOT
 
 EPOCHS = 3  # of two batches
@@ -302,6 +304,31 @@ def test_refused_inputs_leave_no_folder_and_no_change(finished, tiny_dataset, hy
     with pytest.raises(FileNotFoundError, match="nowhere.yaml"):
         train.run(**options(tmp_path, "nowhere.yaml", hyp_file, epochs=1))
     assert not (tmp_path / "run").exists()
+
+
+def test_failed_starts_leave_no_folder(finished, tiny_dataset, hyp_file, tmp_path):
+    """Though what was transferred from the weights, and the settings, were in it already."""
+    weights = str(finished[0] / "weights/best.pt")
+    with pytest.raises(ValueError, match="--freeze 99"):
+        train.run(**options(tmp_path, tiny_dataset, hyp_file, epochs=1, weights=weights, freeze=[99]))
+    callbacks = Callbacks()
+    callbacks.register("on_train_start", lambda: 1 / 0)
+    settings = options(tmp_path, tiny_dataset, hyp_file, epochs=1, noplots=False)
+    with pytest.raises(ZeroDivisionError):
+        train.main(argparse.Namespace(**settings), callbacks)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_commands_of_an_evolution_name_files_that_stay(tiny_dataset, hyp_file, tmp_path):
+    """Its trainings leave no folder; what goes on is the evolution, or a training with its best values."""
+    settings = options(tmp_path, tiny_dataset, hyp_file, epochs=1, evolve=2, noval=True, nosave=True, resume=False)
+    new = train.evolution_command(train.TrainOptions(**settings), tmp_path).split()
+    assert {"--evolve", "--project", "--name", "--data"} <= set(new)
+    (tmp_path / "evolve.csv").touch()
+    on = train.evolution_command(train.TrainOptions(**settings), tmp_path).split()
+    assert on[on.index("--resume_evolve") + 1] == str(tmp_path)
+    assert not {"--project", "--name", "--noval", "--nosave", "--noplots", "--resume"} & set(on)
+    assert vars(parse_opt(on[2:]))["evolve"] == 2
 
 
 def test_placeholder_anchors_are_refused_without_autoanchor(tiny_dataset, hyp_file, tmp_path):

@@ -17,6 +17,7 @@ from typing import Any, Generic, TypeVar
 from tqdm import tqdm
 
 from utils.paths import ROOT
+from utils.paths import command as command
 from utils.text import one_line
 
 Item = TypeVar("Item")

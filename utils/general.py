@@ -60,7 +60,7 @@ from utils.downloads import attempt_download, is_url
 from utils.files import unpack, yaml_load, yaml_save
 from utils.loss import FocalLoss, compute_loss, smooth_BCE
 from utils.metrics import ap_per_class, bbox_iou, box_iou, fitness, wh_iou
-from utils.paths import ROOT, VERSION, git_describe, increment_path, run_folder, settings_folder
+from utils.paths import ROOT, VERSION, command, git_describe, increment_path, run_folder, settings_folder
 from utils.plots import plot_images, plot_one_box, save_one_box
 from utils.torch_utils import Profile, intersect_dicts
 
@@ -380,7 +380,8 @@ def check_requirements(
         if not fits:
             missing.append(line)
     if missing:
-        LOGGER.warning(f"requirements not met: {', '.join(missing)}. Install them with pip install -r requirements.txt")
+        line = command("pip", "install", "-r", ROOT / "requirements.txt")
+        LOGGER.warning(f"requirements not met: {', '.join(missing)}. Install them: {line}")
     return not missing
 
 

@@ -2,9 +2,11 @@
 
 import os
 import re
+import shlex
+import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from difflib import get_close_matches
 from glob import escape
@@ -13,6 +15,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]  # the repository
 VERSION = "0.1.0"
+SCRIPTS = ("train.py", "val.py", "detect.py", "export.py")
+MODULES = {"pip": "pip", "torchrun": "torch.distributed.run", "tensorboard": "tensorboard.main"}  # programs' own ones
 
 
 def increment_path(path: str | Path, exist_ok: bool = False, sep: str = "", mkdir: bool = False) -> Path:
@@ -44,18 +48,56 @@ def increment_path(path: str | Path, exist_ok: bool = False, sep: str = "", mkdi
 
 
 @contextmanager
-def run_folder(path: str | Path, exist_ok: bool = False) -> Iterator[Path]:
-    """Make the folder of a run, see `increment_path`; at the end it is removed if it is new and nothing was put in."""
+def run_folder(path: str | Path, exist_ok: bool = False, settings: Sequence[str] = ()) -> Iterator[Path]:
+    """Make the folder of a run, see `increment_path`; at the end it is removed if it is new and nothing was put in.
+
+    Args:
+        path: wanted folder.
+        exist_ok: use `path` although it exists.
+        settings: patterns of the files that a run writes before it has any result. After an error they are removed too,
+            if there are no others.
+    """
     path = Path(path)
     new = [parent for parent in path.parents if not parent.exists()]
     old = exist_ok and path.exists()
     folder = increment_path(path, exist_ok, mkdir=True)
     try:
         yield folder
+    except BaseException:
+        found = [] if old else sorted(folder.rglob("*"), reverse=True)  # what is in a folder comes before it
+        files = [file for file in found if not file.is_dir() or file.is_symlink()]
+        if all(any(file.match(pattern) for pattern in settings) for file in files):
+            for file in found:
+                with suppress(OSError):
+                    file.rmdir() if file not in files else file.unlink()
+        raise
     finally:
         with suppress(OSError):  # the first that holds something, or is gone
             for empty in () if old else (folder, *new):
                 empty.rmdir()
+
+
+def command(*words: str | Path) -> str:
+    """Return a command that works when it is pasted into the shell of this process, whatever folder that is in.
+
+    Args:
+        *words: `python`, `pip`, or another key of `MODULES`, which are those of the Python that runs; then the
+            arguments. One of `SCRIPTS` is found in the repository, and a module of it is run there: its arguments
+            should be absolute paths.
+    """
+    own = Path(sys.executable)
+    own = own if words[0] == "python" else own.with_name(str(words[0]))
+    here, found = Path.cwd() == ROOT, shutil.which(words[0])
+    texts = [str(ROOT / word) if word in SCRIPTS and not here else str(word) for word in words[1:]]
+    elsewhere = texts[:1] == ["-m"] and not here and (ROOT / texts[1].partition(".")[0]).exists()
+    if found and Path(found).parent == own.parent and own.exists() and Path(found).samefile(own):
+        program = [str(words[0])]
+    elif own.exists():
+        program = [str(own.relative_to(Path.cwd()) if own.is_relative_to(Path.cwd()) and not elsewhere else own)]
+    else:
+        program = [sys.executable, "-m", MODULES[str(words[0])]]
+    join = subprocess.list2cmdline if sys.platform == "win32" else shlex.join
+    return f"cd {join([str(ROOT)])} && {join([*program, *texts])}" if elsewhere else join([*program, *texts])
 
 
 def check_file(file: str | Path, suffixes: tuple[str, ...] = ()) -> Path:

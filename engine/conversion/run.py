@@ -348,7 +348,7 @@ def convert(
             written exists already.
     """
     source = find_weights(source)
-    table = check_dataset(data) if data else None
+    table = check_dataset(data, needed=("train", "val")) if data else None
     entries = [images] if isinstance(images, str | Path) else list(images or [])
     if table:
         entries += split_images(table["train"])

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from utils.console import LOGGER
-from utils.paths import ROOT
+from utils.paths import ROOT, command
 
 TABLE = ROOT / "data/tensorrt-ops.csv"
 OPSETS = (9, 24)
@@ -280,7 +280,7 @@ def check_tensorrt(file: str | Path) -> None:
         import onnx
         from google.protobuf.message import DecodeError  # noqa: PLC0415 - comes with onnx
     except ImportError as error:
-        raise ValueError("--check-tensorrt needs onnx: pip install onnx") from error
+        raise ValueError(f"--check-tensorrt needs onnx: {command('pip', 'install', 'onnx')}") from error
 
     file = Path(file)
     if not file.is_file():

@@ -19,6 +19,7 @@ from utils.console import LOGGER
 from utils.files import atomic_path
 from utils.model_files.engine import write_engine
 from utils.options.export import ExportOptions
+from utils.paths import command
 
 OLDEST = 10
 GIB = 1 << 30
@@ -62,10 +63,12 @@ def import_tensorrt() -> Any:
     try:
         import tensorrt
     except ImportError as error:
-        raise ValueError(f"the export to TensorRT needs tensorrt: pip install tensorrt ({error})") from error
+        line = command("pip", "install", "tensorrt")
+        raise ValueError(f"the export to TensorRT needs tensorrt: {line} ({error})") from error
     if major_version(tensorrt) < OLDEST:
         raise ValueError(
-            f"TensorRT {tensorrt.__version__} is too old, version {OLDEST} or newer is needed: pip install -U tensorrt"
+            f"TensorRT {tensorrt.__version__} is too old, version {OLDEST} or newer is needed: "
+            + command("pip", "install", "-U", "tensorrt")
         )
     return tensorrt
 

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from engine.inference.pipeline import Frame, Source
 from engine.inference.video import reported_fps, reported_frames
 from utils.console import LOGGER
+from utils.paths import command
 from utils.text import file_name, file_names
 
 NETWORK_TIMEOUT = 10_000  # milliseconds to open a stream, or to wait for its next frame
@@ -291,7 +292,7 @@ class Screen(Source):
         try:
             import mss  # noqa: PLC0415  optional
         except ImportError:
-            raise ValueError("--source screen needs mss: pip install mss") from None
+            raise ValueError(f"--source screen needs mss: {command('pip', 'install', 'mss')}") from None
         try:
             return (getattr(mss, "MSS", None) or mss.mss)()
         except mss.ScreenShotError as error:

@@ -18,6 +18,7 @@ from engine.inference.video import VideoFile
 from utils.annotate import crop_box, write_image
 from utils.console import LOGGER
 from utils.datasets.output_names import ResultNames, free_name, name_part
+from utils.paths import command
 from utils.text import file_names, printable
 
 
@@ -123,7 +124,8 @@ def display_problem() -> str:
     """Return why no window can be opened; "" if one can. OpenCV itself would abort the program."""
     gui = re.search(r"GUI:\s*(\S+)", cv2.getBuildInformation())
     if gui is None or gui.group(1).upper() == "NONE":
-        return "this OpenCV is built without windows: pip install opencv-python instead of opencv-python-headless"
+        swap = command("pip", "uninstall", "-y", "opencv-python-headless"), command("pip", "install", "opencv-python")
+        return f"this OpenCV is built without windows: {' && '.join(swap)}"
     if sys.platform in ("win32", "darwin"):
         return ""
     if os.environ.get("WAYLAND_DISPLAY") and not os.environ.get("DISPLAY"):

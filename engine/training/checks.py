@@ -13,12 +13,13 @@ from utils.distributed import launched_processes
 from utils.downloads.official_weights import YOLOV5, find_weights
 from utils.files import key_place, yaml_load
 from utils.loggers.services import check_services
-from utils.options.table import checked, options_of
+from utils.options.table import arguments, checked, options_of
 from utils.options.train import DEFAULT_CFG, START, TrainOptions
-from utils.paths import ROOT, check_file, get_latest_run
+from utils.paths import ROOT, check_file, command, get_latest_run
 from utils.torch_utils import parse_device
 
 EVOLUTION = ("evolve", "tuner", "storage", "evolve_population", "resume_evolve")  # no training inside is ever resumed
+FIXED_IN_EVOLUTION = ("noval", "nosave", "noplots")
 MAY_CHANGE_ON_RESUME = ("amp", "data", "device", "epochs", "nan_policy", "patience", "teacher", "workers")
 
 
@@ -150,7 +151,7 @@ def check_evolution(options: TrainOptions, processes: int) -> TrainOptions:
     if processes > 1:
         raise ValueError("--evolve runs in one process: start it with python, not with torchrun")
     project = str(ROOT / "runs/evolve") if options.project == str(ROOT / "runs/train") else options.project
-    return replace(options, noval=True, nosave=True, noplots=True, project=project)
+    return replace(options, project=project, **dict.fromkeys(FIXED_IN_EVOLUTION, True))
 
 
 def check_processes(options: TrainOptions, processes: int) -> None:
@@ -163,7 +164,7 @@ def check_processes(options: TrainOptions, processes: int) -> None:
     if processes == 1 and len(ids) > 1:
         raise ValueError(
             f"--device {options.device}: one process uses one device. Start one for each: "
-            f"torchrun --nproc-per-node {len(ids)} train.py ..."
+            + command("torchrun", "--nproc-per-node", str(len(ids)), "train.py", *arguments(options))
         )
     if processes == 1 and options.shard_optimizer:
         raise ValueError("--shard-optimizer needs several processes: start them with torchrun")

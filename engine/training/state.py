@@ -146,7 +146,7 @@ def read_inputs(options: TrainOptions) -> Inputs:
     Raises:
         ValueError, FileNotFoundError: a file is missing or cannot be used.
     """
-    data = check_dataset(options.data)
+    data = check_dataset(options.data, needed=("train", "val"))
     published = read_published(options.weights) if options.weights and not options.resume else None
     ckpt = load_checkpoint(options.weights) if options.weights and not published else None
     if options.resume:

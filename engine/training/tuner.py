@@ -14,6 +14,7 @@ from engine.training.evolve import GENES, RESULTS, EvolutionRecord, bounds, choo
 from utils.console import LOGGER, colorstr
 from utils.hyp import Hyp
 from utils.metrics import fitness
+from utils.paths import command
 
 LOGARITHMIC = ("lr0",)  # searched by their order of magnitude
 HEARTBEAT, GRACE = 10, 40  # seconds between the signs of life of a training; silence after which it counts as killed
@@ -141,7 +142,8 @@ def _import_optuna() -> ModuleType:
     try:
         import optuna  # noqa: PLC0415  optional package
     except ImportError as error:
-        raise ValueError(f"--tuner optuna needs that package ({error}): pip install optuna") from None
+        line = command("pip", "install", "optuna")
+        raise ValueError(f"--tuner optuna needs that package ({error}): {line}") from None
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # of the signs of life
     return optuna

@@ -18,6 +18,7 @@ from torch import Tensor
 from models.runtimes.base import Axes, Runtime, image_axes
 from utils.console import LOGGER
 from utils.options.formats import require
+from utils.paths import command
 
 # The key of a path to weights as protobuf writes it: its length, which may be padded with zeros, and the letters.
 EXTERNAL = re.compile(rb"(?:\x08|\x88\x80*\x00)location")
@@ -53,7 +54,8 @@ class OnnxRuntimeBackend(Runtime):
         if self.cuda:
             providers.insert(0, ("CUDAExecutionProvider", {"device_id": device.index or 0}))
         elif device.type == "cuda":
-            LOGGER.warning(f"{file}: this ONNX Runtime has no CUDA and runs on the CPU: pip install onnxruntime-gpu")
+            line = command("pip", "install", "onnxruntime-gpu")
+            LOGGER.warning(f"{file}: this ONNX Runtime has no CUDA and runs on the CPU: {line}")
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = torch.get_num_threads()
         options.log_severity_level = 3

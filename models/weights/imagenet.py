@@ -19,6 +19,7 @@ from utils.console import LOGGER
 from utils.downloads.official_weights import find_backbone
 from utils.model_files.inert_pickle import DamagedError, RefusedError
 from utils.model_files.torch_file import InertFile
+from utils.paths import command
 
 PUBLISHED = {  # name for --weights, a key of `IMAGENET` -> model file that it fits
     "swinv2_t": "models/yolov5-swinv2t.yaml",
@@ -85,7 +86,8 @@ def _read_state(path: Path) -> dict[str, Tensor] | None:
         try:
             from safetensors.torch import load_file  # noqa: PLC0415, optional
         except ImportError as error:
-            raise ValueError(f"{path}: reading this needs safetensors: pip install safetensors") from error
+            line = command("pip", "install", "safetensors")
+            raise ValueError(f"{path}: reading this needs safetensors: {line}") from error
         content: Any = load_file(path)
     else:
         try:

@@ -21,7 +21,7 @@ from models.swin.windows import choose_window
 from models.yolo import DetectionModel
 from utils.console import LOGGER
 from utils.files import yaml_load
-from utils.paths import ROOT, check_file
+from utils.paths import ROOT, check_file, command
 
 STAGE_KEYWORDS: dict[str, Any] = {"mlp_ratio": 2.0, "depthwise": True, "norm_gain": 1.0}  # of a derived table
 SETTINGS = ("add", "d", "gain")  # of blocks, which `repr` does not show
@@ -173,8 +173,8 @@ def check_pairing(pairing: Pairing, teacher: DetectionModel, twin: DetectionMode
     fitting = [str(file.relative_to(ROOT)) for file in fitting_tables(teacher)]
     hint = f"{' and '.join(fitting)} fit{'s' * (len(fitting) == 1)} this teacher; " if fitting else ""
     raise ValueError(
-        f"{cfg} is not the Swin twin of {source}: {where}. {hint}python -m engine.convert with --cfg twin makes one "
-        "from its own table"
+        f"{cfg} is not the Swin twin of {source}: {where}. {hint}for one of its own table: "
+        + command("python", "-m", "engine.convert", Path(source).absolute(), "--cfg", "twin")
     )
 
 

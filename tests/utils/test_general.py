@@ -8,13 +8,14 @@ import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from utils import paths
+from utils import import_advice, paths
 from utils.console import LOGGER, cli_errors, colorstr, log_options
-from utils.paths import ROOT, check_file, get_latest_run, git_describe, increment_path, run_folder
+from utils.paths import ROOT, check_file, command, get_latest_run, git_describe, increment_path, run_folder
 
 
 @pytest.fixture
@@ -191,6 +192,87 @@ def test_a_project_that_is_no_folder_is_an_error_and_not_an_endless_search(tmp_p
     for project in (tmp_path / "out", write(tmp_path / "file", "")):
         with pytest.raises(OSError, match=project.name):
             increment_path(project / "exp", mkdir=True)
+
+
+@pytest.fixture
+def python(tmp_path, monkeypatch):
+    """Run as the Python of an environment whose programs are not on the path; returns its folder of programs."""
+    programs = tmp_path / "env/bin"
+    programs.mkdir(parents=True)
+    for name in ("python", "pip"):
+        (programs / name).touch(mode=0o755)
+    for name, value in (("executable", str(programs / "python")), ("prefix", str(tmp_path / "env"))):
+        monkeypatch.setattr(paths.sys, name, value)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    return programs
+
+
+def test_printed_commands_name_the_python_that_runs(python, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    assert command("python", "val.py", "--data", "my set.yaml") == f"{python}/python val.py --data 'my set.yaml'"
+    assert command("pip", "install", "mss") == f"{python}/pip install mss"
+    assert command("torchrun", "train.py") == f"{python}/python -m torch.distributed.run train.py"  # none beside it
+    monkeypatch.setenv("PATH", str(python))
+    assert command("python", "val.py") == "python val.py"
+    assert command("pip", "install", "mss") == "pip install mss"
+    assert command("python", "-m", "engine.convert", "a.pt") == "python -m engine.convert a.pt"
+
+
+def test_printed_commands_work_from_other_folders(python, monkeypatch):
+    monkeypatch.chdir(python.parent)
+    assert command("python", "val.py", "--img", "64") == f"bin/python {ROOT}/val.py --img 64"
+    assert command("python", "-m", "engine.convert", "/a.pt") == f"cd {ROOT} && {python}/python -m engine.convert /a.pt"
+    assert command("python", "-m", "venv", "x") == "bin/python -m venv x"
+
+
+def test_a_missing_package_is_told_with_the_command_that_installs_it(python, repository, monkeypatch):
+    lost = ModuleNotFoundError("No module named 'torch'", name="torch.nn")
+    monkeypatch.setattr("utils.ROOT", repository)
+    monkeypatch.setattr(sys, "argv", ["train.py", "--data", "my set.yaml"])
+    assert import_advice(lost).endswith(f" has no torch: {python}/pip install -r {repository}/requirements.txt")
+    (repository / ".venv/bin").mkdir(parents=True)
+    (repository / ".venv/bin/python").touch()
+    assert import_advice(lost).endswith(f"{repository}/.venv/bin/python train.py --data 'my set.yaml'")
+    broken = ImportError("libGL.so.1: cannot open shared object file")
+    assert import_advice(broken).endswith(f"{python}/pip install opencv-python-headless")
+    for error in (ImportError("cannot import name 'x'"), ModuleNotFoundError("no utils.x", name="utils.x")):
+        assert import_advice(error) == ""  # a fault of ours: its traceback is needed
+
+
+def test_the_python_of_the_system_gets_an_environment(python, repository, monkeypatch, tmp_path):
+    (tmp_path / "EXTERNALLY-MANAGED").touch()
+    monkeypatch.setattr("utils.ROOT", repository)
+    monkeypatch.setattr("utils.sysconfig", SimpleNamespace(get_path=lambda name: str(tmp_path)))
+    monkeypatch.setattr(sys, "base_prefix", sys.prefix)
+    pip = f"{repository}/.venv/bin/pip install -r {repository}/requirements.txt"
+    advice = import_advice(ModuleNotFoundError("No module named 'tqdm'", name="tqdm"))
+    assert advice.endswith(f"{python}/python -m venv {repository}/.venv && {pip}")
+
+
+def test_a_failed_start_takes_its_settings_away(tmp_path):
+    """But nothing that holds a result, and nothing of a folder that was there before."""
+
+    def start(*files, settings=("opt.yaml", "events.*"), **choice):
+        with run_folder(tmp_path / "exp", settings=settings, **choice) as folder:
+            (folder / "weights").mkdir(exist_ok=True)
+            for file in files:
+                (folder / file).touch()
+            raise ValueError("bad")
+
+    def fail(*files, **choice):
+        with pytest.raises(ValueError, match="bad"):
+            start(*files, **choice)
+        return sorted(file.name for file in (tmp_path / "exp").rglob("*")) if (tmp_path / "exp").exists() else None
+
+    assert fail() is None
+    assert fail("opt.yaml", "events.1") is None
+    assert fail("opt.yaml", settings=()) == ["opt.yaml", "weights"]
+    assert fail("events.1", exist_ok=True) == ["events.1", "opt.yaml", "weights"]
+    (tmp_path / "exp").rename(tmp_path / "old")
+    assert fail("opt.yaml", "weights/last.pt") == ["last.pt", "opt.yaml", "weights"]
+    with run_folder(tmp_path / "good", settings=("opt.yaml",)) as folder:
+        (folder / "opt.yaml").touch()
+    assert (folder / "opt.yaml").exists()
 
 
 def test_a_run_folder_is_there_from_the_start_and_goes_if_it_stays_empty(tmp_path):

@@ -142,7 +142,7 @@ def test_services_work_together_and_know_their_runs_apart(tmp_path, wandb, mlflo
 def test_missing_package_is_named_and_nothing_is_imported_unasked(name, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, name, None)  # makes `import name` fail
     run(tmp_path / "p" / "quiet", [])
-    with pytest.raises(ValueError, match=f"--logger {name} needs that package .*: pip install {name}$"):
+    with pytest.raises(ValueError, match=f"--logger {name} needs that package .*: .*pip install {name}$"):
         check_services([name])
     with pytest.raises(ValueError, match="--logger comet: unknown. Allowed: wandb, mlflow, clearml"):
         check_services(["comet"])

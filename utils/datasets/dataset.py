@@ -14,6 +14,7 @@ import os
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -29,15 +30,16 @@ from utils.datasets.reader import Split, Verified, reason, verify_image_label
 from utils.datasets.scan import check_all
 from utils.datasets.voc import VocReader
 from utils.files import key_place, yaml_load
-from utils.paths import ROOT, check_file
-from utils.text import MAX_NAME
+from utils.paths import ROOT, check_file, command
+from utils.text import MAX_NAME, name_list
 
 SPLITS = ("train", "val", "test")
+MOST_NAMES = 10  # of files and folders that a message lists
 MAX_MESSAGES = 10  # messages about single files that are logged one by one
 
 
 # Dataset YAML --------------------------------------------------------------------------------------------------------
-def check_dataset(data: str | Path | dict) -> dict[str, Any]:
+def check_dataset(data: str | Path | dict, needed: Sequence[str] = ("val",)) -> dict[str, Any]:
     """Read a dataset YAML and find its folders.
 
     Keys of the YAML: `train`, `val` and `names` are required; `test`, `path`, `nc` are optional, and `generate: shapes`
@@ -47,6 +49,8 @@ def check_dataset(data: str | Path | dict) -> dict[str, Any]:
 
     Args:
         data: file (looked up by `check_file`), or its content.
+        needed: the splits whose folders or lists must exist if the YAML names them. Others are looked for when they
+            are loaded (`list_images`).
 
     Returns:
         A copy with `train`, `val`, `test` (absolute str, list of them, or None; a `Split` of these if the format is
@@ -55,8 +59,7 @@ def check_dataset(data: str | Path | dict) -> dict[str, Any]:
 
     Raises:
         ValueError: a key is missing or has a wrong value.
-        FileNotFoundError: the YAML is missing, or there is no validation split and nothing to generate it. Other splits
-            are looked for when they are loaded (`list_images`).
+        FileNotFoundError: the YAML is missing, or a split that is needed, and nothing generates it.
     """
     yaml_file = None
     if not isinstance(data, dict):
@@ -80,13 +83,15 @@ def check_dataset(data: str | Path | dict) -> dict[str, Any]:
     path = Path(os.path.expanduser(str(data.get("path") or ".")))
     folders = [ROOT, yaml_file.parent, Path.cwd()] if yaml_file else [ROOT, Path.cwd()]
     bases = list(dict.fromkeys(Path(os.path.normpath(folder.absolute() / path)) for folder in folders))
-    base = next((b for b in bases if split_exists(b, data["val"])), None)
-    if base is None and generate:
-        base = bases[0]
+    needed = [key for key in needed if data.get(key)]
+    there = {b: sum(split_exists(b, data[key]) for key in needed) for b in bases}
+    base = max(bases, key=lambda b: there[b])  # the first with most of them
+    if generate and not split_exists(base, data["val"]):
         LOGGER.info(f"{where}: drawing the demonstration set '{generate}' into {base}")
         draw_demo(base)
-    if base is None or not split_exists(base, data["val"]):
-        raise FileNotFoundError(missing_split_message(where, data, bases))
+    for key in needed:
+        if not split_exists(base, data[key]):
+            raise FileNotFoundError(missing_split_message(where, data, key, [base] if there[base] else bases))
     splits = {key: make_split(data, base, key, names, where) if data.get(key) else None for key in SPLITS}
     yaml_name = None if yaml_file is None else str(yaml_file)
     return {**data, **splits, "names": names, "nc": len(names), "path": str(base), "yaml_file": yaml_name}
@@ -192,10 +197,13 @@ def split_exists(base: Path, entry: str | list[str]) -> bool:
     return all(Path(p).exists() for p in ([split] if isinstance(split, str) else split))
 
 
-def missing_split_message(where: Any, data: dict, bases: list[Path]) -> str:
-    """Say where the validation split was looked for and what the user can do."""
-    tried = ", ".join(str(absolute_split(b, data["val"])) for b in bases)
-    text = f"{key_place(where, 'val')}: the validation images are missing. Looked for val: {tried}. Fix 'path' or 'val'"
+def missing_split_message(where: Any, data: dict, key: str, bases: list[Path]) -> str:
+    """Say where the split `key` was looked for, what is there instead, and what the user can do."""
+    places = [absolute_split(b, data[key]) for b in bases]
+    tried = ", ".join(map(str, places))
+    kind = {"train": "training", "val": "validation", "test": "test"}[key]
+    text = f"{key_place(where, key)}: the {kind} images are missing. Looked for {key}: {tried}"
+    text += next(filter(None, map(near_names, places)), "") + f". Fix 'path' or '{key}'"
     if data.get("generate"):
         return f"{text}: 'generate: {data['generate']}' draws images/train and images/val"
     if data.get("download"):
@@ -203,9 +211,30 @@ def missing_split_message(where: Any, data: dict, bases: list[Path]) -> str:
         source = ", ".join(map(str, source)) if isinstance(source, list) else source
         text = f"{text}, or download the data yourself; the YAML names this source, which is never run: {source}"
         if data.get("converter"):
-            text += f"; then convert it: python -m utils.datasets.converters {data['converter']} SRC {bases[0]}"
+            line = command("python", "-m", "utils.datasets.converters", str(data["converter"]), "SOURCE", bases[0])
+            text += f"; then convert it: {line}"
         return text
     return f"{text}; the YAML has no 'generate' key that could draw them."
+
+
+def near_names(split: str | list[str]) -> str:
+    """Return what is there in place of the first missing folder or list of a split: a near name, or all, or ""."""
+    missing = next((Path(p) for p in ([split] if isinstance(split, str) else split) if not Path(p).exists()), None)
+    if missing is None:
+        return ""
+    wanted = missing
+    while not missing.parent.exists():
+        missing = missing.parent
+    try:
+        names = sorted(p.name for p in missing.parent.iterdir() if not p.name.startswith("."))
+    except OSError:
+        return ""
+    lower = {name.lower(): name for name in names}
+    if close := get_close_matches(missing.name.lower(), lower, n=1):
+        near = missing.with_name(lower[close[0]])
+        whole = near / wanted.relative_to(missing)
+        return f"; there is {whole if whole.exists() else near}"
+    return f"; {missing.parent} has {name_list(names)}" if 0 < len(names) <= MOST_NAMES else ""
 
 
 # The formats of labels ------------------------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from utils.console import command
 from utils.files import yaml_load, yaml_save
 
 KNOWN_RUNS = "loggers.yaml"  # in the run folder: service -> its name for the run, to go on with it
@@ -157,12 +158,17 @@ class ClearmlLogger(ServiceLogger):
         self._task = None
 
 
+def _missing(name: str, error: ImportError) -> ValueError:
+    """Return the error of a service whose package is not there."""
+    return ValueError(f"--logger {name} needs that package ({error}): {command('pip', 'install', name)}")
+
+
 def import_wandb() -> Any:
     """Return the package wandb; ValueError if it is missing."""
     try:
         import wandb  # noqa: PLC0415  optional package
     except ImportError as error:
-        raise ValueError(f"--logger wandb needs that package ({error}): pip install wandb") from None
+        raise _missing("wandb", error) from None
     return wandb
 
 
@@ -171,7 +177,7 @@ def import_mlflow() -> Any:
     try:
         import mlflow  # noqa: PLC0415  optional package
     except ImportError as error:
-        raise ValueError(f"--logger mlflow needs that package ({error}): pip install mlflow") from None
+        raise _missing("mlflow", error) from None
     return mlflow
 
 
@@ -180,7 +186,7 @@ def import_clearml() -> Any:
     try:
         import clearml  # noqa: PLC0415  optional package
     except ImportError as error:
-        raise ValueError(f"--logger clearml needs that package ({error}): pip install clearml") from None
+        raise _missing("clearml", error) from None
     return clearml
 
 

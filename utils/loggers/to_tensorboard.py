@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from utils.console import LOGGER, colorstr
+from utils.console import LOGGER, colorstr, command
 from utils.files import open_regular
 from utils.text import printable
 
@@ -45,7 +45,8 @@ class TensorBoardLogger:
         self._purge_step: int | None = None
         if self.active:
             parent = self.directory.parent
-            LOGGER.info(f"{colorstr('TensorBoard: ')}tensorboard --logdir {parent}, then open http://localhost:6006/")
+            line = command("tensorboard", "--logdir", parent)
+            LOGGER.info(f"{colorstr('TensorBoard: ')}{line}, then open http://localhost:6006/")
 
     @property
     def active(self) -> bool:
@@ -197,6 +198,7 @@ def _summary_writer() -> Any:
     try:
         from torch.utils.tensorboard import SummaryWriter  # noqa: PLC0415  optional package
     except ImportError as e:
-        LOGGER.warning(f"no TensorBoard log: {e}. `pip install tensorboard` adds it, results.csv has the same numbers")
+        line = command("pip", "install", "tensorboard")
+        LOGGER.warning(f"no TensorBoard log: {e}. `{line}` adds it, results.csv has the same numbers")
         return None
     return SummaryWriter

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
+from utils.paths import command
+
 ONNX_WRITERS = ("onnx", "onnxscript", "onnxruntime")  # torch.onnx.export needs the second, the check the third
 NMS = ("nms", "agnostic_nms", "topk_all", "iou_thres", "conf_thres")
 
@@ -177,4 +179,4 @@ def require(packages: tuple[str, ...], purpose: str) -> None:
     """
     missing = [name for name in packages if find_spec(name.replace("-", "_")) is None]
     if missing:
-        raise ValueError(f"{purpose} needs {', '.join(missing)}: pip install {' '.join(missing)}")
+        raise ValueError(f"{purpose} needs {', '.join(missing)}: {command('pip', 'install', *missing)}")

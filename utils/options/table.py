@@ -15,7 +15,7 @@ Options before the mark `_: KW_ONLY` are also arguments by position, in YOLOv5's
 import argparse
 import inspect
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from difflib import get_close_matches
 from functools import wraps
@@ -215,6 +215,23 @@ def options_of(cls: type) -> dict[str, Option]:
 def as_dict(options: Any) -> dict[str, Any]:
     """Return the values of all options that can be used, by name."""
     return {name: getattr(options, name) for name in options_of(type(options))}
+
+
+def arguments(options: Any, leave_out: Collection[str] = ()) -> list[str]:
+    """Return the words of a command line that gives these options, without those that have their default.
+
+    Args:
+        options: object of a dataclass of options.
+        leave_out: names of options that are not given.
+    """
+    words = []
+    for name, item in options_of(type(options)).items():
+        value = getattr(options, name)
+        if name in leave_out or value == item.default:
+            continue
+        alone = item.flag or (item.bare is not None and value == item.bare)
+        words += [item.flags[0], *([] if alone else map(str, value) if isinstance(value, list) else [str(value)])]
+    return words
 
 
 def alternatives(hint: Any) -> tuple[Any, ...]:

@@ -106,6 +106,27 @@ def test_download_text_is_shown_and_not_run(dataset):
     assert not marker.exists()
 
 
+@pytest.mark.parametrize(
+    ("train", "told"),
+    [
+        ("images/tran", "; there is {root}/images/train. Fix 'path' or 'train'"),
+        ("Images/train", "; there is {root}/images/train. Fix"),
+        ("images/xyz", "; {root}/images has train. Fix"),
+        (["images/train", "images/trains"], "; there is {root}/images/train. Fix"),
+    ],
+)
+def test_missing_training_images_are_told_at_once_if_they_are_needed(tmp_path, train, told):
+    draw(tmp_path / "images/train", ["a.png"])
+    draw(tmp_path / "val", ["a.png"])
+    text = f"path: {tmp_path}\nnames: [x]\nval: val\ntrain: {train}\n"
+    yaml_file = write(tmp_path / "set.yaml", text)
+    assert lb.check_dataset(yaml_file)["val"] == str(tmp_path / "val")
+    with pytest.raises(FileNotFoundError, match=r"set.yaml:4: the training images are missing") as error:
+        lb.check_dataset(yaml_file, needed=("train", "val"))
+    assert told.format(root=tmp_path) in str(error.value)
+    assert "Looked for train: " in str(error.value)
+
+
 def test_prefix_of_a_parent_folder_is_dropped_if_that_helps(dataset):
     content = {"path": str(dataset), "train": "../images/train", "val": "../images/train", "names": ["x"]}
     assert lb.check_dataset(content)["val"] == str(dataset / "images" / "train")

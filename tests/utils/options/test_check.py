@@ -17,8 +17,9 @@ from utils.options.check import COUNT, SHARE, Number
 from utils.options.detect import DetectOptions
 from utils.options.export import ExportOptions
 from utils.options.page import PAGE, page
-from utils.options.table import checked, option, refused, takes_options
+from utils.options.table import arguments, checked, option, refused, takes_options
 from utils.options.train import TrainOptions
+from utils.options.train import parse_opt as parse_train
 from utils.options.val import ValOptions
 
 
@@ -183,3 +184,17 @@ def test_a_range_has_ends_and_one_value_besides():
 
 def test_the_page_of_options_is_up_to_date():
     assert PAGE.read_text(encoding="utf-8") == page(), "write it anew: make docs-options"
+
+
+def test_arguments_give_the_same_options_on_a_command_line():
+    values = {
+        "weights": "a b.pt", "evolve": 300, "cache": "ram", "freeze": [0, 3], "window": [7], "resume": "last.pt",
+        "rect": True, "close_mosaic": 5, "logger": ["wandb", "mlflow"], "label_smoothing": 0.1, "batch_size": -1,
+    }  # fmt: skip
+    options = TrainOptions(**checked(TrainOptions, values))
+    words = arguments(options, leave_out=("resume",))
+    assert words[:2] == ["--weights", "a b.pt"]
+    assert words[words.index("--evolve") + 1].startswith("--")  # 300 is what it stands for alone
+    read = vars(parse_train(words))
+    assert {key: read[key] for key in values} == values | {"resume": False}
+    assert arguments(TrainOptions()) == []
