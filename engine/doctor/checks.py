@@ -11,6 +11,7 @@ from engine.doctor.findings import Finding, count_by_severity, in_words, ordered
 from models.yolo import DetectionModel
 from utils.datasets.dataset import SPLITS
 from utils.datasets.reader import Split
+from utils.paths import command
 
 MEMORY, HEADS, PIXELS = 1, 2, 3  # what a check looks at: names, labels and sizes; heads and bytes of files; pixels
 
@@ -133,7 +134,7 @@ def start_line(
     if not found:
         return "no finding about labels and names"
     grave = ", ".join(dict.fromkeys(f.id for f in found if f.severity != "note"))
-    shown = f"python -m engine.doctor {file} --img {imgsz}"
+    shown = command("python", "-m", "engine.doctor", file, "--img", str(imgsz))
     return f"{in_words(count_by_severity(found))}{f' ({grave})' if grave else ''}. Shown by: {shown}"
 
 

@@ -151,7 +151,7 @@ def check_evolution(options: TrainOptions, processes: int) -> TrainOptions:
     if processes > 1:
         raise ValueError("--evolve runs in one process: start it with python, not with torchrun")
     project = str(ROOT / "runs/evolve") if options.project == str(ROOT / "runs/train") else options.project
-    return replace(options, project=project, **dict.fromkeys(FIXED_IN_EVOLUTION, True))
+    return replace(options, noval=True, nosave=True, noplots=True, project=project)
 
 
 def check_processes(options: TrainOptions, processes: int) -> None:

@@ -310,7 +310,7 @@ def test_start_of_a_training(folder):
         f"{counts.count('error')} errors, {counts.count('warning')} warnings, {counts.count('note')} note"
     )
     assert "(files.orphan_label, labels.bad_line, balance.few, boxes.double)" in line
-    assert line.endswith(f"Shown by: python -m engine.doctor {folder}/my.yaml --img 64")
+    assert line.endswith(f" -m engine.doctor {folder}/my.yaml --img 64")
     model.detect.anchors.zero_()  # placeholders, until AutoAnchor or a checkpoint replaces them
     assert "no_anchor" not in start_line(data, loaders, model, 64, 4.0)
     data["doctor"] = {"skip": ["files", "labels", "balance", "boxes"]}
