@@ -145,7 +145,7 @@ def kill_and_resume(command: list[str], folder: Path, number: int, length: float
         pass
     elif status not in (0, STATUS[sent]):
         problem = f"exit status {status}, expected {STATUS[sent]}: {output.splitlines()[-1]}"
-    elif status > 0 and "Continue with: python train.py --resume" not in output and last.exists():
+    elif status > 0 and "train.py --resume" not in output and last.exists():
         problem = "no line says how to go on"
 
     resumed = "-"

@@ -21,7 +21,7 @@ from utils.callbacks import Callbacks
 from utils.files import yaml_load
 from utils.loggers.to_csv import RESULT_COLUMNS
 from utils.options.train import parse_opt
-from utils.paths import ROOT
+from utils.paths import ROOT, command
 
 EPOCHS = 3  # of two batches
 TINY = {"imgsz": 64, "batch_size": 4, "workers": 0, "weights": ""}
@@ -186,7 +186,7 @@ def test_signal_saves_and_resume_is_bit_for_bit(
         train.main(opt, stopping(event, number, **moment))
     last = tmp_path / "run/weights/last.pt"
     assert f"{number.name} stopped the training run. " in caplog.text
-    assert f"Continue with: python train.py --resume {last}" in caplog.text
+    assert f"Continue with: {command('python', 'train.py', '--resume', last)}" in caplog.text
     stopped = load_checkpoint(last)
     if moment == {"ni": 4}:
         assert (stopped["epoch"], stopped["progress"]["batch"]) == (1, 1)
@@ -217,7 +217,8 @@ def test_full_disk_keeps_the_last_epoch_and_says_how_to_go_on(finished, tiny_dat
         resource.setrlimit(size, limits)
         signal.signal(signal.SIGXFSZ, handler)
     last = tmp_path / "run/weights/last.pt"
-    assert f"The last good checkpoint is complete. Continue with: python train.py --resume {last}" in caplog.text
+    line = command("python", "train.py", "--resume", last)
+    assert f"The last good checkpoint is complete. Continue with: {line}" in caplog.text
     assert load_checkpoint(last)["epoch"] == 1
     train.run(resume=str(last))
     ours, reference = load_checkpoint(last)["model"], load_checkpoint(folder / "weights/last.pt")["model"]

@@ -41,10 +41,11 @@ class Forecast:
 
 def warn(left: float, epoch: float, plan: Plan) -> None:
     """Warn that a run takes `left` seconds on the CPU, `epoch` for an epoch, and say what makes it shorter."""
-    weights = "" if plan.options.weights else "; trained --weights need fewer epochs than none"
+    options = plan.options
+    ways = [f"a smaller --img (half of {plan.imgsz} takes a quarter of the time)", "fewer --epochs"]
+    ways += ["a smaller model, such as --cfg models/yolov5n-swinv2.yaml"] if "yolov5n" not in str(options.cfg) else []
+    ways += [] if options.weights else ["trained --weights, which need fewer epochs than none"]
     LOGGER.warning(
-        f"this run will take about {duration(left)} on the CPU, validation not counted: {plan.options.epochs} epochs "
-        f"of {duration(epoch)}. A GPU is many times faster (--device 0). Else stop it (Ctrl-C) and use a smaller --img "
-        f"(half of {plan.imgsz} takes a quarter of the time), fewer --epochs, or a smaller model (--cfg "
-        f"models/yolov5n-swinv2.yaml is the smallest){weights}"
+        f"this run will take about {duration(left)} on the CPU, validation not counted: {options.epochs} epochs of "
+        f"{duration(epoch)}. A GPU is much faster (--device 0). Else stop it (Ctrl-C) and use {', or '.join(ways)}"
     )

@@ -18,7 +18,7 @@ def epoch(monkeypatch, caplog):
     expected = forecast.Forecast()
 
     def train(number, seconds, epochs=100, batches=20, device="cpu", validation=0.0, **options):
-        options = {"epochs": epochs, "resume": False, "weights": ""} | options
+        options = {"epochs": epochs, "resume": False, "weights": "", "cfg": "a.yaml"} | options
         plan = SimpleNamespace(
             options=SimpleNamespace(**options), batches=batches, device=torch.device(device), imgsz=320
         )
