@@ -218,7 +218,7 @@ def columns_note(best: float | None, deployment: Deployment, o: ValOptions) -> s
     """Say which boxes the columns of the table count."""
     chosen = "" if best is None else f"confidence > {best:g}, "
     return (
-        f"P and R: {chosen}NMS IoU {deployment.iou:g}, as detect.py; "
+        f"P and R: {chosen}NMS IoU {deployment.iou:g}{', as detect.py' * (deployment.iou == IOU_THRES)}; "
         f"mAP: confidence > {o.conf_thres:g}, NMS IoU {o.iou_thres:g}"
     )
 

@@ -218,6 +218,8 @@ def _survivors(columns: Tensor, kept: Tensor, start: int, iou_thres: float, most
 
     if start >= columns.shape[1]:
         return kept
+    if not start and columns.shape[1] <= 2 * ROUND:  # a second round would cost more than it spares
+        return nms(columns.t(), _falling(columns.shape[1], columns.device), iou_thres)
     overlaps = Overlaps(columns, iou_thres)
     index = torch.arange(columns.shape[1], device=columns.device)
     while start < len(index) and len(kept) < most:
