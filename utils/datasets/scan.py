@@ -110,8 +110,9 @@ def in_processes(source: Source, spans: Sequence[Sequence[int]], processes: int)
             receiver, sender = context.Pipe(duplex=False)
             receivers.append(receiver)
             work = (source, spans[k::processes], sender, receivers)
-            workers.append(context.Process(target=_send_parts, args=work, daemon=True))
-            workers[k].start()
+            worker = context.Process(target=_send_parts, args=work, daemon=True)
+            worker.start()
+            workers.append(worker)
             sender.close()  # so that the end of the process is the end of what can be received
         for number in range(len(spans)):
             yield receivers[number % processes].recv()
@@ -120,9 +121,10 @@ def in_processes(source: Source, spans: Sequence[Sequence[int]], processes: int)
         worker.join()
         raise OSError(f"a process that reads labels ended early, with status {worker.exitcode}") from None
     finally:
-        for worker, receiver in zip(workers, receivers, strict=True):
+        for worker in workers:  # fewer than receivers if Ctrl-C came at the start
             worker.terminate()
             worker.join()
+        for receiver in receivers:
             receiver.close()
         cv2.setNumThreads(threads)
 

@@ -2,12 +2,10 @@
 
 import multiprocessing
 import signal
-import time
 
-import numpy as np
 import torch
 
-from tests.waiting import HANG
+from tests.waiting import HANG, wait_for
 from utils.dataloaders import LoadImagesAndLabels, create_dataloader
 from utils.datasets.demo import draw_demo
 from utils.datasets.image_cache import HEADER
@@ -46,15 +44,14 @@ def test_cache_of_a_killed_process_gives_the_batches_of_none(tmp_path):
     images = tmp_path / "images" / "train"
     expected = batches(images, None)
     fork = multiprocessing.get_context("fork")
-    rng = np.random.default_rng(0)
     folder = images.with_name("train.images.cache")
     left = []
-    for _ in range(MOMENTS):
+    for moment in range(1, MOMENTS + 1):
         ready = fork.Event()
         process = fork.Process(target=read_for_ever, args=(images, ready), daemon=True)
         process.start()
         assert ready.wait(HANG)
-        time.sleep(rng.uniform(0, 0.1))
+        wait_for(lambda: len(list(folder.glob("*.raw"))) == moment, pause=0)  # noqa: B023 - waited for at once
         process.kill()
         process.join()
         assert process.exitcode == -signal.SIGKILL

@@ -101,14 +101,30 @@ def test_a_killed_process_is_an_error_and_leaves_none_behind(children):
 @fork_only
 def test_ctrl_c_ends_the_processes(children):
     def interrupt():
-        time.sleep(0.3)
+        wait_for(lambda: len(children()) == 2)
         os.kill(os.getpid(), signal.SIGINT)
 
     thread = threading.Thread(target=interrupt)
-    with pytest.raises(KeyboardInterrupt):  # noqa: PT012, it may come before the first process
-        thread.start()
-        list(ls.in_processes(Slow(1000), spans(1000), 2))
+    thread.start()
+    with pytest.raises(KeyboardInterrupt):
+        list(ls.in_processes(Slow(100_000), spans(100_000), 2))
     thread.join()
+    assert children() == []
+
+
+@fork_only
+def test_ctrl_c_while_the_processes_start(children, monkeypatch):
+    process = multiprocessing.get_context("fork").Process
+    start = process.start
+
+    def start_one(self):
+        if children():
+            raise KeyboardInterrupt
+        start(self)
+
+    monkeypatch.setattr(process, "start", start_one)
+    with pytest.raises(KeyboardInterrupt):
+        list(ls.in_processes(Made(1000), spans(1000), 2))
     assert children() == []
 
 

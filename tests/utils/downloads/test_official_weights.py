@@ -486,10 +486,11 @@ def test_name_servers_that_do_not_answer(folder, mirror, monkeypatch):
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="processes are forked")
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 def test_two_processes_fetch_once(folder, mirror, monkeypatch):
-    both = threading.Event()  # there is a process that fetches, and one that waits
+    asked, both = threading.Event(), threading.Event()  # there is a process that fetches, and also one that waits
     serve = Handler.do_GET
 
     def slow(handler):
+        asked.set()
         assert both.wait(HANG)
         serve(handler)
 
@@ -497,8 +498,7 @@ def test_two_processes_fetch_once(folder, mirror, monkeypatch):
     child = os.fork()
     if not child:
         os._exit(find_weights("yolov5n").read_bytes() != CONTENT)
-    while not (folder / "yolov5n.pt.lock").exists():
-        assert os.waitpid(child, os.WNOHANG) == (0, 0)
+    assert asked.wait(HANG)
     monkeypatch.setattr(official_weights.LOGGER, "info", lambda text: both.set() if "waiting" in text else None)
     fetched(folder)
     assert os.waitpid(child, 0) == (child, 0)
