@@ -7,8 +7,11 @@ os.environ["MPLBACKEND"] = "Agg"
 os.environ["YOLOV5_SWINV2_MIRROR"] = "http://127.0.0.1:9;only"  # no test fetches weights
 os.environ.pop("YOLOV5_SWINV2_WEIGHTS", None)
 
+import gc
 import random
+import runpy
 import signal
+import sys
 import time
 from contextlib import contextmanager
 from pathlib import Path
@@ -46,6 +49,12 @@ def pytest_collection_modifyitems(items):
             item.add_marker(pytest.mark.skip(reason="needs CUDA"))
 
 
+def pytest_collection_finish():
+    """Spare the garbage collector what the imports made, half a million objects, and most of its whole rounds."""
+    gc.freeze()
+    gc.set_threshold(700, 10, 100)
+
+
 def pytest_addoption(parser):
     parser.addoption("--measured", action="store_true", help="list the errors that tests measured")
     parser.addoption("--budget", type=float, help="seconds after which no further test begins; the rest is skipped")
@@ -70,6 +79,28 @@ def _seeds():
     random.seed(0)
     np.random.seed(0)  # noqa: NPY002 - the global state on purpose: a library may draw from it
     torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _measured_once():
+    """Strides and operations of equal networks are found once: runs on the meta device, half of a tiny training."""
+
+    def once(measure):
+        known = {}
+
+        def wrapper(self, *args):
+            tensors = [(p.shape, p.dtype, p.device) for p in self.parameters()]
+            key = repr(self.yaml), *map(type, self.modules()), *tensors, *args
+            if key not in known:
+                known[key] = measure(self, *args)
+            return known[key]
+
+        return wrapper
+
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("_find_strides", "gflops"):
+            patch.setattr(DetectionModel, name, once(getattr(DetectionModel, name)))
+        yield
 
 
 @pytest.fixture
@@ -136,6 +167,21 @@ def narrow_model():
 def narrow_weights(tmp_path_factory, narrow_model, write_checkpoint):
     """Checkpoint tiny.pt of `narrow_model`, alone in its folder: what is written beside it stays for all tests."""
     return write_checkpoint(tmp_path_factory.mktemp("weights") / "tiny.pt", narrow_model, NARROW_NAMES)
+
+
+@pytest.fixture(scope="session")
+def foreign(tmp_path_factory):
+    """Folder with the files of tests/models/weights/foreign_writer.py, which runs without our `models`."""
+    folder = tmp_path_factory.mktemp("foreign")
+    ours = {name: module for name, module in sys.modules.items() if name.partition(".")[0] == "models"}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["foreign_writer.py", str(folder)])
+        for name in ours:
+            patch.delitem(sys.modules, name)
+        runpy.run_path(str(ROOT / "tests/models/weights/foreign_writer.py"), run_name="__main__")
+        for name in [name for name in sys.modules if name.partition(".")[0] == "models"]:
+            del sys.modules[name]
+    return folder
 
 
 class NmsInside(Runtime):

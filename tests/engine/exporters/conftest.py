@@ -1,8 +1,11 @@
-"""Two small detectors, ready for export."""
+"""Two small detectors, ready for export, and their graphs, each traced once."""
+
+from copy import deepcopy
 
 import pytest
 import torch
 
+from engine.exporters import to_onnx
 from models.yolo import DetectionModel
 
 ANCHORS = [[10, 13, 16, 30], [30, 61, 62, 45]]
@@ -31,6 +34,22 @@ def build(stages, seed):
     model.eval().fuse()
     model.detect.export = True
     return model.requires_grad_(False)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _traced_once():
+    """The tracer takes most of the time of an export; of the options it reads three."""
+    trace, graphs = to_onnx.trace, {}
+
+    def traced(model, images, options, stride):
+        key = model, images.shape, options.dynamic, options.half, options.opset, stride
+        if key not in graphs:
+            graphs[key] = trace(model, images, options, stride)
+        return deepcopy(graphs[key])
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(to_onnx, "trace", traced)
+        yield
 
 
 @pytest.fixture(scope="session")

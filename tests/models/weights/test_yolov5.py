@@ -1,7 +1,5 @@
 """Checkpoints of the original YOLOv5: models rebuilt from look-alike files (see foreign_writer.py), nothing run."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -20,21 +18,11 @@ from models.weights.checkpoint import (
 from models.weights.transfer import transfer_weights
 from models.yolo import DetectionModel
 from tests.stock_models import no_start_values
-from tests.waiting import HANG
 from utils.files import yaml_load
 from utils.model_files.inert_pickle import Budget, Record
 
 MODELS = Path(__file__).resolve().parents[3] / "models"
-WRITER = Path(__file__).with_name("foreign_writer.py")
 FILES = ("v3", "v5", "v7", "v7-protocol4", "running", "fused", "activation")
-
-
-@pytest.fixture(scope="module")
-def foreign(tmp_path_factory):
-    """Folder with the files of foreign_writer.py."""
-    folder = tmp_path_factory.mktemp("foreign")
-    subprocess.run([sys.executable, "-W", "ignore", str(WRITER), str(folder)], check=True, timeout=HANG)
-    return folder
 
 
 @torch.no_grad()
