@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import runpy
 import signal
 import subprocess
 import sys
@@ -17,7 +18,7 @@ from models.detections import Detections
 from models.weights.checkpoint import load_checkpoint, save_checkpoint
 from tests.waiting import HANG, wait_for
 from utils.boxes import xyxy2xywhn
-from utils.console import cli_errors
+from utils.console import LOGGER, cli_errors
 from utils.paths import ROOT
 
 IMGSZ = 96
@@ -377,10 +378,30 @@ def test_errors_end_with_status_1(tmp_path, weights, lines):
     assert "none.jpg: no such file" in lines()
 
 
-@pytest.mark.parametrize(
-    ("number", "status"), [(signal.SIGINT, 130), pytest.param(signal.SIGTERM, 143, marks=pytest.mark.slow)]
-)
-def test_a_signal_leaves_a_video_that_plays(tmp_path, weights, number, status):
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_leaves_a_video_that_plays(tmp_path, weights, number, status, monkeypatch, lines):
+    source = video(tmp_path / "long.avi", 30, "MJPG")
+    told = []
+
+    def at_the_first_line(record):
+        if "video 1/1 (" in record.getMessage() and not told:
+            told.append(record)
+            signal.raise_signal(number)
+        return True
+
+    argv = ["detect.py", "--weights", str(weights), "--source", str(source), "--img", "96", "--conf-thres", "0.3"]
+    monkeypatch.setattr(sys, "argv", [*argv, "--project", str(tmp_path / "out")])
+    monkeypatch.setattr(LOGGER, "filters", [*LOGGER.filters, at_the_first_line])
+    with pytest.raises(SystemExit) as stop:
+        runpy.run_path(str(ROOT / "detect.py"), run_name="__main__")
+    assert stop.value.code == status
+    assert 1 <= frames_of(tmp_path / "out/exp/long.mp4")[0] < 30
+    assert "Found in" in lines()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_ends_the_process_and_leaves_a_video_that_plays(tmp_path, weights, number, status):
     source = video(tmp_path / "long.avi", 3000, "MJPG")
     command = [sys.executable, "detect.py", "--weights", str(weights), "--source", str(source), "--img", "96"]
     log = tmp_path / "log"

@@ -10,11 +10,10 @@ import torch
 
 import export
 from models.yolo import DetectionModel
+from tests.model_tables import few_layers
 from utils.console import cli_errors
-from utils.files import yaml_load
 from utils.options.export import ExportOptions
 from utils.options.formats import parse_include
-from utils.paths import ROOT
 
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
@@ -24,10 +23,9 @@ NAMES = {0: "circle", 1: "square", 2: "o'clock"}
 
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory, write_checkpoint):
-    """Checkpoint of a narrow YOLOv5n with fresh weights: those of `narrow_model` magnify what rounding changes."""
-    table = yaml_load(ROOT / "models/yolov5n.yaml") | {"width_multiple": 0.05, "depth_multiple": 0.1, "nc": 3}
     torch.manual_seed(2)
-    return write_checkpoint(tmp_path_factory.mktemp("weights") / "tiny.pt", DetectionModel(table, verbose=False), NAMES)
+    model = DetectionModel(few_layers(3), verbose=False)
+    return write_checkpoint(tmp_path_factory.mktemp("weights") / "tiny.pt", model, NAMES)
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ import torch
 import yaml
 
 import train
+from engine.conversion.before_training import convert_inputs
 from engine.training.state import build_model, read_inputs
 from models.weights.checkpoint import load_checkpoint
 from models.yolo import DetectionModel
@@ -40,14 +41,23 @@ def place(tmp_path_factory, write_checkpoint):
     return root
 
 
+def settings(place, **options):
+    return {
+        "data": str(place / "data.yaml"), "weights": str(place / "teacher.pt"),
+        "cfg": str(place / "yolov5n-swinv2.yaml"), "imgsz": 64, "epochs": 1, "batch_size": 8, "workers": 0,
+        "noplots": True, "noautoanchor": True, "project": str(place / "runs"), "exist_ok": True,
+    } | options  # fmt: skip
+
+
 def run(place, **options):
-    settings = {
-        "data": place / "data.yaml", "weights": place / "teacher.pt", "cfg": place / "yolov5n-swinv2.yaml",
-        "imgsz": 64, "epochs": 1, "batch_size": 8, "workers": 0, "noplots": True, "noautoanchor": True,
-        "project": place / "runs", "exist_ok": True,
-    }  # fmt: skip
-    train.run(**settings | options)
+    train.run(**settings(place, **options))
     return load_checkpoint(place / "runs/exp/weights/last.pt")
+
+
+def begin(place, **options):
+    """What the training would begin with, before and after what comes first."""
+    inputs = read_inputs(TrainOptions(**settings(place, **options)))
+    return inputs, convert_inputs(inputs, torch.device("cpu"))
 
 
 def test_siblings_are_converted_once_and_trained(place, caplog):
@@ -60,15 +70,17 @@ def test_siblings_are_converted_once_and_trained(place, caplog):
     assert ckpt["yaml"]["nc"] == len(CLASSES) != twin["yaml"]["nc"]
     assert torch.allclose(ckpt["model"]["model.24.anchors"].float(), twin["model"]["model.24.anchors"].float())
     assert "is there already" not in caplog.text
-    run(place, convert=16, unlabeled=[str(place / "demo/images/train")])
+    _, again = begin(place, convert=16, unlabeled=[str(place / "demo/images/train")])
     assert "is there already; delete it to convert again" in caplog.text
+    assert (again.options.weights, again.ckpt["converted"]) == (str(twins[0]), twin["converted"])
 
 
 def test_converted_checkpoint_is_trained_as_it_is(place, caplog):
     twin = next((place / "runs/converted").glob("*.pt"), None)
     assert twin is not None, "the test above makes it"
-    ckpt = run(place, weights=twin)
-    assert ckpt["converted"] == load_checkpoint(twin)["converted"]
+    inputs, begun = begin(place, weights=str(twin))
+    assert begun is inputs
+    assert inputs.ckpt["converted"] == load_checkpoint(twin)["converted"]
     assert "images to learn from" not in caplog.text
 
 
@@ -85,19 +97,20 @@ def test_without_conversion_the_stages_start_as_the_identity(place, tmp_path):
 def test_wrong_sibling_is_named_and_training_goes_on(place, caplog):
     table = yaml_load(place / "yolov5n-swinv2.yaml") | {"width_multiple": 0.25}
     (place / "wide.yaml").write_text(yaml.safe_dump(table))
-    ckpt = run(place, cfg=place / "wide.yaml")
+    ckpt = run(place, cfg=str(place / "wide.yaml"))
     assert "no conversion: " in caplog.text
     assert "is not the Swin twin of" in caplog.text
     assert "layer 0 (Conv): 8 channels in the teacher, 16 in the model" in caplog.text
     assert ckpt["converted"] is None
     with pytest.raises(ValueError, match="is not the Swin twin of"):
-        run(place, cfg=place / "wide.yaml", convert=16)
+        run(place, cfg=str(place / "wide.yaml"), convert=16)
 
 
 def test_too_few_images_are_warned_of_and_weights_copied(place, tiny_dataset, caplog):
-    ckpt = run(place, data=tiny_dataset, imgsz=96)
+    inputs, begun = begin(place, data=str(tiny_dataset), imgsz=96)
     assert "no conversion: 8 images; a conversion needs at least 16" in caplog.text
-    assert ckpt["converted"] is None
+    assert "The weights that fit are copied" in caplog.text
+    assert begun is inputs
 
 
 def test_unlabeled_images_need_a_conversion(place):

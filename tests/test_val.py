@@ -481,7 +481,8 @@ def test_cut_off_curves_are_told(tiny_dataset, nms_inside, lines, monkeypatch):
 
 
 def test_window_changes_a_swin_model(data, tmp_path, write_checkpoint):
-    table = yaml_load(ROOT / "models/yolov5n-swinv2.yaml") | {"width_multiple": 0.25, "nc": data["nc"]}
+    table = yaml_load(ROOT / "models/yolov5n-swinv2.yaml") | {"width_multiple": 0.125, "depth_multiple": 0.1}
+    table |= {"nc": data["nc"]}
     model = DetectionModel(table, verbose=False)
     for conv in model.detect.m:
         nn.init.normal_(conv.weight, std=1.0)

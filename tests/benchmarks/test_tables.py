@@ -47,6 +47,7 @@ def test_orders_are_permutations_and_each_name_leads():
     assert orders == list(itertools.islice(draw_orders("abc"), 60))
 
 
+@pytest.mark.slow
 def test_peak_memory_is_that_of_the_program_alone():
     ballast = torch.ones(100 * 2**20)  # 400 MiB
     code = "from benchmarks.tables import peak_resident; print(peak_resident())"

@@ -1,4 +1,4 @@
-"""Scripts as third parties write them for YOLOv5 run beside this tree, from elsewhere; one in a process of its own."""
+"""Scripts as third parties write them for YOLOv5 run beside this tree, from elsewhere; one also as a process."""
 
 import json
 import os
@@ -16,8 +16,9 @@ from models.autoshape import AutoShape
 from models.runtimes.backends import DetectMultiBackend
 from models.weights.checkpoint import load_checkpoint
 from models.yolo import DetectionModel
+from tests.model_tables import few_layers
 from tests.waiting import HANG
-from utils.files import yaml_load, yaml_save
+from utils.files import yaml_save
 from utils.paths import ROOT
 
 CLIENTS = Path(__file__).parent
@@ -61,15 +62,22 @@ def expected(narrow_weights, image):
     return found
 
 
-def test_detect_like_script(narrow_weights, image, tmp_path):
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "YOLOV5_ROOT": str(ROOT)}
-    command = [sys.executable, "-W", "ignore", str(CLIENTS / "detect_like.py"), str(narrow_weights), str(image)]
-    command += ["--img", "320", "--half", "--conf-thres", "0.2"]
-    done = subprocess.run(
-        command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=HANG, check=False
-    )
+def in_a_process(name, *args):
+    """Run a script as its user does, in the working directory; what it printed."""
+    command = [sys.executable, "-W", "ignore", str(CLIENTS / f"{name}.py"), *map(str, args)]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=HANG, check=False)
     assert done.returncode == 0, done.stderr
-    told = done.stdout + done.stderr
+    return done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("apart", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_detect_like_script(apart, client, narrow_weights, image, tmp_path, monkeypatch, caplog):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("YOLOV5_ROOT", str(ROOT))
+    caplog.set_level("INFO", logger="yolov5")
+    call = in_a_process if apart else client
+    told = call("detect_like", narrow_weights, image, "--img", "320", "--half", "--conf-thres", "0.2") + caplog.text
     assert "image 1/1" in told
     assert "--half needs CUDA" in told
     folder = tmp_path / "runs/detect/exp"
@@ -98,8 +106,7 @@ def test_server(client, narrow_weights, image, expected, tmp_path):
 def test_onnx_export(client, write_checkpoint, tmp_path):
     pytest.importorskip("onnxscript")
     pytest.importorskip("onnxruntime")
-    table = yaml_load(ROOT / "models/hub/yolov3-tiny.yaml") | {"width_multiple": 0.1, "nc": 3}
-    model = DetectionModel(table, verbose=False)
+    model = DetectionModel(few_layers(3), verbose=False)
     client("export_like", write_checkpoint(tmp_path / "small.pt", model, model.names), tmp_path)
 
 

@@ -10,7 +10,7 @@ from tests.waiting import HANG
 FOLDER = Path(__file__).parents[2] / "examples" / "cpp"
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")  # as the exported file, which is not made where this one skips
 def program(tmp_path_factory):
     if not shutil.which("cmake") or not shutil.which("c++"):
         pytest.skip("needs cmake and a C++ compiler")

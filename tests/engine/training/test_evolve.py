@@ -49,14 +49,15 @@ def test_parent_is_one_of_the_five_fittest_and_mostly_the_best():
 
 
 def test_record_goes_on_and_keeps_the_best(tmp_path, monkeypatch):
+    few = {name: START[name] for name in ("lr0", "momentum", "box")}  # the figure has a panel for each
     with monkeypatch.context() as patch:
         patch.setattr("engine.training.evolve.plot_genes", lambda *_: None)  # it takes seconds each time
         record = EvolutionRecord(tmp_path)
-        record.add((0.1, 0.2, 0.3, 0.4, 1, 1, 1), START, Hyp())
-        record.add((0.1, 0.2, 0.3, 0.2, 1, 1, 1), START | {"lr0": 0.02}, Hyp())
+        record.add((0.1, 0.2, 0.3, 0.4, 1, 1, 1), few, Hyp())
+        record.add((0.1, 0.2, 0.3, 0.2, 1, 1, 1), few | {"lr0": 0.02}, Hyp())
     again = EvolutionRecord(tmp_path)
     assert again.rows == record.rows
-    again.add((0.1, 0.2, 0.9, 0.8, 1, 1, 1), START | {"lr0": 0.03}, Hyp(clip_norm=5.0))
+    again.add((0.1, 0.2, 0.9, 0.8, 1, 1, 1), few | {"lr0": 0.03}, Hyp(clip_norm=5.0))
     best = yaml_load(tmp_path / "hyp_evolve.yaml")
     assert Hyp.from_dict(best) == Hyp(lr0=0.03, clip_norm=5.0)
     text = (tmp_path / "hyp_evolve.yaml").read_text()
