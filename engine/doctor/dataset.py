@@ -75,8 +75,8 @@ class DoctorSplit:
     def classes(self, nc: int) -> tuple[np.ndarray, np.ndarray]:
         """Return how many labels, and how many images with one, each class has, twice (nc,)."""
         cls = self.flat[:, 0].astype(np.int64)
-        pairs = np.unique(np.stack((cls, self.owner), 1), axis=0)
-        return np.bincount(cls, minlength=nc), np.bincount(pairs[:, 0], minlength=nc)
+        pairs = np.unique(cls * (len(self.labels) + 1) + self.owner)
+        return np.bincount(cls, minlength=nc), np.bincount(pairs // (len(self.labels) + 1), minlength=nc)
 
     def line_of(self, row: int) -> int | None:
         """Return the line of label `row` of `flat` in its file; None if labels are not lines.

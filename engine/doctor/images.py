@@ -5,11 +5,10 @@ from collections.abc import Iterator
 
 import cv2
 import numpy as np
-from PIL import Image
 
 from engine.doctor.dataset import Dataset
 from engine.doctor.findings import Finding, share_text
-from utils.datasets.reader import HEAD_BYTES, decode_image, has_more_pages, orientation
+from utils.datasets.reader import HEAD_BYTES, decode_image, has_more_pages, open_image, orientation
 from utils.files import open_regular
 
 SAMPLED = 200  # images with 16 bits that are decoded, spread over the split
@@ -41,7 +40,7 @@ def bits_per_sample(file: str) -> int:
         return 16 if head[:4] == b"\x89PNG" and head[24:] == b"\x10" else 8
     if suffix in (".tif", ".tiff"):
         try:
-            with open_regular(file) as f, Image.open(f) as im:
+            with open_regular(file) as f, open_image(f) as im:
                 return 16 if max(np.ravel(im.tag_v2.get(258, 8))) > 8 else 8
         except (OSError, ValueError, SyntaxError, AttributeError):
             return 8
@@ -84,7 +83,7 @@ def _orientation(file: str) -> int:
         if b"Exif" not in f.read(HEAD_BYTES):
             return 1
     try:
-        with open_regular(file) as f, Image.open(f) as im:
+        with open_regular(file) as f, open_image(f) as im:
             return orientation(im)
     except (OSError, ValueError, SyntaxError):
         return 1

@@ -6,11 +6,12 @@ Raise `label_cache.CACHE_VERSION` when the rules of this file change, or old cac
 import os
 import re
 import struct
+import threading
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 import cv2
 import numpy as np
@@ -29,6 +30,8 @@ MAX_MESSAGES = 10  # about the lines of one label file
 PLAIN_LINE = r"[0-9]{1,7}(?: (?:0?\.[0-9]+|1\.0*|[01])){4} ?"
 PLAIN = re.compile(rf"(?:{PLAIN_LINE}\n)*{PLAIN_LINE}\n*")
 ROW = np.dtype("V20")  # five float32
+MAX_PIXELS = 1 << 30  # that OpenCV decodes
+_PIL_LIMIT = threading.Lock()  # PIL keeps it in a variable of all threads
 MAX_PREVIEWS = 16  # smaller versions of an image in one TIFF file
 HEAD_BYTES = 4096  # of a JPEG: what stands before the pixels mostly fits
 NO_POLYGON = np.zeros((0, 2), np.float32)
@@ -220,7 +223,7 @@ def head_size(head: bytes) -> tuple[int, int] | None:
 
 def any_image_size(file: str) -> tuple[int, int]:
     """Return what `image_size` does, after PIL and, where it must, OpenCV have looked at the file."""
-    with open_regular(file) as f, Image.open(f) as im:
+    with open_regular(file) as f, open_image(f) as im:
         image_format = (im.format or "").lower()
         # PIL has turned the size of a TIFF already.
         width, height = (im.tag_v2[256], im.tag_v2[257]) if image_format == "tiff" else im.size
@@ -240,7 +243,7 @@ def any_image_size(file: str) -> tuple[int, int]:
         raise ValueError(f"{width} x {height} pixels; at least 10 x 10 are needed")
     if image_format in ("jpeg", "mpo"):
         if end != b"\xff\xd9":  # cut off, or bytes after the end mark: only decoding can tell
-            with open_regular(file) as f, Image.open(f) as im:
+            with open_regular(file) as f, open_image(f) as im:
                 im.load()
     elif image_format != "png":
         pixels = decode_image(file)
@@ -249,6 +252,23 @@ def any_image_size(file: str) -> tuple[int, int]:
         if pixels.shape[1::-1] != (width, height):
             raise ValueError(f"OpenCV decodes {pixels.shape[1]} x {pixels.shape[0]} pixels, PIL {width} x {height}")
     return width, height
+
+
+def open_image(file: BinaryIO) -> Image.Image:
+    """Open an image of up to `MAX_PIXELS` with PIL, whose own limit is 179 million and stays as it is for others.
+
+    Raises:
+        OSError, ValueError, SyntaxError: PIL cannot read it, or it has more pixels.
+    """
+    with _PIL_LIMIT:
+        limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+        try:
+            im = Image.open(file)  # reads the head alone
+        finally:
+            Image.MAX_IMAGE_PIXELS = limit
+    if im.width * im.height > MAX_PIXELS:
+        raise ValueError(f"{im.width} x {im.height} pixels; at most {MAX_PIXELS} are read: cut it into tiles")
+    return im
 
 
 def orientation(im: Image.Image) -> int:
@@ -282,7 +302,7 @@ def decode_image(file: str, flags: int = cv2.IMREAD_COLOR) -> np.ndarray | None:
 def turn_avif(image: np.ndarray, file: str) -> np.ndarray:
     """Turn the pixels of an AVIF file as it says; OpenCV looks for that in EXIF data only, which do not count here."""
     try:
-        with open_regular(file) as f, Image.open(f) as im:
+        with open_regular(file) as f, open_image(f) as im:
             turn = orientation(im)
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):  # PIL before 11.3 does not know AVIF
         return image
@@ -303,7 +323,7 @@ def has_more_pages(file: str) -> bool:
     if not file.lower().endswith((".tif", ".tiff", ".webp", ".avif", ".png")):
         return False
     try:
-        with open_regular(file) as f, Image.open(f) as im:
+        with open_regular(file) as f, open_image(f) as im:
             for page in range(1, MAX_PREVIEWS):
                 im.seek(page)
                 if not getattr(im, "tag_v2", {}).get(254, 0) & 1:  # NewSubfileType: a reduced version
