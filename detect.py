@@ -115,7 +115,7 @@ def _detect(
 ) -> Iterator[Result]:
     """Run the pipeline; the end of `run`."""
     names, save_dir = outputs.names, outputs.folder
-    summary = Summary(source, names)
+    summary = Summary(source, names, predictor.settings.max_det)
     saved = save_dir if outputs.wanted.files or maps else None
     try:
         with held, ExitStack() as stack:  # left in the order reader, writer, files, folder

@@ -277,6 +277,11 @@ def break_off_validation(interrupts: Interrupts) -> Callable[[], None]:
     return look
 
 
+def limits(plan: Plan) -> dict[str, int]:
+    """Return the limit of detections as an argument of `val.run`, whose defaults hold if it was not given."""
+    return {} if plan.options.max_det is None else {"max_det": plan.options.max_det}
+
+
 def evaluate(
     state: State, plan: Plan, data: dict[str, Any], loader: DataLoader, compute_loss: ComputeLoss, callbacks: Callbacks
 ) -> tuple[tuple[float, ...], np.ndarray] | None:
@@ -289,7 +294,7 @@ def evaluate(
         results, maps, _ = val.run(
             data, batch_size=plan.options.batch_size * 2, imgsz=plan.imgsz, half=plan.amp == torch.float16,
             model=state.ema.ema, single_cls=plan.options.single_cls, dataloader=loader, save_dir=plan.save_dir,
-            plots=False, compute_loss=compute_loss, callbacks=callbacks,
+            plots=False, compute_loss=compute_loss, callbacks=callbacks, **limits(plan),
         )  # fmt: skip
     except BrokenOffError:
         return None
@@ -312,6 +317,7 @@ def finish(
         data, weights=best, batch_size=plan.options.batch_size * 2, imgsz=plan.imgsz, device=plan.device,
         single_cls=plan.options.single_cls, dataloader=loader, save_dir=plan.save_dir, verbose=True,
         plots=not plan.options.noplots, compute_loss=compute_loss, callbacks=callbacks, save_thresholds=True,
+        **limits(plan),
     )  # fmt: skip
     if not plan.options.noplots:
         plot_results(plan.save_dir / "results.csv")
@@ -320,6 +326,7 @@ def finish(
         line = command(
             "python", "val.py", "--weights", best, "--data", plan.options.data, "--img", str(plan.imgsz),
             "--batch-size", str(plan.options.batch_size * 2), *["--single-cls"] * plan.options.single_cls,
+            *(word for n in limits(plan).values() for word in ("--max-det", str(n))),
         )  # fmt: skip
         LOGGER.info(f"To reproduce these numbers: {line}")
         LOGGER.info(f"Results, weights and images are in {colorstr('bold', str(plan.save_dir))}")

@@ -41,6 +41,7 @@ from engine.validation.evaluation import (
     plot_metrics,
     progress,
     run_val_batch_callbacks,
+    warn_of_max_det,
 )
 from engine.validation.study import StudyFolder
 from models.image_size import check_img_size, input_stride
@@ -154,6 +155,7 @@ def run(
     names = _class_names(data, de_parallel(model), o.single_cls, by_hand)
     if dataloader is None:
         dataloader = _make_loader(data, de_parallel(model), o)
+        warn_of_max_det(dataloader.dataset, o.max_det)
     save_dir = increment_path(Path(o.project) / o.name, o.exist_ok, mkdir=True) if by_hand else Path(save_dir)
     texts = o.save_txt or o.save_hybrid
     if plots or texts or o.save_json or o.report:

@@ -286,6 +286,15 @@ def test_feature_maps_of_odd_names_stay_in_the_run_folder(run, tmp_path):
     assert {"...jpg", "x.jpg", "x.png"} <= set(out(tmp_path))
 
 
+def test_summary_names_the_limit_that_was_reached(run, tmp_path, lines):
+    cv2.imwrite(str(tmp_path / "a.png"), picture())
+    (found,) = run(tmp_path / "a.png", conf_thres=0.001)
+    assert "reached the limit" not in lines()
+    less = len(found.detections) - 1
+    run(tmp_path / "a.png", conf_thres=0.001, max_det=less)
+    assert f"1 of 1 image reached the limit of {less} detections, the best ones were kept" in lines()
+
+
 def test_summary_names_what_was_not_read(run, tmp_path, lines):
     write(tmp_path / "in/x.png", picture())
     (tmp_path / "in/y.heic").touch()

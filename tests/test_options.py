@@ -82,7 +82,7 @@ OURS = {
         "--amp": "auto", "--activation-checkpointing": False, "--checkpoint-stages": None, "--window": None,
         "--shard-optimizer": False, "--tuner": "genetic", "--storage": "", "--logger": [], "--nan-policy": "stop",
         "--convert": "auto", "--unlabeled": [],
-        "--teacher": "", "--distill-from": "outputs", "--close-mosaic": None,
+        "--teacher": "", "--distill-from": "outputs", "--close-mosaic": None, "--max-det": None,
     },
     "val": {**flags("--report", "--save-thresholds"), "--window": None},
     "detect": {

@@ -2,11 +2,14 @@
 
 import csv
 import math
+from types import SimpleNamespace
 
 import pytest
 
 import train
+from utils.callbacks import Callbacks
 from utils.files import yaml_load, yaml_save
+from utils.options.train import TrainOptions
 from utils.paths import ROOT
 
 CASES = {
@@ -56,3 +59,18 @@ def test_a_training_with_each_option(case, tiny_dataset, tmp_path):
     assert len(losses) == 2
     assert all(math.isfinite(value) and value >= 0 for row in losses for value in row)
     assert sum(losses[-1]) < SANE * sum(losses[0])
+
+
+def test_limit_of_detections_reaches_the_validation(monkeypatch, tmp_path):
+    taken = []
+
+    def run(data, max_det=None, **_):
+        taken.append(max_det)
+        return (0.0,) * 7, [], None
+
+    monkeypatch.setattr(train.val, "run", run)
+    state = SimpleNamespace(ema=SimpleNamespace(ema=None))
+    for max_det in (None, 7):
+        plan = SimpleNamespace(options=TrainOptions(max_det=max_det), imgsz=64, amp=None, save_dir=tmp_path)
+        train.evaluate(state, plan, {}, None, None, Callbacks())
+    assert taken == [None, 7]

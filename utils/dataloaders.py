@@ -50,7 +50,7 @@ from utils.boxes import xywhn2xyxy, xyxy2xywhn
 from utils.console import LOGGER, ProgressBar
 from utils.datasets.batches import Sample, Shapes, collate, collate_quad, rect_batches
 from utils.datasets.dataset import load_labels
-from utils.datasets.image_cache import ImageCache, free_memory
+from utils.datasets.image_cache import ImageCache, free_memory, processes_to_come
 from utils.datasets.lists import autosplit as autosplit
 from utils.datasets.lists import img2label_paths as img2label_paths
 from utils.datasets.loader_processes import InfiniteDataLoader, Loader, start_worker, workers_that_fit
@@ -181,7 +181,7 @@ class LoadImagesAndLabels(Dataset):
             self._damaged.share_memory_()  # known to all workers, reported by one
         self.images: list[np.ndarray] | None = None
         self.disk = ImageCache.beside(self.im_files[0], img_size, augment, prefix) if cache == "disk" else None
-        if self.disk is not None and not self.disk.fits(self._cache_bytes(), prefix):
+        if self.disk is not None and not self.disk.fits(self._cache_bytes(), self.im_files, prefix):
             self.disk = None
         if cache == "ram" and self._fits_in_memory(prefix):
             with ThreadPool(min(8, os.cpu_count() or 1)) as pool:
@@ -195,12 +195,17 @@ class LoadImagesAndLabels(Dataset):
         return self.im_files
 
     def _fits_in_memory(self, prefix: str) -> bool:
-        """Return whether all resized images fit into 90 % of the free memory (on Linux; assumed elsewhere)."""
-        need, free = self._cache_bytes(), free_memory()
+        """Return whether all resized images fit into 90 % of the free memory (on Linux; assumed elsewhere).
+
+        With several processes on this machine each will have its own, so those of the others to come count too.
+        """
+        copies = processes_to_come()
+        need, free = self._cache_bytes() * copies, free_memory()
         if free is None:
             return True
         if need > 0.9 * free:
-            LOGGER.warning(f"{prefix}images not cached: {need / 1e9:.1f} GB needed, {free / 1e9:.1f} GB free")
+            each = f" for {copies} processes" if copies > 1 else ""
+            LOGGER.warning(f"{prefix}images not cached: {need / 1e9:.1f} GB needed{each}, {free / 1e9:.1f} GB free")
         return need <= 0.9 * free
 
     def _cache_bytes(self) -> int:

@@ -14,7 +14,6 @@ TINY = 2  # net pixels: augmentation drops labels with a side below it
 DOUBLE = 0.9  # IoU of two labels of one object; BCCD has seven such pairs, from 0.915
 THIN, TOO_THIN = 20, 100  # ratio of sides; the augmentation drops labels from the second on
 WHOLE = 0.95  # of the area of the image
-MAX_DET = 300  # detections that validation keeps of an image
 PAIRS = 4_000_000  # of labels compared at a time
 COPIES = 5  # label files with equal content
 
@@ -168,14 +167,14 @@ def check_double(data: Dataset) -> Iterator[Finding]:
 def check_crowded(data: Dataset) -> Iterator[Finding]:
     """Report images with more labels than validation keeps detections."""
     for split in data.splits.values():
-        images = np.flatnonzero(split.per_image > MAX_DET)
+        images = np.flatnonzero(split.per_image > data.max_det)
         if len(images):
             files = [split.im_files[i] for i in images]
             yield Finding(
                 "boxes.crowded", "warning", split.name, len(images), len(split.im_files),
-                f"{share_text(len(images), len(split.im_files), 'images')} have more than {MAX_DET} labels, up to "
-                f"{split.per_image.max()}", f"val.py keeps {MAX_DET} detections of an image, which limits the recall. "
-                "Use a larger --max-det, or tiles.",
+                f"{share_text(len(images), len(split.im_files), 'images')} have more than {data.max_det} labels, up to "
+                f"{split.per_image.max()}", f"Validation keeps {data.max_det} detections of an image, which limits "
+                "the recall. Use a larger --max-det, or tiles.",
                 **data.files(files, (f"{split.per_image[i]} labels" for i in images)),
             )  # fmt: skip
 

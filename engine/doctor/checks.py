@@ -112,7 +112,12 @@ def loaded_split(name: str, source: str | Sequence[str] | Split, loaded: Any) ->
 
 
 def start_line(
-    data: dict[str, Any], loaders: Mapping[str, DataLoader], model: DetectionModel, imgsz: int, anchor_t: float
+    data: dict[str, Any],
+    loaders: Mapping[str, DataLoader],
+    model: DetectionModel,
+    imgsz: int,
+    anchor_t: float,
+    max_det: int,
 ) -> str:
     """Return one line about the dataset of a training: findings of each severity by the checks that decode nothing.
 
@@ -122,13 +127,14 @@ def start_line(
         model: its names, anchors and strides count.
         imgsz: image size.
         anchor_t: hyperparameter.
+        max_det: detections that validation keeps of an image.
 
     Raises:
         ValueError: from `skipped`.
     """
     splits = {name: loaded_split(name, data[name], loader.dataset) for name, loader in loaders.items()}
     file = str(data["yaml_file"] or "dataset")
-    settings = {"imgsz": imgsz, "anchor_t": anchor_t, "limit": 1, **head_settings(model.detect)}
+    settings = {"imgsz": imgsz, "anchor_t": anchor_t, "limit": 1, "max_det": max_det, **head_settings(model.detect)}
     dataset = Dataset(file, data, dict(model.names), splits, **settings)
     found = examine(dataset, chosen_ids((), skipped(data)), AT_START)
     if not found:

@@ -115,6 +115,7 @@ class Dataset:
         anchor_t: largest ratio of sides at which an anchor still fits.
         stride: smallest stride of the model.
         limit: places named in each finding, 0 for all.
+        max_det: detections that validation keeps of an image.
     """
 
     file: str
@@ -127,6 +128,7 @@ class Dataset:
     anchor_t: float = 4.0
     stride: int = 8
     limit: int = LIMIT
+    max_det: int = 300
 
     def first(self, things: Iterable[Any]) -> list[Any]:
         """Return as many as are named in a finding."""

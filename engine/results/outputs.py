@@ -119,10 +119,12 @@ class Summary:
     Args:
         source: what will come.
         names: class names by index.
+        max_det: detections kept of a frame.
     """
 
-    def __init__(self, source: Source, names: Mapping[int, str]) -> None:
-        self.source, self.names = source, names
+    def __init__(self, source: Source, names: Mapping[int, str], max_det: int) -> None:
+        self.source, self.names, self.max_det = source, names, max_det
+        self.full = 0  # frames with so many
         self.index = {name: i for i, name in enumerate(source.names, 1)}
         self.found: Counter[int] = Counter()  # boxes of each class
         self.seen_in: Counter[int] = Counter()  # frames that show a class
@@ -137,6 +139,7 @@ class Summary:
         self.seen_in.update(count.keys())
         self.frames += 1
         self.empty += not count
+        self.full += len(detections) >= self.max_det
         self._sources[frame.source] += 1
         now = time.monotonic()
         last = frame.kind == "video" and frame.number == frame.total
@@ -166,6 +169,11 @@ class Summary:
         parts = [f"{self.found[cls]} {printable(self.names[cls])} in {self.seen_in[cls]}" for cls in sorted(self.found)]
         nothing = f"; nothing in {self.empty}" if self.empty else ""
         LOGGER.info(f"Found in {frames}{origin}: {', '.join(parts) or 'no objects'}{nothing if parts else ''}")
+        if self.full:
+            LOGGER.warning(
+                f"{self.full} of {frames} reached the limit of {self.max_det} detections, the best ones were kept: "
+                "use a larger --max-det, or a higher --conf"
+            )
         if failed := self.source.failed:
             LOGGER.warning(f"{len(failed)} of {len(self.index)} files could not be read: {', '.join(failed[:10])}")
         speed = [t / self.frames * 1e3 for t in times]

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -188,6 +189,22 @@ def _to_original(
     labels = torch.cat((labels[:, :1], scale_boxes(frame, boxes, shape, ratio_pad)), 1)
     deployed = None if shown is detections else scale_boxes(frame, shown, shape, ratio_pad)
     return ImageResult(scale_boxes(frame, detections, shape, ratio_pad), labels, shape, path, deployed)
+
+
+def warn_of_max_det(dataset: Any, max_det: int) -> None:
+    """Warn of images that have more labels than detections are kept of them.
+
+    Args:
+        dataset: a `LoadImagesAndLabels`.
+        max_det: detections kept of an image.
+    """
+    labels = dataset.labels
+    counts = [len(x) for x in labels if len(x) > max_det]
+    if counts:
+        LOGGER.warning(
+            f"{len(counts)} of {len(labels)} images have more than {max_det} labels, up to {max(counts)}, but "
+            f"{max_det} detections are kept of each, so recall and mAP cannot reach 1: use --max-det {max(counts)}"
+        )
 
 
 @contextmanager

@@ -148,9 +148,33 @@ def test_disk_cache_that_does_not_fit_is_refused_before_it_starts(folder, monkey
     assert dataset.disk is None
     assert "GB free on disk" in caplog.text
     cache = next(folder.parent.glob("**/*.images.cache"), None) or next(folder.glob("**/*.images.cache"))
-    (cache / "old.raw").write_bytes(bytes(2 * need))  # what is there already can be written over
+    (cache / "notes.raw").write_bytes(bytes(2 * need))  # no image of ours: it stays, and counts as used
+    assert dl.LoadImagesAndLabels(folder, 64, cache_images="disk").disk is None
+    old = cache / f"{0:032x}.raw"
+    old.write_bytes(bytes(2 * need))  # of another size: it goes where that makes room
     assert dl.LoadImagesAndLabels(folder, 64, cache_images="disk").disk is not None
-    (cache / "old.raw").unlink()
+    assert not old.exists()
+    (cache / "notes.raw").unlink()
+
+
+def test_disk_cache_that_is_complete_counts_as_free(folder, monkeypatch):
+    dataset = dl.LoadImagesAndLabels(folder, 48, cache_images="disk")
+    for i in range(dataset.n):
+        dataset.load_image(i)
+    usage = namedtuple("usage", "total used free")
+    monkeypatch.setattr("shutil.disk_usage", lambda _: usage(0, 0, dataset._cache_bytes() * 0.2))
+    assert dl.LoadImagesAndLabels(folder, 48, cache_images="disk").disk is not None
+    assert dl.LoadImagesAndLabels(folder, 64, cache_images="disk").disk is None  # even without those of 48 pixels
+
+
+def test_memory_cache_counts_the_processes_of_this_machine(folder, monkeypatch, caplog):
+    dataset = dl.LoadImagesAndLabels(folder, 64)
+    monkeypatch.setattr(dl, "free_memory", lambda: int(dataset._cache_bytes() * 2.5))
+    for count, number, fits in ((1, 0, True), (2, 0, True), (3, 0, False), (3, 1, True), (4, 3, False)):
+        monkeypatch.setenv("LOCAL_WORLD_SIZE", str(count))
+        monkeypatch.setenv("LOCAL_RANK", str(number))
+        assert dataset._fits_in_memory("") == fits
+    assert "needed for 3 processes" in caplog.text
 
 
 def test_sampler():

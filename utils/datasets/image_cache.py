@@ -4,11 +4,12 @@ import errno
 import hashlib
 import math
 import os
+import re
 import shutil
 import stat
 import struct
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -19,18 +20,70 @@ from utils.files import atomic_path, open_regular
 
 HEADER = struct.Struct("<4sIIII")  # mark, height, width, channels, CRC-32 of the pixels
 MARK = b"yim1"
+CACHED = re.compile(r"[0-9a-f]{32}\.raw")  # names of the files
+
+
+CGROUP_FILES = {  # of the two versions: limit, use, and the entries of memory.stat that can be dropped at any time
+    1: ("memory.limit_in_bytes", "memory.usage_in_bytes", ("total_inactive_file", "total_active_file")),
+    2: ("memory.max", "memory.current", ("inactive_file", "active_file")),
+}
 
 
 def free_memory() -> int | None:
-    """Return the bytes of memory that this process can still get, by the system and its container; None if unknown."""
+    """Return the bytes of memory that this process can still get, by the system and its cgroups; None if unknown."""
     info = Path("/proc/meminfo")
     if not info.exists():
         return None
     free = next(int(line.split()[1]) * 1024 for line in info.read_text().splitlines() if "MemAvailable" in line)
-    with suppress(OSError, ValueError):  # no container, or one without a limit ("max")
-        limit, used = (int(Path(f"/sys/fs/cgroup/memory.{name}").read_text()) for name in ("max", "current"))
-        free = min(free, limit - used)
+    with suppress(OSError):
+        for folder, version in cgroup_folders(Path("/proc/self/cgroup").read_text(), Path("/sys/fs/cgroup")):
+            free = min(free, cgroup_room(folder, version, free))
     return free
+
+
+def cgroup_folders(membership: str, root: Path) -> list[tuple[Path, int]]:
+    """Return the folders of the cgroups whose memory limits hold for a process, and the version of each, 1 or 2.
+
+    Args:
+        membership: content of its /proc/PID/cgroup. In a container it may name a path of the host; then the limit of
+            the container is that of the root.
+        root: where the file systems of cgroups are mounted.
+    """
+    found = []
+    for line in membership.splitlines():
+        controllers, _, path = line.partition(":")[2].partition(":")
+        if controllers and "memory" not in controllers.split(","):
+            continue
+        version, base = (1, root / "memory") if controllers else (2, root)
+        folder = base / path.strip("/")
+        found += [(f, version) for f in (folder, *folder.parents) if f.is_relative_to(base)]
+    return found
+
+
+def cgroup_room(folder: Path, version: int, free: int) -> int:
+    """Return the bytes that the processes of a cgroup can still get; `free` if it has no limit.
+
+    Cached content of files does not count as used: it is dropped when memory is needed.
+    """
+    limit, used, droppable = CGROUP_FILES[version]
+    try:
+        most = int((folder / limit).read_text())  # "max" is no limit
+        taken = int((folder / used).read_text())
+        stat = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
+        return most - taken + sum(int(stat.get(key, 0)) for key in droppable)
+    except (OSError, ValueError):
+        return free
+
+
+def processes_to_come() -> int:
+    """Return how many processes of this machine will make their cache from now on, this one included.
+
+    Of those that torchrun started, the first one loads before the others.
+    """
+    count, number = (
+        int(os.environ.get(name, default)) for name, default in (("LOCAL_WORLD_SIZE", 1), ("LOCAL_RANK", 0))
+    )
+    return count if number == 0 else max(count - 1, 1)
 
 
 class ImageCache:
@@ -54,17 +107,35 @@ class ImageCache:
         if not os.access(folder, os.W_OK):
             raise PermissionError(13, "no permission to write", str(folder))
 
-    def fits(self, need: int, prefix: str = "") -> bool:
-        """Return whether images of `need` bytes in all fit into 90 % of the disk's free space; warn if not.
+    def fits(self, need: int, im_files: Sequence[str], prefix: str = "") -> bool:
+        """Return whether all images fit into 90 % of the disk's free space; warn if not.
 
-        What the folder holds already counts as free.
+        What the folder holds of them counts as free. Images of other sizes, and of files that were changed, are removed
+        if that makes room.
+
+        Args:
+            need: bytes of all images.
+            im_files: their sources.
+            prefix: of the messages.
         """
-        free = shutil.disk_usage(self.folder).free
+        names = {self.file_of(file).name for file in im_files}
+        free, others = shutil.disk_usage(self.folder).free, {}
         with os.scandir(self.folder) as entries:
             for entry in entries:
                 with suppress(OSError):  # another process has just renamed it
                     found = entry.stat(follow_symlinks=False)
-                    free += found.st_size if stat.S_ISREG(found.st_mode) else 0
+                    if entry.name in names and stat.S_ISREG(found.st_mode):
+                        free += found.st_size
+                    elif CACHED.fullmatch(entry.name) and stat.S_ISREG(found.st_mode):
+                        others[entry.path] = found.st_size
+        old = sum(others.values())
+        if others and need > 0.9 * free and need <= 0.9 * (free + old):
+            for file in others:
+                Path(file).unlink(missing_ok=True)
+            LOGGER.info(
+                f"{prefix}{len(others)} cached images of other sizes or earlier files removed: {old / 1e9:.1f} GB"
+            )
+            free += old
         if need > 0.9 * free:
             LOGGER.warning(f"{prefix}images not cached: {need / 1e9:.1f} GB needed, {free / 1e9:.1f} GB free on disk")
         return need <= 0.9 * free

@@ -70,6 +70,9 @@ class TrainOptions:
     resume: bool | str = option(False, "resume the latest run, or the given last.pt", bare=True)
     nosave: bool = option(False, "save only the final checkpoint")
     noval: bool = option(False, "validate only the final epoch")
+    max_det: Annotated[int, COUNT] | None = option(
+        None, "detections kept per image in validation; default: 300 for mAP, 1000 for all else"
+    )
     noautoanchor: bool = option(False, "keep the anchors of the model")
     noplots: bool = option(False, "save no plots")
     evolve: Annotated[int, COUNT] | None = option(

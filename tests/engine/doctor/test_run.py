@@ -304,7 +304,7 @@ def test_start_of_a_training(folder):
     model = DetectionModel("models/yolov5n.yaml", nc=2, verbose=False)
     model.names = data["names"]
     loaders = {name: create_dataloader(data[name], 64, 2, 32, nc=2, workers=0)[0] for name in ("train", "val")}
-    line = start_line(data, loaders, model, 64, 4.0)
+    line = start_line(data, loaders, model, 64, 4.0, 300)
     counts = [f.severity for f in run(str(folder / "my.yaml"), imgsz=64, fast=True)]
     assert line.startswith(
         f"{counts.count('error')} errors, {counts.count('warning')} warnings, {counts.count('note')} note"
@@ -312,9 +312,9 @@ def test_start_of_a_training(folder):
     assert "(files.orphan_label, labels.bad_line, balance.few, boxes.double)" in line
     assert line.endswith(f" -m engine.doctor {folder}/my.yaml --img 64")
     model.detect.anchors.zero_()  # placeholders, until AutoAnchor or a checkpoint replaces them
-    assert "no_anchor" not in start_line(data, loaders, model, 64, 4.0)
+    assert "no_anchor" not in start_line(data, loaders, model, 64, 4.0, 300)
     data["doctor"] = {"skip": ["files", "labels", "balance", "boxes"]}
-    assert start_line(data, loaders, model, 64, 4.0) == "no finding about labels and names"
+    assert start_line(data, loaders, model, 64, 4.0, 300) == "no finding about labels and names"
 
 
 def test_folders_that_do_not_exist(folder):

@@ -1,8 +1,11 @@
 """engine/validation/evaluation.py: what a batch holds; the numbers of validation stand in tests/test_val.py."""
 
+from types import SimpleNamespace
+
+import numpy as np
 import torch
 
-from engine.validation.evaluation import Runner
+from engine.validation.evaluation import Runner, warn_of_max_det
 from utils.callbacks import Callbacks
 
 
@@ -34,3 +37,14 @@ def test_images_are_the_bytes_over_255_in_every_batch():
         scores = torch.cat([result.detections[:, 4] for result in batch.results])
         torch.testing.assert_close(scores, copy.double().mean((1, 2, 3)).float() / 255)
     assert all(torch.equal(images, copy) for (images, *_), copy in zip(loader, copies, strict=True))
+
+
+def test_more_labels_than_detections_are_kept(caplog):
+    dataset = SimpleNamespace(labels=[np.zeros((n, 5), np.float32) for n in (0, 301, 300, 410)])
+    warn_of_max_det(dataset, 410)
+    assert caplog.text == ""
+    warn_of_max_det(dataset, 300)
+    assert (
+        "2 of 4 images have more than 300 labels, up to 410, but 300 detections are kept of each, so recall and mAP "
+        "cannot reach 1: use --max-det 410"
+    ) in caplog.text

@@ -5,7 +5,7 @@ import os
 import numpy as np
 import pytest
 
-from utils.datasets.image_cache import HEADER, ImageCache
+from utils.datasets.image_cache import HEADER, ImageCache, cgroup_folders, cgroup_room
 
 SHAPE = (6, 5)
 
@@ -103,3 +103,28 @@ def test_lost_folder_costs_the_cache_only(tmp_path, source):
     cache, make = ImageCache(tmp_path / "cache", "v"), Maker()
     (tmp_path / "cache").rmdir()
     np.testing.assert_array_equal(cache.get(str(source), SHAPE, make), Maker()())
+
+
+def test_folders_up_to_the_root(tmp_path):
+    v1 = "9:name=systemd:/x\n4:cpu,memory:/docker/abc\n0::/\n"
+    memory = tmp_path / "memory"
+    assert cgroup_folders(v1, tmp_path) == [
+        (memory / "docker/abc", 1), (memory / "docker", 1), (memory, 1), (tmp_path, 2),
+    ]  # fmt: skip
+    assert cgroup_folders("0::/a/b\n", tmp_path) == [(tmp_path / "a/b", 2), (tmp_path / "a", 2), (tmp_path, 2)]
+
+
+def test_cached_files_do_not_count_as_used(tmp_path):
+    for version, (limit, used, prefix) in {
+        1: ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_"),
+        2: ("memory.max", "memory.current", ""),
+    }.items():
+        folder = tmp_path / str(version)
+        folder.mkdir()
+        assert cgroup_room(folder, version, 5000) == 5000  # no such files
+        (folder / limit).write_text("1000\n")
+        (folder / used).write_text("900\n")
+        (folder / "memory.stat").write_text(f"anon 300\n{prefix}inactive_file 400\n{prefix}active_file 200\n")
+        assert cgroup_room(folder, version, 5000) == 700
+    (tmp_path / "2/memory.max").write_text("max\n")
+    assert cgroup_room(tmp_path / "2", 2, 5000) == 5000

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps, features
 
+from tests.malformed_files import png_header
 from utils.datasets import reader as label_reader
-from utils.datasets.reader import decode_image, image_size, parse_labels, verify_image_label
+from utils.datasets.reader import decode_image, image_size, open_image, parse_labels, verify_image_label
 
 
 def read(text, nc=None):
@@ -265,6 +266,19 @@ def test_jpeg_with_bytes_behind_its_end_is_fine(tmp_path):
     image = save(tmp_path / "a.jpg")
     image.write_bytes(image.read_bytes() + b"\x00\x00trailer")
     assert verify_image_label(str(image), str(tmp_path / "a.txt")).ok
+
+
+def test_images_up_to_a_gigapixel_are_opened(tmp_path):
+    """PIL alone takes 179 million pixels; only the head is read here."""
+    limit = Image.MAX_IMAGE_PIXELS
+    file = tmp_path / "a.png"
+    file.write_bytes(png_header(14_000, 13_000))
+    with file.open("rb") as opened, open_image(opened) as im:
+        assert im.size == (14_000, 13_000)
+    file.write_bytes(png_header(40_000, 30_000))
+    message = f"{file}: image left out: 40000 x 30000 pixels; at most 1073741824 are read: cut it into tiles"
+    assert verify_image_label(str(file), "none.txt").messages == [message]
+    assert Image.MAX_IMAGE_PIXELS == limit
 
 
 def test_png_without_pixels_is_left_out(tmp_path):
