@@ -155,24 +155,31 @@ class _All:
     """The images of all splits end to end, in the order of the splits; one that is listed twice counts once.
 
     Attributes:
-        files, sizes, split: path, (width, height) and name of the split of each image.
+        files, sizes, labels, split: path, (width, height), labels and name of the split of each image.
         totals: images of each split.
     """
 
     def __init__(self, data: Dataset) -> None:
         self.files: list[str] = []
         self.split: list[str] = []
+        self.labels: list[np.ndarray] = []
         sizes, known = [np.zeros((0, 2), np.int64)], set()
         for split in data.splits.values():
-            for file, size in zip(split.im_files, split.sizes, strict=True):
+            for file, size, labels in zip(split.im_files, split.sizes, split.labels, strict=True):
                 real = os.path.realpath(file) if os.path.islink(file) else file
                 if real not in known:  # twice is another finding, of check_same_split
                     known.add(real)
                     self.files.append(file)
                     self.split.append(split.name)
+                    self.labels.append(labels)
                     sizes.append(size[None])
         self.sizes = np.concatenate(sizes)
         self.totals = {split.name: len(split.im_files) for split in data.splits.values()}
+
+    def same_labels(self, link: Link) -> bool:
+        """Return whether two images have the same labels, in any order."""
+        a, b = (x[np.lexsort(x.T)] for x in (self.labels[link.a], self.labels[link.b]))
+        return np.array_equal(a, b)
 
 
 def check_exact(data: Dataset, most_bytes: int | None = None) -> Iterator[Finding]:
@@ -232,9 +239,11 @@ def _report(data: Dataset, every: _All, links: Sequence[Link], exact: bool) -> I
             advice = "They count several times. Delete all but one."
         else:
             advice = "Frames of a film look like that. They bring little new, and must not be divided among splits."
+        differ = sum(not every.same_labels(link) for link in found) if exact else 0
+        labels = f", {differ} of them with other labels" if differ else ""
         places = []
         for link in data.first(sorted(found, key=lambda link: (link.distance, link.a, link.b))):
-            note = "equal bytes" if exact else (
+            note = f"equal bytes{'' if every.same_labels(link) else ', but other labels'}" if exact else (
                 f"{link.distance} of 256 bits differ, correlation {link.correlation:.2f}{', mirrored' * link.mirrored}"
             )  # fmt: skip
             a, b = every.files[link.a], every.files[link.b]
@@ -242,5 +251,5 @@ def _report(data: Dataset, every: _All, links: Sequence[Link], exact: bool) -> I
         yield Finding(
             kind, severity, second, images, every.totals[second],
             f"{share_text(images, every.totals[second], 'images')} {what} "
-            f"{f'images of {first}' if across else 'others'}", advice, places, len(found) - len(places),
+            f"{f'images of {first}' if across else 'others'}{labels}", advice, places, len(found) - len(places),
         )  # fmt: skip

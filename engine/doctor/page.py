@@ -52,7 +52,7 @@ class Thumbnails:
         self.left = MOST_BYTES
         self.where = {file: (s, i) for s in data.splits.values() for i, file in enumerate(s.im_files)}
 
-    def draw(self, file: str, box: Sequence[float] | None = None, boxes: bool = True) -> str:
+    def draw(self, file: str, box: Sequence[float] | None = None) -> str:
         """Return an image with its boxes, one of them in another colour; "" if it cannot be drawn any more."""
         split, i = self.where.get(file, (None, 0))
         size = split.sizes[i] if split else (1, 1)
@@ -65,7 +65,7 @@ class Thumbnails:
             return ""
         data = thumbnail(image, SIDE)
         self.left -= len(data)
-        rows = split.labels[i][:, 1:].tolist() if split and boxes else []
+        rows = split.labels[i][:, 1:].tolist() if split else []
         rects = [_rect(row, kind) for kind in ("under", "") for row in rows]
         rects += [_rect(box, "this")] if box else []
         return (
@@ -76,10 +76,10 @@ class Thumbnails:
 
     def figure(self, place: Place) -> str:
         """Return the images of a place with what there is to say."""
-        first = self.draw(place.image, place.box, boxes=not place.other) if place.image else ""
+        first = self.draw(place.image, place.box) if place.image else ""
         if not first:
             return ""
-        other = self.draw(place.other, boxes=False) if place.other else ""
+        other = self.draw(place.other) if place.other else ""
         inner = f'<div class="pair">{first}{other}</div>' if other else first
         width = ' style="max-width:670px"' if other else ""
         return f"<figure{width}>{inner}<figcaption>{text(_short(place))}</figcaption></figure>"

@@ -106,6 +106,7 @@ def test_lists_and_copies(folder, monkeypatch):
     (folder / "val.txt").write_text(f"{val}./images/train/0.png\n")
     (folder / "images/val/1.png").write_bytes((folder / "images/train/1.png").read_bytes())
     cv2.imwrite(str(folder / "images/val/2.png"), cv2.convertScaleAbs(image(62), alpha=0.9))
+    (folder / "labels/val/1.txt").write_text(LINE)
     write_yaml(folder, train="train.txt", val="val.txt")
     monkeypatch.chdir(folder)
     found = findings(folder)
@@ -117,6 +118,8 @@ def test_lists_and_copies(folder, monkeypatch):
     assert found["yaml.same_split", "val"].message == "1 of 4 images (25 %) are also in train"
     exact = found["copies.exact_across", "val"]
     assert (exact.count, exact.severity, exact.places[0].file) == (1, "error", str(folder / "images/val/1.png"))
+    assert exact.places[0].note == "equal bytes, but other labels"
+    assert exact.message == "1 of 4 images (25 %) are copies of images of train, 1 of them with other labels"
     near = found["copies.near_across", "val"]
     assert (near.count, near.severity) == (1, "warning")
     assert (near.places[0].file, near.places[0].other) == (f"{folder}/images/val/2.png", f"{folder}/images/train/2.png")
@@ -322,3 +325,24 @@ def test_folders_that_do_not_exist(folder):
     data.splits["train"].listed[:] = ["/nowhere/images/a.png"]
     data.splits["val"].listed.clear()
     assert list(check_folders(data)) == []
+
+
+@pytest.mark.slow
+def test_findings_in_blood_cells(bccd):
+    """T16: looked at by eye, every finding is true: seven cells labelled twice, one field in two splits."""
+    found = run(str(bccd), imgsz=320, limit=0)
+    assert {(f.id, f.split) for f in found} == {
+        *(("boxes.double", split) for split in ("train", "val", "test")),
+        ("copies.near_across", "val"),
+        ("balance.ratio", "train"),
+    }
+    double = [place for f in found if f.id == "boxes.double" for place in f.places]
+    places = sorted((place.file[-9:-4], place.line, place.note.partition(",")[0]) for place in double)
+    assert places == [
+        ("00020", 14, "and line 15"), ("00100", 2, "and line 3"), ("00104", 13, "and line 14"),
+        ("00251", 7, "and line 8"), ("00284", 1, "and line 2"), ("00331", 2, "and line 3"), ("00403", 3, "and line 4"),
+    ]  # fmt: skip
+    (pair,) = next(f for f in found if f.id == "copies.near_across").places
+    assert (pair.file[-9:-4], pair.other[-9:-4], pair.note) == (
+        "00037", "00038", "27 of 256 bits differ, correlation 0.98",
+    )  # fmt: skip
