@@ -8,9 +8,13 @@ from torch.utils.data import DataLoader
 from engine.doctor import balance, boxes, copies, files, formats, images
 from engine.doctor.dataset import Dataset, DoctorSplit, head_settings
 from engine.doctor.findings import Finding, count_by_severity, in_words, ordered
+from engine.validation.evaluation import warn_of_max_det
 from models.yolo import DetectionModel
+from utils.console import LOGGER, colorstr
 from utils.datasets.dataset import SPLITS
 from utils.datasets.reader import Split
+from utils.distributed import is_main
+from utils.options.train import TrainOptions
 from utils.paths import command
 
 MEMORY, HEADS, PIXELS = 1, 2, 3  # what a check looks at: names, labels and sizes; heads and bytes of files; pixels
@@ -109,6 +113,24 @@ def loaded_split(name: str, source: str | Sequence[str] | Split, loaded: Any) ->
         name, images, not isinstance(source, Split), loaded.im_files, loaded.im_files, loaded.label_files,
         loaded.labels, loaded.shapes, loaded.messages,
     )  # fmt: skip
+
+
+def report_start(
+    options: TrainOptions,
+    data: dict[str, Any],
+    loaders: Mapping[str, DataLoader],
+    model: DetectionModel,
+    imgsz: int,
+    anchor_t: float,
+) -> None:
+    """Log in one line what is found in the loaded dataset of a training, and a warning of what limits the recall.
+
+    Only the first process does, and no training of an evolution. The arguments are those of `start_line`.
+    """
+    if is_main() and options.evolve is None:
+        max_det = options.max_det or 300
+        LOGGER.info(f"{colorstr('doctor: ')}{start_line(data, loaders, model, imgsz, anchor_t, max_det)}")
+        warn_of_max_det(loaders["val"].dataset, max_det)
 
 
 def start_line(

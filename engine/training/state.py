@@ -11,10 +11,9 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 
-from engine.doctor.checks import start_line
+from engine.doctor.checks import report_start
 from engine.training.distillation import Distillation, load_teacher
 from engine.training.random_state import rng_state, set_rng_state, set_torch_rng_state
-from engine.validation.evaluation import warn_of_max_det
 from models.image_size import check_img_size, input_stride
 from models.weights.checkpoint import load_checkpoint, refuse_foreign_resume, save_checkpoint
 from models.weights.imagenet import PUBLISHED, Published, load_published, read_published
@@ -360,18 +359,6 @@ def make_loaders(
     return train_loader, dataset, val_loader
 
 
-def report_data(
-    inputs: Inputs, model: DetectionModel, imgsz: int, train_loader: DataLoader, val_loader: DataLoader
-) -> None:
-    """Log what the doctor finds in what is loaded, and what limits the recall; in the first process only."""
-    if not is_main() or inputs.options.evolve is not None:
-        return
-    max_det, loaders = inputs.options.max_det or 300, {"train": train_loader, "val": val_loader}
-    line = start_line(inputs.data, loaders, model, imgsz, inputs.hyp.anchor_t, max_det)
-    LOGGER.info(f"{colorstr('doctor: ')}{line}")
-    warn_of_max_det(val_loader.dataset, max_det)
-
-
 def prepare(
     inputs: Inputs, device: torch.device, save_dir: Path, callbacks: Callbacks
 ) -> tuple[State, Plan, DataLoader, DataLoader]:
@@ -396,7 +383,8 @@ def prepare(
     train_loader, dataset, val_loader = make_loaders(inputs, imgsz, stride, device)
     if not keep_anchors and not options.resume:
         fit_anchors(model, dataset, hyp, imgsz, options.seed)
-    report_data(inputs, model, imgsz, train_loader, val_loader)
+    loaders = {"train": train_loader, "val": val_loader}
+    report_start(options, inputs.data, loaders, model, imgsz, hyp.anchor_t)
     labels = np.concatenate(dataset.labels)
     if not options.noplots and not options.resume and is_main():
         plot_labels(labels, model.names, save_dir)
