@@ -223,7 +223,8 @@ def _first_model(model: DetectMultiBackend) -> Any:
 
 def main(opt: argparse.Namespace) -> None:
     """Detect with the options of the command line."""
-    log_options("detect", vars(opt))
+    if opt.weights:  # else the error alone
+        log_options("detect", vars(opt))
     cv2.setNumThreads(0)  # decoding, computing and writing have a thread each; more only get in their way
     with Interrupts():  # SIGTERM finishes videos and tables too
         for _ in run(stream=True, **vars(opt)):

@@ -283,7 +283,8 @@ def main(opt: argparse.Namespace) -> None:
     Raises:
         ValueError, FileNotFoundError: from `run` and `check_tensorrt`.
     """
-    log_options("export", vars(opt))
+    if opt.weights:  # else the error alone
+        log_options("export", vars(opt))
     run(**vars(opt))
 
 

@@ -151,7 +151,9 @@ def run(
         _check_suppression(backend, o)
         model, half = backend.model if compute_loss else backend, False  # the loss needs the raw maps
     split = "val" if o.task in ("speed", "study") else o.task
-    data = check_dataset(o.data, needed=(split,)) if dataloader is None else o.data  # training gives the mapping
+    data = (
+        _read_dataset(o.data, de_parallel(model), split) if dataloader is None else o.data
+    )  # training gives the mapping
     names = _class_names(data, de_parallel(model), o.single_cls, by_hand)
     if dataloader is None:
         dataloader = _make_loader(data, de_parallel(model), o)
@@ -290,6 +292,13 @@ def _open_weights(o: ValOptions) -> DetectMultiBackend:
     return DetectMultiBackend(o.weights or [], device, dnn=o.dnn, data=named, fp16=o.half, window=o.window)
 
 
+def _read_dataset(data: Any, model: nn.Module, split: str) -> dict[str, Any]:
+    """Read the dataset; a mapping needs only the split to validate, and without names has those of the model."""
+    if isinstance(data, Mapping):
+        return check_dataset({"names": dict(model.names), **data}, (split,), required=(split,))
+    return check_dataset(data, (split,))
+
+
 def _check_suppression(backend: DetectMultiBackend, o: ValOptions) -> None:
     """Warn of a file whose boxes are too few for AP."""
     if backend.end2end:
@@ -310,6 +319,8 @@ def _check_settings(o: ValOptions) -> None:
     """Raise ValueError for settings that cannot work; warn of those that mislead."""
     if not o.weights:
         raise ValueError("no weights given: name a checkpoint such as runs/train/exp/weights/best.pt")
+    if o.data is None:
+        raise ValueError("no dataset given: pass a dataset YAML such as data/demo.yaml, or its content")
     if o.task not in SPLIT_TASKS:
         raise ValueError(f"task {o.task!r} is unknown. Allowed: {', '.join(SPLIT_TASKS)}")
     if o.save_conf and not (o.save_txt or o.save_hybrid):

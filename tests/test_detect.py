@@ -465,3 +465,17 @@ def test_thresholds_that_a_file_with_nms_inside_does_not_follow_are_told(run, nm
     assert len(result.detections) == 3
     assert "nms.onnx: exported with --nms" in lines()
     assert "the confidence threshold is 0.25, not 0.1." in lines()
+
+
+def test_backbone_is_no_detector():
+    with pytest.raises(
+        ValueError, match="no detector yet. Train one: train.py --weights swinv2_t --cfg .*swinv2t.yaml"
+    ):
+        detect.run("swinv2_t", ".")
+
+
+def test_missing_weights_are_told_without_the_options(caplog):
+    caplog.set_level("INFO", logger="yolov5")
+    with pytest.raises(ValueError, match="no weights given"):
+        detect.main(detect.parse_opt([]))
+    assert not caplog.records

@@ -1,6 +1,7 @@
 """The command line of val.py: what its options ask for, with a stand-in for the run."""
 
 import pytest
+import yaml
 
 import val
 
@@ -72,3 +73,14 @@ def test_json_comes_with_coco(monkeypatch, file, expected):
     monkeypatch.setattr(val, "run", lambda **settings: calls.append(settings))
     val.main(val.parse_opt(["--weights", "a.pt", "--data", file]))
     assert calls[0]["save_json"] is expected
+
+
+def test_dataset_from_python_needs_only_the_split(tiny_dataset, narrow_weights, tmp_path):
+    folder = yaml.safe_load(tiny_dataset.read_text())["path"]
+    settings = {"imgsz": 96, "workers": 0, "device": "cpu", "project": tmp_path, "plots": False, "single_cls": True}
+    found = val.run({"val": f"{folder}/images/val"}, narrow_weights, **settings)
+    assert found.results[:4] == val.run(tiny_dataset, narrow_weights, **settings).results[:4]
+    with pytest.raises(ValueError, match="key 'test' is missing"):
+        val.run({"val": f"{folder}/images/val"}, narrow_weights, **settings, task="test")
+    with pytest.raises(ValueError, match="no dataset given: pass a dataset YAML"):
+        val.run(None, narrow_weights, **settings)

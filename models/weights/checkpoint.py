@@ -326,6 +326,11 @@ def build_model(ckpt: Mapping[str, Any], fuse: bool = False) -> DetectionModel:
     model.hyp = None if ckpt["hyp"] is None else dict(ckpt["hyp"])
     origin = ckpt["converted"] or {}
     model.thresholds = ckpt["thresholds"]
-    model.licence = LICENCE if FOREIGN in (ckpt["version"], origin.get("version")) else ""
+    if FOREIGN in (ckpt["version"], origin.get("version")):
+        model.licence = LICENCE
+    elif origin:  # weights of a teacher that says nothing about its licence
+        model.licence = (
+            f"that of {origin.get('teacher') or 'the weights it was converted from'}, which is not known here"
+        )
     model = model.float().eval()
     return model.fuse() if fuse else model

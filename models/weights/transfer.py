@@ -37,6 +37,11 @@ class Transfer:
     def log(self, source: str | Path) -> None:
         """Log the counts, and the first names of each kind that was not taken."""
         LOGGER.info(f"Transferred {len(self.taken)}/{self.total} tensors from {source}")
+        if not self.taken:
+            LOGGER.warning(
+                f"nothing of {source} fits this model, so it starts from random weights: pass the --cfg of these "
+                "weights, or weights of this model, or --weights '' if that is what you want"
+            )
         kinds = {
             "of another shape": [f"{n} {_sides(old)} -> {_sides(new)}" for n, old, new in self.reshaped],
             "kept as the model file says": self.kept,

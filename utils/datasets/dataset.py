@@ -39,7 +39,9 @@ MAX_MESSAGES = 10  # messages about single files that are logged one by one
 
 
 # Dataset YAML --------------------------------------------------------------------------------------------------------
-def check_dataset(data: str | Path | dict, needed: Sequence[str] = ("val",)) -> dict[str, Any]:
+def check_dataset(
+    data: str | Path | dict, needed: Sequence[str] = ("val",), *, required: Sequence[str] = ("train", "val")
+) -> dict[str, Any]:
     """Read a dataset YAML and find its folders.
 
     Keys of the YAML: `train`, `val` and `names` are required; `test`, `path`, `nc` are optional, and `generate: shapes`
@@ -51,6 +53,7 @@ def check_dataset(data: str | Path | dict, needed: Sequence[str] = ("val",)) -> 
         data: file (looked up by `check_file`), or its content.
         needed: the splits whose folders or lists must exist if the YAML names them. Others are looked for when they
             are loaded (`list_images`).
+        required: the splits that it must name.
 
     Returns:
         A copy with `train`, `val`, `test` (absolute str, list of them, or None; a `Split` of these if the format is
@@ -66,7 +69,7 @@ def check_dataset(data: str | Path | dict, needed: Sequence[str] = ("val",)) -> 
         yaml_file = check_file(data, suffixes=(".yaml", ".yml"))
         data = yaml_load(yaml_file)
     where = yaml_file or "dataset"
-    for key in ("train", "val", "names"):
+    for key in (*required, "names"):
         if data.get(key) in (None, "", [], {}):
             raise ValueError(f"{where}: key '{key}' is missing or empty. A dataset needs train, val and names.")
     check_entries(data, where)
@@ -86,7 +89,7 @@ def check_dataset(data: str | Path | dict, needed: Sequence[str] = ("val",)) -> 
     needed = [key for key in needed if data.get(key)]
     there = {b: sum(split_exists(b, data[key]) for key in needed) for b in bases}
     base = max(bases, key=lambda b: there[b])  # the first with most of them
-    if generate and not split_exists(base, data["val"]):
+    if generate and data.get("val") and not split_exists(base, data["val"]):
         LOGGER.info(f"{where}: drawing the demonstration set '{generate}' into {base}")
         draw_demo(base)
     for key in needed:

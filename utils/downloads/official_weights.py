@@ -175,7 +175,12 @@ def find_backbone(name: str) -> Path:
 
 
 def _refuse_near_names(path: Path) -> None:
-    """Raise an error for a missing file whose name is close to that of official weights."""
+    """Raise an error for a missing file whose name is close to that of official weights, or that of a backbone."""
+    if str(path) in IMAGENET:
+        raise ValueError(
+            f"{path}: weights of an ImageNet backbone, which is no detector yet. Train one: train.py --weights {path} "
+            f"--cfg models/yolov5-{str(path).replace('_', '')}.yaml"
+        )
     if path.suffix not in ("", ".pt"):
         return
     for pattern, reason in UNREADABLE:
@@ -236,7 +241,8 @@ def _fetch(official: Official, target: Path, places: Sequence[Path]) -> None:
     raise FileNotFoundError(
         f"{target.name}: not found in {', '.join(str(place.parent) for place in places)}, and it cannot be fetched: "
         f"{'; '.join(problems)}{kept}. Put {official.url} (about {official.size:,} bytes, sha256 {digest}) at {target} "
-        f"or name a folder that has it by {FOLDER}, or a mirror by {MIRRORS}. train.py --weights '' needs none"
+        f"or name a folder that has it by {FOLDER}, or a mirror by {MIRRORS}. "
+        "Only a training from scratch, train.py --weights '', needs none"
     )
 
 

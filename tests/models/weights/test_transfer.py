@@ -75,3 +75,10 @@ def test_anchors_can_be_kept(ckpt):
     report = transfer_weights(model, ckpt, exclude=("anchor",))
     assert report.kept == ["model.4.anchors"]
     assert not model.detect.anchors.any()
+
+
+def test_nothing_taken_is_a_warning(caplog):
+    model = DetectionModel(CFG, verbose=False)
+    transfer_weights(model, {"model": {"other.weight": torch.zeros(1)}}).log("a.pt")
+    (warning,) = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
+    assert "nothing of a.pt fits this model, so it starts from random weights: pass the --cfg" in warning
