@@ -292,7 +292,7 @@ def _open_weights(o: ValOptions) -> DetectMultiBackend:
     return DetectMultiBackend(o.weights or [], device, dnn=o.dnn, data=named, fp16=o.half, window=o.window)
 
 
-def _read_dataset(data: Any, model: nn.Module, split: str) -> dict[str, Any]:
+def _read_dataset(data: Any, model: Any, split: str) -> dict[str, Any]:
     """Read the dataset; a mapping needs only the split to validate, and without names has those of the model."""
     if isinstance(data, Mapping):
         return check_dataset({"names": dict(model.names), **data}, (split,), required=(split,))
