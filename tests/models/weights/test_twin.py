@@ -139,7 +139,8 @@ def test_wrong_size_names_the_table_that_fits(teacher):
     with pytest.raises(
         ValueError,
         match=r"yolov5s-swinv2.yaml is not the Swin twin of yolov5n.pt: layer 0 \(Conv\): 16 channels in the teacher, "
-        r"32 in the model. models/yolov5n-swinv2.yaml fits this teacher; python -m engine.convert",
+        r"32 in the model. models/yolov5n-swinv2.yaml fits this teacher; for one of its own table: "
+        r".*-m engine.convert .*yolov5n.pt --cfg twin",
     ):
         check_pairing(pairing, teacher, twin, "yolov5n.pt", "models/yolov5s-swinv2.yaml")
 
