@@ -55,6 +55,11 @@ def pytest_collection_finish():
     gc.set_threshold(700, 10, 100)
 
 
+def pytest_sessionstart():
+    """Wait less for loader processes: PyTorch gives one that had an error five seconds before it ends it."""
+    torch.utils.data._utils.MP_STATUS_CHECK_INTERVAL = 0.2
+
+
 def pytest_addoption(parser):
     parser.addoption("--measured", action="store_true", help="list the errors that tests measured")
     parser.addoption("--budget", type=float, help="seconds after which no further test begins; the rest is skipped")

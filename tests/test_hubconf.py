@@ -213,6 +213,7 @@ for name, code in PROGRAMS.items():
 """
 
 
+@pytest.mark.slow
 def test_programs_keep_their_own_packages_and_find_ours_if_they_have_none(program, weights):
     programs = {name: textwrap.dedent(code) for name, code in PROGRAMS.items()}
     (program / "main.py").write_text(f"{LOAD}\nPROGRAMS = {programs}\n{CHILDREN}")
