@@ -143,7 +143,7 @@ def check_double(data: Dataset) -> Iterator[Finding]:
         same = split.flat[pairs[:, 0], 0] == split.flat[pairs[:, 1], 0]
         for key, severity, which, what, advice in (
             ("boxes.double", "warning", same, "of one class cover each other, as if one object was labelled twice",
-             "Both are learned, and one of them counts as missed. Delete one, unless two objects lie upon each other."),
+             "Both are learned, and one of them counts as missed. Delete one, unless two objects really overlap."),
             ("boxes.two_names", "note", ~same, "of different classes cover each other",
              "Datasets in which an object may have several classes do that; else one of them is wrong."),
         ):  # fmt: skip
