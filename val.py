@@ -2,6 +2,7 @@
 
 python val.py --weights runs/train/exp/weights/best.pt --data data/demo.yaml --img 640
 python val.py --weights best.pt --data data/coco.yaml --iou 0.65 --task test --save-txt --save-conf
+python val.py --weights best.pt --data data/demo.yaml --as-detect    # counts exactly what detect.py gives
 python val.py --weights best.pt --data data/coco128.yaml --task speed --batch-size 1 --device 0
 python val.py --weights small.pt large.pt --data data/coco.yaml --task study    # image sizes 256 to 1536
 """
@@ -43,6 +44,7 @@ from engine.validation.evaluation import (
     run_val_batch_callbacks,
     warn_of_max_det,
 )
+from engine.validation.frames import as_detect
 from engine.validation.study import StudyFolder
 from models.image_size import check_img_size, input_stride
 from models.runtimes.backends import DetectMultiBackend
@@ -122,10 +124,10 @@ def run(
 
     Args:
         options: fields of `ValOptions` as arguments, such as `run("my.yaml", "best.pt", imgsz=320)`. With a
-            `dataloader`, `data` is the mapping that `check_dataset` returned, and `batch_size`, `imgsz`, `task` and
-            `workers` have no effect; with a `model`, which stays where it is, `weights` only name the JSON file.
-            `save_hybrid` sets `save_txt`, and the metrics then say nothing about the model. `half` needs CUDA; with
-            weights it warns elsewhere.
+            `dataloader`, `data` is the mapping that `check_dataset` returned, and `as_detect`, `batch_size`, `imgsz`,
+            `task` and `workers` have no effect; with a `model`, which stays where it is, `weights` only name the JSON
+            file. `save_hybrid` sets `save_txt`, and the metrics then say nothing about the model. `half` needs CUDA;
+            with weights it warns elsewhere.
         model: validate this model; it is evaluated as it is and left in the mode it was in.
         dataloader: batches as `create_dataloader` makes them, without augmentation.
         save_dir: folder for the files, if not by hand; made if files are asked for.
@@ -168,7 +170,7 @@ def run(
     files = open_files(save_dir, stems, o.weights, texts, o.save_conf, ids)
     page = ValReport(save_dir, names) if o.report else None
     callbacks = callbacks or Callbacks()
-    deployment = _deployment(o)
+    deployment = replace(_deployment(o), padded=getattr(dataloader.dataset, "pad", 0) > 0)
     tally = Tally(len(names), deployment)
     runner = Runner(
         model, o.conf_thres, o.iou_thres, o.max_det, o.single_cls, half, compute_loss, o.augment, o.save_hybrid,
@@ -203,7 +205,8 @@ def run(
     if plots:
         plot_metrics(tally, result, save_dir, names, o.conf_thres, o.iou_thres)
     if by_hand:
-        LOGGER.info(SPEED.format(before, inference, nms, (dataloader.batch_size, 3, *dataloader.dataset.frame)))
+        shape = (dataloader.batch_size or o.batch_size, 3, *dataloader.dataset.frame)
+        LOGGER.info(SPEED.format(before, inference, nms, shape))
         LOGGER.info(f"Results saved to {colorstr('bold', str(save_dir))}")
     results = Results(*result.means(), *(runner.loss / len(dataloader)).tolist())
     return Validation(results, result.maps(len(names)), (before, inference, nms))
@@ -221,9 +224,14 @@ def _take(result: ImageResult, tally: Tally, files: Sequence[TextFiles | JsonFil
 def columns_note(best: float | None, deployment: Deployment, o: ValOptions) -> str:
     """Say which boxes the columns of the table count."""
     chosen = "" if best is None else f"confidence > {best:g}, "
+    frames = ""
+    if deployment.padded:
+        frames = "; images padded by half a stride as in YOLOv5 (not with --as-detect)"
+    elif o.as_detect:
+        frames = "; images framed as by detect.py, so mAP differs a little from that of YOLOv5"
     return (
         f"P and R: {chosen}NMS IoU {deployment.iou:g}{', as detect.py' * (deployment.iou == IOU_THRES)}; "
-        f"mAP: confidence > {o.conf_thres:g}, NMS IoU {o.iou_thres:g}"
+        f"mAP: confidence > {o.conf_thres:g}, NMS IoU {o.iou_thres:g}{frames}"
     )
 
 
@@ -251,6 +259,7 @@ def keep_thresholds(
         "iou_thres": float(tally.deployment.iou),
         "augment": o.augment,
         "single_cls": o.single_cls,
+        "as_detect": o.as_detect,
     }
     if save_dir != Path(""):
         save_dir.mkdir(parents=True, exist_ok=True)
@@ -335,6 +344,8 @@ def _check_settings(o: ValOptions) -> None:
             f"--save-thresholds writes into one checkpoint (.pt), not into {', '.join(map(str, o.weights))}: "
             "validate the checkpoint, and export it again"
         )
+    if o.as_detect and o.task == "speed":
+        raise ValueError("--task speed times frames of one size: remove --as-detect")
     if o.save_hybrid:
         LOGGER.warning("--save-hybrid adds the labels to the detections: the metrics are those of the labels")
 
@@ -357,7 +368,8 @@ def _class_names(data: Mapping[str, Any], model: nn.Module, single_cls: bool, by
 def _make_loader(data: Mapping[str, Any], model: nn.Module, o: ValOptions) -> DataLoader:
     """Load one split as training validates it: rectangular batches with half a stride of padding.
 
-    `speed` and files of one size: each image in a frame of the whole size; likewise with height and width.
+    `speed` and files of one size: each image in a frame of the whole size; likewise with height and width. `as_detect`:
+    each image in the frame that detect.py gives it.
     """
     stride = model.stride if isinstance(model, DetectMultiBackend) else input_stride(model.stride)
     split = "val" if o.task == "speed" else o.task
@@ -371,12 +383,13 @@ def _make_loader(data: Mapping[str, Any], model: nn.Module, o: ValOptions) -> Da
             f"this file takes images of {fixed[0]}x{fixed[1]} (height x width) only: use --img "
             + " ".join(map(str, asked))
         )
-    rect = o.task != "speed" and not fixed and len(sides) == 1
+    rect = o.task != "speed" and not fixed and len(sides) == 1 and not o.as_detect
     sides = tuple(check_img_size(sides, s=stride))
-    return create_dataloader(
+    batch_size = getattr(model, "batch_size", None) or o.batch_size
+    found = create_dataloader(
         data[split],
         sides if len(sides) > 1 else sides[0],
-        getattr(model, "batch_size", None) or o.batch_size,
+        batch_size,
         stride,
         rect=rect,
         pad=0.5 if rect else 0.0,
@@ -385,7 +398,8 @@ def _make_loader(data: Mapping[str, Any], model: nn.Module, o: ValOptions) -> Da
         workers=o.workers,
         prefix=colorstr(f"{split}: "),
         pin_memory=(getattr(model, "device", None) or next(model.parameters()).device).type == "cuda",
-    )[0]
+    )
+    return as_detect(*found, None if fixed else stride, batch_size) if o.as_detect else found[0]
 
 
 # Command line ---------------------------------------------------------------------------------------------------------

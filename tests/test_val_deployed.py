@@ -1,20 +1,27 @@
 """val.py counts all but mAP on the boxes that detect.py would give, and finds the confidence to use."""
 
 import shutil
+from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import torch
+import yaml
 
 import detect
 import val
+from engine.validation.deployed import Deployment
+from engine.validation.evaluation import Runner, evaluating
 from models.autoshape import AutoShape
 from models.experimental import Ensemble, attempt_load
+from models.runtimes.backends import DetectMultiBackend
 from models.weights.checkpoint import add_thresholds, load_checkpoint, strip_optimizer
 from tests.oracle import IMGSZ, Oracle, make_loader, perfect_answers
 from utils.callbacks import Callbacks
 from utils.datasets.dataset import check_dataset
 from utils.files import yaml_load
+from utils.options.val import ValOptions
 
 
 @pytest.fixture(scope="module")
@@ -154,3 +161,68 @@ def test_hub_takes_the_best_confidence(weights):
     pair.conf = "best"
     with pytest.raises(ValueError, match="no best one"):
         pair(image)
+
+
+@pytest.fixture(scope="module")
+def mixed_sizes(tmp_path_factory):
+    """Dataset YAML of noise in images of several sizes, larger and smaller than the network input, and their labels."""
+    root = tmp_path_factory.mktemp("mixed")
+    for kind in ("images", "labels"):
+        (root / kind).mkdir()
+    for i, (height, width) in enumerate([(70, 150), (150, 70), (70, 150), (201, 199), (40, 40), (97, 64)]):
+        noise = np.random.default_rng(i).integers(0, 256, (6, 9, 3), np.uint8)
+        cv2.imwrite(str(root / f"images/{i}.png"), cv2.resize(noise, (width, height), interpolation=cv2.INTER_CUBIC))
+        (root / f"labels/{i}.txt").write_text("1 0.3 0.4 0.25 0.5\n0 0.9 0.9 0.2 0.2\n")
+    content = {"path": str(root), "train": "images", "val": "images", "names": ["a", "b", "c"]}
+    (root / "mixed.yaml").write_text(yaml.safe_dump(content))
+    return root / "mixed.yaml"
+
+
+def validated(weights, yaml_file, **settings):
+    """The boxes and labels that validation counts, by name of the image."""
+    model = DetectMultiBackend([weights], "cpu")
+    loader = val._make_loader(check_dataset(yaml_file), model, ValOptions(imgsz=96, workers=0, **settings))
+    deployment = Deployment(lowest=0.05)
+    runner = Runner(model, 0.001, 0.6, 300, False, False, None, deployment=deployment)
+    with evaluating(model):
+        results = [image for batch in runner.batches(loader, Callbacks()) for image in batch.results]
+    return {Path(image.path).name: (image.deployed, image.labels, image.shape) for image in results}
+
+
+@pytest.mark.parametrize("batch_size", [1, 4])
+def test_as_detect_counts_the_boxes_of_detect(narrow_weights, mixed_sizes, tmp_path, batch_size):
+    found = detect.run(
+        narrow_weights, str(mixed_sizes.with_name("images")), imgsz=[96], conf_thres=0.05, device="cpu", nosave=True,
+        project=tmp_path,
+    )  # fmt: skip
+    counted = validated(narrow_weights, mixed_sizes, as_detect=True, batch_size=batch_size)
+    padded = validated(narrow_weights, mixed_sizes, batch_size=batch_size)
+    assert len(counted) == len(found) == 6
+    for image in found:
+        name = Path(image.source).name
+        boxes, labels, shape = counted[name]
+        assert shape == image.shape
+        assert len(image.detections) > 10
+        assert boxes.shape == image.detections.shape
+        assert torch.allclose(boxes, image.detections, rtol=1e-3, atol=0.02)
+        height, width = shape
+        xywh = torch.tensor([[0.3, 0.4, 0.25, 0.5], [0.9, 0.9, 0.2, 0.2]]) * torch.tensor([width, height] * 2)
+        right = torch.cat((xywh[:, :2] - xywh[:, 2:] / 2, xywh[:, :2] + xywh[:, 2:] / 2), 1)
+        assert torch.allclose(labels[:, 1:], right, atol=1e-3)
+        assert labels[:, 0].tolist() == [1, 0]
+    differ = [image for image in found if padded[Path(image.source).name][0].shape != image.detections.shape]
+    assert differ  # else this test could not fail
+
+
+def test_as_detect_is_said_in_log_titles_and_thresholds(weights, mixed_sizes, tmp_path, caplog):
+    caplog.set_level("INFO", logger="yolov5")
+    settings = {"imgsz": 96, "workers": 0, "device": "cpu", "project": tmp_path, "plots": False}
+    for as_detect, words in ((False, "images padded by half a stride"), (True, "images framed as by detect.py")):
+        caplog.clear()
+        val.run(mixed_sizes, weights, as_detect=as_detect, exist_ok=True, **settings)
+        assert any(words in record.getMessage() for record in caplog.records)
+        assert yaml_load(tmp_path / "exp/thresholds.yaml")["as_detect"] is as_detect
+    assert "padded images" in str(Deployment(padded=True))
+    assert "padded" not in str(Deployment())
+    with pytest.raises(ValueError, match="--task speed times frames of one size: remove --as-detect"):
+        val.run(mixed_sizes, weights, as_detect=True, task="speed")

@@ -114,6 +114,20 @@ def clip_boxes(boxes: Array, shape_hw: tuple[float, float]) -> Array:
     return y
 
 
+def centred(
+    img1_shape: tuple[int, int], img0_shape: tuple[int, int]
+) -> tuple[tuple[float, float], tuple[float, float]]:
+    """Return `ratio_pad` of an image that was fitted into the network input and centred (`letterbox` with scaleup).
+
+    Args:
+        img1_shape: see `scale_boxes`.
+        img0_shape: see there, too.
+    """
+    gain = min(img1_shape[0] / img0_shape[0], img1_shape[1] / img0_shape[1])
+    height, width = (round(side * gain) for side in img0_shape)  # letterbox rounds the image to whole pixels
+    return (gain, gain), ((img1_shape[1] - width) / 2, (img1_shape[0] - height) / 2)
+
+
 def scale_boxes(
     img1_shape: tuple[int, int],
     boxes: Array,
@@ -127,19 +141,12 @@ def scale_boxes(
         boxes: (..., 4 or more) `xyxy_net`; columns from the fifth on are passed through.
         img0_shape: (height, width) of the original image.
         ratio_pad: ((ratio_h, ratio_w), (pad_w, pad_h)) as the dataset reports it: network pixels per original pixel,
-            and the padding on the left and above. Mind the two orders. None: worked out from the shapes, which is right
-            when the image was fitted into the input, enlarged if need be, and centred (`letterbox` with scaleup).
+            and the padding on the left and above. Mind the two orders. None: that of `centred`.
 
     Returns:
         Same shape, first four columns `xyxy_img`, within the image.
     """
-    if ratio_pad is None:
-        gain = min(img1_shape[0] / img0_shape[0], img1_shape[1] / img0_shape[1])
-        ratio_h = ratio_w = gain
-        pad_w = (img1_shape[1] - round(img0_shape[1] * gain)) / 2  # letterbox rounds the image to whole pixels
-        pad_h = (img1_shape[0] - round(img0_shape[0] * gain)) / 2
-    else:
-        (ratio_h, ratio_w), (pad_w, pad_h) = ratio_pad
+    (ratio_h, ratio_w), (pad_w, pad_h) = ratio_pad or centred(img1_shape, img0_shape)
     y = _float_copy(boxes)
     y[..., :4:2] = (y[..., :4:2] - pad_w) / ratio_w
     y[..., 1:4:2] = (y[..., 1:4:2] - pad_h) / ratio_h

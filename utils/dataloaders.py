@@ -100,6 +100,7 @@ class LoadImagesAndLabels(Dataset):
     Attributes:
         im_files, label_files: N paths.
         img_size, frame: the largest side of a sample, and (height, width) of samples not of `batch_shapes`.
+        pad: of `batch_shapes`, in strides.
         labels: N arrays (M, 5) float32 `[class, xywhn]`, relative to the original image.
         segments: N lists of polygons (P, 2) xyn, one per label, or empty (`labels.Verified`).
         shapes: (N, 2) int, original width and height.
@@ -150,7 +151,7 @@ class LoadImagesAndLabels(Dataset):
         if (augment or rect) and len(set(self.frame)) > 1:
             raise ValueError(f"imgsz is {img_size}, but must be one number of pixels with augment or rect")
         self.img_size, self.hyp, self.augment, self.rect, self.seed = max(self.frame), hyp or Hyp(), augment, rect, seed
-        self.stride, self.mosaic = stride, augment and not rect
+        self.stride, self.pad, self.mosaic = stride, pad * rect, augment and not rect
         self.close_at: int | None = None
         found = load_labels(path, nc=None if single_cls else nc, prefix=prefix)
         self.im_files, self.label_files = found.im_files, found.label_files

@@ -29,12 +29,14 @@ class Deployment:
         conf: boxes above it are drawn and enter the confusion matrix.
         iou, max_det: see `non_max_suppression`.
         lowest: boxes above it enter the curves.
+        padded: the images have the padding of half a stride that AP has in YOLOv5, and that detect.py does not add.
     """
 
     conf: float = CONF_THRES
     iou: float = IOU_THRES
     max_det: int = MAX_DET
     lowest: float = LOWEST
+    padded: bool = False
 
     def suppress(self, decoded: Tensor, agnostic: bool, known: Sequence[Tensor] = ()) -> list[Tensor]:
         """Return B of (D, 6) `[xyxy_net, confidence, class]`, the best class of each box; see `non_max_suppression`."""
@@ -44,7 +46,7 @@ class Deployment:
 
     def __str__(self) -> str:
         """For titles of images."""
-        return f"confidence > {self.conf:g}, NMS IoU {self.iou:g}"
+        return f"confidence > {self.conf:g}, NMS IoU {self.iou:g}{', padded images' * self.padded}"
 
 
 class Counts(NamedTuple):

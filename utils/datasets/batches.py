@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import default_collate
 
-Shapes = tuple[tuple[int, int], tuple[tuple[float, float], tuple[int, int]]] | None
+Shapes = tuple[tuple[int, int], tuple[tuple[float, float], tuple[float, float]]] | None
 Sample = tuple[Tensor, Tensor, str, Shapes]
 
 

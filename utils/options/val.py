@@ -60,6 +60,11 @@ class ValOptions:
     half: bool = option(False, "compute in float16, CUDA only")
     dnn: bool = option(False, "use OpenCV for .onnx files")
     _: KW_ONLY
+    as_detect: bool = option(
+        False,
+        "frame each image as detect.py does, without the padding that mAP of YOLOv5 has: all counts are then exactly "
+        "those of detect.py, and mAP differs a little",
+    )
     report: bool = option(False, "write report.html: the images with the most errors first")
     save_thresholds: bool = option(False, "write the best confidences into the checkpoint, for detect.py --conf best")
     window: Annotated[int, COUNT] | list[Annotated[int, COUNT]] | None = option(
