@@ -37,6 +37,7 @@ from engine.validation.evaluation import (
     Runner,
     Tally,
     evaluating,
+    log_spread,
     log_table,
     plot_batch,
     plot_metrics,
@@ -196,6 +197,7 @@ def run(
     if thresholds:
         LOGGER.info(note)
         log_advice(detected, result.best, deployment)
+        log_spread(tally, result)
         found = keep_thresholds(detected.thresholds(result.best, names), tally, data, o, save_dir)
     before, inference, nms = (t.t / tally.seen * 1e3 for t in runner.times)
     for file in files:

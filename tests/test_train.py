@@ -379,6 +379,20 @@ def test_frozen_rows_do_not_move(tiny_dataset, hyp_file, tmp_path):
     assert "model.0.bn.running_mean" in seen[0]
 
 
+def test_batch_statistics_of_the_weights_are_kept(finished, tiny_dataset, hyp_file, tmp_path):
+    weights, states, callbacks = str(finished[0] / "weights/best.pt"), [], Callbacks()
+    callbacks.register(
+        "on_train_batch_end", lambda model, **_: states.append({k: v.clone() for k, v in model.state_dict().items()})
+    )
+    settings = options(tmp_path, tiny_dataset, hyp_file, epochs=1, cfg="", weights=weights, freeze_bn=True, noval=True)
+    train.main(argparse.Namespace(**settings), callbacks)
+    stored, last = load_checkpoint(weights)["model"], states[-1]
+    statistics = [name for name in last if "running_" in name]
+    assert statistics
+    assert all(torch.equal(last[name], stored[name].float()) for name in statistics)
+    assert not torch.equal(last["model.0.conv.weight"], states[0]["model.0.conv.weight"])
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -391,6 +405,7 @@ def test_frozen_rows_do_not_move(tiny_dataset, hyp_file, tmp_path):
         ({"device": "0,1"}, "one process uses one device.*torchrun --nproc-per-node 2"),
         ({"shard_optimizer": True}, "--shard-optimizer needs several processes"),
         ({"sync_bn": True}, "--sync-bn needs several processes"),
+        ({"freeze_bn": True}, "--freeze-bn keeps the batch statistics of the detector named by --weights"),
         ({"label_smoothing": 1.5}, "--label-smoothing is 1.5"),
     ],
 )

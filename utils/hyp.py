@@ -74,6 +74,7 @@ class Hyp:
     beta2: float = _hyp(0.999, "[0, 1)", "beta2 of Adam and AdamW", ours=True)
     clip_norm: float = _hyp(10.0, "(0, inf]", "largest norm of all gradients together; .inf never clips", ours=True)
     nominal_batch: int = _hyp(64, "[1, inf)", "images per optimizer step, reached by accumulation", int, ours=True)
+    warmup_min: int = _hyp(100, "[0, inf)", "fewest batches of a warmup", int, ours=True)
     ema_decay: float = _hyp(
         0.9999, "[0, 1)", "decay of the averaged weights in each step; 0 follows the length of the run", ours=True
     )

@@ -163,14 +163,15 @@ def lr_factor(epoch: float, epochs: int, lrf: float, cosine: bool = False) -> fl
     return (1 - x) * (1 - lrf) + lrf
 
 
-def warmup_iterations(warmup_epochs: float, batches: int) -> int:
-    """Return the length of the warmup in batches: at least 100 if there is one, as in YOLOv5.
+def warmup_iterations(warmup_epochs: float, batches: int, fewest: int = 100) -> int:
+    """Return the length of the warmup in batches.
 
     Args:
         warmup_epochs: wanted length; 0 is no warmup.
         batches: per epoch.
+        fewest: of a warmup; YOLOv5's is 100.
     """
-    return max(round(warmup_epochs * batches), 100) if warmup_epochs > 0 else 0
+    return max(round(warmup_epochs * batches), fewest) if warmup_epochs > 0 else 0
 
 
 def same_warmup(ni: int, nw: int, new: int) -> int:

@@ -74,6 +74,10 @@ def check_options(options: TrainOptions) -> TrainOptions:
     if options.evolve is not None:
         options = check_evolution(options, launched_processes())
     check_services(options.logger)
+    if options.freeze_bn and options.weights in ("", *PUBLISHED):
+        raise ValueError("--freeze-bn keeps the batch statistics of the detector named by --weights, but there is none")
+    if options.freeze_bn and options.sync_bn:
+        raise ValueError("--sync-bn measures the batch statistics that --freeze-bn keeps: remove one of them")
     if options.image_weights and options.rect:
         raise ValueError("--image-weights draws new images in each epoch, --rect fixes their order: remove one of them")
     if options.weights and options.weights not in PUBLISHED:

@@ -46,8 +46,8 @@ from utils.text import printable
 from utils.torch_utils import EarlyStopping, ModelEMA, load_state
 
 KEPT_OPTIONS = (  # on which the optimizer, the order of the images or the network depend
-    "batch_size", "distill_from", "freeze", "image_weights", "imgsz", "optimizer", "quad", "rect", "seed", "single_cls",
-    "window",
+    "batch_size", "distill_from", "freeze", "freeze_bn", "image_weights", "imgsz", "optimizer", "quad", "rect", "seed",
+    "single_cls", "window",
 )  # fmt: skip
 SWIN_MODULES = {"C3SwinV2", "SwinV2Stage"}
 FEW_IMAGES, HYP_OF_FEW = 1000, "data/hyps/hyp.muon-small.yaml"
@@ -117,7 +117,7 @@ class Plan:
     Attributes:
         options: in effect. hyp: hyperparameters, loss gains fitted to this run. device, amp: where, in which type.
         imgsz, stride: image size and largest stride, pixels. batches: per epoch. warmup: iterations.
-        data: fingerprints of the datasets `train` and `val`. frozen: layers of the model that are not trained.
+        data: fingerprints of the datasets `train` and `val`. frozen: modules that stay in evaluation mode.
         save_dir: run folder. git: state of the repository. converted: record of the conversion that it started from.
     """
 
@@ -373,6 +373,8 @@ def prepare(
         option = "--noautoanchor" if options.noautoanchor else f"--teacher {options.teacher}"
         raise ValueError(f"{option}: the model has only placeholders for anchors; remove the option")
     frozen = freeze_layers(model, options.freeze)
+    if options.freeze_bn:
+        frozen += [m for m in model.modules() if isinstance(m, nn.BatchNorm2d)]
 
     stride = input_stride(model.stride)
     imgsz = check_img_size(options.imgsz, stride, floor=2 * stride)
@@ -410,7 +412,7 @@ def prepare(
         teacher = taught[0].to(device).to(memory_format=torch.channels_last)
         distillation = Distillation(teacher, model, taught[1], options.distill_from, fitted, amp)
     state = State(model, model, ema, optimizer, scaler, EarlyStopping(options.patience), distillation)
-    warmup = warmup_iterations(hyp.warmup_epochs, batches)
+    warmup = warmup_iterations(hyp.warmup_epochs, batches, hyp.warmup_min)
     prints = {"train": dataset.fingerprint(), "val": val_loader.dataset.fingerprint()}
     record = inputs.ckpt and inputs.ckpt["converted"]
     git = git_describe()

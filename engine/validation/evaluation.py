@@ -20,6 +20,7 @@ from utils.metrics import (
     IOU_THRESHOLDS,
     ApResult,
     ConfusionMatrix,
+    map_spread,
     match_predictions,
     measure_ap,
     plot_metric_curves,
@@ -29,6 +30,7 @@ from utils.text import printable
 from utils.torch_utils import Profile, amp_context
 
 HEADER = ("%22s" + "%11s" * 6) % ("Class", "Images", "Instances", "P", "R", "mAP50", "mAP50-95")
+FEW_LABELS = 200  # below this, the table says how sure it is
 ROW = "%22s" + "%11i" * 2 + "%11.3g" * 4
 
 Loss = Callable[[list[Tensor], Tensor], tuple[Tensor, Tensor]]  # see utils/loss.py
@@ -261,6 +263,10 @@ class Tally:
         result = measure_ap(correct, conf, classes, np.concatenate(self._labels))
         return (detected or self.detected()).put_into(result)
 
+    def spread(self) -> tuple[float, float]:
+        """Return the range that mAP50-95 has with other images as good as these; see `map_spread`."""
+        return map_spread([(*scores, labels) for scores, labels in zip(self._scored, self._labels, strict=True)])
+
     def label_counts(self) -> np.ndarray:
         """Return the number of labels of each class, (nc,)."""
         return np.bincount(np.concatenate(self._labels).astype(int), minlength=self.nc)
@@ -287,6 +293,17 @@ def log_table(tally: Tally, result: ApResult, names: Mapping[int, str], every_cl
     if every_class and len(names) > 1:
         for c, row in zip(result.classes, result.rows(), strict=True):
             LOGGER.info(ROW % (printable(names[c]), tally.seen, counts[c], *row))
+
+
+def log_spread(tally: Tally, result: ApResult) -> None:
+    """Log how much mAP depends on chance where there are few labels."""
+    labels = int(tally.label_counts().sum())
+    if 0 < labels < FEW_LABELS and tally.seen > 1:
+        low, high = tally.spread()
+        LOGGER.info(
+            f"{labels} labels are few: mAP50-95 is {result.means()[3]:.3f} on these images, and in 95 % of sets drawn "
+            f"from them between {low:.3f} and {high:.3f}; differences within that range may be chance"
+        )
 
 
 def run_val_batch_callbacks(callbacks: Callbacks, i: int, batch: Batch, names: Mapping[int, str]) -> None:

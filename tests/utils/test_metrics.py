@@ -10,6 +10,7 @@ from utils.metrics import (
     ConfusionMatrix,
     compute_ap,
     fitness,
+    map_spread,
     match_predictions,
     measure_ap,
     smooth,
@@ -147,6 +148,19 @@ def test_ap_of_several_curves_equals_one_by_one():
         assert ap[t] == one[0]
         np.testing.assert_array_equal(mpre[:, t], one[1])
         np.testing.assert_array_equal(mrec[:, t], one[2])
+
+
+def test_spread_of_few_images():
+    """Images of one kind give no spread, a good and a bad one all shares between them, equal seeds equal ranges."""
+    hit, none = np.ones((1, 10), bool), np.zeros((1, 10), bool)
+    conf, cls = np.array([0.9]), np.zeros(1)
+    right, wrong = (hit, conf, cls, cls), (none, conf, cls, cls)
+    perfect = measure_ap(hit, conf, cls, cls).means()[3]
+    np.testing.assert_allclose(map_spread([right] * 5), (perfect, perfect))
+    assert map_spread([right, wrong], draws=400) == (0, perfect)
+    low, high = map_spread([right, wrong] * 10)
+    assert 0 < low < 0.3 < high < perfect
+    assert (low, high) == map_spread([right, wrong] * 10)
 
 
 def specification_stats():

@@ -251,6 +251,11 @@ def test_warmup_has_100_iterations_however_few_batches_there_are(warmup_epochs, 
     assert warmup_iterations(warmup_epochs, batches) == expected
 
 
+def test_warmup_of_a_short_run_may_be_short():
+    assert warmup_iterations(3, 13, fewest=0) == 39
+    assert warmup_iterations(0, 13, fewest=10) == 0
+
+
 def test_accumulation_grows_to_the_nominal_batch():
     steps = [accumulate_at(ni, 100, 8, 64) for ni in range(120)]
     assert steps[0] == 1

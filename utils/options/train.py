@@ -122,6 +122,7 @@ class TrainOptions:
     freeze: list[Annotated[int | str, freeze_value]] = option(
         [0], "layers to freeze: n for the first n, several indices, or backbone"
     )
+    freeze_bn: bool = option(False, "keep the batch statistics of --weights")
     logger: list[str] = option(
         [], "also log to wandb, mlflow or clearml; besides results.csv and TensorBoard", metavar="SERVICE"
     )
