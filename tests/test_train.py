@@ -48,7 +48,7 @@ def hyp_file(tmp_path_factory):
     """Swin settings with drop path and steps of one batch, then two, so that every random state matters."""
     values = yaml.safe_load((ROOT / "data/hyps/hyp.swinv2.yaml").read_text())
     values |= {"drop_path": 0.2, "nominal_batch": 64, "mixup": 0.5, "warmup_epochs": 1.0}  # two from iteration 4 on
-    values |= {"ema_decay": 0, "ema_tau": 0, "close_mosaic": 1}
+    values |= {"ema_decay": 0, "ema_tau": 0, "close_mosaic": 1, "warmup_min": 100}
     file = tmp_path_factory.mktemp("hyp") / "tiny.yaml"
     file.write_text(yaml.safe_dump(values))
     return str(file)
@@ -384,7 +384,7 @@ def test_batch_statistics_of_the_weights_are_kept(finished, tiny_dataset, hyp_fi
     callbacks.register(
         "on_train_batch_end", lambda model, **_: states.append({k: v.clone() for k, v in model.state_dict().items()})
     )
-    settings = options(tmp_path, tiny_dataset, hyp_file, epochs=1, cfg="", weights=weights, freeze_bn=True, noval=True)
+    settings = options(tmp_path, tiny_dataset, hyp_file, epochs=2, cfg="", weights=weights, freeze_bn=True, noval=True)
     train.main(argparse.Namespace(**settings), callbacks)
     stored, last = load_checkpoint(weights)["model"], states[-1]
     statistics = [name for name in last if "running_" in name]
