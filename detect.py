@@ -29,7 +29,7 @@ from engine.inference.pipeline import Prefetch, Source, Worker
 from engine.inference.predictor import Predictor, Settings, choose_size
 from engine.inference.sources import open_source
 from engine.interrupts import Interrupts
-from engine.results.feature_maps import FeatureMaps
+from engine.results.box_maps import Visualization
 from engine.results.images import Windows, open_windows
 from engine.results.outputs import Outputs, Summary, Wanted
 from models.detector import find_confidence
@@ -97,7 +97,7 @@ def run(options: DetectOptions, *, stream: bool = False) -> list[Result] | Itera
         model.check_suppression(conf, o.iou_thres, o.max_det, o.agnostic_nms)
         view = open_windows(o.view_img, opened.live and o.source.isdecimal())
         outs = Outputs(save_dir, opened, model.names, wanted)
-        maps = FeatureMaps(_first_model(model)) if o.visualize else None
+        maps = Visualization(_first_model(model), model.names, o.report) if o.visualize else None
         held = stack.pop_all()  # left at the end of the results
     results = _detect(predictor, opened, outs, view, maps, files if o.update else [], stream, held)
     return results if stream else list(results)
@@ -108,7 +108,7 @@ def _detect(
     source: Source,
     outputs: Outputs,
     view: Windows | None,
-    maps: FeatureMaps | None,
+    maps: Visualization | None,
     strip: Sequence[str | Path],
     keep_images: bool,
     held: ExitStack,
@@ -134,12 +134,11 @@ def _detect(
                 if maps and first.number <= 1:
                     maps.save_next(save_dir / outputs.map_folder(first))
                 found = predictor(batch)
-                if maps:
-                    maps.done()
+                shown = maps.done(first.image, found[0]) if maps else None
                 spent = (predictor.seconds[1] - before) / len(found) * 1e3
                 for frame, detections in zip(batch.frames, found, strict=True):
                     picture = outputs.draw(frame, detections) if view else None
-                    write(frame, detections, picture)
+                    write(frame, detections, picture, shown if frame is first else None)
                     summary.add(frame, detections, batch.inputs[0].shape[1:], spent)
                     yield Result(
                         frame.source, frame.number, frame.shape, detections, names, frame.image if keep_images else None
@@ -213,7 +212,7 @@ def _default_source(source: str) -> str:
 
 
 def _first_model(model: DetectMultiBackend) -> Any:
-    """Return the network whose feature maps are saved: the first one of an ensemble."""
+    """Return the network whose maps are saved: the first one of an ensemble."""
     network = model.model
     return network if hasattr(network, "model") else network[0]
 

@@ -207,11 +207,14 @@ class WindowAttention(nn.Module):
     def attend(self, qkv: Tensor, blocked: Tensor | None, factor: Tensor, bias: Tensor) -> Tensor:
         """Attend in windows that are cut and split over the heads already, (3, B * K, h, N, d) to (B * K, h, N, d)."""
         q, k, v = qkv.unbind(0)
-        if self.attention_kind == "dot":
-            q, k = at_least_float32(q) * factor, at_least_float32(k)
-        else:
-            q, k = normalize_queries_keys(q, k, factor)
+        q, k = self.scale(q, k, factor)
         return self.choose_core(qkv)(q, k, v, bias, blocked)
+
+    def scale(self, q: Tensor, k: Tensor, factor: Tensor) -> tuple[Tensor, Tensor]:
+        """Return queries and keys in at least float32 whose products are the logits without the position bias."""
+        if self.attention_kind == "dot":
+            return at_least_float32(q) * factor, at_least_float32(k)
+        return normalize_queries_keys(q, k, factor)
 
     def choose_core(self, x: Tensor) -> Callable[..., Tensor]:
         """Return the attention core for a tensor."""

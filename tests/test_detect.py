@@ -275,6 +275,19 @@ def test_feature_maps(run, tmp_path):
     assert first.shape[1:] == (32, 48)  # 64 x 96, stride 2
 
 
+def test_visualize_a_model_without_swin_stages(run, tmp_path, lines):
+    write(tmp_path / "in/x.png", picture())
+    run(tmp_path / "in", visualize=True, nosave=True, report=True, augment=True, slice=64)
+    files = [name for name in out(tmp_path) if name.startswith("x/")]
+    assert len([name for name in files if name.endswith("_cam.png")]) == 1
+    assert not any("attention" in name for name in files)
+    assert "the model has no Swin stages: class activation maps are saved, but no attention" in lines()
+    assert "class activation map saved to" in lines()
+    assert '"layers":["Class activation"]' in (tmp_path / "out/exp/report.html").read_text()
+    run(tmp_path / "in", nosave=True, report=True)
+    assert '"layers"' not in (tmp_path / "out/exp2/report.html").read_text()
+
+
 def test_feature_maps_of_odd_names_stay_in_the_run_folder(run, tmp_path):
     for name in ("...jpg", "x.jpg", "x.png", f"{'n' * 251}.jpg"):  # of x.jpg the annotated image has that name too
         (tmp_path / "in").mkdir(exist_ok=True)

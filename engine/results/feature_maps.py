@@ -5,6 +5,7 @@ from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 import cv2
 import numpy as np
@@ -57,7 +58,7 @@ class FeatureMaps:
         self._folder = None
 
     def _hook(self, i: int, row: nn.Module) -> Callable[..., None]:
-        name = str(getattr(row, "type", type(row).__name__)).rpartition(".")[2]
+        name = kind_of(row)
 
         def hook(_: nn.Module, __: tuple, output: Tensor) -> None:
             if self._folder is None or i in self._seen:  # later passes are other views or tiles of the same image
@@ -70,12 +71,22 @@ class FeatureMaps:
         return hook
 
 
+def kind_of(row: Any) -> str:
+    """Return the name of the block of a row, such as Conv."""
+    return str(getattr(row, "type", type(row).__name__)).rpartition(".")[2]
+
+
+def save_array(file: Path, values: NDArray) -> None:
+    """Write an array as .npy."""
+    array = BytesIO()
+    np.save(array, values)
+    write_whole(file, array.getvalue())
+
+
 def save_features(maps: Tensor, file: Path, channels: int = CHANNELS) -> None:
     """Write the map of the first image, (B, C, H, W), as `file` with .npy and, of its first channels, with .png."""
     features = maps[0].detach().float().cpu().numpy()  # (C, H, W)
-    array = BytesIO()
-    np.save(array, features)
-    write_whole(file.with_suffix(".npy"), array.getvalue())
+    save_array(file.with_suffix(".npy"), features)
     write_image(file.with_suffix(".png"), feature_picture(features[:channels]))
 
 

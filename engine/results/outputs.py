@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from numpy.typing import NDArray
 from torch import Tensor
@@ -100,15 +101,24 @@ class Outputs:
         w = self.wanted
         return draw_detections(frame.image, detections, self.names, w.line_thickness, w.hide_labels, w.hide_conf)
 
-    def add(self, frame: Frame, detections: Tensor, picture: NDArray | None = None) -> None:
-        """Write one frame; `picture` is what `draw` made of it if that was done already."""
+    def add(
+        self, frame: Frame, detections: Tensor, picture: NDArray | None = None, maps: Mapping[str, Any] | None = None
+    ) -> None:
+        """Write one frame.
+
+        Args:
+            frame: the frame.
+            detections: (D, 6) `[xyxy_img, confidence, class]`, best first.
+            picture: what `draw` made of it if that was done already.
+            maps: for the report, see `DetectReport.add`.
+        """
         for table in self.tables:
             table.add(detections, frame.source, frame.shape, frame.number)
         if self.crops:
             self.crops.add(frame, detections)
         if self.report:
             title = self.titles[frame.source] + (f" frame {frame.number}" if frame.number else "")
-            self.report.add(frame.image, title, detections)
+            self.report.add(frame.image, title, detections, maps)
         if self.pictures and (self.wanted.save_img or frame.kind != "image"):
             self.pictures.add(frame, self.draw(frame, detections) if picture is None else picture)
 

@@ -105,19 +105,27 @@ class DetectReport:
     def __init__(self, save_dir: str | Path, names: Names, title: str = "Detections") -> None:
         self._page = _Page(save_dir, names, title, "detect", conf=0.0)
 
-    def add(self, image: NDArray, name: str | Path, detections: ArrayLike | Tensor) -> None:
+    def add(
+        self,
+        image: NDArray,
+        name: str | Path,
+        detections: ArrayLike | Tensor,
+        maps: Mapping[str, Any] | None = None,
+    ) -> None:
         """Add an image.
 
         Args:
             image: without boxes drawn, (H, W, 3) uint8 BGR; kept as a thumbnail with at most 480 pixels a side.
             name: shown below it.
             detections: (D, 6) `[xyxy_img, confidence, class]`, any order.
+            maps: of the first detections, see `engine.results.box_maps.record`; a click on their boxes shows them.
 
         Raises:
             ValueError: wrong shapes, or the report is closed.
         """
         boxes = _rows(detections, 6, name)
-        self._page.add(image, {"name": str(name), "boxes": [_rounded(row) for row in boxes]})
+        item = {"name": str(name), "boxes": [_rounded(row) for row in boxes]}
+        self._page.add(image, item | ({"maps": maps} if maps else {}))
 
     def close(self) -> Path:
         """Write the page and return its path."""

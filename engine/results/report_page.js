@@ -8,7 +8,8 @@ const config = read($("config")), summary = read($("summary"));
 const VAL = config.kind === "val";
 const KINDS = VAL ? ["missed", "false", "wrong", "correct"] : ["box"];
 const KIND_NAMES = { missed: "Missed label", false: "False box", wrong: "Wrong class", correct: "Correct" };
-// One item per image: name, size [w, h], boxes [x1, y1, x2, y2, confidence, class, label or -1, IoU], labels [x1, y1, x2, y2, class]
+// One item per image: name, size [w, h], boxes [x1, y1, x2, y2, confidence, class, label or -1, IoU], labels [x1, y1, x2, y2, class],
+// maps of the first boxes: area [x1, y1, x2, y2], titles of the layers, for each box a PNG in base64 of each layer
 const items = [...document.querySelectorAll("script.item")].map((node, i) => ({ i, ...read(node) }));
 const jpegs = document.querySelectorAll("script.jpeg");
 const nameOf = c => config.names[c] ?? String(c);
@@ -32,7 +33,7 @@ const SORTS = VAL
 // State, kept in the address after "#" --------------------------------------------------------------------------------
 const defaults = () => ({
   conf: Math.max(summary.best ?? config.conf, lowest), off: new Set(), kindsOff: new Set(), q: "", sort: Object.keys(SORTS)[0],
-  labels: boxTotal <= 6 * items.length && !VAL, only: false, open: -1,
+  labels: boxTotal <= 6 * items.length && !VAL, only: false, open: -1, map: -1, look: 0,
   dark: matchMedia("(prefers-color-scheme: dark)").matches,
 });
 let state = defaults();
@@ -53,6 +54,8 @@ function readHash() {
   if (hash.has("theme")) next.dark = hash.get("theme") === "dark";
   const open = parseInt(hash.get("open"), 10);
   if (open >= 0 && open < items.length) next.open = open;
+  const map = parseInt(hash.get("map"), 10), look = parseInt(hash.get("look"), 10);
+  if (map >= 0) Object.assign(next, { map, look: look >= 0 ? look : 0 });
   state = next;
 }
 
@@ -67,6 +70,7 @@ function writeHash() {
   if (state.only) hash.set("only", "1");
   if (state.dark !== base.dark) hash.set("theme", state.dark ? "dark" : "light");
   if (state.open >= 0) hash.set("open", String(state.open));
+  if (state.open >= 0 && state.map >= 0) { hash.set("map", String(state.map)); hash.set("look", String(state.look)); }
   history.replaceState(null, "", "#" + hash.toString().replaceAll("%2C", ","));
 }
 
@@ -96,8 +100,8 @@ const cards = items.map(item => {
   card.append(make("div", "pic"), make("figcaption"));
   card.lastChild.append(make("div", "name", item.name), make("div", "chips"));
   card.lastChild.firstChild.title = item.name;
-  card.onclick = () => change({ open: item.i });
-  card.onkeydown = e => { if (e.key === "Enter") change({ open: item.i }); };
+  card.onclick = () => change({ open: item.i, look: 0 });
+  card.onkeydown = e => { if (e.key === "Enter") change({ open: item.i, look: 0 }); };
   return card;
 });
 const place = new Map(cards.map((card, i) => [card, i]));
@@ -136,6 +140,7 @@ function drawBoxes(node, item, names) {
     if (x1 / w > 0.7) box.classList.add("right");
     if (!(names && m.kind === "correct" && VAL)) box.append(make("span", "", m.text));
     box.title = m.text;
+    box.dataset.box = item.boxes.indexOf(m.box);
     return box;
   }));
 }
@@ -302,13 +307,42 @@ function drawBig(order) {
   Object.assign(node.style, { width: `${Math.round(w * scale)}px`, height: `${Math.round(h * scale)}px` });
   pic.replaceChildren(node);
   drawBoxes(node, item, true);
+  drawMap(node, item);
   big.querySelector(".name").textContent = item.name;
   chips(big.querySelector(".chips"), item);
   if (!big.open) big.showModal();
 }
+// A click on a box that has maps shows one over the image; a second click, or "no map", takes it away.
+function drawMap(node, item) {
+  const maps = item.maps, select = $("map"), [w, h] = item.size;
+  select.hidden = !maps;
+  if (!maps) return;
+  const option = (text, value) => Object.assign(make("option", "", text), { value });
+  select.replaceChildren(option("no map", -1), ...maps.layers.map(option));
+  const png = maps.boxes[state.look]?.[state.map], order = shown(item), nodes = [...node.lastChild.children];
+  const visible = png && order.some(m => item.boxes.indexOf(m.box) === state.look);
+  select.value = visible ? state.map : -1;
+  for (const box of nodes) {
+    const i = Number(box.dataset.box), [x1, y1, x2, y2] = item.boxes[i];
+    if (i >= maps.boxes.length) continue;
+    box.classList.add("clickable");
+    box.title += ": click to see what the model looked at";
+    box.classList.toggle("chosen", i === state.look);
+    box.style.zIndex = Math.round(1000 * (1 - (x2 - x1) * (y2 - y1) / (w * h))); // a box within another can be reached
+    const layer = state.map >= 0 ? state.map : Math.max(0, maps.layers.length - 2);
+    box.onclick = () => change({ look: i, map: i === state.look && visible ? -1 : layer });
+  }
+  if (!visible) return;
+  const heat = make("img", "heat"), [x1, y1, x2, y2] = maps.area;
+  heat.src = "data:image/png;base64," + png;
+  heat.alt = maps.layers[state.map];
+  Object.assign(heat.style, { left: `${100 * x1 / w}%`, top: `${100 * y1 / h}%`, width: `${100 * (x2 - x1) / w}%`, height: `${100 * (y2 - y1) / h}%` });
+  node.insertBefore(heat, node.lastChild);
+  node.classList.add("mapped", "quiet");
+}
 function step(by) {
   const at = orderNow.indexOf(state.open);
-  if (orderNow.length) change({ open: orderNow[(at + by + orderNow.length) % orderNow.length] });
+  if (orderNow.length) change({ open: orderNow[(at + by + orderNow.length) % orderNow.length], look: 0 });
 }
 $("prev").onclick = () => step(-1);
 $("next").onclick = () => step(1);
@@ -328,9 +362,16 @@ $("search").oninput = () => change({ q: $("search").value });
 $("sort").onchange = () => change({ sort: $("sort").value });
 $("labels").onchange = () => change({ labels: $("labels").checked });
 $("only").onchange = () => change({ only: $("only").checked });
+$("map").onchange = () => change({ map: +$("map").value });
 $("theme").onclick = () => change({ dark: !state.dark });
 addEventListener("hashchange", () => { readHash(); update(); });
 $("only-text").textContent = VAL ? "Only images with errors" : "Only images with boxes";
+const mapped = items.filter(item => item.maps);
+if (mapped.length) {
+  const most = Math.max(...mapped.map(item => item.maps.boxes.length)), limited = mapped.length < items.length ? ` of ${count(mapped.length, "image")}` : " of each image";
+  $("maps-hint").textContent = `A click on a box of a large image shows what the model looked at: the best ${count(most, "box")}${limited}.`;
+  $("maps-hint").hidden = false;
+}
 $("conf-hint").textContent = !boxTotal ? "No boxes in this run." : `${count(boxTotal, "box")} from ${lowest.toFixed(2)} up.`;
 readHash();
 update();

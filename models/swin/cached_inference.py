@@ -39,14 +39,16 @@ class Plan(NamedTuple):
     blocked: Tensor
 
 
-def build_plan(height: int, width: int, window: tuple[int, int], shift: tuple[int, int]) -> Plan:
-    """Order the windows of a map after padding (bottom, right) and rolling by -shift."""
+def build_plan(
+    height: int, width: int, window: tuple[int, int], shift: tuple[int, int], mask_padding: bool = True
+) -> Plan:
+    """Order the windows of a map after padding (bottom, right) and rolling by -shift; see `build_window_mask`."""
     cpu = torch.device("cpu")
     hp, wp = padded_size(height, width, window)
     index = torch.full((hp, wp), height * width)
     index[:height, :width] = torch.arange(height * width).view(height, width)
     index = window_partition(index.roll((-shift[0], -shift[1]), (0, 1))[None, :, :, None], window)[..., 0]  # (K, N)
-    blocked = build_window_mask(height, width, window, shift, True, cpu)  # (K, N, N)
+    blocked = build_window_mask(height, width, window, shift, mask_padding, cpu)  # (K, N, N)
     masked = blocked.flatten(1).any(1)
     order = masked.to(torch.uint8).argsort(stable=True)  # stable: free windows stay in the order of memory
     free = int((~masked).sum())

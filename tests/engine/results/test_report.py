@@ -291,3 +291,21 @@ def test_validation_counts_are_those_of_the_confusion_matrix(dump, tmp_path):
     assert shown == sorted(mistakes, key=lambda name: -mistakes[name])
     assert [e["text"] for e in dom.all(tag="td")][:8] == ["all", "6", "30", "0.500", "0.250", "0.125", "0.063", "cat"]
     assert len(dom.all(class_="missed", tag="div")) == counts["missed"]
+
+
+def test_maps_of_a_box_lie_over_the_large_image(dump, tmp_path):
+    png = base64.b64encode(cv2.imencode(".png", np.zeros((2, 3, 4), np.uint8))[1].tobytes()).decode()
+    maps = {"area": [-8, 0, 88, 60], "layers": ["Stage 1", "Class"], "boxes": [[png, png], [png, png]]}
+    report = DetectReport(tmp_path, NAMES)
+    report.add(picture(), "a.jpg", [box(0.9, 0), box(0.6, 1, 40), box(0.5, 2)], maps)
+    report.add(picture(), "b.jpg", [box(0.9, 0)])
+    page = report.close()
+    dom = dump(page, "open=0&map=1&look=1")
+    (heat,) = dom.all(class_="heat")
+    assert heat["alt"] == "Class"
+    assert heat["style"] == "left: -10%; top: 0%; width: 120%; height: 100%;"
+    assert len(dom.all(class_="clickable")) == 2
+    assert dom.one(class_="chosen")["data-box"] == "1"
+    assert dom.one(id="maps-hint")["text"].endswith("the best 2 boxes of 1 image.")
+    for none in ("open=0", "open=1&map=1&look=0", "open=0&map=1&look=2", "open=0&map=1&look=1&conf=0.7"):
+        assert not dump(page, none).all(class_="heat"), none
