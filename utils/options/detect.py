@@ -48,8 +48,7 @@ class DetectOptions:
     agnostic_nms: bool = option(False, "let boxes of different classes suppress each other")
     augment: bool = option(False, "test-time augmentation: three views of each image; slower, finds a little more")
     visualize: bool = option(
-        False,
-        "save feature maps, and what the model looks at for the best box (docs/attention.md); of videos the first frame",
+        False, "save feature maps, and for the best box attention and class activation; of videos for the first frame"
     )
     update: bool = option(False, "at the end strip the training state from the .pt files in place")
     project: str = option(str(ROOT / "runs/detect"), "parent of the run folder")
