@@ -30,6 +30,8 @@ from engine.results.files import JsonFile, TextFiles, open_files
 from engine.results.files import save_one_json as save_one_json
 from engine.results.files import save_one_txt as save_one_txt
 from engine.results.report import ValReport
+from engine.validation.breakdown import Breakdown, break_down
+from engine.validation.coco import CocoNumbers, load_package
 from engine.validation.deployed import LOWEST, Deployment, Detected
 from engine.validation.evaluation import (
     ImageResult,
@@ -169,10 +171,11 @@ def run(
     stems = unique_stems(dataloader.dataset.im_files) if texts or o.save_json else {}
     ids = result_ids(data["val" if o.task == "speed" else o.task], stems) if o.save_json else None
     files = open_files(save_dir, stems, o.weights, texts, o.save_conf, ids)
+    coco = [CocoNumbers(dataloader.dataset, data["val" if o.task == "speed" else o.task], names)] if o.coco else []
     page = ValReport(save_dir, names) if o.report else None
     callbacks = callbacks or Callbacks()
     deployment = replace(_deployment(o), padded=getattr(dataloader.dataset, "pad", 0) > 0)
-    tally = Tally(len(names), deployment)
+    tally = Tally(len(names), deployment, details=thresholds or o.report)
     runner = Runner(
         model, o.conf_thres, o.iou_thres, o.max_det, o.single_cls, half, compute_loss, o.augment, o.save_hybrid,
         deployment,
@@ -181,7 +184,7 @@ def run(
     with evaluating(model):
         for i, batch in enumerate(runner.batches(progress(dataloader), callbacks)):
             for image in batch.results:
-                _take(image, tally, files, page)
+                _take(image, tally, (*files, *coco), page)
             if plots and i < PLOTTED_BATCHES:
                 plot_batch(batch, save_dir, i, names, deployment)
             run_val_batch_callbacks(callbacks, i, batch, names)
@@ -200,10 +203,11 @@ def run(
         log_spread(tally, result)
         found = keep_thresholds(detected.thresholds(result.best, names), tally, data, o, save_dir)
     before, inference, nms = (t.t / tally.seen * 1e3 for t in runner.times)
-    for file in files:
+    for file in (*files, *coco):
         file.close()
+    details = explain(break_down(tally, result, names), coco, save_dir, plots, deployment) if tally.details else {}
     if page:
-        LOGGER.info(f"Report saved to {page.close(table_rows(tally, result, names), found, note)}")
+        LOGGER.info(f"Report saved to {page.close(table_rows(tally, result, names), found, note, details)}")
     if plots:
         plot_metrics(tally, result, save_dir, names, o.conf_thres, o.iou_thres)
     if by_hand:
@@ -214,7 +218,9 @@ def run(
     return Validation(results, result.maps(len(names)), (before, inference, nms))
 
 
-def _take(result: ImageResult, tally: Tally, files: Sequence[TextFiles | JsonFile], page: ValReport | None) -> None:
+def _take(
+    result: ImageResult, tally: Tally, files: Sequence[TextFiles | JsonFile | CocoNumbers], page: ValReport | None
+) -> None:
     """Count one image and write what was asked for."""
     tally.add(result)
     for file in files:
@@ -273,6 +279,21 @@ def keep_thresholds(
     return record
 
 
+def explain(
+    breakdown: Breakdown, coco: Sequence[CocoNumbers], save_dir: Path, plots: bool, deployment: Deployment
+) -> dict[str, Any]:
+    """Log AP by size, kinds of error and calibration, write them as metrics.yaml and figures, and return them."""
+    breakdown.log()
+    record = breakdown.record()
+    if coco:
+        record["coco"] = coco[0].numbers
+    if save_dir != Path(""):
+        yaml_save(save_dir / "metrics.yaml", record)
+    if plots:
+        breakdown.plot(save_dir, deployment)
+    return record
+
+
 def table_rows(tally: Tally, result: ApResult, names: Mapping[int, str]) -> list[tuple[str | float, ...]]:
     """Return the whole table: name, images, labels, P, R, mAP50, mAP50-95 of all classes, then of each with labels."""
     counts = tally.label_counts()
@@ -328,6 +349,8 @@ def _check_sides(imgsz: int | Sequence[int]) -> None:
 
 def _check_settings(o: ValOptions) -> None:
     """Raise ValueError for settings that cannot work; warn of those that mislead."""
+    if o.coco:
+        load_package()
     if not o.weights:
         raise ValueError("no weights given: name a checkpoint such as runs/train/exp/weights/best.pt")
     if o.data is None:

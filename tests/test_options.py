@@ -84,7 +84,7 @@ OURS = {
         "--convert": "auto", "--unlabeled": [], "--freeze-bn": False,
         "--teacher": "", "--distill-from": "outputs", "--close-mosaic": None, "--max-det": None,
     },
-    "val": {**flags("--as-detect", "--report", "--save-thresholds"), "--window": None},
+    "val": {**flags("--as-detect", "--report", "--save-thresholds", "--coco"), "--window": None},
     "detect": {
         **flags("--save-json", "--save-frames", "--report"), "--window": None, "--slice": 0, "--overlap": 0.2,
     },

@@ -305,9 +305,16 @@ def test_files_of_a_run_by_hand(tiny_dataset, weights, tmp_path, lines):
     settings = {"save_txt": True, "save_conf": True, "save_json": True, "plots": True, "max_det": 20}
     by_hand(tiny_dataset, weights, tmp_path, batch_size=1, **settings)
     folder = tmp_path / "exp"
-    pictures = {"confusion_matrix.png", *(f"{x}_curve.png" for x in ("PR", "F1", "P", "R"))}
+    pictures = {
+        "confusion_matrix.png",
+        "errors.png",
+        "calibration.png",
+        *(f"{x}_curve.png" for x in ("PR", "F1", "P", "R")),
+    }
     pictures |= {f"val_batch{i}_{kind}.jpg" for i in range(3) for kind in ("labels", "pred")}
-    assert {p.name for p in folder.iterdir()} == {*pictures, "labels", "thresholds.yaml", "tiny_predictions.json"}
+    assert {p.name for p in folder.iterdir()} == {
+        *pictures, "labels", "thresholds.yaml", "metrics.yaml", "tiny_predictions.json",
+    }  # fmt: skip
     rows = json.loads((folder / "tiny_predictions.json").read_text())
     texts = [line.split() for p in sorted((folder / "labels").iterdir()) for line in p.read_text().splitlines()]
     assert len(rows) == len(texts) == 80

@@ -169,10 +169,10 @@ def box_iou(box1: Array, box2: Array, eps: float = 1e-7) -> Array:
     width = (xp.minimum(a[..., 2], b[..., 2]) - xp.maximum(a[..., 0], b[..., 0])).clip(0, None)
     height = (xp.minimum(a[..., 3], b[..., 3]) - xp.maximum(a[..., 1], b[..., 1])).clip(0, None)
     inter = width * height  # (N, M)
-    return inter / (_area(a) + _area(b) - inter + eps)
+    return inter / (box_area(a) + box_area(b) - inter + eps)
 
 
-def _area(boxes: Array) -> Array:
+def box_area(boxes: Array) -> Array:
     """Area of (..., 4) `xyxy` boxes, (...)."""
     return (boxes[..., 2] - boxes[..., 0]) * (boxes[..., 3] - boxes[..., 1])
 
@@ -190,7 +190,7 @@ def box_ioa(box1: Array, box2: Array, eps: float = 1e-7) -> Array:
     """
     xp = torch if isinstance(box1, Tensor) else np
     side = (xp.minimum(box1[None, 2:4], box2[:, 2:4]) - xp.maximum(box1[None, :2], box2[:, :2])).clip(0, None)  # (M, 2)
-    return side[:, 0] * side[:, 1] / (_area(box2) + eps)
+    return side[:, 0] * side[:, 1] / (box_area(box2) + eps)
 
 
 def bbox_iou(

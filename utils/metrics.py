@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +21,7 @@ FITNESS_WEIGHTS = np.array([0.0, 0.0, 0.1, 0.9])  # of P, R, mAP50, mAP50-95
 CURVE_POINTS = 1000  # confidences (or recalls) 0 to 1 at which curves are sampled
 WAITING_CELLS = 1 << 17  # pairs that a confusion matrix keeps before it counts them
 RECALL_POINTS = np.linspace(0, 1, 101)  # at which AP is integrated
+SIZES = {"small": (0.0, 32.0**2), "medium": (32.0**2, 96.0**2), "large": (96.0**2, np.inf)}  # of COCO: areas in pixels
 
 
 def fitness(x: np.ndarray) -> np.ndarray:
@@ -64,8 +65,24 @@ def match_predictions(detections: Tensor, labels: Tensor, iouv: Tensor = IOU_THR
     Returns:
         (D, T) bool on the device of the detections.
     """
-    found, true, levels = (x.cpu().numpy() for x in (detections, labels, iouv))  # small arrays: NumPy's calls cost less
+    arrays = (x.cpu().numpy() for x in (detections, labels, iouv))  # small: NumPy's calls cost less
+    return torch.from_numpy(match_labels(*arrays)[0]).to(detections.device)
+
+
+def match_labels(found: np.ndarray, true: np.ndarray, levels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Match as `match_predictions` does, and return the candidates too.
+
+    Args:
+        found: (D, 6) `[xyxy, confidence, class]`, best first.
+        true: (M, 5) `[class, xyxy]`, in the same unit.
+        levels: (T,) IoU thresholds in (0, 1].
+
+    Returns:
+        Which detections are correct at each threshold, (D, T) bool, and the label for which each is a candidate, (D,)
+        int; 0 for one that overlaps no label of its class.
+    """
     correct = np.zeros((len(found), len(levels)), dtype=bool)  # (D, T)
+    best_label = np.zeros(len(found), dtype=np.intp)
     if len(true) and len(found):
         iou = box_iou(found[:, :4], true[:, 1:5])  # (D, M)
         iou[found[:, 5:6] != true[:, 0]] = 0
@@ -76,7 +93,7 @@ def match_predictions(detections: Tensor, labels: Tensor, iouv: Tensor = IOU_THR
         first[best_label[number[::-1]], level[::-1]] = number[::-1]  # of repeated indices NumPy keeps the last
         label, level = (first >= 0).nonzero()
         correct[first[label, level], level] = True
-    return torch.from_numpy(correct).to(detections.device)
+    return correct, best_label
 
 
 process_batch, bbox_ioa = match_predictions, box_ioa  # their names in YOLOv5
@@ -127,6 +144,8 @@ class ApResult:
         f1_curve: (K, 1000) F1 over confidence at IoU 0.5.
         prec_values: (K, 1000) falling precision over recall at IoU 0.5.
         best: the confidence of `p`, `r` and `f1`; None if no detection is correct.
+        by_size: (K, S) mean AP of the labels of each of `SIZES`, NaN where a class has none; (0, S) if not measured.
+        size_labels: (K, S) labels of each class and size, likewise.
     """
 
     tp: np.ndarray
@@ -142,6 +161,8 @@ class ApResult:
     f1_curve: np.ndarray
     prec_values: np.ndarray
     best: float | None = None
+    by_size: np.ndarray = field(default_factory=lambda: np.zeros((0, len(SIZES))))
+    size_labels: np.ndarray = field(default_factory=lambda: np.zeros((0, len(SIZES)), int))
 
     def rows(self) -> np.ndarray:
         """Return P, R, AP at the first threshold and mean AP of each class, (K, 4)."""
@@ -219,6 +240,59 @@ def map_spread(images: Sequence[tuple[np.ndarray, ...]], draws: int = 200, seed:
         maps.append(measure_ap(*map(np.concatenate, zip(*drawn, strict=True))).means()[3])
     low, high = np.percentile(maps, (2.5, 97.5))
     return float(low), float(high)
+
+
+def size_masks(area: np.ndarray) -> np.ndarray:
+    """Return which boxes have which of `SIZES`, (S, N) bool; an area on a limit has both, as COCO counts it.
+
+    Args:
+        area: (N,) in pixels of the image.
+    """
+    return np.array([(area >= low) & (area <= high) for low, high in SIZES.values()])
+
+
+def measure_ap_by_size(
+    tp: np.ndarray,
+    conf: np.ndarray,
+    pred_cls: np.ndarray,
+    area: np.ndarray,
+    candidate_area: np.ndarray,
+    target_cls: np.ndarray,
+    target_area: np.ndarray,
+    eps: float = 1e-16,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Compute the average precision of small, medium and large labels, each class and size for itself.
+
+    As COCO does it, a detection that is correct for a label of another size is left out, and so is one that is not
+    correct and has another size itself. Matching and integration are those of `measure_ap`.
+
+    Args:
+        tp: (N, T) bool, see `measure_ap`.
+        conf: (N,), see `measure_ap`.
+        pred_cls: (N,), see `measure_ap`.
+        area: (N,) areas of the detections in pixels of the image.
+        candidate_area: (N,) areas of the labels they are candidates for (`match_labels`); any if none.
+        target_cls: (M,) classes of the labels.
+        target_area: (M,) their areas.
+        eps: added to denominators that may be 0.
+
+    Returns:
+        AP as a mean over the thresholds, (K, S), NaN where a class has no label of a size, and the labels, (K, S).
+    """
+    classes, row = np.unique(target_cls, return_inverse=True)
+    counts = np.stack([np.bincount(row[own], minlength=len(classes)) for own in size_masks(target_area)], 1)  # (K, S)
+    ap = np.full((len(classes), len(SIZES)), np.nan)
+    for s, (own, matched) in enumerate(zip(size_masks(area), size_masks(candidate_area), strict=True)):
+        right, wrong = tp & matched[:, None], ~tp & own[:, None]  # (N, T)
+        kept = np.flatnonzero((right | wrong).any(1))
+        order = kept[np.lexsort((-conf[kept], pred_cls[kept]))]
+        start, stop = (np.searchsorted(pred_cls[order], classes, side) for side in ("left", "right"))
+        for k in np.flatnonzero(counts[:, s]):
+            rows = order[start[k] : stop[k]]
+            hits = right[rows].cumsum(0)  # (n, T)
+            precision = hits / (hits + wrong[rows].cumsum(0) + eps)
+            ap[k, s] = compute_ap(hits / counts[k, s], precision)[0].mean() if len(rows) else 0
+    return ap, counts
 
 
 def plot_metric_curves(

@@ -178,7 +178,11 @@ class ValReport:
         self._page.add(image, item)
 
     def close(
-        self, rows: Iterable[Sequence[str | float]] = (), thresholds: Mapping[str, Any] | None = None, note: str = ""
+        self,
+        rows: Iterable[Sequence[str | float]] = (),
+        thresholds: Mapping[str, Any] | None = None,
+        note: str = "",
+        details: Mapping[str, Any] | None = None,
     ) -> Path:
         """Write the page and return its path.
 
@@ -187,11 +191,14 @@ class ValReport:
             thresholds: of `Detected.thresholds`, confidences that the reader may choose; the best one is where the page
                 starts.
             note: below the table, what its columns mean.
+            details: of `Breakdown.record`: AP by size, kinds of error, calibration.
         """
         rows = [[str(name), *map(float, values)] for name, *values in rows]
         summary: dict[str, Any] = {"metrics": {"columns": COLUMNS, "rows": rows, "note": note}} if rows else {}
         if thresholds:
             summary |= {"best": thresholds["conf"], "choices": _choices(thresholds)}
+        if details:
+            summary["details"] = details
         return self._page.close(summary)
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from engine.validation.deployed import Deployment, Detected
+from engine.validation.errors import Errors, judge
 from utils.annotate import output_to_target, plot_images
-from utils.boxes import clip_boxes, scale_boxes, xywhn2xyxy
+from utils.boxes import box_area, clip_boxes, scale_boxes, xywhn2xyxy
 from utils.callbacks import Callbacks
 from utils.console import LOGGER, ProgressBar
 from utils.metrics import (
@@ -21,8 +22,9 @@ from utils.metrics import (
     ApResult,
     ConfusionMatrix,
     map_spread,
-    match_predictions,
+    match_labels,
     measure_ap,
+    measure_ap_by_size,
     plot_metric_curves,
 )
 from utils.nms import non_max_suppression
@@ -32,6 +34,8 @@ from utils.torch_utils import Profile, amp_context
 HEADER = ("%22s" + "%11s" * 6) % ("Class", "Images", "Instances", "P", "R", "mAP50", "mAP50-95")
 FEW_LABELS = 200  # below this, the table says how sure it is
 ROW = "%22s" + "%11i" * 2 + "%11.3g" * 4
+
+LEVELS = IOU_THRESHOLDS.numpy()
 
 Loss = Callable[[list[Tensor], Tensor], tuple[Tensor, Tensor]]  # see utils/loss.py
 
@@ -227,41 +231,72 @@ class Tally:
     Args:
         nc: number of classes.
         deployment: settings of the boxes that are shown; by default those of detect.py.
+        details: also collect what AP by size and the kinds of error need.
 
     Attributes:
         seen: images so far.
         confusion: the `ConfusionMatrix` of them.
     """
 
-    def __init__(self, nc: int, deployment: Deployment | None = None) -> None:
+    def __init__(self, nc: int, deployment: Deployment | None = None, details: bool = False) -> None:
         self.nc = nc
         self.deployment = deployment or Deployment()
+        self.details = details
         self.seen = 0
         self.confusion = ConfusionMatrix(nc, self.deployment.conf)
         self._labels: list[np.ndarray] = []
         self._scored: list[tuple[np.ndarray, ...]] = []  # of AP: correct (D, T), confidence (D,), class (D,)
         self._shown: list[tuple[np.ndarray, ...]] = []  # of `ImageResult.shown`, at IoU 0.5 alone
+        self._label_areas: list[np.ndarray] = []
+        self._scored_areas: list[tuple[np.ndarray, ...]] = []  # of the detections, and of the labels they may have
+        self._judged: list[tuple[np.ndarray, ...]] = []  # kind, label among all so far, and area of `shown`
+        self._seen_labels = 0
 
     def add(self, result: ImageResult) -> None:
         """Count one image."""
         self.seen += 1
-        self._labels.append(result.labels[:, 0].numpy())
-        self._scored.append(_scores(result.detections, result.labels, IOU_THRESHOLDS))
-        self._shown.append(_scores(result.shown, result.labels, IOU_THRESHOLDS[:1]))
+        found, shown, labels = (x.numpy() for x in (result.detections, result.shown, result.labels))
+        self._labels.append(labels[:, 0])
+        correct, candidates = match_labels(found, labels, LEVELS)
+        self._scored.append((correct, found[:, 4], found[:, 5]))
+        right = match_labels(shown, labels, LEVELS[:1])[0]
+        self._shown.append((right, shown[:, 4], shown[:, 5]))
         self.confusion.process_batch(result.shown, result.labels)
+        if self.details:
+            areas = box_area(labels[:, 1:])
+            self._label_areas.append(areas)
+            candidate_areas = areas[candidates] if len(areas) else np.zeros(len(found))
+            self._scored_areas.append((box_area(found[:, :4]), candidate_areas))
+            kinds, targets = judge(shown, labels, right[:, 0])
+            targets[targets >= 0] += self._seen_labels
+            self._judged.append((kinds, targets, box_area(shown[:, :4])))
+        self._seen_labels += len(labels)
 
     def detected(self) -> Detected:
         """Return the boxes that are shown of all images so far, at least one."""
-        correct, conf, classes = map(np.concatenate, zip(*self._shown, strict=True))
+        correct, conf, classes = _joined(self._shown)
         boxes_of, labels_of = [len(x[1]) for x in self._shown], list(map(len, self._labels))
         labels, lowest = np.concatenate(self._labels), self.deployment.lowest
         return Detected(correct[:, 0], conf, classes, labels, boxes_of, labels_of, lowest)
 
+    def errors(self) -> Errors:
+        """Return the boxes that are shown of all images so far by kind of error; needs `details`."""
+        kinds, targets, areas = _joined(self._judged)
+        _, conf, classes = _joined(self._shown)
+        labels, label_areas = np.concatenate(self._labels), np.concatenate(self._label_areas)
+        return Errors(kinds, targets, conf, classes.astype(int), areas, labels.astype(int), label_areas)
+
     def compute(self, detected: Detected | None = None) -> ApResult:
         """Return the metrics of all images so far, at least one: AP, and precision, recall and F1 of what is shown."""
-        correct, conf, classes = map(np.concatenate, zip(*self._scored, strict=True))
-        result = measure_ap(correct, conf, classes, np.concatenate(self._labels))
-        return (detected or self.detected()).put_into(result)
+        correct, conf, classes = _joined(self._scored)
+        labels = np.concatenate(self._labels)
+        result = (detected or self.detected()).put_into(measure_ap(correct, conf, classes, labels))
+        if not self.details:
+            return result
+        areas, candidate_areas = _joined(self._scored_areas)
+        label_areas = np.concatenate(self._label_areas)
+        ap, counts = measure_ap_by_size(correct, conf, classes, areas, candidate_areas, labels, label_areas)
+        return replace(result, by_size=ap, size_labels=counts)
 
     def spread(self) -> tuple[float, float]:
         """Return the range that mAP50-95 has with other images as good as these; see `map_spread`."""
@@ -272,9 +307,9 @@ class Tally:
         return np.bincount(np.concatenate(self._labels).astype(int), minlength=self.nc)
 
 
-def _scores(detections: Tensor, labels: Tensor, iouv: Tensor) -> tuple[np.ndarray, ...]:
-    """Return which detections are correct at each IoU (D, T), their confidences (D,) and classes (D,)."""
-    return match_predictions(detections, labels, iouv).numpy(), detections[:, 4].numpy(), detections[:, 5].numpy()
+def _joined(images: Sequence[tuple[np.ndarray, ...]]) -> tuple[np.ndarray, ...]:
+    """Join the arrays of all images, at least one."""
+    return tuple(map(np.concatenate, zip(*images, strict=True)))
 
 
 def progress(loader: DataLoader) -> ProgressBar:

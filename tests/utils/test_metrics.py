@@ -5,14 +5,17 @@ import pytest
 import torch
 from torchvision.ops import box_iou
 
+from utils.boxes import box_area
 from utils.metrics import (
     IOU_THRESHOLDS,
     ConfusionMatrix,
     compute_ap,
     fitness,
     map_spread,
+    match_labels,
     match_predictions,
     measure_ap,
+    measure_ap_by_size,
     smooth,
 )
 
@@ -258,8 +261,8 @@ def test_curves_by_hand():
 # Against pycocotools --------------------------------------------------------------------------------------------------
 
 
-def coco_ap(scenes, nc):
-    """AP (nc, 10) of COCOeval over all box sizes and up to 300 detections an image."""
+def coco_ap(scenes, nc, size=0):
+    """AP (nc, 10) of COCOeval and up to 300 detections an image; size 0 is all, 1 small, 2 medium, 3 large."""
     coco = pytest.importorskip("pycocotools.coco")
     cocoeval = pytest.importorskip("pycocotools.cocoeval")
     truth, found = [], []
@@ -282,7 +285,7 @@ def coco_ap(scenes, nc):
     judge.params.maxDets = [1, 10, 300]
     judge.evaluate()
     judge.accumulate()
-    return judge.eval["precision"][:, :, :, 0, -1].mean(1).T
+    return judge.eval["precision"][:, :, :, size, -1].mean(1).T
 
 
 def our_result(scenes):
@@ -333,6 +336,66 @@ def test_ap_against_coco_in_a_crowd():
     theirs, ours = coco_ap(scenes, 3), our_result(scenes).ap
     assert abs(ours.mean() - theirs.mean()) < 0.02
     assert abs(ours[:, 0].mean() - theirs[:, 0].mean()) < 0.02
+
+
+# By size --------------------------------------------------------------------------------------------------------------
+
+
+def by_size(scenes):
+    """AP (K, 3) and labels (K, 3) of small, medium and large labels."""
+    parts = []
+    for labels, detections in scenes:
+        found, true = detections.numpy(), labels.numpy()
+        correct, candidates = match_labels(found, true, IOU_THRESHOLDS.numpy())
+        areas = box_area(true[:, 1:])
+        mine = areas[candidates] if len(areas) else np.zeros(len(found))
+        parts.append((correct, found[:, 4], found[:, 5], box_area(found[:, :4]), mine, true[:, 0], areas))
+    return measure_ap_by_size(*map(np.concatenate, zip(*parts, strict=True)))
+
+
+def test_ap_by_size_by_hand():
+    """T12 of the facts: COCO has 1, 0.3 and 0; the areas here are those of the trapezoid rule."""
+    labels = torch.tensor([[0, 0, 0, 20, 20], [0, 100, 0, 150, 50], [0, 200, 100, 400, 300.0]])
+    found = [[0, 0, 20, 20, 0.9, 0], [100, 0, 150, 30, 0.8, 0], [450, 0, 460, 10, 0.7, 0]]
+    ap, counts = by_size([(labels, torch.tensor(found))])
+    np.testing.assert_allclose(ap, [[0.995, 0.3 * 0.995, 0]])
+    assert counts.tolist() == [[1, 1, 1]]
+    found[2][4] = 0.95  # a small false box is false among the small ones only
+    ap, _ = by_size([(labels, torch.tensor([found[2], *found[:2]]))])
+    np.testing.assert_allclose(ap[0, 1:], [0.3 * 0.995, 0])
+    assert ap[0, 0] == pytest.approx(0.995 / 2)
+
+
+def test_area_on_a_limit_has_both_sizes():
+    ap, counts = by_size([(torch.tensor([[1, 0, 0, 32, 32.0]]), torch.tensor([[0, 0, 32, 32, 0.9, 1]]))])
+    np.testing.assert_allclose(ap, [[0.995, 0.995, np.nan]])
+    assert counts.tolist() == [[1, 1, 0]]
+    ap, counts = by_size([(torch.zeros(0, 5), torch.tensor([[0, 0, 32, 32, 0.9, 1]]))])
+    assert (ap.shape, counts.shape) == ((0, 3), (0, 3))
+
+
+def test_ap_of_the_only_size_is_that_of_all():
+    scenes = [random_scene(i, labels=8, detections=40) for i in range(10)]  # all below 32 pixels
+    scenes = [(labels, d[(d[:, 2:4] > d[:, :2]).all(1) & (box_area(d[:, :4]) < 1000)]) for labels, d in scenes]
+    ap, counts = by_size(scenes)
+    np.testing.assert_allclose(ap[:, 0], our_result(scenes).ap.mean(1), rtol=1e-12)
+    assert np.isnan(ap[:, 1:]).all()
+    assert not counts[:, 1:].any()
+
+
+def test_ap_by_size_against_coco():
+    """As `test_ap_against_coco`; a label's size is far from the limits, or the false boxes near it would differ."""
+    scenes = []
+    for i in range(30):
+        labels, detections = random_scene(i, labels=6 + i % 5, detections=40, grid=True)
+        scale = (1, 3, 12)[i % 3]
+        scenes.append((labels * torch.tensor([1, *[scale] * 4]), detections * torch.tensor([*[scale] * 4, 1, 1])))
+    ap, counts = by_size(scenes)
+    for size in range(3):
+        theirs = coco_ap(scenes, 3, size + 1).mean(1)
+        assert (theirs > 0.1).all()
+        np.testing.assert_allclose(ap[:, size], theirs, atol=0.02)
+    assert (counts > 20).all()
 
 
 # Confusion matrix -----------------------------------------------------------------------------------------------------

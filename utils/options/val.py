@@ -66,6 +66,7 @@ class ValOptions:
         "those of detect.py, and mAP differs a little",
     )
     report: bool = option(False, "write report.html: the images with the most errors first")
+    coco: bool = option(False, "also print COCO's twelve numbers; needs pip install faster-coco-eval")
     save_thresholds: bool = option(False, "write the best confidences into the checkpoint, for detect.py --conf best")
     window: Annotated[int, COUNT] | list[Annotated[int, COUNT]] | None = option(
         None, "other windows for the Swin stages: one side for all, or one for each"
