@@ -350,7 +350,7 @@ $("close").onclick = () => change({ open: -1 });
 big.addEventListener("close", () => { if (state.open >= 0) change({ open: -1 }); });
 big.addEventListener("click", e => { if (e.target === big) change({ open: -1 }); });
 addEventListener("keydown", e => {
-  if (state.open < 0 || (e.key !== "ArrowLeft" && e.key !== "ArrowRight")) return;
+  if (state.open < 0 || e.target === $("map") || (e.key !== "ArrowLeft" && e.key !== "ArrowRight")) return;
   step(e.key === "ArrowLeft" ? -1 : 1);
 });
 
