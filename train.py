@@ -51,6 +51,7 @@ from engine.training.checks import (
 from engine.training.evolve import RESULTS
 from engine.training.forecast import Forecast
 from engine.training.health import Diverged, LossWatch
+from engine.training.metric import check_metric, score
 from engine.training.recovery import check_epoch, check_step, out_of_memory, roll_back, save_start, slowed, start_file
 from engine.training.state import Inputs, Plan, State, choose_amp, prepare, read_inputs, save, save_progress
 from engine.training.trained_start import say_if_start_is_best, score_start, settle_hyp, starts_trained
@@ -374,29 +375,29 @@ def train_epochs(
 
         # score
         final = state.epoch + 1 == options.epochs or state.stopper.possible_stop or callbacks.stop_training
-        results, score, improved = (math.nan,) * 7, math.nan, False
+        results, fi, improved = (math.nan,) * 7, math.nan, False
         if final or not options.noval:
             scored = on_main(lambda: evaluate(state, plan, data, loaders[1], compute_loss, callbacks))
             if scored is None:
                 save_progress(state, plan)
                 return False
             results, state.maps = scored
-            score = float(fitness(np.array(results[:4])[None])[0])
-            final |= state.stopper(state.epoch, score)
-            improved = score >= state.best_fitness
-            state.best_fitness = max(score, state.best_fitness)
+            fi = score(options.metric, results, state.maps, state.model.names)
+            final |= state.stopper(state.epoch, fi)
+            improved = fi >= state.best_fitness
+            state.best_fitness = max(fi, state.best_fitness)
 
         # log, then save: a run that is killed between them repeats the epoch and drops its row
         losses = state.losses.tolist()
         vals = [*losses[:3], *results, *rates, *losses[3:]]
-        callbacks.run("on_fit_epoch_end", vals=vals, epoch=state.epoch, best_fitness=state.best_fitness, fi=score)
+        callbacks.run("on_fit_epoch_end", vals=vals, epoch=state.epoch, best_fitness=state.best_fitness, fi=fi)
         if final or not options.nosave:
             save(state, plan, improved)
             if is_main():
                 start_file(plan).unlink(missing_ok=True)
             callbacks.run(
                 "on_model_save", last=last, epoch=state.epoch, final_epoch=final, best_fitness=state.best_fitness,
-                fi=score,
+                fi=fi,
             )  # fmt: skip
         state.epoch, state.batch = state.epoch + 1, 0
     return True
@@ -462,6 +463,7 @@ def train_until_stopped(
     callbacks.run("on_pretrain_routine_start")
     state, plan, train_loader, val_loader = prepare(inputs, device, save_dir, callbacks)
     options, loaders = plan.options, (train_loader, val_loader)
+    check_metric(options.metric, state.model.names, val_loader.dataset.labels)
     if is_main():
         hyp = inputs.hyp.to_dict()
         write_options(plan, hyp)

@@ -82,6 +82,7 @@ OURS = {
         "--amp": "auto", "--activation-checkpointing": False, "--checkpoint-stages": None, "--window": None,
         "--shard-optimizer": False, "--tuner": "genetic", "--storage": "", "--logger": [], "--nan-policy": "stop",
         "--convert": "auto", "--unlabeled": [], "--freeze-bn": False,
+        "--metric": "fitness",
         "--teacher": "", "--distill-from": "outputs", "--close-mosaic": None, "--max-det": None,
     },
     "val": {**flags("--as-detect", "--report", "--save-thresholds", "--coco"), "--window": None},

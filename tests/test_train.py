@@ -359,9 +359,12 @@ def test_callback_can_stop_a_run(tiny_dataset, hyp_file, tmp_path):
 
     callbacks.register("on_train_batch_end", stop)
     callbacks.register("on_val_end", lambda: seen.append("validated"))
+    callbacks.register("on_fit_epoch_end", lambda vals, fi, **_: seen.append(vals[4] == fi))
     callbacks.register("teardown", lambda: seen.append("closed"))
-    train.main(train.parse_opt(as_argv(options(tmp_path, tiny_dataset, hyp_file, epochs=3))), callbacks)
-    assert seen == [0, "validated", "validated", "closed"]  # the averaged model, then best.pt
+    settings = options(tmp_path, tiny_dataset, hyp_file, epochs=3, metric="recall")
+    train.main(train.parse_opt(as_argv(settings)), callbacks)
+    # the averaged model, the recall that its epoch is judged by, then best.pt
+    assert seen == [0, "validated", True, "validated", "closed"]
 
 
 def test_frozen_rows_do_not_move(tiny_dataset, hyp_file, tmp_path):
@@ -405,6 +408,8 @@ def test_batch_statistics_of_the_weights_are_kept(finished, tiny_dataset, hyp_fi
         ({"device": "0,1"}, "one process uses one device.*torchrun --nproc-per-node 2"),
         ({"shard_optimizer": True}, "--shard-optimizer needs several processes"),
         ({"sync_bn": True}, "--sync-bn needs several processes"),
+        ({"metric": "circle:app"}, "--metric circle:app is none of fitness"),
+        ({"evolve": 2, "metric": "f1"}, "--metric chooses the best epoch of one run"),
         ({"freeze_bn": True}, "--freeze-bn keeps the batch statistics of the detector named by --weights"),
         ({"label_smoothing": 1.5}, "--label-smoothing is 1.5"),
     ],

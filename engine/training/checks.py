@@ -71,6 +71,8 @@ def check_options(options: TrainOptions) -> TrainOptions:
     if options.quad and options.batch_size % 4:
         raise ValueError(f"--quad puts four images into one: --batch-size {options.batch_size} is not a multiple of 4")
     check_processes(options, launched_processes())
+    if options.evolve is not None and options.metric != "fitness":
+        raise ValueError("--metric chooses the best epoch of one run, an evolution goes by the fitness: remove it")
     if options.evolve is not None:
         options = check_evolution(options, launched_processes())
     check_services(options.logger)

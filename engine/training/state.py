@@ -45,9 +45,9 @@ from utils.plots import plot_labels
 from utils.text import printable
 from utils.torch_utils import EarlyStopping, ModelEMA, load_state
 
-KEPT_OPTIONS = (  # on which the optimizer, the order of the images or the network depend
-    "batch_size", "distill_from", "freeze", "freeze_bn", "image_weights", "imgsz", "optimizer", "quad", "rect", "seed",
-    "single_cls", "window",
+KEPT_OPTIONS = (  # on which the optimizer, the order of the images, the network or best.pt depend
+    "batch_size", "distill_from", "freeze", "freeze_bn", "image_weights", "imgsz", "metric", "optimizer", "quad",
+    "rect", "seed", "single_cls", "window",
 )  # fmt: skip
 SWIN_MODULES = {"C3SwinV2", "SwinV2Stage"}
 FEW_IMAGES, HYP_OF_FEW = 1000, "data/hyps/hyp.muon-small.yaml"

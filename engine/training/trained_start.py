@@ -5,9 +5,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
+from engine.training.metric import score
 from engine.training.recovery import save_start
 from engine.training.state import Inputs, Plan, State
 from models.weights.checkpoint import load_checkpoint
@@ -16,7 +16,6 @@ from models.yolo import DetectionModel
 from utils.console import LOGGER, colorstr
 from utils.distributed import on_main
 from utils.hyp import Hyp
-from utils.metrics import fitness
 from utils.options.train import HYP_OF_TRAINED, TrainOptions
 from utils.paths import check_file
 
@@ -77,8 +76,8 @@ def score_start(state: State, plan: Plan, evaluate: Callable[[], Any]) -> bool:
         scored = on_main(evaluate)
     if scored is None:
         return False
-    results = scored[0]
-    state.best_fitness = float(fitness(np.array(results[:4])[None])[0])
+    results, maps = scored
+    state.best_fitness = score(plan.options.metric, results, maps, state.model.names)
     state.stopper(START, state.best_fitness)
     LOGGER.info(f"start: mAP50 {results[2]:.4g}, mAP50-95 {results[3]:.4g}; best.pt until an epoch is better")
     save_start(state, plan, plan.save_dir / "weights/best.pt")

@@ -118,6 +118,11 @@ class TrainOptions:
     label_smoothing: Annotated[float, SHARE] | None = option(
         None, "fraction of the class target that is spread; default: hyperparameter file"
     )
+    metric: str = option(
+        "fitness",
+        "chooses best.pt and stops early: fitness (0.1 mAP50 + 0.9 mAP50-95), map50-95, map50, f1, recall, precision, "
+        "or CLASS:ap for mAP50-95 of one class",
+    )
     patience: Annotated[int, Number(int, 0)] = option(100, "stop after this many epochs without improvement; 0: never")
     freeze: list[Annotated[int | str, freeze_value]] = option(
         [0], "layers to freeze: n for the first n, several indices, or backbone"
