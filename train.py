@@ -463,7 +463,7 @@ def train_until_stopped(
     callbacks.run("on_pretrain_routine_start")
     state, plan, train_loader, val_loader = prepare(inputs, device, save_dir, callbacks)
     options, loaders = plan.options, (train_loader, val_loader)
-    check_metric(options.metric, state.model.names, val_loader.dataset.labels)
+    check_metric(options.metric, state.model.names, val_loader.dataset)
     if is_main():
         hyp = inputs.hyp.to_dict()
         write_options(plan, hyp)

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
+from typing import Any
 
 import numpy as np
 
@@ -29,16 +30,16 @@ def class_of(metric: str, names: Mapping[int, str]) -> int | None:
     return number[name] if name in number else int(name)
 
 
-def check_metric(metric: str, names: Mapping[int, str], labels: Sequence[np.ndarray]) -> None:
+def check_metric(metric: str, names: Mapping[int, str], dataset: Any) -> None:
     """Raise ValueError for a metric that there is not, or a class that validation has no labels of.
 
     Args:
         metric: of --metric.
         names: of the classes.
-        labels: of the validation images, each (M, 5) with the class first.
+        dataset: the `LoadImagesAndLabels` of the validation.
     """
     index = class_of(metric, names)
-    if index is not None and not any((x[:, 0] == index).any() for x in labels):
+    if index is not None and not any((x[:, 0] == index).any() for x in dataset.labels):
         raise ValueError(f"--metric {metric}: no validation image has a label of class {index}, {names[index]!r}")
 
 

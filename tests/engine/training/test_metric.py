@@ -1,5 +1,7 @@
 """What chooses best.pt."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
@@ -40,8 +42,8 @@ def test_refused(metric, message):
 
 
 def test_a_class_without_validation_labels_is_refused():
-    labels = [np.array([[0, 0.5, 0.5, 0.1, 0.1]]), np.zeros((0, 5))]
-    check_metric("cat:ap", NAMES, labels)
-    check_metric("recall", NAMES, [])
+    dataset = SimpleNamespace(labels=[np.array([[0, 0.5, 0.5, 0.1, 0.1]]), np.zeros((0, 5))])
+    check_metric("cat:ap", NAMES, dataset)
+    check_metric("recall", NAMES, SimpleNamespace(labels=[]))
     with pytest.raises(ValueError, match="no validation image has a label of class 1, 'dog'"):
-        check_metric("dog:ap", NAMES, labels)
+        check_metric("dog:ap", NAMES, dataset)
