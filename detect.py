@@ -43,6 +43,7 @@ from utils.thresholds import CONF_THRES
 from utils.torch_utils import select_device
 
 FILE = Path(__file__).resolve()
+NAMED = 10  # classes whose confidences are logged
 
 
 class Result(NamedTuple):
@@ -89,7 +90,7 @@ def run(options: DetectOptions, *, stream: bool = False) -> list[Result] | Itera
         model = DetectMultiBackend(files, select_device(o.device), dnn=o.dnn, data=o.data, fp16=o.half, window=o.window)
         size = choose_size(o.imgsz, model.imgsz, model.stride)
         conf = find_confidence(o.conf_thres, model)
-        log_confidence(o.conf_thres, model.thresholds, max(size), o.iou_thres)
+        log_confidence(o.conf_thres, conf, model, max(size), o)
         settings = Settings(
             size, conf, o.iou_thres, o.max_det, o.classes, o.agnostic_nms, o.augment, o.slice, o.overlap,
         )  # fmt: skip
@@ -181,27 +182,42 @@ def _find_weights(weights: Sequence[str | Path], visualize: bool, update: bool, 
     return files
 
 
-def log_confidence(asked: float | str, thresholds: Any, size: int, iou_thres: float) -> None:
-    """Say what the best confidence is and where it was measured, or that the default is far from it.
+def log_confidence(
+    asked: float | str, conf: float | Sequence[float], model: DetectMultiBackend, size: int, o: DetectOptions
+) -> None:
+    """Say which saved confidence is used and where it was measured, or that the default is far from the best one.
 
     Args:
         asked: --conf-thres.
-        thresholds: of the model; those of a file may be anything.
+        conf: what it stands for, see `find_confidence`.
+        model: its `thresholds` are out of a file and may be anything.
         size: long side of the network input.
-        iou_thres: of NMS.
+        o: the other options.
     """
-    known = thresholds if isinstance(thresholds, Mapping) else {}
+    known = model.thresholds if isinstance(model.thresholds, Mapping) else {}
     values = [known.get(key) for key in ("conf", "f1", "images", "imgsz", "iou_thres")]
     numbers = [value for value in values if isinstance(value, int | float)]
     if len(numbers) < len(values):
         return
     best, f1, images, measured, iou = numbers
-    if asked == "best":
-        LOGGER.info(f"confidence {best:g}: best F1 {f1:.2f} on {images} images at {measured} pixels, NMS IoU {iou:g}")
-        if iou != iou_thres or not 0.8 * measured <= size <= 1.2 * measured:
-            LOGGER.warning(f"it may be another one at {size} pixels with NMS IoU {iou_thres:g}: validate with these")
-    elif asked == CONF_THRES and abs(best - asked) > 0.1:
-        LOGGER.info(f"the best F1 of these weights is at confidence {best:.2f}: --conf best uses it")
+    if not isinstance(asked, str):
+        if asked == CONF_THRES and abs(best - asked) > 0.1:
+            LOGGER.info(f"the best F1 of these weights is at confidence {best:.2f}: --conf best uses it")
+        return
+    where = f"on {images} images at {measured} pixels, NMS IoU {iou:g}"
+    if isinstance(conf, Sequence):
+        named = [f"{model.names[c]} {limit:g}" for c, limit in enumerate(conf)]
+        more = f", ... {len(named) - NAMED} more" if len(named) > NAMED else ""
+        LOGGER.info(f"confidence by class: {', '.join(named[:NAMED])}{more}: best F1 of each {where}")
+    else:
+        LOGGER.info(f"confidence {conf:g}: {f'best F1 {f1:.2f}' if asked == 'best' else asked} {where}")
+    others = [name for name, on in (("--augment", o.augment), ("--slice", o.slice)) if on]
+    others += ["an int8 file"] if getattr(model.backend, "metadata", {}).get("int8") is True else []
+    if others or iou != o.iou_thres or not 0.8 * measured <= size <= 1.2 * measured:
+        LOGGER.warning(
+            f"it may be another one at {size} pixels with NMS IoU {o.iou_thres:g}{''.join(f', {x}' for x in others)}: "
+            "validate with these"
+        )
 
 
 def _default_source(source: str) -> str:

@@ -162,11 +162,16 @@ def make_metadata(model: DetectionModel, options: ExportOptions, stride: int) ->
 
 
 def brief(thresholds: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the thresholds of a checkpoint as a file for detection needs them, of each class its confidence alone."""
-    classes = {int(c): entry["conf"] for c, entry in thresholds["classes"].items()}
-    return {key: thresholds[key] for key in ("conf", "f1", "images", "imgsz", "iou_thres") if key in thresholds} | {
-        "classes": classes
+    """Return the thresholds of a checkpoint as a file for detection needs them: few numbers, all keys strings."""
+    kept = {
+        key: thresholds[key]
+        for key in ("conf", "low", "high", "f1", "images", "imgsz", "iou_thres", "as_detect")
+        if key in thresholds
     }
+    for table in ("classes", "for_precision"):
+        entries = thresholds.get(table, {}).items()
+        kept[table] = {str(key): entry["conf"] for key, entry in entries if entry and entry["conf"] is not None}
+    return kept
 
 
 def export_weights(

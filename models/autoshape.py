@@ -49,7 +49,7 @@ class AutoShape(nn.Module):
 
     Attributes:
         conf, iou, agnostic, multi_label, classes, max_det: see `non_max_suppression`; change them at any time. `conf`
-            may be "best", see `find_confidence`.
+            may be "best", "best-class" or such as "precision=0.95", see `find_confidence`.
         amp: compute in mixed precision; not on a CPU.
         model: as given, so that the layers of a checkpoint are `model.model.model` over a `DetectMultiBackend`, and
             `model.model` over a `DetectionModel`.

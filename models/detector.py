@@ -1,6 +1,8 @@
 """From images to detections in their pixels: letterbox, model, NMS, scale; detect.py and the hub share these steps."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import cv2
 import numpy as np
@@ -103,23 +105,55 @@ class Detector:
         return parameter.device, parameter.dtype
 
 
-def find_confidence(asked: float | str, model: nn.Module) -> float:
-    """Return a confidence threshold; "best" is the one of the best F1 that a validation saved with the weights.
+def find_confidence(asked: float | str, model: nn.Module) -> float | list[float]:
+    """Return the confidence threshold, or one for each class, that a word stands for: a validation saved it.
 
     Args:
-        asked: a number, or "best".
+        asked: a number; or "best", that of the best F1; "best-class", for each class that of its best F1, or of all
+            where it has too few boxes; "precision=0.95", the lowest one with that precision.
         model: see `Detector`; `thresholds` of a model are those of its checkpoint, or of the metadata of its file.
 
     Raises:
-        ValueError: the model has no best confidence.
+        ValueError: nothing suitable is saved.
     """
     if not isinstance(asked, str):
         return asked
-    saved = getattr(model, "thresholds", None)
-    conf = saved.get("conf") if isinstance(saved, Mapping) else None
-    if asked != "best" or not isinstance(conf, float) or not 0 <= conf <= 1:
-        raise ValueError(
-            f"confidence {asked!r:.80}: no best one is saved in {getattr(model, 'w', 'this model')}. Pass a number, or "
-            "run val.py --save-thresholds on a checkpoint, and export that again"
-        )
-    return conf
+    saved, name = _mapping(getattr(model, "thresholds", None)), getattr(model, "w", "this model")
+    if asked.startswith("precision="):
+        wishes = {str(wish): _confidence(conf) for wish, conf in _mapping(saved.get("for_precision")).items()}
+        reached = {wish: conf for wish, conf in wishes.items() if conf is not None}
+        same = (conf for wish, conf in reached.items() if math.isclose(_number(wish), _number(asked[10:])))
+        if (found := next(same, None)) is not None:
+            return found
+        if reached:
+            raise ValueError(f"confidence {asked!r:.80}: saved in {name} are those for {', '.join(reached)}")
+    best = _confidence(saved.get("conf"))
+    if best is not None and asked == "best":
+        return best
+    if best is not None and asked == "best-class":
+        classes = {str(c): _confidence(conf) for c, conf in _mapping(saved.get("classes")).items()}
+        limits = [classes.get(str(c)) for c in range(len(model.names))]
+        return [best if limit is None else limit for limit in limits]
+    raise ValueError(
+        f"confidence {asked!r:.80}: no best one is saved in {name}. Pass a number, or run val.py --save-thresholds on "
+        "a checkpoint, and export that again"
+    )
+
+
+def _mapping(value: Any) -> Mapping[Any, Any]:
+    """Return a mapping out of a file, an empty one if it is something else."""
+    return value if isinstance(value, Mapping) else {}
+
+
+def _confidence(value: Any) -> float | None:
+    """Return a confidence out of a file, alone or with what it gives; None if it is none."""
+    conf = value.get("conf") if isinstance(value, Mapping) else value
+    return conf if isinstance(conf, float) and 0 <= conf <= 1 else None
+
+
+def _number(text: str) -> float:
+    """Return the number in a text, NaN if it is none."""
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan

@@ -226,3 +226,48 @@ def test_as_detect_is_said_in_log_titles_and_thresholds(weights, mixed_sizes, tm
     assert "padded" not in str(Deployment())
     with pytest.raises(ValueError, match="--task speed times frames of one size: remove --as-detect"):
         val.run(mixed_sizes, weights, as_detect=True, task="speed")
+
+
+@pytest.mark.parametrize("agnostic", [False, True])
+def test_detect_takes_a_confidence_for_each_class(narrow_weights, data, tmp_path, caplog, agnostic):
+    weights = shutil.copy(narrow_weights, tmp_path / "a.pt")
+    caplog.set_level("INFO", logger="yolov5")
+    every = detections(weights, data["val"], tmp_path, conf_thres=0.001, iou_thres=1.0, max_det=10**6)
+    best, own = (every[every[:, 5] == c, 4].quantile(0.5).item() for c in (0, 1))
+    add_thresholds(weights, THRESHOLDS | {"conf": best, "classes": {0: {"conf": None}, 1: {"conf": own}}})
+    settings = {"conf_thres": "best-class", "agnostic_nms": agnostic}
+    found = detections(weights, data["val"], tmp_path, **settings)
+    limits = torch.tensor([best, own, best])  # class 2 has none of its own
+    assert (found[:, 4] > limits[found[:, 5].long()]).all()
+    assert torch.equal(detections(weights, data["val"], tmp_path, **settings, iou_thres=1.0, max_det=10**6).sort(0)[0],
+                       every[every[:, 4] > limits[every[:, 5].long()]].sort(0)[0])  # fmt: skip
+    text = f"confidence by class: cat {best:g}, a/b {own:g}, 白细胞 {best:g}: best F1 of each on 4 images at 96 pixels"
+    assert any(record.getMessage().startswith(text) for record in caplog.records)
+
+
+@pytest.mark.parametrize(
+    "points", [{"0.8": {"conf": 0.5}, "0.95": {"conf": 0.75}, "0.99": None}, {"0.8": 0.5, "0.95": 0.75}]
+)
+def test_detect_takes_the_confidence_of_a_wished_precision(weights, data, tmp_path, points, caplog):
+    caplog.set_level("INFO", logger="yolov5")
+    add_thresholds(weights, THRESHOLDS | {"for_precision": points})
+    found = detections(weights, data["val"], tmp_path, conf_thres="precision=0.95", augment=True)
+    assert torch.equal(found, detections(weights, data["val"], tmp_path, conf_thres=0.75, augment=True))
+    texts = [record.getMessage() for record in caplog.records]
+    assert any("confidence 0.75: precision=0.95 on 4 images at 96 pixels" in text for text in texts)
+    assert any(text.startswith("it may be another one at 96 pixels with NMS IoU 0.45, --augment") for text in texts)
+    assert torch.equal(
+        detections(weights, data["val"], tmp_path, conf_thres="precision=.8"),
+        detections(weights, data["val"], tmp_path, conf_thres=0.5),
+    )
+    for word in ("precision=0.9", "precision=0.99"):  # not saved; never reached
+        with pytest.raises(ValueError, match=rf"{word}': saved in .*a\.pt are those for 0\.8, 0\.95"):
+            detections(weights, data["val"], tmp_path, conf_thres=word)
+    for word in ("precision", "precision=1.5", "precision=high", "recall=0.9"):
+        with pytest.raises(
+            ValueError, match=f"conf-thres is '{word}', but must be a number or 'best' or 'best-class' or"
+        ):
+            detections(weights, data["val"], tmp_path, conf_thres=word)
+    add_thresholds(weights, THRESHOLDS)
+    with pytest.raises(ValueError, match="'precision=0.95': no best one is saved"):
+        detections(weights, data["val"], tmp_path, conf_thres="precision=0.95")

@@ -23,7 +23,7 @@ PART = 768  # boxes that are suppressed in one call, as far as no group is cut
 
 def non_max_suppression(
     prediction: Tensor | list[Any] | tuple[Any, ...],
-    conf_thres: float = CONF_THRES,
+    conf_thres: float | Sequence[float] = CONF_THRES,
     iou_thres: float = IOU_THRES,
     classes: Sequence[int] | None = None,
     agnostic: bool = False,
@@ -39,7 +39,8 @@ def non_max_suppression(
     Args:
         prediction: (B, R, 5 + classes) `[xywh_net, objectness, class scores]`, scores in [0, 1]; of a tuple or list (a
             model that also returns its raw maps) the first entry is taken.
-        conf_thres: a box needs objectness and objectness * class score above this, in [0, 1].
+        conf_thres: a box needs objectness and objectness * class score above this, in [0, 1]; or one for each class:
+            of a box without `multi_label` that of its best class counts.
         iou_thres: a box is dropped when its IoU with a better one exceeds this, in [0, 1].
         classes: keep these class numbers only; None keeps all. It filters after the best class has been chosen.
         agnostic: let boxes of different classes suppress each other.
@@ -51,7 +52,8 @@ def non_max_suppression(
         B float32 tensors (D, 6) `[xyxy_net, confidence, class]`, best first, D <= max_det; (0, 6) without detections.
 
     Raises:
-        ValueError: a threshold outside [0, 1], max_det below 1, a class number that does not exist, or a wrong shape.
+        ValueError: a threshold outside [0, 1], or not one for each class, max_det below 1, a class number that does not
+            exist, or a wrong shape.
     """
     decoded: Tensor = prediction if isinstance(prediction, Tensor) else prediction[0]
     _check_arguments(decoded, conf_thres, iou_thres, classes, labels, max_det)
@@ -69,7 +71,7 @@ def non_max_suppression(
 
 def _check_arguments(
     prediction: Tensor,
-    conf_thres: float,
+    conf_thres: float | Sequence[float],
     iou_thres: float,
     classes: Sequence[int] | None,
     labels: Sequence[Tensor],
@@ -78,12 +80,15 @@ def _check_arguments(
     """Raise ValueError for the first argument that cannot work."""
     if prediction.ndim != 3 or prediction.shape[2] < 6:
         raise ValueError(f"prediction has shape {tuple(prediction.shape)}, expected (images, boxes, 5 + classes)")
-    for name, value in (("conf_thres", conf_thres), ("iou_thres", iou_thres)):
+    nc = prediction.shape[2] - 5
+    confs = conf_thres if isinstance(conf_thres, Sequence) else [conf_thres]
+    for name, value in (*(("conf_thres", conf) for conf in confs), ("iou_thres", iou_thres)):
         if not 0 <= value <= 1:
             raise ValueError(f"{name} is {value}, but must be from 0 to 1")
+    if isinstance(conf_thres, Sequence) and len(conf_thres) != nc:
+        raise ValueError(f"conf_thres has {len(conf_thres)} values, but the model has {nc} classes")
     if max_det < 1:
         raise ValueError(f"max_det is {max_det}, but must be at least 1")
-    nc = prediction.shape[2] - 5
     for c in classes or ():
         if not 0 <= c < nc:
             raise ValueError(f"class {c} does not exist, the model has classes 0 to {nc - 1}")
@@ -108,17 +113,25 @@ class Candidates:
 
     Args:
         rows: (R, 5 + classes) `[xywh_net, objectness, class scores]`.
-        conf_thres: objectness and confidence must exceed it.
+        conf_thres: objectness and confidence must exceed it, or that of their class.
         classes: see `non_max_suppression`, as `multi_label`.
         multi_label: see `classes`.
     """
 
-    def __init__(self, rows: Tensor, conf_thres: float, classes: Sequence[int] | None, multi_label: bool) -> None:
+    def __init__(
+        self, rows: Tensor, conf_thres: float | Sequence[float], classes: Sequence[int] | None, multi_label: bool
+    ) -> None:
+        limits = None
+        if isinstance(conf_thres, Sequence):
+            limits, conf_thres = torch.tensor(conf_thres, device=rows.device), min(conf_thres)  # (classes,)
         # confidence <= objectness, so most rows are out before any class score is read
         rows = rows.index_select(0, _where(rows[:, 4] > conf_thres))  # (K, 5 + classes)
         wanted = None if classes is None else torch.tensor(sorted(set(classes)), dtype=torch.long, device=rows.device)
         self.columns = None  # class of each column of scores; None for all in their order
         self.conf_thres, self.multi_label = conf_thres, multi_label and rows.shape[1] > 6
+        if limits is not None and self.multi_label:
+            above = rows[:, 5:].float() * rows[:, 4:5].float() > limits  # (K, classes)
+            rows = torch.cat((rows[:, :5], rows[:, 5:].where(above, 0)), 1)
         if self.multi_label and wanted is not None:
             rows, self.columns = torch.cat((rows[:, :5], rows[:, 5 + wanted]), 1), wanted
         self.cls = None  # (K,) best class of each row; None when all of them count
@@ -132,6 +145,8 @@ class Candidates:
         best = best.float() * rows[:, 4].float()
         if wanted is not None and self.cls is not None:
             best = best.where(torch.isin(self.cls, wanted), 0)
+        if limits is not None and self.cls is not None and len(self.cls):
+            best = best.where(best > limits[self.cls], 0)
         self.rows, self.best = rows, best
 
     def first(self, count: int) -> tuple[Tensor, Tensor, Tensor]:

@@ -42,7 +42,7 @@ class Settings:
     """
 
     imgsz: tuple[int, int] = (640, 640)
-    conf_thres: float = CONF_THRES
+    conf_thres: float | Sequence[float] = CONF_THRES
     iou_thres: float = IOU_THRES
     max_det: int = MAX_DET
     classes: Sequence[int] | None = None

@@ -248,7 +248,12 @@ class DetectMultiBackend(nn.Module):
         return [argument == kind for argument in FLAGS.values()]
 
     def check_suppression(
-        self, conf_thres: float, iou_thres: float, max_det: int, agnostic: bool = False, multi_label: bool = False
+        self,
+        conf_thres: float | Sequence[float],
+        iou_thres: float,
+        max_det: int,
+        agnostic: bool = False,
+        multi_label: bool = False,
     ) -> None:
         """Warn of settings of `non_max_suppression` that a file with NMS inside does not follow; it has its own.
 
@@ -257,9 +262,10 @@ class DetectMultiBackend(nn.Module):
         if not self.end2end:
             return
         own = {name: self.backend.metadata.get(name) for name in NMS[1:]}
+        lowest = min(conf_thres) if isinstance(conf_thres, Sequence) else conf_thres
         parts = []
         for name, what, asked, loose in (
-            ("conf_thres", "the confidence threshold", conf_thres, lambda own: conf_thres < own),
+            ("conf_thres", "the confidence threshold", lowest, lambda own: lowest < own),
             ("iou_thres", "the IoU threshold", iou_thres, lambda own: iou_thres > own),
             ("topk_all", "the most detections per image", max_det, lambda own: max_det > own),
         ):

@@ -203,6 +203,36 @@ def test_thresholds_are_exclusive():
     assert found[:, 4:].tolist() == [[0.5, 0.0]]
 
 
+@pytest.mark.parametrize("multi_label", [False, True])
+@pytest.mark.parametrize("agnostic", [False, True])
+def test_a_threshold_for_each_class_drops_rows_before_they_suppress(multi_label, agnostic):
+    prediction, limits = random_prediction(), [0.3, 0.05, 0.5]
+    settings = {"agnostic": agnostic, "multi_label": multi_label, "max_det": 1000}
+    for found, rows in zip(non_max_suppression(prediction, limits, 0.45, **settings), prediction, strict=True):
+        scores = rows[:, 5:] * rows[:, 4:5]
+        chosen = scores > torch.tensor(limits)
+        if not multi_label:  # no second choice
+            chosen &= scores == scores.amax(1, keepdim=True)
+        rows = rows.clone()
+        rows[:, 5:] *= chosen
+        expected = slow_nms(rows, 0.001, 0.45, **settings)
+        assert len(found) == len(expected) > 0
+        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
+    assert torch.equal(
+        non_max_suppression(prediction, [0.25] * 3, 0.45, **settings)[0],
+        non_max_suppression(prediction, 0.25, 0.45, **settings)[0],
+    )
+
+
+def test_a_weak_box_of_another_class_survives_one_below_its_own_threshold():
+    rows = torch.tensor([[[50, 50, 100, 100, 1, 0.5, 0], [55, 50, 100, 100, 1, 0, 0.4]]])
+    found = non_max_suppression(rows, [0.6, 0.3], 0.45, agnostic=True)[0]
+    assert found[:, 5].tolist() == [1]
+    for limits, message in (([0.6], "conf_thres has 1 values, but the model has 2 classes"), ([0.6, 2], "is 2, but")):
+        with pytest.raises(ValueError, match=message):
+            non_max_suppression(rows, limits)
+
+
 def test_overlap_equal_to_the_threshold_stays():
     # (0, 0, 10, 10) and (0, 0, 10, 5) overlap by exactly one half
     rows = torch.tensor([[[5, 5, 10, 10, 0.9, 1.0], [5, 2.5, 10, 5, 0.8, 1.0]]])

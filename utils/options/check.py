@@ -13,14 +13,14 @@ class Number:
         kind: int or float.
         low, high: the limits, which are allowed too.
         also: a single value that is allowed besides.
-        word: a word that is allowed besides.
+        words: words that are allowed besides; in one such as `precision=0.95` the number may be another one.
     """
 
     kind: type
     low: float = -math.inf
     high: float = math.inf
     also: float | None = None
-    word: str | None = None
+    words: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         """The range in words, for the table of options."""
@@ -30,29 +30,39 @@ class Number:
         elif math.isfinite(self.low):
             kind += f", at least {self.low:g}"
         kind += f", or {self.also:g}" if self.also is not None else ""
-        return kind + (f", or `{self.word}`" if self.word else "")
+        return kind + "".join(f", or `{word}`" for word in self.words)
 
     def __call__(self, text: str) -> float | str:
         """Read the text of the command line; its range is checked later, with all the other values."""
-        return text if text == self.word else self.kind(text)
+        return text if self._is_word(text) else self.kind(text)
+
+    def _is_word(self, text: str) -> bool:
+        """Return whether a text is one of the words."""
+        start, equals, number = text.partition("=")
+        if not equals:
+            return text in self.words
+        try:
+            return any(word.startswith(f"{start}=") for word in self.words) and 0 < float(number) <= 1
+        except ValueError:
+            return False
 
     @property
     def __name__(self) -> str:
         """What argparse calls a value that is no number."""
-        return f"{self.kind.__name__} or {self.word}" if self.word else self.kind.__name__
+        return " or ".join((self.kind.__name__, *self.words))
 
     def check(self, name: str, value: Any) -> Any:
-        """Return a number of the kind: integral floats pass as integers, of strings only the word.
+        """Return a number of the kind: integral floats pass as integers, of strings only the words.
 
         Raises:
             ValueError: naming the option, the value and what is allowed.
         """
         value = plain(value)
-        if self.word and isinstance(value, str) and value == self.word:
+        if isinstance(value, str) and self._is_word(value):
             return value
         whole = isinstance(value, int) or (isinstance(value, float) and value.is_integer())
         if isinstance(value, bool) or not (whole if self.kind is int else isinstance(value, int | float)):
-            other = f" or '{self.word}'" if self.word else ""
+            other = "".join(f" or '{word}'" for word in self.words)
             kind = "an integer" if self.kind is int else "a number"
             raise ValueError(f"{name} is {value!r:.80}, but must be {kind}{other}")
         if value != self.also and not self.low <= value <= self.high:
@@ -69,7 +79,7 @@ COUNT = Number(int, 1, 1_000_000_000)
 BATCH = Number(int, 1, 65_536)  # a training takes half of it at most, and validates with twice as many
 WORKERS = Number(int, 0, 4096)
 SHARE = Number(float, 0, 1)
-CONF = Number(float, 0, 1, word="best")  # the one that a validation found, see `models.detector.find_confidence`
+CONF = Number(float, 0, 1, words=("best", "best-class", "precision=0.95"))  # see `models.detector.find_confidence`
 
 
 def plain(value: Any) -> Any:

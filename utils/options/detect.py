@@ -30,7 +30,8 @@ class DetectOptions:
     )
     conf_thres: Annotated[float | str, CONF] = option(
         CONF_THRES,
-        "lowest confidence; best: that of the best F1, saved with the weights by training or val.py",
+        "lowest confidence; best: that of the best F1; best-class: of each class; precision=0.95: the lowest with that "
+        "precision. Training and val.py --save-thresholds save them with the weights",
     )
     iou_thres: Annotated[float, SHARE] = option(IOU_THRES, "IoU above which NMS drops the weaker box")
     max_det: Annotated[int, COUNT] = option(MAX_DET, "detections kept per image")
