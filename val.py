@@ -10,7 +10,7 @@ python val.py --weights small.pt large.pt --data data/coco.yaml --task study    
 import argparse
 
 from utils.console import cli_errors
-from utils.options.val import SPLIT_TASKS, ValOptions, parse_opt
+from utils.options.val import AP_CONF_THRES, SPLIT_TASKS, ValOptions, parse_opt
 
 if __name__ == "__main__":  # before torch is loaded: --help and mistyped options are answered at once
     with cli_errors():
@@ -49,6 +49,7 @@ from engine.validation.evaluation import (
 )
 from engine.validation.frames import as_detect
 from engine.validation.study import StudyFolder
+from models.detector import find_confidence
 from models.image_size import check_img_size, input_stride
 from models.runtimes.backends import DetectMultiBackend
 from models.weights.checkpoint import add_thresholds
@@ -174,10 +175,10 @@ def run(
     coco = [CocoNumbers(dataloader.dataset, data["val" if o.task == "speed" else o.task], names)] if o.coco else []
     page = ValReport(save_dir, names) if o.report else None
     callbacks = callbacks or Callbacks()
-    deployment = replace(_deployment(o), padded=getattr(dataloader.dataset, "pad", 0) > 0)
+    deployment = replace(_deployment(o, model), padded=getattr(dataloader.dataset, "pad", 0) > 0)
     tally = Tally(len(names), deployment, details=thresholds or o.report)
     runner = Runner(
-        model, o.conf_thres, o.iou_thres, o.max_det, o.single_cls, half, compute_loss, o.augment, o.save_hybrid,
+        model, ap_confidence(o), o.iou_thres, o.max_det, o.single_cls, half, compute_loss, o.augment, o.save_hybrid,
         deployment,
     )  # fmt: skip
     callbacks.run("on_val_start")
@@ -209,7 +210,7 @@ def run(
     if page:
         LOGGER.info(f"Report saved to {page.close(table_rows(tally, result, names), found, note, details)}")
     if plots:
-        plot_metrics(tally, result, save_dir, names, o.conf_thres, o.iou_thres)
+        plot_metrics(tally, result, save_dir, names, ap_confidence(o), o.iou_thres)
     if by_hand:
         shape = (dataloader.batch_size or o.batch_size, 3, *dataloader.dataset.frame)
         LOGGER.info(SPEED.format(before, inference, nms, shape))
@@ -239,7 +240,7 @@ def columns_note(best: float | None, deployment: Deployment, o: ValOptions) -> s
         frames = "; images framed as by detect.py, so mAP differs a little from that of YOLOv5"
     return (
         f"P and R: {chosen}NMS IoU {deployment.iou:g}{', as detect.py' * (deployment.iou == IOU_THRES)}; "
-        f"mAP: confidence > {o.conf_thres:g}, NMS IoU {o.iou_thres:g}{frames}"
+        f"mAP: confidence > {ap_confidence(o):g}, NMS IoU {o.iou_thres:g}{frames}"
     )
 
 
@@ -306,14 +307,24 @@ def table_rows(tally: Tally, result: ApResult, names: Mapping[int, str]) -> list
 # Preparation ----------------------------------------------------------------------------------------------------------
 
 
-def _deployment(o: ValOptions) -> Deployment:
+def ap_confidence(o: ValOptions) -> float:
+    """Return the lowest confidence for AP: a saved one (`best`) is for the boxes of detect.py alone."""
+    return AP_CONF_THRES if isinstance(o.conf_thres, str) else o.conf_thres
+
+
+def _deployment(o: ValOptions, model: nn.Module) -> Deployment:
     """Return the settings of detect.py, but for those that somebody gave."""
     given: dict[str, Any] = {
         name: value
-        for name, value in (("conf", o.conf_thres), ("iou", o.iou_thres), ("max_det", o.max_det))
+        for name, value in (("conf", ap_confidence(o)), ("iou", o.iou_thres), ("max_det", o.max_det))
         if not isinstance(value, Untouched)
     }
-    return replace(Deployment(lowest=given.get("conf", LOWEST)), **given)
+    lowest = given.get("conf", LOWEST)
+    if isinstance(o.conf_thres, str):
+        given["conf"] = find_confidence(o.conf_thres, model)
+        if isinstance(given["conf"], list):
+            raise ValueError("--conf-thres best-class is for detect.py: all counts here are above one confidence")
+    return replace(Deployment(lowest=lowest), **given)
 
 
 def _open_weights(o: ValOptions) -> DetectMultiBackend:
@@ -334,7 +345,7 @@ def _read_dataset(data: Any, model: Any, split: str) -> dict[str, Any]:
 def _check_suppression(backend: DetectMultiBackend, o: ValOptions) -> None:
     """Warn of a file whose boxes are too few for AP."""
     if backend.end2end:
-        backend.check_suppression(o.conf_thres, o.iou_thres, o.max_det, o.single_cls, multi_label=True)
+        backend.check_suppression(ap_confidence(o), o.iou_thres, o.max_det, o.single_cls, multi_label=True)
         LOGGER.warning(
             "the curves end where this file drops boxes, so mAP is lower than that of the checkpoint: measure an "
             "export without --nms"
@@ -359,7 +370,7 @@ def _check_settings(o: ValOptions) -> None:
         raise ValueError(f"task {o.task!r} is unknown. Allowed: {', '.join(SPLIT_TASKS)}")
     if o.save_conf and not (o.save_txt or o.save_hybrid):
         LOGGER.warning("--save-conf has no effect without --save-txt")
-    if o.conf_thres > 0.001 and o.task != "speed":
+    if ap_confidence(o) > 0.001 and o.task != "speed":
         LOGGER.warning(
             f"a confidence threshold of {o.conf_thres} truncates the curves: mAP is only valid for thresholds up to "
             "0.001"

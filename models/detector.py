@@ -132,7 +132,8 @@ def find_confidence(asked: float | str, model: nn.Module) -> float | list[float]
         return best
     if best is not None and asked == "best-class":
         classes = {str(c): _confidence(conf) for c, conf in _mapping(saved.get("classes")).items()}
-        limits = [classes.get(str(c)) for c in range(len(model.names))]
+        names: Any = model.names
+        limits = [classes.get(str(c)) for c in range(len(names))]
         return [best if limit is None else limit for limit in limits]
     raise ValueError(
         f"confidence {asked!r:.80}: no best one is saved in {name}. Pass a number, or run val.py --save-thresholds on "

@@ -271,3 +271,18 @@ def test_detect_takes_the_confidence_of_a_wished_precision(weights, data, tmp_pa
     add_thresholds(weights, THRESHOLDS)
     with pytest.raises(ValueError, match="'precision=0.95': no best one is saved"):
         detections(weights, data["val"], tmp_path, conf_thres="precision=0.95")
+
+
+def test_val_shows_what_a_saved_confidence_gives(weights, tiny_dataset, tmp_path, caplog):
+    caplog.set_level("INFO", logger="yolov5")
+    add_thresholds(weights, THRESHOLDS | {"conf": 0.6, "for_precision": {"0.9": 0.7}})
+    settings = {"imgsz": IMGSZ, "workers": 0, "device": "cpu", "project": tmp_path, "plots": False, "single_cls": True}
+    plain = val.run(tiny_dataset, weights, **settings)
+    for word, conf in (("best", "0.6"), ("precision=0.9", "0.7")):
+        caplog.clear()
+        assert val.run(tiny_dataset, weights, conf_thres=word, **settings).results == plain.results
+        texts = [record.getMessage() for record in caplog.records]
+        assert any(text.startswith(f"at confidence {conf}: ") for text in texts)
+        assert not any("truncates the curves" in text for text in texts)
+    with pytest.raises(ValueError, match="--conf-thres best-class is for detect.py"):
+        val.run(tiny_dataset, weights, conf_thres="best-class", **settings)

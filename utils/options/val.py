@@ -5,10 +5,11 @@ from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass
 from typing import Annotated, Any, Literal
 
-from utils.options.check import BATCH, COUNT, SHARE, SIDE, WORKERS, UntouchedFloat, UntouchedInt
+from utils.options.check import BATCH, CONF, COUNT, SHARE, SIDE, WORKERS, UntouchedFloat, UntouchedInt
 from utils.options.table import make_parser, option
 from utils.paths import ROOT
 
+AP_CONF_THRES = UntouchedFloat(0.001)  # as in YOLOv5
 SPLIT_TASKS = ("train", "val", "test", "speed")
 
 
@@ -28,10 +29,10 @@ class ValOptions:
         "long side of the network input in pixels, or height and width for files exported with both",
         *("--imgsz", "--img", "--img-size"),
     )
-    conf_thres: Annotated[float, SHARE] = option(
-        UntouchedFloat(0.001),
+    conf_thres: Annotated[float | str, CONF] = option(
+        AP_CONF_THRES,
         "lowest confidence that counts for mAP; images and confusion matrix show boxes above 0.25 as detect.py, or "
-        "above the value given here",
+        "above the value given here; best and precision=0.95 as in detect.py, for all but mAP",
     )
     iou_thres: Annotated[float, SHARE] = option(
         UntouchedFloat(0.6),
