@@ -364,6 +364,33 @@ def test_pr_curves_are_shown_at_the_end(tmp_path):
     np.testing.assert_allclose(data[:, 100], [0, 0, 0, 4, 1, 0], atol=1e-6)
 
 
+def test_ap_of_each_class_and_epoch(tmp_path):
+    names, counts = {0: "a", 1: "b", 2: "c, d"}, np.array([0, 0, 4])
+    for first in (0, 1):  # the second process resumes at epoch 1
+        callbacks = Callbacks()
+        logs = RunLogs(tmp_path)
+        logs.register(callbacks)
+        logs.truncate(first)
+        callbacks.run("on_val_metrics", result=result(), counts=counts, names=names)  # the start, no epoch
+        for epoch in range(first, first + 3):
+            callbacks.run("on_train_epoch_end", epoch=epoch)
+            if epoch != 2:
+                callbacks.run("on_val_metrics", result=result(), counts=counts, names=names)
+            callbacks.run("on_fit_epoch_end", vals=[0.5] * 13, epoch=epoch, best_fitness=0.5, fi=0.25)
+        callbacks.run("teardown")
+        wait_for_next_second()
+    table = pd.read_csv(tmp_path / "classes.csv")
+    assert table.values.tolist() == [[epoch, 2, "c, d", 4, 1.0, 1.0] for epoch in (0, 1, 3)]
+    assert [e.step for e in tags(tmp_path).Scalars("AP/c, d")] == [0, 1, 3]
+
+
+def test_another_table_is_not_overwritten(tmp_path):
+    (tmp_path / "classes.csv").write_text("a,b\n1,2\n")
+    with pytest.raises(ValueError, match="its columns differ"):
+        RunLogs(tmp_path, tensorboard=False).truncate(0)
+    assert (tmp_path / "classes.csv").read_text() == "a,b\n1,2\n"
+
+
 def test_graph_and_settings_are_shown_at_the_start(tmp_path):
     class Net(nn.Module):
         def __init__(self):

@@ -1,7 +1,8 @@
 """Send the metrics and plots of a training run to every enabled log."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -12,10 +13,10 @@ from utils.callbacks import Callbacks
 from utils.console import LOGGER
 from utils.files import open_regular
 from utils.loggers.services import SERVICES, ServiceLogger
-from utils.loggers.to_csv import RESULT_COLUMNS, CsvLogger
+from utils.loggers.to_csv import RESULT_COLUMNS, ClassTable, CsvLogger
 from utils.loggers.to_tensorboard import TensorBoardLogger
 
-CURVES = 20  # classes up to which each has its own PR curve
+CURVES, SCALARS = 20, 100  # classes up to which each has its own PR curve, and its own curve of AP over the epochs
 SECRET = ("storage",)  # settings that may hold a password
 
 
@@ -23,11 +24,13 @@ class Curves(Protocol):
     """What is read of the result of a validation; `utils.metrics.ApResult` has it.
 
     Attributes:
+        ap: (K, T) average precision at each IoU threshold, 0.5 first.
         classes: (K,) int numbers of the classes that have labels.
         p_curve: (K, 1000) precision over confidence at IoU 0.5.
         r_curve: (K, 1000) recall over confidence at IoU 0.5.
     """
 
+    ap: np.ndarray
     classes: np.ndarray
     p_curve: np.ndarray
     r_curve: np.ndarray
@@ -38,7 +41,7 @@ class RunLogs:
 
     Args:
         save_dir: run folder.
-        csv: write `results.csv`.
+        csv: write `results.csv` and `classes.csv`.
         tensorboard: write a TensorBoard event file.
         services: keys of `utils.loggers.services.SERVICES`.
         settings: options and hyperparameters of the run; plain values.
@@ -61,10 +64,12 @@ class RunLogs:
         self.save_dir = Path(save_dir)
         self.settings = {key: value for key, value in (settings or {}).items() if key not in SECRET}
         self.csv = CsvLogger(self.save_dir / "results.csv", extra) if csv else None
+        self.classes = ClassTable(self.save_dir / "classes.csv") if csv else None
         self.tensorboard = TensorBoardLogger(self.save_dir) if tensorboard else None
         self.services: list[ServiceLogger] = [SERVICES[name][0](self.save_dir, self.settings) for name in services]
         self._sent: set[Path] = set()
         self._curves: tuple[Curves, np.ndarray, Mapping[int, str]] | None = None
+        self._validated = False  # in this epoch
 
     @property
     def _all(self) -> list[TensorBoardLogger | ServiceLogger]:
@@ -72,9 +77,10 @@ class RunLogs:
         return [*([self.tensorboard] if self.tensorboard else []), *self.services]
 
     def truncate(self, epoch: int) -> None:
-        """Drop `epoch` and later from `results.csv` and TensorBoard, before training resumes at `epoch`."""
-        if self.csv:
-            self.csv.truncate(epoch)
+        """Drop `epoch` and later from the tables and TensorBoard, before training resumes at `epoch`."""
+        for table in (self.csv, self.classes):
+            if table:
+                table.truncate(epoch)
         if self.tensorboard:
             self.tensorboard.truncate(epoch)
 
@@ -95,12 +101,13 @@ class RunLogs:
 
     def on_train_epoch_end(self, epoch: int) -> None:
         """Show the images there are after the first epoch of this process: labels and first training batches."""
+        self._validated = False
         if not self._sent:
             self._send_pictures(epoch)
 
     def on_val_metrics(self, result: Curves, counts: np.ndarray, names: Mapping[int, str]) -> None:
         """Keep the curves of a validation; TensorBoard shows the last ones."""
-        self._curves = result, counts, names
+        self._curves, self._validated = (result, counts, names), True
 
     def on_fit_epoch_end(self, vals: Sequence[float], epoch: int, best_fitness: float, fi: float) -> None:
         """Log one epoch.
@@ -120,6 +127,12 @@ class RunLogs:
             self.csv.write(epoch, values)
         values |= {"fitness/epoch": float(fi), "fitness/best": float(best_fitness)}
         measured = {name: value for name, value in values.items() if not math.isnan(value)}
+        if self._curves and self._validated:
+            rows = list(_class_rows(*self._curves))
+            if self.classes:
+                self.classes.write(epoch, rows)
+            if len(rows) <= SCALARS:
+                measured |= {f"AP/{tag}": ap for tag, (*_, ap) in zip(_tags(*self._curves), rows, strict=True)}
         for log in self._all:
             log.scalars(measured, epoch)
 
@@ -166,7 +179,19 @@ class RunLogs:
         false = np.where(result.p_curve > 0, hits / np.maximum(result.p_curve, 1e-16) - hits, 0)
         tensorboard.pr_curve("all classes", hits.sum(0), false.sum(0), int(labels.sum()), epoch)
         if len(result.classes) <= CURVES:
-            for row, c in enumerate(result.classes):
-                same = [number for number in result.classes if names[number] == names[c]]  # a tag holds one curve only
-                tag = f"{names[c]} ({c})" if len(same) > 1 else names[c]
+            for row, (c, tag) in enumerate(zip(result.classes, _tags(result, counts, names), strict=True)):
                 tensorboard.pr_curve(tag, hits[row], false[row], int(counts[c]), epoch)
+
+
+def _tags(result: Curves, counts: np.ndarray, names: Mapping[int, str]) -> list[str]:
+    """Return a name for each class with labels; equal ones get their number, since a tag holds one curve only."""
+    numbers = Counter(names[c] for c in result.classes)
+    return [f"{names[c]} ({c})" if numbers[names[c]] > 1 else names[c] for c in result.classes]
+
+
+def _class_rows(
+    result: Curves, counts: np.ndarray, names: Mapping[int, str]
+) -> Iterator[tuple[int, str, int, float, float]]:
+    """Yield number, name, labels, AP50 and AP50-95 of each class with labels."""
+    for c, ap in zip(result.classes, result.ap, strict=True):
+        yield int(c), names[c], int(counts[c]), float(ap[0]), float(ap.mean())

@@ -1,8 +1,9 @@
-"""results.csv: one row per epoch in columns of fixed width, as YOLOv5 tools expect it."""
+"""results.csv, one row per epoch in columns of fixed width, as YOLOv5 tools expect it, and classes.csv beside it."""
 
+import csv
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from utils.files import atomic_path, open_regular, table_numbers
@@ -23,6 +24,7 @@ RESULT_COLUMNS = (
     "x/lr1",  # weights with decay
     "x/lr2",  # norms
 )
+CLASS_COLUMNS = ("epoch", "class", "name", "labels", "AP50", "AP50-95")
 TIME = "time"  # the last column: seconds of training up to the end of the epoch
 
 
@@ -101,6 +103,39 @@ class CsvLogger:
         if names != [*self.columns, TIME]:
             raise ValueError(f"{self.path}: not a results.csv of this program, its columns differ. Move or rename it")
         return rows
+
+
+class ClassTable:
+    """Add epochs to a classes.csv, one row for each epoch and class.
+
+    Args:
+        path: file; begun with the first epoch, continued if it exists.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+
+    def write(self, epoch: int, rows: Iterable[tuple[int, str, int, float, float]]) -> None:
+        """Add the classes of an epoch: number, name, labels, AP50, AP50-95."""
+        new = not self.path.exists()
+        with self.path.open("a", encoding="utf-8", newline="") as file:
+            table = csv.writer(file, lineterminator="\n")
+            if new:
+                table.writerow(CLASS_COLUMNS)
+            for number, name, labels, ap50, ap in rows:
+                table.writerow((epoch, number, name, labels, f"{ap50:.5g}", f"{ap:.5g}"))
+
+    def truncate(self, epoch: int) -> None:
+        """Drop the rows of `epoch` and later, and a row cut off by a crash, before training resumes at `epoch`."""
+        if not self.path.exists():
+            return
+        with open_regular(self.path) as file:
+            header, *rows = csv.reader(file.read().decode("utf-8").splitlines())
+        if tuple(header) != CLASS_COLUMNS:
+            raise ValueError(f"{self.path}: not a classes.csv of this program, its columns differ. Move or rename it")
+        kept = [row for row in rows if len(row) == len(header) and row[0].isdecimal() and int(row[0]) < epoch]
+        with atomic_path(self.path) as tmp, tmp.open("w", encoding="utf-8", newline="") as file:
+            csv.writer(file, lineterminator="\n").writerows([header, *kept])
 
 
 def _seconds(rows: Sequence[str]) -> float:
