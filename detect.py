@@ -97,7 +97,8 @@ def run(options: DetectOptions, *, stream: bool = False) -> list[Result] | Itera
         predictor = Predictor(model, settings)
         model.check_suppression(conf, o.iou_thres, o.max_det, o.agnostic_nms)
         view = open_windows(o.view_img, opened.live and o.source.isdecimal())
-        outs = Outputs(save_dir, opened, model.names, wanted)
+        start = model.thresholds if o.conf_thres == CONF_THRES else None  # a confidence given by hand shows all boxes
+        outs = Outputs(save_dir, opened, model.names, wanted, start)
         maps = Visualization(_first_model(model), model.names, o.report) if o.visualize else None
         held = stack.pop_all()  # left at the end of the results
     results = _detect(predictor, opened, outs, view, maps, files if o.update else [], stream, held)

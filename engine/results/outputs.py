@@ -60,9 +60,17 @@ class Outputs:
         source: what will come.
         names: class names by index.
         wanted: what to write.
+        thresholds: of the weights, for the report, see `DetectReport`.
     """
 
-    def __init__(self, folder: Path, source: Source, names: Mapping[int, str], wanted: Wanted) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        source: Source,
+        names: Mapping[int, str],
+        wanted: Wanted,
+        thresholds: Mapping[str, Any] | None = None,
+    ) -> None:
         self.folder, self.names, self.wanted = folder, names, wanted
         results = source.results
         self.stems, self.titles = results.stems, results.titles
@@ -71,7 +79,7 @@ class Outputs:
         save_pictures = wanted.save_img or wanted.save_frames
         self.pictures = Pictures(folder, results, wanted.save_img, wanted.save_frames) if save_pictures else None
         self.crops = Crops(folder / "crops", results.stems, names) if wanted.save_crop else None
-        self.report = DetectReport(folder, names) if wanted.report else None
+        self.report = DetectReport(folder, names, thresholds=thresholds) if wanted.report else None
         self.tables: list[TextFiles | CsvFile | JsonFile] = []
         if wanted.save_txt:
             corners = wanted.save_format == 1

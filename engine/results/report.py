@@ -19,10 +19,12 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
+from engine.validation.errors import FOREGROUND, KINDS, WORDS, judge
 from utils.annotate import PALETTE, Color, Names, text_color
 from utils.boxes import box_iou
 from utils.datasets.reader import decode_image
 from utils.files import atomic_path, naming
+from utils.metrics import match_labels
 from utils.thresholds import CONF_THRES, IOU_THRES
 
 THUMBNAIL = 480  # longest side in pixels
@@ -42,6 +44,7 @@ class _Page:
             "palette": [[_hex(color), _hex(text_color(color))] for color in PALETTE],
             "conf": conf,
             "iou": IOU_THRES,
+            "errors": [(kind, *WORDS[kind]) for kind in KINDS],
         }
         folder = Path(__file__).resolve().parent
         self._script = (folder / "report_page.js").read_text(encoding="utf-8")
@@ -98,12 +101,18 @@ class DetectReport:
         save_dir: folder of the page, made if need be.
         names: class names by index.
         title: heading of the page.
+        thresholds: of the weights, see `Detected.thresholds`; the page starts at the best confidence, without one it
+            shows all boxes. Those of a file may be anything.
 
     The page appears with `close`; until then a report of an earlier run stays.
     """
 
-    def __init__(self, save_dir: str | Path, names: Names, title: str = "Detections") -> None:
-        self._page = _Page(save_dir, names, title, "detect", conf=0.0)
+    def __init__(
+        self, save_dir: str | Path, names: Names, title: str = "Detections", thresholds: Mapping[str, Any] | None = None
+    ) -> None:
+        conf = thresholds.get("conf") if isinstance(thresholds, Mapping) else None
+        self._best = float(conf) if isinstance(conf, float | int) and 0 <= conf <= 1 else 0.0
+        self._page = _Page(save_dir, names, title, "detect", conf=self._best)
 
     def add(
         self,
@@ -129,14 +138,15 @@ class DetectReport:
 
     def close(self) -> Path:
         """Write the page and return its path."""
-        return self._page.close({})
+        return self._page.close({"choices": [("best F1 in validation", self._best)] if self._best else []})
 
 
 class ValReport:
     """Write `report.html` of a validation run: missed labels and false boxes, the worst images first.
 
     Boxes and labels are paired as `utils.metrics.ConfusionMatrix` does it, at the confidence that the reader
-    of the page chooses; the page starts at `CONF_THRES`.
+    of the page chooses; the page starts at the best one, or at `CONF_THRES` if there is none. Each box has its kind of
+    error too (`engine.validation.errors.judge`), by which the page can be filtered.
 
     Args:
         save_dir: folder of the page, made if need be.
@@ -169,7 +179,12 @@ class ValReport:
             iou = box_iou(boxes[:, :4], true[:, 1:])  # (D, M)
             owner = np.stack((iou.argmax(1), iou.max(1)), 1)
             owner[owner[:, 1] <= IOU_THRES] = -1
-        found = [[*_rounded(row), int(j), round(v, 6)] for row, (j, v) in zip(boxes, owner.tolist(), strict=True)]
+        single = boxes.astype(np.float32), true.astype(np.float32)  # so that the counts are those of the log
+        kinds = judge(*single, match_labels(*single, np.array([FOREGROUND], np.float32))[0][:, 0])
+        found = [
+            [*_rounded(row), int(j), round(v, 6), int(kind), int(label)]
+            for row, (j, v), kind, label in zip(boxes, owner.tolist(), *kinds, strict=True)
+        ]
         item = {
             "name": Path(path).name,
             "boxes": found,

@@ -8,11 +8,13 @@ const config = read($("config")), summary = read($("summary"));
 const VAL = config.kind === "val";
 const KINDS = VAL ? ["missed", "false", "wrong", "correct"] : ["box"];
 const KIND_NAMES = { missed: "Missed label", false: "False box", wrong: "Wrong class", correct: "Correct" };
-// One item per image: name, size [w, h], boxes [x1, y1, x2, y2, confidence, class, label or -1, IoU], labels [x1, y1, x2, y2, class],
+// One item per image: name, size [w, h], boxes [x1, y1, x2, y2, confidence, class], with labels [x1, y1, x2, y2, class] also
+// label they overlap best or -1, IoU, number of the kind of error, label that this is about or -1;
 // maps of the first boxes: area [x1, y1, x2, y2], titles of the layers, for each box a PNG in base64 of each layer
 const items = [...document.querySelectorAll("script.item")].map((node, i) => ({ i, ...read(node) }));
 const jpegs = document.querySelectorAll("script.jpeg");
 const nameOf = c => config.names[c] ?? String(c);
+const wordOf = error => config.errors.find(([kind]) => kind === error)[1];
 const paint = c => config.palette[c % config.palette.length];
 const count = (n, word) => `${n.toLocaleString("en")} ${word}${n === 1 ? "" : word.endsWith("x") ? "es" : "s"}`;
 
@@ -26,14 +28,15 @@ for (const item of items) {
 }
 const classes = [...known.keys()].sort((a, b) => known.get(b) - known.get(a) || a - b);
 const boxTotal = items.reduce((n, item) => n + item.boxes.length, 0);
+const CROWDED = VAL || boxTotal > 6 * items.length; // small images have the names of classes without numbers
 const SORTS = VAL
-  ? { worst: "Worst first", order: "In order", name: "By name" }
+  ? { worst: "Worst first", sure: "Most confident errors first", order: "In order", name: "By name" }
   : { order: "In order", most: "Most boxes first", fewest: "Fewest boxes first", unsure: "Least certain first", name: "By name" };
 
 // State, kept in the address after "#" --------------------------------------------------------------------------------
 const defaults = () => ({
   conf: Math.max(summary.best ?? config.conf, lowest), off: new Set(), kindsOff: new Set(), q: "", sort: Object.keys(SORTS)[0],
-  labels: boxTotal <= 6 * items.length && !VAL, only: false, open: -1, map: -1, look: 0,
+  labels: true, error: "", only: false, open: -1, map: -1, look: 0,
   dark: matchMedia("(prefers-color-scheme: dark)").matches,
 });
 let state = defaults();
@@ -50,6 +53,7 @@ function readHash() {
   next.q = hash.get("q") || "";
   if (hash.get("sort") in SORTS) next.sort = hash.get("sort");
   if (hash.has("labels")) next.labels = hash.get("labels") === "1";
+  if (VAL && config.errors.some(([kind]) => kind === hash.get("error"))) next.error = hash.get("error");
   next.only = hash.get("only") === "1";
   if (hash.has("theme")) next.dark = hash.get("theme") === "dark";
   const open = parseInt(hash.get("open"), 10);
@@ -67,6 +71,7 @@ function writeHash() {
   if (state.q) hash.set("q", state.q);
   if (state.sort !== base.sort) hash.set("sort", state.sort);
   if (state.labels !== base.labels) hash.set("labels", state.labels ? "1" : "0");
+  if (state.error) hash.set("error", state.error);
   if (state.only) hash.set("only", "1");
   if (state.dark !== base.dark) hash.set("theme", state.dark ? "dark" : "light");
   if (state.open >= 0) hash.set("open", String(state.open));
@@ -85,12 +90,31 @@ function marks(item) {
   for (const b of sure) {
     const label = b[6] >= 0 && owner[b[6]] === b ? item.labels[b[6]] : null;
     const kind = !label ? "false" : label[4] === b[5] ? "correct" : "wrong";
-    const text = `${nameOf(b[5])} ${b[4].toFixed(2)}${kind === "wrong" ? ` (is ${nameOf(label[4])})` : ""}`;
+    const why = kind === "wrong" ? ` (is ${nameOf(label[4])})` : kind === "false" ? `: ${config.errors[b[8]][1]}` : "";
+    const text = `${nameOf(b[5])} ${b[4].toFixed(2)}${why}`;
     found.push({ kind, box: b, cls: b[5], text });
   }
   return found;
 }
-const shown = item => marks(item).filter(m => !state.off.has(m.cls) && !state.kindsOff.has(m.kind));
+// By kind of error, as val.py counts them: what a box is does not depend on the confidence, only what is missed does.
+const LOOKS = { correct: "correct", class: "wrong", missed: "missed" }; // others look as false boxes
+function judged(item) {
+  const seen = new Set(), found = [];
+  for (const b of item.boxes) {
+    if (b[4] < state.conf) continue;
+    const [error, word] = config.errors[b[8]], label = item.labels[b[9]];
+    if (label) seen.add(b[9]);
+    found.push({ error, kind: LOOKS[error] || "false", box: b, cls: b[5], label, text: `${nameOf(b[5])} ${b[4].toFixed(2)}: ${word}` });
+  }
+  item.labels.forEach((l, j) => seen.has(j) || found.push({ error: "missed", kind: "missed", box: l, cls: l[4], text: `${nameOf(l[4])} missed` }));
+  return found;
+}
+function shown(item) {
+  if (!state.error) return marks(item).filter(m => !state.off.has(m.cls) && !state.kindsOff.has(m.kind));
+  const found = judged(item).filter(m => m.error === state.error && !state.off.has(m.cls));
+  const truth = state.error === "correct" ? [] : found.flatMap(m => m.label ? [{ kind: "truth", box: m.label, cls: m.label[4], text: `label: ${nameOf(m.label[4])}` }] : []);
+  return [...truth, ...found];
+}
 
 // Cards: shells for all images, contents only for those near the screen ---------------------------------------------
 const grid = $("grid");
@@ -127,18 +151,18 @@ function frame(item, shape) {
   return node;
 }
 
-function drawBoxes(node, item, names) {
+function drawBoxes(node, item, names, short = false) { // short: names of classes alone, for small images
   const [w, h] = item.size;
   const order = shown(item).sort((a, b) => (b.kind === "correct") - (a.kind === "correct") || (a.box[4] ?? 1) - (b.box[4] ?? 1));
   node.classList.toggle("quiet", !names);
   node.lastChild.replaceChildren(...order.map(m => {
-    const [x1, y1, x2, y2] = m.box, box = make("div", `box ${m.kind}${m.kind === "correct" ? " thin" : ""}`);
+    const [x1, y1, x2, y2] = m.box, box = make("div", `box ${m.kind}${m.kind === "correct" || m.kind === "truth" ? " thin" : ""}`);
     Object.assign(box.style, { left: `${100 * x1 / w}%`, top: `${100 * y1 / h}%`, width: `${100 * (x2 - x1) / w}%`, height: `${100 * (y2 - y1) / h}%` });
     if (m.kind === "box") box.style.setProperty("--c", paint(m.cls)[0]);
     box.style.setProperty("--on", m.kind === "box" ? paint(m.cls)[1] : state.dark ? "#000" : "#fff");
     if (y1 / h < 0.06) box.classList.add("low");
     if (x1 / w > 0.7) box.classList.add("right");
-    if (!(names && m.kind === "correct" && VAL)) box.append(make("span", "", m.text));
+    box.append(make("span", "", short && CROWDED ? nameOf(m.cls) : m.text));
     box.title = m.text;
     box.dataset.box = item.boxes.indexOf(m.box);
     return box;
@@ -152,7 +176,7 @@ function chips(node, item) {
   node.replaceChildren(...keys.map(key => {
     const chip = make("span", VAL ? key : ""), dot = make("i");
     if (!VAL) dot.style.background = paint(key)[0];
-    const word = VAL ? (key === "wrong" ? "wrong class" : key) : nameOf(key);
+    const word = !VAL ? nameOf(key) : state.error ? wordOf(state.error) : key === "wrong" ? "wrong class" : key;
     chip.append(dot, `${found.get(key)} ${word}`);
     return chip;
   }));
@@ -161,7 +185,7 @@ function chips(node, item) {
 
 function drawCard(i) {
   const card = cards[i];
-  drawBoxes(card.firstChild.firstChild, items[i], state.labels);
+  drawBoxes(card.firstChild.firstChild, items[i], state.labels, true);
   chips(card.lastChild.lastChild, items[i]);
 }
 
@@ -195,7 +219,7 @@ if (VAL) {
     kindRows.set(kind, { box, n });
     $("kinds").append(row);
   }
-  $("kinds").append(make("div", "hint", `A box and a label are a pair above an IoU of ${config.iou}.`));
+  $("kinds").append(make("div", "hint", `A box and a label are a pair above an IoU of ${config.iou}, whatever their classes, as in the confusion matrix.`));
 }
 for (const [value, text] of Object.entries(SORTS)) $("sort").append(Object.assign(make("option", "", text), { value }));
 
@@ -206,17 +230,80 @@ const top_ = Math.max(...bins, 1);
 for (const n of bins) { const bar = make("i"); bar.style.height = `${n ? Math.max(3, 100 * n / top_) : 0}%`; $("hist").append(bar); }
 Object.assign($("conf"), { min: lowest, max: 1, step: 0.01 });
 
+const details = summary.details, decimals = value => value == null ? "-" : value.toFixed(3);
 if (summary.metrics) {
-  const table = $("metrics").firstChild, head = make("tr");
-  for (const text of summary.metrics.columns) head.append(make("th", "", text));
+  const table = $("metrics").firstChild, head = make("tr"), sizes = details ? Object.keys(details.sizes) : [];
+  for (const text of [...summary.metrics.columns, ...details ? ["mAP75", ...sizes] : []]) head.append(make("th", "", text));
   table.append(head);
+  const parts = details ? [{ map75: details.map75, ...Object.fromEntries(sizes.map(s => [`map_${s}`, details.sizes[s].map])) }, ...Object.values(details.classes)] : [];
   summary.metrics.rows.forEach((values, i) => {
     const row = make("tr", i ? "" : "all");
     for (const [j, value] of values.entries()) row.append(make("td", "", j > 2 ? value.toFixed(3) : j ? value.toLocaleString("en") : value));
+    if (details) for (const key of ["map75", ...sizes.map(s => `map_${s}`)]) row.append(make("td", "", decimals(parts[i][key])));
     table.append(row);
   });
-  $("metrics").lastChild.textContent = summary.metrics.note;
+  const counts = sizes.map(s => details.sizes[s].labels.toLocaleString("en")).join(", ");
+  const limits = details ? `; ${sizes.join(", ")}: mAP50-95 of ${counts} labels, from 32x32 and 96x96 pixels of the image on` : "";
+  $("metrics").lastChild.textContent = summary.metrics.note + limits;
   $("metrics").hidden = false;
+}
+
+// Kinds of error, each a filter, and the calibration
+const errorRows = new Map();
+if (details) {
+  const table = $("errors").querySelector("table"), head = make("tr"), costs = details.errors.kinds;
+  for (const text of ["Kind", "Count", "Costs AP50", "What may help"]) head.append(make("th", "", text));
+  table.append(head);
+  const most = Math.max(1e-6, ...Object.values(costs).map(k => k.costs_map50 || 0));
+  for (const [kind, word, advice] of config.errors) {
+    const row = make("tr"), label = make("label", "kind"), box = make("input"), n = make("td"), cost = make("div", "cost"), bar = make("i");
+    box.type = "checkbox";
+    box.onchange = () => change({ error: box.checked ? kind : "" });
+    label.append(box, word);
+    bar.style.width = `${Math.max(0, 60 * (costs[kind].costs_map50 || 0) / most)}px`;
+    if (kind !== "correct") cost.append(bar, decimals(costs[kind].costs_map50));
+    for (const part of [label, n, cost, advice]) { const cell = part === n ? n : make("td"); if (part !== n) cell.append(part); row.append(cell); }
+    row.dataset.error = kind;
+    table.append(row);
+    errorRows.set(kind, { row, box, n });
+  }
+  $("errors").querySelector(".hint").textContent = "Click a kind to see these boxes alone, with the labels they are about. A box is correct from an IoU of 0.5 with the label of its class " +
+    `that it overlaps most, badly placed from 0.1. Costs: how much higher AP50, ${decimals(details.errors.map50_of_coco)} by COCO's rule over all confidences, would be without this kind.`;
+  if (details.calibration) drawCalibration(details.calibration);
+  $("details").hidden = false;
+}
+
+function drawCalibration(c) {
+  const draw = (tag, values, text = "") => {
+    const node = document.createElementNS("http://www.w3.org/2000/svg", tag);
+    for (const [key, value] of Object.entries(values)) node.setAttribute(key, value);
+    node.textContent = text;
+    return node;
+  };
+  const x = v => 42 + 270 * v, y = v => 170 - 160 * v, parts = [];
+  for (const v of [0, 0.25, 0.5, 0.75, 1]) {
+    parts.push(draw("line", { class: "rule", x1: x(0), x2: x(1), y1: y(v), y2: y(v) }), draw("text", { x: 37, y: y(v) + 3, "text-anchor": "end" }, v),
+      draw("text", { x: x(v), y: 183, "text-anchor": "middle" }, v));
+  }
+  c.bins.forEach((bin, j) => {
+    if (!bin.boxes) return;
+    const left = x(j / c.bins.length) + 2, width = 270 / c.bins.length - 4, middle = left + width / 2;
+    const bar = draw("rect", { class: bin.boxes < 10 ? "bin few" : "bin", x: left, width, y: y(bin.precision), height: 160 * bin.precision });
+    bar.append(draw("title", {}, `${count(bin.boxes, "box")}, confidence ${bin.confidence.toFixed(2)}, precision ${bin.precision.toFixed(2)} (${bin.low.toFixed(2)} to ${bin.high.toFixed(2)})`));
+    parts.push(bar, draw("line", { class: "spread", x1: middle, x2: middle, y1: y(bin.low), y2: y(bin.high) }));
+  });
+  parts.push(draw("line", { class: "diagonal", x1: x(0), x2: x(1), y1: y(0), y2: y(1) }), draw("text", { x: x(0.5), y: 196, "text-anchor": "middle" }, "confidence"),
+    draw("text", { x: -90, y: 10, "text-anchor": "middle", transform: "rotate(-90)" }, "precision"));
+  const chart = draw("svg", { viewBox: "0 0 318 200", role: "img", "aria-label": "Precision over confidence" }), panel = $("calibration");
+  chart.append(...parts);
+  panel.children[1].append(chart);
+  const shown = c.error > c.chance_high, side = c.overconfident_by > 0 ? "too high" : "too low";
+  const named = [...Object.entries(c.sizes), ...Object.entries(c.classes).map(([k, v]) => [nameOf(k), v])];
+  const each = named.map(([name, v]) => `${name} ${decimals(v.error)} (${decimals(v.chance_high)})`).join(", ");
+  panel.querySelector(".hint").textContent = `Expected calibration error ${decimals(c.error)} over ${count(c.boxes, "box")} above ${c.from_conf}; up to ${decimals(c.chance_high)} by chance` +
+    (shown ? `, so confidences are ${Math.abs(c.overconfident_by).toFixed(2)} ${side} on average` : ", so no miscalibration is shown") +
+    `.${each ? ` Of each part, by chance in brackets: ${each}.` : ""} Lines: 90 % intervals. Missed labels do not enter.`;
+  panel.hidden = false;
 }
 
 // Confidences for a purpose, below the slider
@@ -230,26 +317,26 @@ if (choices.length) {
 // One pass over everything after each change --------------------------------------------------------------------------
 let drawnOrder = "";
 function update() {
-  const q = state.q.toLowerCase(), perClass = new Map(classes.map(c => [c, {}])), perKind = {}, hits = [];
+  const q = state.q.toLowerCase(), perClass = new Map(classes.map(c => [c, {}])), perKind = {}, perError = {}, hits = [];
   let visible = 0;
   for (const item of items) {
     if (q && !item.name.toLowerCase().includes(q)) continue;
-    let n = 0, bad = 0, best = 0;
     for (const m of marks(item)) {
-      const on = !state.off.has(m.cls), counts = perClass.get(m.cls);
+      const counts = perClass.get(m.cls);
       counts[m.kind] = (counts[m.kind] || 0) + 1;
-      if (on) perKind[m.kind] = (perKind[m.kind] || 0) + 1;
-      if (!on || state.kindsOff.has(m.kind)) continue;
-      n++;
-      if (m.kind !== "correct") bad++;
-      best = Math.max(best, m.box[4] ?? 0);
+      if (!state.off.has(m.cls)) perKind[m.kind] = (perKind[m.kind] || 0) + 1;
     }
+    if (errorRows.size) for (const m of judged(item)) if (!state.off.has(m.cls)) perError[m.error] = (perError[m.error] || 0) + 1;
+    const seen = shown(item).filter(m => m.kind !== "truth"), errors = seen.filter(m => m.kind !== "correct"), n = seen.length;
+    const sure = VAL && !state.error ? errors.filter(m => m.kind !== "missed") : seen, bad = errors.length;
+    const best = sure.reduce((most, m) => Math.max(most, m.error === "missed" ? 0 : m.box[4]), 0);
     visible += n;
-    if (!state.only || (VAL ? bad : n)) hits.push({ item, n, bad, best });
+    if (state.error ? n : !state.only || (VAL ? bad : n)) hits.push({ item, n, bad, best });
   }
   const by = {
     order: (a, b) => a.item.i - b.item.i, name: (a, b) => a.item.name.localeCompare(b.item.name, "en", { numeric: true }),
     most: (a, b) => b.n - a.n, fewest: (a, b) => a.n - b.n, unsure: (a, b) => a.best - b.best, worst: (a, b) => b.bad - a.bad,
+    sure: (a, b) => b.best - a.best,
   }[state.sort];
   hits.sort((a, b) => by(a, b) || a.item.i - b.item.i);
   const order = hits.map(hit => hit.item.i).join();
@@ -266,6 +353,11 @@ function update() {
     if (VAL) row.lastChild.textContent = `${counts.missed || 0} missed, ${counts.false || 0} false, ${counts.wrong || 0} wrong`;
   }
   for (const [kind, { box, n }] of kindRows) { box.checked = !state.kindsOff.has(kind); n.textContent = (perKind[kind] || 0).toLocaleString("en"); }
+  for (const [kind, { row, box, n }] of errorRows) {
+    box.checked = state.error === kind;
+    row.classList.toggle("chosen", state.error === kind);
+    n.textContent = (perError[kind] || 0).toLocaleString("en");
+  }
   [...$("hist").children].forEach((bar, i) => bar.classList.toggle("off", i < binOf(state.conf + 1e-9)));
   $("conf").value = state.conf;
   if (document.activeElement !== $("conf-number")) $("conf-number").value = state.conf.toFixed(2);

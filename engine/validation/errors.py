@@ -19,7 +19,7 @@ WORDS = {
     "localisation": ("badly placed", "more labels, a larger --img, or labels drawn more exactly"),
     "both": ("wrong class, badly placed", "more labels of these classes"),
     "duplicate": ("found twice", "a lower --iou-thres in detect.py"),
-    "background": ("nothing there", "images without objects; look at the most confident ones: labels may be missing"),
+    "background": ("no label there", "images without objects; look at the most confident ones: labels may be missing"),
     "missed": ("missed", "a lower --conf-thres in detect.py, more labels, or a larger --img"),
 }  # of a kind: how it is called, and what may help
 FOREGROUND, BACKGROUND_IOU = 0.5, 0.1  # IoU from which a box has its label, and below which it has none at all

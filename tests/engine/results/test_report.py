@@ -15,6 +15,7 @@ import pytest
 import torch
 
 from engine.results.report import DetectReport, ValReport
+from engine.validation.errors import KINDS
 from tests.waiting import HANG
 from utils.metrics import ConfusionMatrix
 
@@ -309,3 +310,70 @@ def test_maps_of_a_box_lie_over_the_large_image(dump, tmp_path):
     assert dom.one(id="maps-hint")["text"].endswith("the best 2 boxes of 1 image.")
     for none in ("open=0", "open=1&map=1&look=0", "open=0&map=1&look=2", "open=0&map=1&look=1&conf=0.7"):
         assert not dump(page, none).all(class_="heat"), none
+
+
+LABELS = [[0, 10, 10, 50, 50], [0, 60, 10, 100, 50], [1, 10, 60, 50, 100], [1, 60, 60, 100, 100], [0, 110, 10, 150, 50]]
+ONE_OF_EACH = [
+    [10, 10, 50, 50, 0.95, 0], [12, 10, 52, 50, 0.90, 0], [60, 10, 100, 50, 0.85, 1],
+    [10, 60, 50, 78, 0.80, 1], [60, 60, 100, 78, 0.75, 0], [150, 150, 190, 190, 0.30, 0],
+]  # fmt: skip
+
+
+@pytest.fixture
+def report_of_errors(tmp_path):
+    cv2.imwrite(str(tmp_path / "x.png"), picture(200, 200))
+    report = ValReport(tmp_path, NAMES)
+    report.add(torch.tensor(ONE_OF_EACH), torch.tensor(LABELS).float(), str(tmp_path / "x.png"))
+    kinds = {kind: {"count": 1, "costs_map50": 0.1} for kind in KINDS}
+    bins = [{"boxes": 0, "confidence": None, "precision": None, "low": None, "high": None}] * 9
+    bins.append({"boxes": 12, "confidence": 0.93, "precision": 0.5, "low": 0.3, "high": 0.7})
+    size = {"map": None, "labels": 0}
+    details = {
+        "map75": 0.25, "sizes": {"small": size, "medium": {"map": 0.125, "labels": 5}, "large": size},
+        "errors": {"map50_of_coco": 0.5, "kinds": kinds},
+        "classes": {0: {"map75": 0.75, "map_small": None, "map_medium": 0.375, "map_large": None}},
+        "calibration": {
+            "boxes": 12, "from_conf": 0.05, "error": 0.43, "chance_high": 0.2, "overconfident_by": 0.43, "bins": bins,
+            "sizes": {}, "classes": {},
+        },
+    }  # fmt: skip
+    thresholds = {"conf": 0.5, "f1": 0.8, "for_precision": {}}
+    rows = [("all", 1, 5, 1, 1, 1, 1), ("cat", 1, 3, 1, 1, 1, 1)]
+    return report.close(rows, thresholds, "", details)
+
+
+def test_boxes_have_their_kind_of_error(report_of_errors):
+    (item,) = items(report_of_errors)
+    assert [KINDS[box[8]] for box in item["boxes"]] == [
+        "correct", "duplicate", "class", "localisation", "both", "background",
+    ]  # fmt: skip
+    assert [box[9] for box in item["boxes"]] == [0, -1, 1, 2, -1, -1]
+
+
+def test_errors_are_counted_at_the_best_confidence_and_filter_the_page(dump, report_of_errors):
+    dom = dump(report_of_errors)
+    rows = [e["text"] for e in dom.all(tag="tr") if "data-error" in e]
+    counts = ["correct1", "wrong class10.100", "badly placed10.100", "wrong class, badly placed10.100"]
+    assert [row[: len(text)] for row, text in zip(rows, counts, strict=False)] == counts
+    assert rows[5].startswith("no label there0")  # below the best confidence, where the page starts
+    assert rows[6].startswith("missed20.100")
+    cells = [e["text"] for e in dom.all(tag="td")]
+    assert cells[7:11] == ["0.250", "-", "0.125", "-"]
+    assert cells[18:22] == ["0.750", "-", "0.375", "-"]
+    assert "0.430 over 12 boxes above 0.05" in dom.one(id="calibration")["text"]
+    assert len(dom.all(tag="rect")) == 1
+    assert {e["text"] for e in dom.all(class_="box")} == {"cat", "dog"}  # names on the small image
+
+    dom = dump(report_of_errors, "error=localisation&open=0")
+    assert dom.one(id="totals")["text"] == "1 image, 1 box shown"
+    texts = {e["title"] for e in dom.all(class_="box")}
+    assert texts == {"dog 0.80: badly placed", "label: dog"}
+    dom = dump(report_of_errors, "error=background")
+    assert dom.one(id="totals")["text"] == "0 of 1 image, 0 boxes shown"
+
+
+@pytest.mark.parametrize("conf", [0.6, "0.6", 7, None])
+def test_detections_start_at_the_best_confidence_of_the_weights(tmp_path, conf):
+    page = DetectReport(tmp_path, NAMES, thresholds={"conf": conf}).close()
+    config = json.loads(re.findall(r'id="config">(.*?)</script>', page.read_text(encoding="ascii"))[0])
+    assert config["conf"] == (conf if isinstance(conf, float) else 0)
