@@ -150,6 +150,11 @@ class AutoShape(nn.Module):
             found = detector(inputs, [images[i].shape[:2] for i in chosen])
             for i, rows in zip(chosen, found, strict=True):
                 pred[i] = rows
+        if full := sum(len(rows) >= self.max_det for rows in pred):
+            LOGGER.warning(
+                f"{full} of {len(images)} images reached the limit of {self.max_det} detections, the best ones were "
+                "kept: set max_det or conf of the model higher"
+            )
         shape = (len(images), 3, *(max((f[k] for f in frames), default=0) for k in (0, 1)))
         before, network, after = (t.t * 1e3 / max(len(images), 1) for t in detector.times)
         return Detections(images, pred, files, (before, network, after), self.names, shape)

@@ -157,10 +157,11 @@ def check_double(data: Dataset) -> Iterator[Finding]:
                 if key == "boxes.two_names":
                     note += ", " + " and ".join(printable(data.names[int(split.flat[r, 0])]) for r in (row, other))
                 places.append(Place(place.file, place.line, place.box, None, round(float(value), 4), note, place.image))
+            span = " to ".join(dict.fromkeys(f"{value:.3f}" for value in (values.min(), values.max())))
             yield Finding(
                 key, severity, split.name, len(chosen), len(split.flat),
-                f"{len(chosen)} pair{'s' * (len(chosen) > 1)} of labels {what} (IoU {values.min():.3f} to "
-                f"{values.max():.3f})", advice, places, found["more"],
+                f"{len(chosen)} pair{'s' * (len(chosen) > 1)} of labels {what} (IoU {span})",
+                advice, places, found["more"],
             )  # fmt: skip
 
 

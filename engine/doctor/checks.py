@@ -39,7 +39,7 @@ CHECKS = (
     Check(files.check_source_names, ("copies.by_name",)),
     Check(
         formats.check_messages,
-        ("files.unreadable_split", "files.bad_image", "labels.bad_line", "labels.repeated"),
+        ("files.unreadable_split", "files.bad_image", "labels.bad_line", "labels.repeated", "images.exif_frame"),
     ),
     Check(formats.check_one_based, ("labels.one_based",)),
     Check(formats.check_outside, ("labels.corners", "labels.top_left", "labels.outside")),
@@ -61,6 +61,7 @@ CHECKS = (
     Check(balance.check_size, ("balance.small_val",)),
     Check(images.check_sizes, ("images.odd_size",)),
     Check(images.check_heads, ("images.exif", "images.pages"), HEADS),
+    Check(images.check_channels, ("images.channels",), HEADS),
     Check(images.check_depth, ("images.deep",), PIXELS),
     Check(copies.check_exact, ("copies.exact_across", "copies.exact_within"), HEADS),
     Check(copies.check_pixels, ("copies.near_across", "copies.near_within", "images.flat"), PIXELS),

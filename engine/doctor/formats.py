@@ -8,6 +8,7 @@ import numpy as np
 
 from engine.doctor.dataset import Dataset, DoctorSplit
 from engine.doctor.findings import Finding, Place, share_text
+from engine.doctor.images import orientation_of
 from utils.datasets.reader import MAX_CLASS, plain_boxes, read_text
 
 ENOUGH = 20  # labels from which on a format is judged, over a whole split
@@ -20,6 +21,9 @@ REASONS = (  # how messages of the reader begin or go on, and what they are call
     ("not all within 0..1", "coordinates outside 0..1"),
     ("no area", "no area"),
     ("repeated label", "a repetition"),
+)
+OTHER_FRAME = re.compile(  # of labels in pixels, see `reader.verify_objects`
+    r".+?: (.+) left out: its labels are for (\d+) x (\d+) pixels, but the image has (\d+) x (\d+)$"
 )
 
 
@@ -36,7 +40,8 @@ def check_messages(data: Dataset) -> Iterator[Finding]:
         repeated = [m for m in split.messages if "repeated label" in m]
         absent = {f"{f}: image left out: No such file or directory" for f in split.missing}  # check_missing names them
         images = [m for m in split.messages if "image left out: " in m and m not in absent]
-        lines = [m for m in split.messages if m not in {*repeated, *images, *absent}]
+        turned = [m for m in split.messages if _for_unturned_image(m)]
+        lines = [m for m in split.messages if m not in {*repeated, *images, *absent, *turned}]
         total = len(split.flat)
         for key, severity, messages, what, advice in (
             ("labels.bad_line", "error", lines, "label lines or entries cannot be used",
@@ -44,18 +49,26 @@ def check_messages(data: Dataset) -> Iterator[Finding]:
             ("labels.repeated", "note", repeated, "label files repeat a line", "The repetition is left out."),
             ("files.bad_image", "error", images, "images cannot be used",
              "They are left out, with their labels. Replace or delete them."),
+            ("images.exif_frame", "error", turned, "images are turned by their EXIF data, but their labels are not",
+             "They are left out. Turn the labels, or save the images turned and without EXIF data."),
         ):  # fmt: skip
             if not messages:
                 continue
             reasons = Counter(next((text for mark, text in REASONS if mark in m), "other") for m in messages)
             words = ", ".join(f"{n} with {reason}" for reason, n in reasons.most_common() if reason != "other")
-            whole = len(split.listed) if key == "files.bad_image" else total + len(lines)
+            whole = len(split.listed) if messages in (images, turned) else total + len(lines)
             count = share_text(len(messages), whole, what) if key != "labels.repeated" else f"{len(messages)} {what}"
             yield Finding(
                 key, severity, split.name, len(messages), whole,
                 f"{count}{f' ({words})' if words and key == 'labels.bad_line' else ''}",
                 advice, [_place(m) for m in data.first(messages)], max(len(messages) - (data.limit or 1 << 60), 0),
             )  # fmt: skip
+
+
+def _for_unturned_image(message: str) -> bool:
+    """Return whether an image was left out because its labels are for the image before EXIF turns it."""
+    match = OTHER_FRAME.match(message)
+    return match is not None and match.group(2, 3) == match.group(5, 4) and orientation_of(match[1]) >= 5
 
 
 def _place(message: str) -> Place:

@@ -1,10 +1,12 @@
 """Checks of image files: depth, orientation, pages, odd sizes."""
 
 import os
+from collections import Counter
 from collections.abc import Iterator
 
 import cv2
 import numpy as np
+from PIL import Image
 
 from engine.doctor.dataset import Dataset
 from engine.doctor.findings import Finding, share_text
@@ -14,6 +16,10 @@ from utils.files import open_regular
 SAMPLED = 200  # images with 16 bits that are decoded, spread over the split
 FULL_BITS = 14  # values that need no more use too little of 16 bits
 SMALL, LONG = 32, 20  # a side in pixels, a ratio of sides
+KINDS = {  # of the modes of PIL
+    "1": "grey", "L": "grey", "P": "palette", "CMYK": "CMYK", "LA": "with alpha", "PA": "with alpha",
+    "RGBA": "with alpha", "RGBa": "with alpha",
+}  # fmt: skip
 
 
 def check_sizes(data: Dataset) -> Iterator[Finding]:
@@ -75,7 +81,7 @@ def check_depth(data: Dataset) -> Iterator[Finding]:
             )  # fmt: skip
 
 
-def _orientation(file: str) -> int:
+def orientation_of(file: str) -> int:
     """Return the EXIF orientation of a JPEG; 1 if it has none near its beginning."""
     if not file.lower().endswith((".jpg", ".jpeg", ".jfif", ".mpo")):
         return 1
@@ -89,11 +95,36 @@ def _orientation(file: str) -> int:
         return 1
 
 
+def pixel_kind(file: str) -> str | None:
+    """Return what the pixels of an image are, such as `colour` or `grey`; None if its head cannot be read."""
+    try:
+        with open_regular(file) as f, open_image(f) as im:
+            return KINDS.get(im.mode) or ("grey" if im.mode.startswith(("I", "F")) else "colour")
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+        return None
+
+
+def check_channels(data: Dataset) -> Iterator[Finding]:
+    """Report splits that mix images of several kinds, such as colour and grey."""
+    for split in data.splits.values():
+        kinds = [pixel_kind(file) for file in split.im_files]
+        counts = Counter(kind for kind in kinds if kind).most_common()
+        if len(counts) > 1:
+            others = [(file, kind) for file, kind in zip(split.im_files, kinds, strict=True) if kind != counts[0][0]]
+            yield Finding(
+                "images.channels", "note", split.name, len(others), len(kinds),
+                f"images of several kinds: {', '.join(f'{n} {kind}' for kind, n in counts)}",
+                "All are read as three channels, transparency is dropped. Look whether classes differ in kind: the "
+                "network would learn that.",
+                **data.files([file for file, _ in others], (str(kind) for _, kind in others)),
+            )  # fmt: skip
+
+
 def check_heads(data: Dataset) -> Iterator[Finding]:
     """Report images that EXIF says to turn, and files with several pages."""
     for split in data.splits.values():
         total = len(split.im_files)
-        turned = [(i, turn) for i, file in enumerate(split.im_files) if (turn := _orientation(file)) != 1]
+        turned = [(i, turn) for i, file in enumerate(split.im_files) if (turn := orientation_of(file)) != 1]
         if turned:
             boxes = sum(split.per_image[i] > 0 for i, _ in turned)
             yield Finding(

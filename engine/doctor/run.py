@@ -12,9 +12,11 @@ from engine.doctor.checks import CHECKS, PIXELS, chosen_ids, examine, skipped
 from engine.doctor.dataset import Dataset, DoctorSplit, head_settings, read_dataset
 from engine.doctor.findings import Finding, count_by_severity, in_words
 from engine.doctor.page import write_page
+from models.experimental import attempt_load
 from models.yolo import DetectionModel
 from utils.console import LOGGER
 from utils.datasets.dataset import check_dataset
+from utils.downloads.official_weights import find_weights
 from utils.files import write_whole
 from utils.options.doctor import DoctorOptions
 from utils.options.table import takes_options
@@ -23,8 +25,12 @@ from utils.paths import VERSION, check_file
 EDGES = (0, 2, 4, 8, 16, 32, 64, 96, 128, 256, 512, np.inf)  # of the shorter side of boxes in net pixels
 
 
-def model_settings(cfg: str) -> dict[str, Any]:
-    """Return anchors in pixels and smallest stride of a model file, as settings of `Dataset`."""
+def model_settings(cfg: str, weights: str = "") -> dict[str, Any]:
+    """Return anchors in pixels and smallest stride of a model YAML or checkpoint, as settings of `Dataset`."""
+    if cfg and weights:
+        raise ValueError(f"--cfg {cfg} --weights {weights}: the anchors of one model count, give one of them")
+    if weights:
+        return head_settings(attempt_load(find_weights(weights)).detect)
     if not cfg:
         return {}
     model = DetectionModel(check_file(cfg, (".yaml", ".yml")), verbose=False)
@@ -118,7 +124,7 @@ def run(options: DoctorOptions) -> list[Finding]:
         ids -= {id for check in CHECKS if check.cost == PIXELS for id in check.ids}
         if not ids:
             raise ValueError(f"--fast --only {' '.join(o.only)}: no check is left")
-    data = read_dataset(content, imgsz=o.imgsz, limit=o.limit, **model_settings(o.cfg))
+    data = read_dataset(content, imgsz=o.imgsz, limit=o.limit, **model_settings(o.cfg, o.weights))
     findings = examine(data, ids)
     counts, unusable = count_by_severity(findings), why_unusable(data)
     bad = counts["error"] + (counts["warning"] if o.strict != "errors" else 0)

@@ -204,14 +204,16 @@ def test_tensor_goes_right_into_the_network(shaped):
 # Settings and models --------------------------------------------------------------------------------------------------
 
 
-def test_settings_are_followed(shaped):
+def test_settings_are_followed(shaped, caplog):
     model = AutoShape(shaped.model)
     im = picture(96, 96)
     every = model(im, size=96).xyxy[0]
     model.conf = float(every[len(every) // 2, 4])
     assert 0 < len(model(im, size=96).xyxy[0]) <= len(every) // 2
     model.conf, model.max_det = 0.25, 3
+    assert not caplog.records
     same(model(im, size=96).xyxy, [every[:3]])
+    assert "1 of 1 images reached the limit of 3 detections" in caplog.text
     model.max_det, model.classes = 1000, [1]
     assert set(model(im, size=96).xyxy[0][:, 5].tolist()) == {1}
     model.classes, model.multi_label, model.iou = None, True, 1.0

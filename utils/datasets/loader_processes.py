@@ -23,6 +23,7 @@ SHARED = Path("/dev/shm")  # where processes on Linux hand over batches
 DIED = re.compile(r"DataLoader worker \(pid|Pin memory thread exited")  # how PyTorch begins when a process ended
 WRAPPED = re.compile(r"Caught \w+ in (DataLoader worker process|pin memory thread)[^\n]*\n")
 NO_SHARED_MEMORY = re.compile(r"shared memory|</torch_|unable to mmap|Bus error")
+SMALLER = "use a smaller --batch-size or --img"
 NO_FILES = re.compile(r"Too many open files|items of ancdata")
 
 
@@ -127,16 +128,16 @@ def _explained(error: Exception, processes: Sequence[Any]) -> Exception:
     if NO_FILES.search(what):
         return LoaderError(f"too many open files: raise the limit with ulimit -n 65536; or {fewer}")
     if isinstance(error, MemoryError) or NO_MEMORY.search(what):
-        return LoaderError(
-            f"not enough memory to load images ({what}): use a smaller --batch-size or --img; or {fewer}"
-        )
+        return LoaderError(f"not enough memory to load images ({what}): {SMALLER}; or {fewer}")
     broken = processes and not wrapped and isinstance(error, OSError | EOFError)  # the connection to a process
     if broken or DIED.match(text):
         ends = sorted({process.exitcode for process in processes} - {0, None})
+        why = "perhaps because it ran out of memory or of "
+        if -9 in ends:  # SIGKILL: sent by the kernel when memory, or that of the container, runs out
+            why = f"most likely as memory ran out: {SMALLER}, and no --cache ram; else it may be too little "
         how = ", ".join(signal.Signals(-end).name if end < 0 else f"status {end}" for end in ends)
         return LoaderError(
-            f"a loader process ended ({how or what.partition('. ')[0]}), perhaps because it ran out of memory or of "
-            f"{_shared_memory()}; or {fewer}"
+            f"a loader process ended ({how or what.partition('. ')[0]}), {why}{_shared_memory()}; or {fewer}"
         )
     if wrapped and isinstance(error, OSError | ValueError):
         return (LoaderError if isinstance(error, OSError) else ValueError)(f"an image cannot be loaded: {what}")

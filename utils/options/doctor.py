@@ -20,6 +20,7 @@ class DoctorOptions:
         *("--imgsz", "--img", "--img-size"),
     )
     cfg: str = option("", "model YAML, whose anchors and strides count; default: those of yolov5s")
+    weights: str = option("", "checkpoint, whose anchors and strides count")
     fast: bool = option(False, "leave out the checks that decode images: near copies, images of one colour, 16 bits")
     only: list[str] = option([], "ids or families of checks, such as labels or boxes.double; no others run")
     skip: list[str] = option([], "ids or families of checks to leave out")

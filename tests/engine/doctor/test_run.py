@@ -162,6 +162,47 @@ def test_depth_turn_and_pages(folder):
     assert found.keys() - fast.keys() == {("images.deep", "train"), ("images.flat", "train")}
 
 
+def test_kinds_of_pixels(folder):
+    assert ("images.channels", "train") not in findings(folder)
+    for name, mode in (("0", "L"), ("1", "RGBA"), ("2", "P")):
+        Image.fromarray(image(1)).convert(mode).save(folder / f"images/train/{name}.png")
+    found = findings(folder, only=["images.channels"])
+    assert found.keys() == {("images.channels", "train")}
+    finding = found["images.channels", "train"]
+    assert finding.severity == "note"
+    assert "3 colour, 1 grey, 1 with alpha, 1 palette" in finding.message
+    assert [place.note for place in finding.places] == ["grey", "with alpha", "palette"]
+
+
+def test_labels_for_the_unturned_image(folder):
+    """Of two photographs of 48 x 64 pixels one is turned by EXIF; the labels of both are for 64 x 48 pixels."""
+    images = folder / "images/train"
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(image(2)).save(images / "turned.jpg", exif=exif)
+    Image.fromarray(image(3)).rotate(90, expand=True).save(images / "other.jpg")
+    entries = [
+        {"id": i, "file_name": p.name, "width": 64, "height": 48} for i, p in enumerate(sorted(images.iterdir()))
+    ]
+    boxes = [{"id": e["id"], "image_id": e["id"], "category_id": 1, "bbox": [8, 8, 24, 24]} for e in entries]
+    content = {"images": entries, "annotations": boxes, "categories": [{"id": 1, "name": "a"}]}
+    (folder / "train.json").write_text(json.dumps(content))
+    write_yaml(folder, format="coco", val="images/train", annotations={"train": "train.json", "val": "train.json"})
+    found = findings(folder, fast=True)
+    finding = found["images.exif_frame", "train"]
+    assert (finding.severity, finding.count, finding.total) == ("error", 1, 8)
+    assert "turned.jpg" in str(finding)
+    assert "other.jpg" in str(found["labels.bad_line", "train"])
+
+
+def test_weights_bring_their_anchors(narrow_weights):
+    data = program.model_settings("", str(narrow_weights))
+    assert data["stride"] == 8
+    assert data["anchors"].shape == (9, 2)
+    with pytest.raises(ValueError, match="give one of them"):
+        program.model_settings("a.yaml", "a.pt")
+
+
 def test_order_text_and_status(folder, caplog):
     (folder / "labels/train/0.txt").rename(folder / "labels/train/0.TXT")
     (folder / "labels/train/1.txt").write_text("0 .1 .5 .6 .2\n0 .5 .5 .2 .2\n0 .5 .5 .201 .2\n")
