@@ -159,7 +159,7 @@ def _write(places: Sequence[Text], texts: Sequence[str], size: float) -> None:
 
 
 @contextmanager
-def saved_figure(file: str | Path, width: float, height: float, dpi: int = 150) -> Iterator[Figure]:
+def _saved_figure(file: str | Path, width: float, height: float, dpi: int = 150) -> Iterator[Figure]:
     """Give an empty figure and save it when the block ends; every figure of this file is made here.
 
     Texts keep clear of each other and of the edge, and are drawn as they are spelled: a `$` is no markup.
@@ -191,9 +191,7 @@ def _legend(ax: Axes, handles: Sequence[Artist], texts: Sequence[str], size: flo
     _write(legend.get_texts(), texts, size)
 
 
-def style_axes(
-    ax: Axes, title: str = "", xlabel: str = "", ylabel: str = "", grid: bool = True, note: str = ""
-) -> None:
+def _style(ax: Axes, title: str = "", xlabel: str = "", ylabel: str = "", grid: bool = True, note: str = "") -> None:
     """Give an axes the common look: title, a note below it, axis names, a light grid, no upper and right frame."""
     ax.set_title(printable(title), fontsize=12, pad=22 if note else None)
     if note:
@@ -242,7 +240,7 @@ def _plot_class_counts(ax: Axes, classes: NDArray, names: Names) -> None:
     else:  # one shape instead of one for each class
         ax.stairs(counts, np.arange(nc + 1) - 0.5, fill=True, color=BLUE)
         ax.set_xlabel("class")
-    style_axes(ax, f"labels per class, {len(classes)} in all", "", "labels")
+    _style(ax, f"labels per class, {len(classes)} in all", "", "labels")
     ax.grid(visible=False, axis="x")  # the bars have names
     ax.set_xlim(-0.6, nc - 0.4)
     if 0 < nc <= TICK_CLASSES:
@@ -260,7 +258,7 @@ def _plot_first_boxes(ax: Axes, labels: NDArray) -> None:
         cv2.rectangle(canvas, low.tolist(), high.tolist(), colors(int(cls)), 1, cv2.LINE_AA)
     ax.imshow(canvas, extent=(-0.5, 0.5, 0.5, -0.5))
     title = f"{min(len(labels), 1000)} boxes, centres together"
-    style_axes(ax, title, "width / image width", "height / image height", grid=False)
+    _style(ax, title, "width / image width", "height / image height", grid=False)
 
 
 def _plot_counts_2d(ax: Axes, x: NDArray, y: NDArray) -> None:
@@ -281,17 +279,17 @@ def plot_labels(labels: ArrayLike, names: Names = (), save_dir: str | Path = "")
         save_dir: existing folder.
     """
     labels = np.asarray(labels, np.float64).reshape(-1, 5)
-    with saved_figure(Path(save_dir) / "labels.jpg", 13, 12) as figure:
+    with _saved_figure(Path(save_dir) / "labels.jpg", 13, 12) as figure:
         (top_left, top_right), (low_left, low_right) = figure.subplots(2, 2)
         _plot_class_counts(top_left, labels[:, 0], names)
         _plot_first_boxes(top_right, labels)
         _plot_counts_2d(low_left, labels[:, 1], labels[:, 2])
         low_left.invert_yaxis()
-        style_axes(low_left, "centres", "x / image width", "y / image height", grid=False)
+        _style(low_left, "centres", "x / image width", "y / image height", grid=False)
         _plot_counts_2d(low_right, labels[:, 3], labels[:, 4])
-        style_axes(low_right, "sizes", "width / image width", "height / image height", grid=False)
+        _style(low_right, "sizes", "width / image width", "height / image height", grid=False)
 
-    with saved_figure(Path(save_dir) / "labels_correlogram.jpg", 10, 10, dpi=120) as figure:
+    with _saved_figure(Path(save_dir) / "labels_correlogram.jpg", 10, 10, dpi=120) as figure:
         variables = ("x", "y", "width", "height")
         for row, column in np.argwhere(np.tri(4)).tolist():
             ax = figure.add_subplot(
@@ -303,7 +301,7 @@ def plot_labels(labels: ArrayLike, names: Names = (), save_dir: str | Path = "")
                 _plot_counts_2d(ax, labels[:, 1 + column], labels[:, 1 + row])
                 ax.set_yticks((0, 0.5, 1))
             below, beside = row == 3, column == 0 and row > 0  # only the outer panels carry names
-            style_axes(ax, "", variables[column] * below, variables[row] * beside, grid=row == column)
+            _style(ax, "", variables[column] * below, variables[row] * beside, grid=row == column)
 
 
 def _read_results(file: Path) -> tuple[list[str], NDArray]:
@@ -336,7 +334,7 @@ def plot_results(file: str | Path = "results.csv", dir: str | Path = "") -> None
     if not file.is_file():
         raise FileNotFoundError(f"{file} does not exist; training writes it, one row per epoch")
     files = sorted(file.parent.glob("results*.csv"))
-    with saved_figure(file.with_name("results.png"), 16, 7) as figure:
+    with _saved_figure(file.with_name("results.png"), 16, 7) as figure:
         panels = figure.subplots(2, 5).ravel()
         gaussian = np.exp(-0.5 * (np.arange(-9, 10) / 3) ** 2)
         for number, source in enumerate(files):
@@ -345,7 +343,7 @@ def plot_results(file: str | Path = "results.csv", dir: str | Path = "") -> None
             for ax, column in zip(panels, RESULT_PANELS, strict=True):
                 drawn = np.isfinite(values[:, column])
                 epoch, y = values[drawn, 0], values[drawn, column]
-                style_axes(ax, header[column], "epoch" if ax in panels[5:] else "")
+                _style(ax, header[column], "epoch" if ax in panels[5:] else "")
                 if not len(y):
                     ax.text(0.5, 0.5, "not measured", ha="center", transform=ax.transAxes, fontsize=12, color=GREY)
                     continue
@@ -416,9 +414,9 @@ def plot_pr_curve(
     classes = _row_classes(py, classes)
     texts = [f"{text} {value:.3f}" for text, value in zip(class_names(names, classes), ap[:, 0], strict=True)]
     mean_text = f"mean, mAP@0.5 {ap[:, 0].sum() / max(len(ap), 1):.3f}"
-    with saved_figure(save_path, 10, 6.5) as figure:
+    with _saved_figure(save_path, 10, 6.5) as figure:
         ax = figure.subplots()
-        style_axes(ax, "precision over recall", "recall", "precision", note=note)
+        _style(ax, "precision over recall", "recall", "precision", note=note)
         _plot_curves(ax, px, py, classes, texts, mean_text)
 
 
@@ -456,9 +454,9 @@ def plot_mc_curve(
     if mark == "best":
         mark = float(px[_smooth(mean, np.ones(round(len(px) * 0.1) // 2 * 2 + 1)).argmax()])
     mean_text = "mean" if mark is None else f"mean, best {np.interp(mark, px, mean):.2f} at {mark:.3f}"
-    with saved_figure(save_path, 10, 6.5) as figure:
+    with _saved_figure(save_path, 10, 6.5) as figure:
         ax = figure.subplots()
-        style_axes(ax, f"{ylabel} over {xlabel}", xlabel, ylabel, note=note)
+        _style(ax, f"{ylabel} over {xlabel}", xlabel, ylabel, note=note)
         _plot_curves(ax, px, py, classes, class_names(names, classes), mean_text)
         if len(py) and mark is not None:
             ax.plot(mark, np.interp(mark, px, mean), "o", color=BLACK, markersize=10, clip_on=False, zorder=4)
@@ -497,13 +495,13 @@ def plot_confusion_matrix(
     shown = np.where(shown >= 0.005 if normalize and not counts else matrix > 0, shown, np.nan)
     nc = len(matrix) - 1
     side = min(max(6.0, 3 + 0.42 * nc), 15.0)  # inches
-    with saved_figure(save_path, side + 1.2, side) as figure:
+    with _saved_figure(save_path, side + 1.2, side) as figure:
         ax = figure.subplots()
         top = 1.0 if normalize else max(float(matrix.max()), 1.0)
         image = ax.imshow(shown, cmap="Blues", vmin=0, vmax=top)
         title = "Confusion matrix, fraction of each true class" if normalize else "Confusion matrix"
         unit = "" if classes_per_cell == 1 else f" class / {classes_per_cell}"
-        style_axes(ax, title, f"true{unit}", f"predicted{unit}", grid=False, note=note)
+        _style(ax, title, f"true{unit}", f"predicted{unit}", grid=False, note=note)
         figure.colorbar(image, ax=ax, shrink=0.8).outline.set_visible(False)
         if 0 < nc <= TICK_CLASSES and classes_per_cell == 1:
             _name_ticks(ax, [*class_names(names, range(nc)), "background"], width=58 * side - 50, both=True)
@@ -530,10 +528,10 @@ def plot_genes(genes: Mapping[str, Sequence[float]], score: ArrayLike, fname: st
     best = int(score.argmax())
     columns = 6
     rows = math.ceil(len(genes) / columns)
-    with saved_figure(fname, 3 * columns, 2.6 * rows, dpi=120) as figure:
+    with _saved_figure(fname, 3 * columns, 2.6 * rows, dpi=120) as figure:
         for i, (name, values) in enumerate(genes.items()):
             ax = figure.add_subplot(rows, columns, i + 1)
-            style_axes(ax, f"{name} = {values[best]:.3g}", ylabel="fitness" if i % columns == 0 else "")
+            _style(ax, f"{name} = {values[best]:.3g}", ylabel="fitness" if i % columns == 0 else "")
             ax.scatter(values, score, c=np.arange(len(score)), cmap=COUNTS, edgecolors=GREY, linewidths=0.4, s=22)
             ax.plot(values[best], score[best], "+", color=ORANGE, markersize=15, markeredgewidth=2.5)
 
@@ -567,7 +565,7 @@ def plot_studies(files: Sequence[str | Path], sizes: Sequence[int], save_path: s
     Raises:
         ValueError: a table has other rows or columns.
     """
-    with saved_figure(save_path, 16, 8) as figure:
+    with _saved_figure(save_path, 16, 8) as figure:
         panels = figure.subplots(2, 4).ravel()
         titles = ("precision", "recall", "mAP50", "mAP50-95", "pre-processing", "inference", "NMS")
         for number, file in enumerate(files):
@@ -576,9 +574,9 @@ def plot_studies(files: Sequence[str | Path], sizes: Sequence[int], save_path: s
                 raise ValueError(f"{file}: a table of {table.shape} rows and columns, expected {(len(sizes), 10)}")
             look = {"color": np.array(colors(number)) / 255, "marker": ".", "linewidth": 1.6}
             for ax, column, title in zip(panels, (0, 1, 2, 3, 7, 8, 9), titles, strict=False):
-                style_axes(ax, title, "image size, pixels", "" if column < 7 else "ms per image")
+                _style(ax, title, "image size, pixels", "" if column < 7 else "ms per image")
                 ax.plot(sizes, table[:, column], **look)
             last = panels[-1]
-            style_axes(last, "mAP50-95 over time", "ms per image", "mAP50-95")
+            _style(last, "mAP50-95 over time", "ms per image", "mAP50-95")
             last.plot(table[:, 7:].sum(1), table[:, 3], **look)
         _legend(panels[0], panels[0].lines, [Path(file).stem for file in files], size=9)

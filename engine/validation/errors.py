@@ -207,14 +207,15 @@ class Calibration(NamedTuple):
         """Whether the error is larger than chance explains."""
         return self.error > self.chance_high
 
+    @property
+    def brief(self) -> str:
+        """What the numbers say."""
+        text = f"expected error {self.error:.3f} (up to {self.chance_high:.3f} by chance)"
+        return f"{text}, {abs(self.bias):.2f} {'too high' if self.bias > 0 else 'too low'} on average"
+
     def __str__(self) -> str:
         """For the log."""
-        text = f"expected error {self.error:.3f} over {self.boxes} boxes from confidence {self.lowest:g}"
-        chance = f"{self.chance_high:.3f} by chance"
-        if not self.shown:
-            return f"{text}, no more than up to {chance}"
-        word = "too high" if self.bias > 0 else "too low"
-        return f"{text} (up to {chance}); confidences are {abs(self.bias):.2f} {word} on average"
+        return f"{self.brief}; of {self.boxes} boxes from confidence {self.lowest:g}"
 
 
 def calibrate(conf: np.ndarray, right: np.ndarray, lowest: float = FEWEST_CONF) -> Calibration | None:

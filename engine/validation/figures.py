@@ -1,12 +1,39 @@
-"""Figures of the kinds of error and of the calibration."""
+"""Figures of the kinds of error and of the calibration.
+
+They are drawn by PIL: matplotlib needs half a second for the two, which is much for the end of a short validation.
+"""
 
 from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
+from PIL import Image, ImageDraw
 
 from engine.validation.errors import BINS, FEW_BIN, Calibration
-from utils.plots import BLACK, BLUE, GREY, ORANGE, saved_figure, style_axes
+from utils.annotate import find_font, write_image
+from utils.plots import BLACK, BLUE, GREY, ORANGE
+
+LIGHT = "#DDDDDD"  # grid
+
+
+class Sheet:
+    """A white image with lines of text; positions and sizes in pixels.
+
+    Attributes:
+        draw: for shapes.
+    """
+
+    def __init__(self, width: int, height: int) -> None:
+        self._image = Image.new("RGB", (width, height), "white")
+        self.draw = ImageDraw.Draw(self._image)
+
+    def text(self, x: float, y: float, text: str, anchor: str = "ls", size: int = 20, color: str = BLACK) -> None:
+        """Write a text; `anchor` is PIL's: which point of it is at (x, y)."""
+        self.draw.text((x, y), text, fill=color, font=find_font(text, size), anchor=anchor)
+
+    def save(self, file: Path) -> None:
+        """Write the image into an existing folder."""
+        write_image(file, np.asarray(self._image)[..., ::-1])
 
 
 def plot_errors(rows: Mapping[str, tuple[int, float]], file: Path, ap50: float, note: str) -> None:
@@ -18,23 +45,24 @@ def plot_errors(rows: Mapping[str, tuple[int, float]], file: Path, ap50: float, 
         ap50: what the costs would be added to.
         note: setting of the boxes, below the title.
     """
-    places, names = np.arange(len(rows)), list(rows)
-    counts, costs = (np.array(column) for column in zip(*rows.values(), strict=True))
-    panels = (
-        (counts, "errors by kind", "boxes, or labels that are missed", "{:.0f}", BLUE, note),
-        (costs, "what each kind costs", "higher AP50 without it", "{:.3f}", ORANGE, f"AP50 {ap50:.3f} (COCO's rule)"),
-    )
-    with saved_figure(file, 11, 4) as figure:
-        for ax, (values, title, xlabel, form, color, text) in zip(
-            figure.subplots(1, 2, sharey=True), panels, strict=True
-        ):
-            style_axes(ax, title, xlabel, note=text)
-            ax.grid(visible=False, axis="y")
-            bars = ax.barh(places, values, color=color, height=0.65)
-            ax.bar_label(bars, [form.format(v) for v in values], padding=4, fontsize=9, color=BLACK)
-            ax.set_yticks(places, names)
-            ax.set_xlim(min(0, values.min() * 1.15), max(values.max() * 1.15, 1e-3))
-        ax.invert_yaxis()
+    step, top, left, width = 60, 130, (330, 960), (490, 460)  # of a row; of the rows; of the two columns of bars
+    sheet = Sheet(1540, top + step * len(rows) + 20)
+    sheet.text(left[0], 50, "errors by kind", size=28)
+    sheet.text(left[0], 85, note, size=18, color=GREY)
+    sheet.text(left[0], 112, "boxes, or labels that are missed", size=18, color=GREY)
+    sheet.text(left[1], 50, "what each kind costs", size=28)
+    sheet.text(left[1], 112, f"how much higher AP50 ({ap50:.3f} by COCO's rule) is without it", size=18, color=GREY)
+    most = [max(*(row[i] for row in rows.values()), 1e-6) for i in (0, 1)]
+    for k, (name, row) in enumerate(rows.items()):
+        y = top + step * k
+        sheet.text(left[0] - 15, y + 32, name, "rs")
+        for i, (text, color) in enumerate(((f"{row[0]}", BLUE), (f"{row[1]:.3f}", ORANGE))):
+            x = left[i] + max(row[i], 0) / most[i] * width[i]
+            sheet.draw.rectangle((left[i], y + 5, x, y + step - 15), fill=color)
+            sheet.text(x + 10, y + 32, text)
+    for x in left:
+        sheet.draw.line((x, top - 5, x, top + step * len(rows)), fill=BLACK, width=2)
+    sheet.save(file)
 
 
 def plot_calibration(calibration: Calibration, file: Path, note: str) -> None:
@@ -45,30 +73,35 @@ def plot_calibration(calibration: Calibration, file: Path, note: str) -> None:
         file: image to write.
         note: setting of the boxes, below the title.
     """
-    c, width = calibration, 1 / BINS
-    middle = (np.arange(BINS) + 0.5) * width
-    there = c.n > 0
-    sure = there & (c.n >= FEW_BIN)
-    with saved_figure(file, 6.5, 7) as figure:
-        ax, below = figure.subplots(2, 1, sharex=True, height_ratios=(4, 1))
-        style_axes(ax, "calibration", ylabel="precision at IoU 0.5", note=note)
-        ax.plot((0, 1), (0, 1), "--", color=GREY, linewidth=1, label="precision = confidence")
-        for mask, fill, text in ((sure, BLUE, "precision"), (there & ~sure, "none", f"of fewer than {FEW_BIN} boxes")):
-            if mask.any():
-                ax.bar(
-                    middle[mask], c.precision[mask], width * 0.86, color=fill, edgecolor=BLUE, alpha=0.75, label=text
-                )
-        spread = np.abs(np.stack((c.precision - c.low, c.high - c.precision)))[:, there]
-        ax.errorbar(
-            middle[there], c.precision[there], spread, fmt="none", ecolor=BLACK, elinewidth=1, capsize=3,
-            label="90 % interval",
-        )  # fmt: skip
-        ax.plot(c.conf[there], c.conf[there], "o", color=ORANGE, markersize=5, label="mean confidence")
-        ax.set(xlim=(0, 1), ylim=(0, 1.02))
-        ax.legend(frameon=False, fontsize=9, loc="upper left")
-        chance = f"up to {c.chance_high:.3f} by chance"
-        text = f"expected error {c.error:.3f} ({chance})\n{c.boxes} boxes from confidence {c.lowest:g}"
-        ax.text(0.98, 0.03, text, transform=ax.transAxes, ha="right", fontsize=9, color=BLACK,
-                bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.85})  # fmt: skip
-        style_axes(below, xlabel="confidence", ylabel="boxes")
-        below.bar(middle, c.n, width * 0.86, color=GREY)
+    c, side, left, top, low = calibration, 800, 110, 130, 1010  # `low`: top of the histogram, 120 high
+    sheet = Sheet(left + side + 40, low + 190)
+    draw = sheet.draw
+    sheet.text(left, 50, "confidence and precision", size=28)
+    sheet.text(left, 85, note, size=18, color=GREY)
+    sheet.text(left, 112, f"{c.boxes} boxes: {c.brief}", size=18, color=GREY)
+    y_of = [top + side * (1 - k / 5) for k in range(6)]
+    for k, y in enumerate(y_of):
+        draw.line((left, y, left + side, y), fill=LIGHT, width=2)
+        sheet.text(left - 12, y + 7, f"{k / 5:.1f}", "rs")
+        sheet.text(left + side * k / 5, top + side + 32, f"{k / 5:.1f}", "ms")
+    sheet.text(left - 12, top + 32, "precision", "rs", size=18, color=GREY)
+    sheet.text(left + side, top + side + 62, "confidence", "rs", size=18, color=GREY)
+    sheet.text(left, low - 12, f"boxes, up to {c.n.max()}", size=18, color=GREY)
+    width = side / BINS
+    for j in np.flatnonzero(c.n):
+        x1, x2 = left + width * j + 8, left + width * (j + 1) - 8
+        fill = "#8EB0EA" if c.n[j] >= FEW_BIN else None
+        draw.rectangle((x1, top + side * (1 - c.precision[j]), x2, top + side), fill=fill, outline=BLUE, width=2)
+        middle, ends = (x1 + x2) / 2, (top + side * (1 - c.high[j]), top + side * (1 - c.low[j]))
+        draw.line((middle, *ends[:1], middle, *ends[1:]), fill=BLACK, width=2)
+        for y in ends:
+            draw.line((middle - 8, y, middle + 8, y), fill=BLACK, width=2)
+        draw.rectangle((x1, low + 120 * (1 - c.n[j] / c.n.max()), x2, low + 120), fill=GREY)
+    for k in range(0, 50, 2):  # a dashed line
+        ends = [(left + side * t / 50, top + side * (1 - t / 50)) for t in (k, k + 1)]
+        draw.line((*ends[0], *ends[1]), fill=ORANGE, width=3)
+    draw.line((left, top, left, top + side, left + side, top + side), fill=BLACK, width=2)
+    draw.line((left, low + 120, left + side, low + 120), fill=BLACK, width=2)
+    legend = f"bars: precision at IoU 0.5 with its 90 % interval, empty below {FEW_BIN} boxes; dashed: the ideal"
+    sheet.text(left, low + 165, legend, size=18, color=GREY)
+    sheet.save(file)

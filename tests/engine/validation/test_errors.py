@@ -133,7 +133,9 @@ def test_calibration_by_hand():
     np.testing.assert_allclose(gaps[found.n > 0], [-0.33, -0.035, -0.235, 0.15, -0.26])
     assert np.isnan(gaps[found.n == 0]).all()
     assert not found.shown
-    assert str(found) == "expected error 0.213 over 10 boxes from confidence 0.05, no more than up to 0.357 by chance"
+    assert str(found) == (
+        "expected error 0.213 (up to 0.357 by chance), 0.18 too high on average; of 10 boxes from confidence 0.05"
+    )
 
 
 def test_bounds_belong_to_the_lower_bin_and_order_is_free():
@@ -157,7 +159,7 @@ def test_right_confidences_are_within_chance_and_wrong_ones_are_not():
     over = calibrate(np.sqrt(conf), right)
     assert over.shown
     assert over.bias == pytest.approx(np.sqrt(conf).mean() - right.mean())
-    assert "confidences are 0.17 too high on average" in str(over)
+    assert ", 0.17 too high on average; of 3000 boxes" in str(over)
     assert over.worst > over.error
 
 
