@@ -1,14 +1,20 @@
 """AP by size, kinds of error and calibration of a validation: its log, metrics.yaml and figures."""
 
+from pathlib import Path
+
 import cv2
 import numpy as np
 import pytest
 
+import val
 from engine.validation.errors import calibrate
 from engine.validation.figures import plot_calibration, plot_errors
 from tests.oracle import make_loader, perfect_answers, run_oracle
 from utils.datasets.dataset import check_dataset
+from utils.datasets.demo import draw_demo
 from utils.files import yaml_load
+
+DEMO_WEIGHTS = Path(__file__).resolve().parents[4] / "shared/cases/infer/common/demo.pt"
 
 
 @pytest.fixture(scope="module")
@@ -79,3 +85,21 @@ def test_training_epochs_pay_nothing(data, tmp_path, caplog):
     run_oracle(data, loader, perfect_answers(loader), save_dir=tmp_path / "new")
     assert "by size" not in caplog.text
     assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not DEMO_WEIGHTS.is_file(), reason="no demo weights in shared/")
+def test_demo_has_the_numbers_of_the_facts(tmp_path):
+    """T17: 178 right, 6 false, 17 missed of 195 as detect.py; calibration 0.128 against 0.033 and 0.050 by chance."""
+    draw_demo(tmp_path / "demo", n_train=1)
+    data = {"path": str(tmp_path / "demo"), "train": "images/train", "val": "images/val", "names": [*"abcd"]}
+    settings = {"imgsz": 160, "as_detect": True, "workers": 0, "device": "cpu", "plots": False, "project": tmp_path}
+    val.run(data, DEMO_WEIGHTS, **settings, name="run")
+    record = yaml_load(tmp_path / "run/metrics.yaml")
+    assert record["errors"]["conf"] == pytest.approx(0.479, abs=0.002)
+    counts = {kind: part["count"] for kind, part in record["errors"]["kinds"].items()}
+    assert (counts["correct"], sum(counts.values()) - counts["correct"] - counts["missed"]) == (178, 6)
+    assert counts["localisation"] == 6
+    found = record["calibration"]
+    numbers = [found[key] for key in ("error", "chance", "chance_high")]
+    np.testing.assert_allclose(numbers, [0.128, 0.033, 0.050], atol=1e-3)

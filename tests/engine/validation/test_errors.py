@@ -2,10 +2,11 @@
 
 import numpy as np
 import pytest
+import torch
 
 from engine.validation.errors import CORRECT, KINDS, Errors, calibrate, judge, wilson
 from utils.boxes import box_area
-from utils.metrics import match_labels
+from utils.metrics import ConfusionMatrix, match_labels
 
 LABELS = [
     [0, 10, 10, 50, 50], [0, 60, 10, 100, 50], [1, 10, 60, 50, 100], [1, 60, 60, 100, 100], [0, 110, 10, 150, 50],
@@ -50,6 +51,13 @@ def test_each_kind_once():
     assert errors.missed().tolist() == [False, False, False, True, True]
     assert errors.counts(0) == dict.fromkeys(KINDS, 1) | {"missed": 2}
     costs_are(errors, 0.1683, **{"class": 0.1089, "localisation": 0.1262, "missed": 0.0842})
+
+
+def test_confusion_matrix_pairs_whatever_the_class():
+    """T5 of the facts: rows predicted, the last one the background."""
+    matrix = ConfusionMatrix(2)
+    matrix.process_batch(torch.tensor(BOXES), torch.tensor(LABELS).float())
+    assert matrix.matrix.tolist() == [[1, 0, 3], [1, 0, 1], [1, 2, 0]]
 
 
 def test_false_boxes_before_and_after_right_ones_cost_something():
