@@ -24,6 +24,12 @@ NO_LABELS = {  # text files of other programs that lie among labels
     *("classes.txt", "predefined_classes.txt", "labels.txt", "obj.names", "names.txt", "notes.txt", "license.txt"),
     *("train.txt", "val.txt", "test.txt", "trainval.txt", "requirements.txt"),
 }
+OTHER_LABELS = {  # suffix of label files that are not read as YOLO text, and what to say
+    ".xml": "of Pascal VOC, which are read with format: voc in the YAML",
+    ".json": "of which one for a whole split, COCO's, is read with format: coco in the YAML",
+    ".text": "but a label file ends in .txt", ".label": "but a label file ends in .txt",
+}  # fmt: skip
+LABEL_FOLDERS = ("label", "labels", "annotation", "annotations", "ann", "txt", "yolo")
 ROBOFLOW = re.compile(r"(.+)\.rf\.[0-9a-zA-Z]{20,32}$")  # one source image, augmented: name.rf.<hash>
 
 
@@ -245,9 +251,26 @@ def _unlabelled(data: Dataset, split: DoctorSplit) -> Iterator[Finding]:
     yield Finding(
         "files.no_label", "warning" if many else "note", split.name, len(missing) + len(empty), images,
         f"{share_text(len(missing), images, 'images')} without a label file{files}",
-        "They are backgrounds: an empty file says so, a missing one may have been forgotten.",
-        **data.files(missing or empty),
+        "They are backgrounds: an empty file says so, a missing one may have been forgotten."
+        + (_where_labels_are(split) if many and split.yolo else ""), **data.files(missing or empty),
     )  # fmt: skip
+
+
+def _where_labels_are(split: DoctorSplit) -> str:
+    """Say where labels were looked for, and what is there instead: files of other formats, a folder of another name."""
+    first, image = Path(split.label_files[0]), Path(split.im_files[0])
+    text = f" Looked for {first}"
+    if first.parent.is_dir():
+        suffixes = Counter(file.suffix.lower() for file in first.parent.iterdir())
+        found = [f"; there are {n} files {suffix}, {OTHER_LABELS[suffix]}" for suffix, n in suffixes.items()
+                 if suffix in OTHER_LABELS]  # fmt: skip
+        text += "".join(sorted(found))
+    root = next((folder.parent for folder in image.parents if folder.name == "images"), None)
+    if root is not None:
+        names = sorted(other.name for other in root.iterdir() if other.is_dir() and other.name != "labels")
+        near = [name for name in names if name.lower() in LABEL_FOLDERS]
+        text += f"; the labels of {root / 'images'} are read from 'labels': rename {name_list(near)}" if near else ""
+    return f"{text}."
 
 
 def check_source_names(data: Dataset) -> Iterator[Finding]:

@@ -2,16 +2,21 @@
 
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from engine.doctor.dataset import Dataset, DoctorSplit
 from engine.doctor.findings import Finding, Place, share_text
 from engine.doctor.images import orientation_of
-from utils.datasets.reader import MAX_CLASS, plain_boxes, read_text
+from utils.datasets.lists import img2label_paths
+from utils.datasets.reader import MAX_CLASS, image_size, plain_boxes, read_text
 
 ENOUGH = 20  # labels from which on a format is judged, over a whole split
+SAMPLED = 20  # images whose sizes tell pixels from per cent
 OUTSIDE = 0.01  # further out of the image than rounding explains, as a fraction of it
 FILE_AND_LINE = re.compile(r"(.+?):(\d+): ")
 REASONS = (  # how messages of the reader begin or go on, and what they are called in a summary
@@ -157,21 +162,23 @@ def check_one_based(data: Dataset) -> Iterator[Finding]:
 
 # Columns --------------------------------------------------------------------------------------------------------------
 class Columns:
-    """The lines of all label files of a split by their number of columns.
+    """The lines of all label files of a split, of images that are left out too, by their number of columns.
 
     Attributes:
-        counts: lines of each number of columns.
+        counts: lines of each number of columns, without those of `wrong`.
         values: theirs, (lines, columns), of every number but 5.
         places: file and line of those.
-        wrong: five columns that are not all fractions, (lines, 5).
+        wrong: columns 2 to 5, in which a fraction is expected, of lines where one is far above 1, (lines, 4).
+        wrong_places: theirs.
     """
 
     def __init__(self, split: DoctorSplit) -> None:
         self.counts: Counter[int] = Counter()
         self.places: dict[int, list[tuple[str, int, str]]] = {}
         self.wrong: list[list[float]] = []
+        self.wrong_places: list[tuple[str, int, str]] = []
         values: dict[int, list[list[float]]] = {}
-        for file, image in zip(split.label_files, split.im_files, strict=True):
+        for file, image in zip(img2label_paths(split.listed), split.listed, strict=True):
             try:
                 text = read_text(file)
             except (OSError, ValueError):  # there is none, or the reader has reported it
@@ -184,18 +191,20 @@ class Columns:
                 row = _numbers(line)
                 if not row:
                     continue
+                if len(row) > 4 and max(row[1:5]) > 1.5:
+                    self.wrong.append(row[1:5])
+                    self.wrong_places.append((file, number, image))
+                    continue
                 self.counts[len(row)] += 1
                 if len(row) != 5:
                     values.setdefault(len(row), []).append(row)
                     self.places.setdefault(len(row), []).append((file, number, image))
-                elif max(row[1:]) > 1.5:
-                    self.wrong.append(row)
         self.values = {n: np.array(rows) for n, rows in values.items()}
 
     @property
     def lines(self) -> int:
         """Number of all lines."""
-        return self.counts.total()
+        return self.counts.total() + len(self.wrong)
 
 
 def _numbers(line: str) -> list[float]:
@@ -240,9 +249,9 @@ def check_columns(data: Dataset) -> Iterator[Finding]:
         columns = Columns(split)
         if not columns.lines:
             continue
-        yield from _scaled(split, columns)
+        yield from _scaled(data, split, columns)
         yield from _sixth_column(data, split, columns)
-        most, count = columns.counts.most_common(1)[0]
+        most, count = max(columns.counts.items(), key=lambda item: item[1], default=(0, 0))
         if most > 6 and count >= 0.95 * columns.lines:
             yield from _many_columns(data, split, columns, most)
         elif columns.counts[5] and any(n > 6 and n % 2 for n in columns.counts):
@@ -254,32 +263,36 @@ def check_columns(data: Dataset) -> Iterator[Finding]:
             )  # fmt: skip
 
 
-def _places(data: Dataset, columns: Columns, number: int, which: np.ndarray | None = None) -> dict:
+def _places(data: Dataset, columns: Columns, number: int, which: np.ndarray | None = None) -> dict[str, Any]:
     places = columns.places[number]
-    chosen = places if which is None else [places[i] for i in np.flatnonzero(which)]
+    return _first_places(data, places if which is None else [places[i] for i in np.flatnonzero(which)])
+
+
+def _first_places(data: Dataset, chosen: Sequence[tuple[str, int, str]]) -> dict[str, Any]:
     first = [Place(file, line, image=image) for file, line, image in data.first(chosen)]
     return {"places": first, "more": len(chosen) - len(first)}
 
 
-def _scaled(split: DoctorSplit, columns: Columns) -> Iterator[Finding]:
-    """Report coordinates in pixels or per cent; of the files whose lines were all bad only the messages are left."""
-    bad = [m for m in split.messages if "not all within 0..1" in m]
-    if not bad or len(bad) + len(columns.wrong) < 0.5 * (columns.lines + len(bad)):
+def _scaled(data: Dataset, split: DoctorSplit, columns: Columns) -> Iterator[Finding]:
+    """Report coordinates in pixels or per cent."""
+    wrong = columns.wrong
+    if not wrong or len(wrong) < 0.5 * columns.lines:
         return
-    largest = max([max(map(float, re.findall(r"-?\d+\.?\d*(?:e[-+]?\d+)?", m.partition("[")[2].partition("]")[0])),
-                       default=0.0) for m in bad])  # fmt: skip
-    if largest <= 1.5:
-        return
-    what = "per cent" if largest <= 100 else "pixels"
+    largest = max(map(max, wrong))
+    sides = []
+    for _, _, image in columns.wrong_places[:SAMPLED]:
+        with suppress(OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+            sides.append(max(image_size(image)))
+    percent = largest <= 100 < max(sides, default=0) / 2  # in smaller images pixels may be as low
     advice = (
-        "Divide by 100."
-        if what == "per cent"
-        else "Divide x and width by the width of the image, y and height by its height."
+        "Divide by 100." if percent else "Divide x and width by the width of the image, y and height by its height."
     )
     yield Finding(
-        "labels.pixels", "error", split.name, len(bad), columns.lines + len(bad),
-        f"coordinates up to {largest:g} in at least {len(bad)} lines: they seem to be {what}",
-        f"A line holds fractions of the image; these are left out. {advice}", [_place(bad[0])], len(bad) - 1,
+        "labels.pixels", "error", split.name, len(wrong), columns.lines,
+        f"{share_text(len(wrong), columns.lines, 'lines')} have coordinates far above 1, up to {largest:g}: they seem "
+        f"to be {'per cent' if percent else 'pixels'}",
+        f"A line holds fractions of the image; these are left out. {advice}",
+        **_first_places(data, columns.wrong_places),
     )  # fmt: skip
 
 

@@ -17,7 +17,7 @@ from PIL import Image
 from engine.doctor import page
 from engine.doctor import run as program
 from engine.doctor.checks import start_line
-from engine.doctor.files import check_folders
+from engine.doctor.files import check_folders, check_missing
 from engine.doctor.formats import check_columns
 from engine.doctor.run import run
 from models.yolo import DetectionModel
@@ -160,6 +160,42 @@ def test_depth_turn_and_pages(folder):
     assert found["images.odd_size", "train"].places[0].note == "700 x 20"
     fast = findings(folder, fast=True)
     assert found.keys() - fast.keys() == {("images.deep", "train"), ("images.flat", "train")}
+
+
+@pytest.mark.parametrize(
+    ("line", "size", "id", "words"),
+    [
+        ("0 300 200 50 60\n", 640, "labels.pixels", "seem to be pixels"),
+        ("0 30 20 50 60\n", 640, "labels.pixels", "seem to be per cent"),
+        ("0 30 20 50 60\n", 64, "labels.pixels", "seem to be pixels"),
+        ("0 30 20 50 60 70 80\n", 640, "labels.pixels", "seem to be per cent"),
+        ("0 .5 .5 .4 .4 .5 .5 2 .4 .4 1 .5 .6 0\n", 640, "labels.key_points", "14 columns"),  # even: all left out
+    ],
+)
+def test_formats_are_told_where_every_line_is_left_out(folder, line, size, id, words):
+    for name in ("train", "val"):
+        for file in (folder / f"labels/{name}").iterdir():
+            file.write_text(line * 4)
+            cv2.imwrite(str(folder / f"images/{name}/{file.stem}.png"), cv2.resize(image(1), (size, size)))
+    data = program.read_dataset(check_dataset(str(folder / "my.yaml")))
+    (found,) = (f for f in check_columns(data) if f.split == "train")
+    assert (found.id, found.severity, found.count, found.total) == (id, "error", 24, 24)
+    assert words in found.message
+    assert (found.places[0].file, found.places[0].line) == (str(folder / "labels/train/0.txt"), 1)
+
+
+def test_labels_elsewhere_are_found(folder):
+    def advice():
+        data = program.read_dataset(check_dataset(str(folder / "my.yaml")))
+        return next(f.advice for f in check_missing(data) if f.split == "train")
+
+    labels = folder / "labels/train"
+    for i in range(6):
+        (labels / f"{i}.txt").rename(labels / f"{i}.xml")
+    looked = f"Looked for {labels / '0.txt'}; there are 6 files .xml, of Pascal VOC, which are read with format: voc"
+    assert looked in advice()
+    (folder / "labels").rename(folder / "Annotations")
+    assert advice().endswith(f"; the labels of {folder / 'images'} are read from 'labels': rename Annotations.")
 
 
 def test_kinds_of_pixels(folder):
