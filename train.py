@@ -52,6 +52,7 @@ from engine.training.evolve import RESULTS
 from engine.training.forecast import Forecast
 from engine.training.health import Diverged, LossWatch
 from engine.training.metric import check_metric, score
+from engine.training.more_epochs import close_last
 from engine.training.recovery import check_epoch, check_step, out_of_memory, roll_back, save_start, slowed, start_file
 from engine.training.state import Inputs, Plan, State, choose_amp, prepare, read_inputs, save, save_progress
 from engine.training.trained_start import say_if_start_is_best, score_start, settle_hyp, starts_trained
@@ -310,7 +311,7 @@ def evaluate(
 def finish(
     state: State, plan: Plan, data: dict[str, Any], loader: DataLoader, compute_loss: ComputeLoss, callbacks: Callbacks
 ) -> tuple[float, ...]:
-    """Strip best.pt and validate it with plots, then strip last.pt; until then the run can be resumed."""
+    """Strip best.pt and validate it with plots, then close last.pt; until then the same run can be resumed."""
     best, last = plan.save_dir / "weights/best.pt", plan.save_dir / "weights/last.pt"
     strip_optimizer(best)
     LOGGER.info(f"\nValidating {best}...")
@@ -322,7 +323,7 @@ def finish(
     )  # fmt: skip
     if not plan.options.noplots:
         plot_results(plan.save_dir / "results.csv")
-    strip_optimizer(last)
+    close_last(last, plan.options.strip)
     if plan.options.evolve is None:  # whose trainings leave no folder
         line = command(
             "python", "val.py", "--weights", best, "--data", plan.options.data, "--img", str(plan.imgsz),

@@ -23,6 +23,7 @@ from typing import NamedTuple
 
 import torch
 
+from engine.training.more_epochs import is_finished
 from models.weights.checkpoint import load_checkpoint
 from utils.console import LOGGER, cli_errors
 from utils.datasets import demo
@@ -149,7 +150,7 @@ def kill_and_resume(command: list[str], folder: Path, number: int, length: float
         problem = "no line says how to go on"
 
     resumed = "-"
-    if status and not (last.exists() and load_checkpoint(last)["optimizer"] is None):  # else it had just finished
+    if status and not (last.exists() and is_finished(load_checkpoint(last))):  # else it had just finished
         again = [sys.executable, "train.py", "--resume", str(last)] if last.exists() else full
         process = start(again, log)
         finish(process, log)

@@ -81,7 +81,7 @@ OURS = {
     "train": {
         "--amp": "auto", "--activation-checkpointing": False, "--checkpoint-stages": None, "--window": None,
         "--shard-optimizer": False, "--tuner": "genetic", "--storage": "", "--logger": [], "--nan-policy": "stop",
-        "--convert": "auto", "--unlabeled": [], "--freeze-bn": False,
+        "--convert": "auto", "--unlabeled": [], "--freeze-bn": False, "--strip": False,
         "--metric": "fitness",
         "--teacher": "", "--distill-from": "outputs", "--close-mosaic": None, "--max-det": None,
     },

@@ -4,6 +4,7 @@ import argparse
 import csv
 import resource
 import runpy
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,7 +17,7 @@ import yaml
 import train
 import val
 from models.experimental import attempt_load
-from models.weights.checkpoint import load_checkpoint
+from models.weights.checkpoint import load_checkpoint, strip_optimizer
 from tests.stops import stopping
 from utils.callbacks import Callbacks
 from utils.files import yaml_load
@@ -110,8 +111,7 @@ def test_checkpoints_load_without_running_code_and_are_stripped(finished):
     folder, _ = finished
     for name in ("last.pt", "best.pt"):
         ckpt = torch.load(folder / "weights" / name, weights_only=True)
-        assert ckpt["epoch"] == -1
-        assert ckpt["optimizer"] is None
+        assert (ckpt["epoch"] == -1) == (ckpt["optimizer"] is None) == (name == "best.pt")  # last.pt may go on
         assert ckpt["yaml"]["nc"] == 4
         assert all(tensor.isfinite().all() for tensor in ckpt["model"].values())
 
@@ -122,6 +122,28 @@ def test_val_prints_what_training_printed_last(finished, tiny_dataset, tmp_path)
         str(tiny_dataset), weights=folder / "weights/best.pt", imgsz=64, batch_size=8, workers=0, project=tmp_path
     )
     assert again[:4] == results[:4]
+
+
+def test_a_finished_run_takes_more_epochs(finished, tiny_dataset, tmp_path, caplog):
+    caplog.set_level("INFO", logger="yolov5")
+    folder = tmp_path / "run"
+    shutil.copytree(finished[0], folder)
+    last = folder / "weights/last.pt"
+    before, best = rows(folder), (folder / "weights/best.pt").read_bytes()
+    for epochs in ({}, {"epochs": 3}):
+        with pytest.raises(ValueError, match=r"has finished its 3 epochs; for more of them: .*last.pt --epochs \+20"):
+            train.run(resume=str(last), **epochs)
+    assert (rows(folder), (folder / "weights/best.pt").read_bytes()) == (before, best)
+    train.run(resume=str(last), epochs="+1")
+    assert "3 epochs are done, 1 more: the learning rate is that of a run of 4 epochs" in caplog.text
+    assert rows(folder)[:4] == before
+    assert [row[0] for row in rows(folder)[1:]] == ["0", "1", "2", "3"]
+    assert yaml_load(folder / "opt.yaml")["epochs"] == load_checkpoint(last)["opt"]["epochs"] == 4
+    with pytest.raises(ValueError, match="has finished its 4 epochs"):
+        train.run(resume=str(last))
+    strip_optimizer(last)
+    with pytest.raises(ValueError, match="its state was stripped, so there is nothing to resume"):
+        train.run(resume=str(last), epochs="+1")
 
 
 KILLED = """
@@ -227,12 +249,6 @@ def test_full_disk_keeps_the_last_epoch_and_says_how_to_go_on(finished, tiny_dat
     assert [key for key in reference if not torch.equal(ours[key], reference[key])] == []
 
 
-def test_finished_run_is_not_resumed(finished):
-    folder, _ = finished
-    with pytest.raises(ValueError, match="this run is finished"):
-        train.run(resume=str(folder / "weights/last.pt"))
-
-
 @pytest.mark.parametrize("better", [False, True])
 def test_the_start_is_best_until_an_epoch_beats_it(
     finished, tiny_dataset, hyp_file, tmp_path, monkeypatch, caplog, better
@@ -240,7 +256,7 @@ def test_the_start_is_best_until_an_epoch_beats_it(
     weights, scores = finished[0] / "weights/best.pt", [0.5, 0.6 if better else 0.4]
     monkeypatch.setattr(train, "evaluate", lambda *_: ((*[scores.pop(0)] * 4, 0.0, 0.0, 0.0), None))
     with caplog.at_level("INFO"):
-        train.run(**options(tmp_path, tiny_dataset, hyp_file, epochs=1, cfg="", weights=str(weights)))
+        train.run(**options(tmp_path, tiny_dataset, hyp_file, epochs=1, cfg="", weights=str(weights), strip=True))
     files = (tmp_path / "run/weights/best.pt", tmp_path / "run/weights/last.pt", weights)
     best, last, start = (load_checkpoint(file)["model"] for file in files)
     expected = last if better else start
@@ -301,8 +317,8 @@ def test_run_killed_while_it_finishes_is_finished_by_resume(finished, tiny_datas
 def test_refused_inputs_leave_no_folder_and_no_change(finished, tiny_dataset, hyp_file, tmp_path):
     folder, _ = finished
     before = (folder / "opt.yaml").read_text()
-    with pytest.raises(ValueError, match="this run is finished"):
-        train.run(resume=str(folder / "weights/last.pt"), epochs=9)
+    with pytest.raises(ValueError, match="has finished its 3 epochs"):
+        train.run(resume=str(folder / "weights/last.pt"), epochs=3)
     assert (folder / "opt.yaml").read_text() == before
     with pytest.raises(FileNotFoundError, match="nowhere.yaml"):
         train.run(**options(tmp_path, "nowhere.yaml", hyp_file, epochs=1))
@@ -342,11 +358,12 @@ def test_placeholder_anchors_are_refused_without_autoanchor(tiny_dataset, hyp_fi
         train.run(**options(tmp_path, tiny_dataset, hyp_file, epochs=1, cfg=str(cfg), noautoanchor=True))
     train.run(**options(tmp_path, tiny_dataset, hyp_file, epochs=1, cfg=str(cfg), exist_ok=True))
     weights = str(tmp_path / "run/weights/best.pt")
-    train.run(**options(tmp_path, tiny_dataset, hyp_file, epochs=1, cfg="", weights=weights, name="tuned"))
+    train.run(**options(tmp_path, tiny_dataset, hyp_file, epochs=1, cfg="", weights=weights, name="tuned", strip=True))
     anchors = [
         load_checkpoint(tmp_path / name / "weights/last.pt")["model"]["model.6.anchors"] for name in ("run", "tuned")
     ]
     assert torch.equal(*anchors)
+    assert load_checkpoint(tmp_path / "tuned/weights/last.pt")["optimizer"] is None
 
 
 def test_callback_can_stop_a_run(tiny_dataset, hyp_file, tmp_path):
@@ -402,6 +419,7 @@ def test_batch_statistics_of_the_weights_are_kept(finished, tiny_dataset, hyp_fi
         ({"cfg": "models/yolov5q.yaml"}, "yolov5q.yaml: file not found"),
         ({"weights": "nowhere.pt"}, "--weights nowhere.pt: no such file"),
         ({"epochs": 0}, "--epochs is 0, but must be at least 1"),
+        ({"epochs": "+2"}, r"--epochs \+2 adds to the epochs of a run: name it with --resume"),
         ({"amp": "fp16", "device": "cpu"}, "--amp fp16 needs a CUDA device"),
         ({"freeze": 99}, "--freeze 99: the model has layers 0 to 6"),
         ({"freeze": -1}, "--freeze -1"),

@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader
 
 from engine.doctor.checks import report_start
 from engine.training.distillation import Distillation, load_teacher
+from engine.training.more_epochs import is_finished, settle_epochs
 from engine.training.random_state import rng_state, set_rng_state, set_torch_rng_state
 from models.image_size import check_img_size, input_stride
 from models.weights.checkpoint import load_checkpoint, refuse_foreign_resume, save_checkpoint
@@ -38,6 +39,7 @@ from utils.optim import (
     scaled_decay,
     warmup_iterations,
 )
+from utils.options.check import Added
 from utils.options.table import as_dict
 from utils.options.train import HYP_OF_CONV, HYP_OF_SWIN, TrainOptions
 from utils.paths import check_file, git_describe
@@ -150,7 +152,11 @@ def read_inputs(options: TrainOptions) -> Inputs:
     published = read_published(options.weights) if options.weights and not options.resume else None
     ckpt = load_checkpoint(options.weights) if options.weights and not published else None
     if options.resume:
+        refuse_foreign_resume(ckpt, options.weights)
+        options = settle_epochs(options, ckpt)
         check_resumable(ckpt, options, data)
+    elif isinstance(options.epochs, Added):
+        raise ValueError(f"--epochs +{options.epochs} adds to the epochs of a run: name it with --resume")
     cfg = options.cfg
     if published and not cfg:
         if options.weights not in PUBLISHED:
@@ -164,17 +170,11 @@ def read_inputs(options: TrainOptions) -> Inputs:
 
 
 def check_resumable(ckpt: dict[str, Any], options: TrainOptions, data: dict[str, Any]) -> None:
-    """Reject resuming a finished run, or one whose classes, epochs or options differ from those trained with so far.
+    """Reject resuming a run whose classes, epochs or options differ from those trained with so far.
 
     Raises:
         ValueError: saying which.
     """
-    refuse_foreign_resume(ckpt, options.weights)
-    if ckpt["optimizer"] is None:
-        raise ValueError(
-            f"{options.weights}: this run is finished, nothing to resume; start a new one with --weights "
-            f"{options.weights}"
-        )
     nc = 1 if options.single_cls else data["nc"]
     if ckpt["yaml"]["nc"] != nc:
         raise ValueError(f"{options.data}: {nc} classes, but the resumed run has {ckpt['yaml']['nc']}")
@@ -456,6 +456,8 @@ def _restore(state: State, ckpt: dict[str, Any]) -> None:
     if ckpt["scaler"] and state.scaler.is_enabled():  # empty when the run had no scaler
         state.scaler.load_state_dict(ckpt["scaler"])
     state.stopper.load_state_dict(ckpt["stopper"])
+    if is_finished(ckpt):  # the patience starts anew
+        state.stopper.best_epoch, state.stopper.waited = ckpt["epoch"], 0
     state.epoch = ckpt["epoch"] + 1
     state.last_step = ckpt["last_step"]
     state.best_fitness = ckpt["best_fitness"]

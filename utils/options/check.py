@@ -74,8 +74,32 @@ class Number:
         return self.kind(value)
 
 
+class Added(int):
+    """A number of epochs that a resumed run gets besides its own, `+20`; without a run it is a plain one."""
+
+
+class Epochs(Number):
+    """The type of a number of epochs; `+20` adds that many to a resumed run (`Added`)."""
+
+    def __str__(self) -> str:
+        """The range in words, for the table of options."""
+        return f"{super().__str__()}, or `+20`"
+
+    def __call__(self, text: str) -> int:
+        """Read the text of the command line."""
+        return (Added if text.startswith("+") else int)(text)
+
+    def check(self, name: str, value: Any) -> int:
+        """See `Number.check`; strings with a plus are read."""
+        if isinstance(value, str) and value[:1] == "+" and value[1:].isdecimal():
+            value = Added(value)
+        number = super().check(name, value)
+        return Added(number) if isinstance(value, Added) else number
+
+
 SIDE = Number(int, 1, 32_000)  # pixels of a network input: OpenCV counts them in 16 bits
 COUNT = Number(int, 1, 1_000_000_000)
+EPOCHS = Epochs(int, 1, 1_000_000_000)
 BATCH = Number(int, 1, 65_536)  # a training takes half of it at most, and validates with twice as many
 WORKERS = Number(int, 0, 4096)
 SHARE = Number(float, 0, 1)

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from utils.options.check import BATCH, COUNT, SHARE, SIDE, WORKERS, Number
+from utils.options.check import BATCH, COUNT, EPOCHS, SHARE, SIDE, WORKERS, Number
 from utils.options.table import make_parser, option, refused
 from utils.paths import ROOT
 
@@ -59,7 +59,7 @@ class TrainOptions:
     distill_from: Literal["outputs", "maps", "both"] = option(
         "outputs", "what --teacher teaches: its outputs, the feature maps that its head reads, or both"
     )
-    epochs: Annotated[int, COUNT] = option(100, "total epochs")
+    epochs: Annotated[int, EPOCHS] = option(100, "total epochs; with --resume, +20 adds 20, to a finished run too")
     batch_size: Annotated[int, Number(int, 1, BATCH.high // 2, also=-1)] = option(
         16, "images per batch over all devices; -1: as many as the GPU takes"
     )
@@ -131,6 +131,7 @@ class TrainOptions:
     logger: list[str] = option(
         [], "also log to wandb, mlflow or clearml; besides results.csv and TensorBoard", metavar="SERVICE"
     )
+    strip: bool = option(False, "strip last.pt too at the end: smaller, and no more epochs")
     save_period: Annotated[int, Number(int, -1)] = option(-1, "also save epoch<N>.pt every N epochs; -1: never")
     nan_policy: Literal["stop", "rollback"] = option(
         "stop", "on non-finite values or a diverging loss: stop, or roll back an epoch with half the learning rate"
