@@ -23,6 +23,7 @@ from torch import nn
 
 import train
 import val
+from engine.training.more_epochs import is_finished
 from models.common import SwinV2Block
 from models.experimental import attempt_load
 from models.weights.checkpoint import load_checkpoint
@@ -65,7 +66,7 @@ def train_variant(name: str, table: dict[str, Any], folder: Path, **options: Any
     """Train a table from scratch, or go on with its training, unless `folder` has the result; returns the best one."""
     best, last = (folder / name / f"weights/{which}.pt" for which in ("best", "last"))
     if last.is_file():
-        if load_checkpoint(last)["optimizer"] is not None:  # the run was ended before its end
+        if not is_finished(load_checkpoint(last)):
             train.run(resume=str(last))
     else:
         file = folder / f"{name}.yaml"

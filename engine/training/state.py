@@ -151,7 +151,7 @@ def read_inputs(options: TrainOptions) -> Inputs:
     data = check_dataset(options.data, needed=("train", "val"))
     published = read_published(options.weights) if options.weights and not options.resume else None
     ckpt = load_checkpoint(options.weights) if options.weights and not published else None
-    if options.resume:
+    if options.resume and ckpt is not None:
         refuse_foreign_resume(ckpt, options.weights)
         options = settle_epochs(options, ckpt)
         check_resumable(ckpt, options, data)

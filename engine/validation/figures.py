@@ -98,8 +98,8 @@ def plot_calibration(calibration: Calibration, file: Path, note: str) -> None:
             draw.line((middle - 8, y, middle + 8, y), fill=BLACK, width=2)
         draw.rectangle((x1, low + 120 * (1 - c.n[j] / c.n.max()), x2, low + 120), fill=GREY)
     for k in range(0, 50, 2):  # a dashed line
-        ends = [(left + side * t / 50, top + side * (1 - t / 50)) for t in (k, k + 1)]
-        draw.line((*ends[0], *ends[1]), fill=ORANGE, width=3)
+        dash = [(left + side * t / 50, top + side * (1 - t / 50)) for t in (k, k + 1)]
+        draw.line((*dash[0], *dash[1]), fill=ORANGE, width=3)
     draw.line((left, top, left, top + side, left + side, top + side), fill=BLACK, width=2)
     draw.line((left, low + 120, left + side, low + 120), fill=BLACK, width=2)
     legend = f"bars: precision at IoU 0.5 with its 90 % interval, empty below {FEW_BIN} boxes; dashed: the ideal"
