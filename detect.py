@@ -206,6 +206,7 @@ def log_confidence(
             LOGGER.info(f"the best F1 of these weights is at confidence {best:.2f}: --conf best uses it")
         return
     where = f"on {images} images at {measured} pixels, NMS IoU {iou:g}"
+    where += ", images padded as for mAP (val.py --as-detect pads none)" if known.get("as_detect") is False else ""
     if isinstance(conf, Sequence):
         named = [f"{model.names[c]} {limit:g}" for c, limit in enumerate(conf)]
         more = f", ... {len(named) - NAMED} more" if len(named) > NAMED else ""

@@ -255,6 +255,10 @@ def test_detect_takes_the_confidence_of_a_wished_precision(weights, data, tmp_pa
     assert torch.equal(found, detections(weights, data["val"], tmp_path, conf_thres=0.75, augment=True))
     texts = [record.getMessage() for record in caplog.records]
     assert any("confidence 0.75: precision=0.95 on 4 images at 96 pixels" in text for text in texts)
+    assert not any("padded" in text for text in texts)
+    add_thresholds(weights, THRESHOLDS | {"for_precision": points, "as_detect": False})
+    detections(weights, data["val"], tmp_path, conf_thres="precision=0.95")
+    assert "NMS IoU 0.45, images padded as for mAP (val.py --as-detect pads none)" in caplog.text
     assert any(text.startswith("it may be another one at 96 pixels with NMS IoU 0.45, --augment") for text in texts)
     assert torch.equal(
         detections(weights, data["val"], tmp_path, conf_thres="precision=.8"),
