@@ -298,7 +298,7 @@ function drawCalibration(c) {
   chart.append(...parts);
   panel.children[1].append(chart);
   const shown = c.error > c.chance_high, side = c.overconfident_by > 0 ? "too high" : "too low";
-  const named = [...Object.entries(c.sizes), ...Object.entries(c.classes).map(([k, v]) => [nameOf(k), v])];
+  const named = [...Object.entries(c.sizes), ...Object.entries(c.classes).map(([k, v]) => [nameOf(k), v]).slice(0, 10)]; // all are in metrics.yaml
   const each = named.map(([name, v]) => `${name} ${decimals(v.error)} (${decimals(v.chance_high)})`).join(", ");
   panel.querySelector(".hint").textContent = `Expected calibration error ${decimals(c.error)} over ${count(c.boxes, "box")} above ${c.from_conf}; up to ${decimals(c.chance_high)} by chance` +
     (shown ? `, so confidences are ${Math.abs(c.overconfident_by).toFixed(2)} ${side} on average` : ", so no miscalibration is shown") +
