@@ -120,4 +120,6 @@ def test_refused(dataset, options, message):
 
 
 def test_the_first_word_is_the_dataset():
-    assert split.parse_opt(["a.yaml", "--folds", "3"]).data == "a.yaml"
+    assert split.parse_opt(["a.yaml", "--folds", "3"]).data == split.parse_opt(["--data", "a.yaml"]).data == "a.yaml"
+    with pytest.raises(SystemExit):
+        split.parse_opt(["a.yaml", "--data", "b.yaml"])

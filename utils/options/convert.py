@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Annotated
 
 from utils.options.check import COUNT, SIDE, Number
-from utils.options.table import make_parser, option
+from utils.options.table import option, parse_words
 
 
 @dataclass(frozen=True)
@@ -35,10 +35,4 @@ def parse_opt(
     argv: Sequence[str] | None = None, description: str = "Convert a trained YOLOv5 into its Swin twin."
 ) -> argparse.Namespace:
     """Read the options from `argv`, or from the command line; the first word without a flag is the checkpoint."""
-    parser = make_parser(ConvertOptions, description)
-    parser.prog = "python -m engine.convert"
-    parser.add_argument("file", nargs="?", metavar="WEIGHTS", help="the same as --weights WEIGHTS")
-    opt = parser.parse_args(argv)
-    opt.weights = opt.weights or opt.file or ""
-    del opt.file
-    return opt
+    return parse_words(ConvertOptions, "weights", "engine.convert", argv, description)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Annotated, Literal
 
 from utils.options.check import Number
-from utils.options.table import make_parser, option
+from utils.options.table import option, parse_words
 
 
 @dataclass(frozen=True)
@@ -35,10 +35,4 @@ def parse_opt(
     argv: Sequence[str] | None = None, description: str = "Divide a dataset into splits."
 ) -> argparse.Namespace:
     """Read the options from `argv`, or from the command line; the first word without a flag is the dataset YAML."""
-    parser = make_parser(SplitOptions, description)
-    parser.prog = "python -m engine.split"
-    parser.add_argument("file", nargs="?", metavar="DATA", help="the same as --data DATA")
-    opt = parser.parse_args(argv)
-    opt.data = opt.data or opt.file or ""
-    del opt.file
-    return opt
+    return parse_words(SplitOptions, "data", "engine.split", argv, description)

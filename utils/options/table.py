@@ -251,6 +251,27 @@ def make_parser(cls: type, description: str = "") -> argparse.ArgumentParser:
     return parser
 
 
+def parse_words(cls: type, name: str, program: str, argv: Sequence[str] | None, description: str) -> argparse.Namespace:
+    """Read the options of a program whose first word without a flag is the value of an option.
+
+    Args:
+        cls: the dataclass.
+        name: of that option, such as `data`.
+        program: module that is run.
+        argv: words to read; None for those of the command line.
+        description: of the program, for --help.
+    """
+    parser, metavar = make_parser(cls, description), name.upper()
+    parser.prog = f"python -m {program}"
+    parser.add_argument("word", nargs="?", metavar=metavar, help=f"the same as --{name} {metavar}")
+    opt = parser.parse_args(argv)
+    if opt.word and getattr(opt, name):
+        parser.error(f"{opt.word} and --{name} {getattr(opt, name)}: give one of them")
+    setattr(opt, name, getattr(opt, name) or opt.word or "")
+    del opt.word
+    return opt
+
+
 class _OneOrMore(argparse.Action):
     """One value alone, several as a list."""
 
