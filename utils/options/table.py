@@ -15,7 +15,7 @@ Options before the mark `_: KW_ONLY` are also arguments by position, in YOLOv5's
 import argparse
 import inspect
 import os
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from difflib import get_close_matches
 from functools import wraps
