@@ -127,6 +127,11 @@ def find_confidence(asked: float | str, model: nn.Module) -> float | list[float]
             return found
         if reached:
             raise ValueError(f"confidence {asked!r:.80}: saved in {name} are those for {', '.join(reached)}")
+        if wishes:
+            raise ValueError(
+                f"confidence {asked!r:.80}: at no confidence the validation saved in {name} reached a precision of "
+                f"{', '.join(wishes)}. Pass a number"
+            )
     best = _confidence(saved.get("conf"))
     if best is not None and asked == "best":
         return best
@@ -135,6 +140,11 @@ def find_confidence(asked: float | str, model: nn.Module) -> float | list[float]
         names: Any = model.names
         limits = [classes.get(str(c)) for c in range(len(names))]
         return [best if limit is None else limit for limit in limits]
+    if "conf" in saved and saved["conf"] is None:
+        raise ValueError(
+            f"confidence {asked!r:.80}: no best one is saved in {name}, as no box was right in its validation. "
+            "Pass a number"
+        )
     raise ValueError(
         f"confidence {asked!r:.80}: no best one is saved in {name}. Pass a number, or run val.py --save-thresholds on "
         "a checkpoint, and export that again"

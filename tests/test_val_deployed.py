@@ -272,6 +272,9 @@ def test_detect_takes_the_confidence_of_a_wished_precision(weights, data, tmp_pa
             ValueError, match=f"conf-thres is '{word}', but must be a number or 'best' or 'best-class' or"
         ):
             detections(weights, data["val"], tmp_path, conf_thres=word)
+    add_thresholds(weights, THRESHOLDS | {"for_precision": dict.fromkeys(points)})
+    with pytest.raises(ValueError, match=rf"saved in .*a\.pt reached a precision of {', '.join(points)}\."):
+        detections(weights, data["val"], tmp_path, conf_thres="precision=0.95")
     add_thresholds(weights, THRESHOLDS)
     with pytest.raises(ValueError, match="'precision=0.95': no best one is saved"):
         detections(weights, data["val"], tmp_path, conf_thres="precision=0.95")

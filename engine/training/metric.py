@@ -13,6 +13,11 @@ POSITIONS = {"map50": 2, "map50-95": 3, "recall": 1, "precision": 0}  # in the r
 METRICS = ("fitness", *POSITIONS, "f1", f"CLASS{AP}")
 
 
+def learned_names(single_cls: bool, names: dict[int, str]) -> dict[int, str]:
+    """Return the names of the classes that a model learns, by index: those of the dataset, or one with --single-cls."""
+    return {0: "item"} if single_cls and len(names) != 1 else names
+
+
 def class_of(metric: str, names: Mapping[int, str]) -> int | None:
     """Return the class that a metric such as `cat:ap` or `0:ap` names, None for one of all classes.
 

@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader
 
 from engine.doctor.checks import report_start
 from engine.training.distillation import Distillation, load_teacher
+from engine.training.metric import class_of, learned_names
 from engine.training.more_epochs import is_finished, settle_epochs
 from engine.training.random_state import rng_state, set_rng_state, set_torch_rng_state
 from models.image_size import check_img_size, input_stride
@@ -149,6 +150,7 @@ def read_inputs(options: TrainOptions) -> Inputs:
         ValueError, FileNotFoundError: a file is missing or cannot be used.
     """
     data = check_dataset(options.data, needed=("train", "val"))
+    class_of(options.metric, learned_names(options.single_cls, data["names"]))  # typos are told before long work
     published = read_published(options.weights) if options.weights and not options.resume else None
     ckpt = load_checkpoint(options.weights) if options.weights and not published else None
     if options.resume and ckpt is not None:
@@ -251,7 +253,7 @@ def build_model(inputs: Inputs, save_dir: Path) -> DetectionModel:
                 report.write(save_dir / "transfer.csv")
     if inputs.published:
         load_published(model, inputs.published)
-    model.names = {0: "item"} if options.single_cls and len(data["names"]) != 1 else data["names"]
+    model.names = learned_names(options.single_cls, data["names"])
     if hyp.drop_path is not None:
         model.set_drop_path(hyp.drop_path)
     if options.window:

@@ -18,7 +18,7 @@ from utils.callbacks import Callbacks
 from utils.general import methods
 from utils.loggers import GenericLogger, Loggers
 from utils.loggers.run_logs import RunLogs
-from utils.loggers.to_csv import RESULT_COLUMNS, CsvLogger
+from utils.loggers.to_csv import RESULT_COLUMNS, ClassTable, CsvLogger
 from utils.loggers.to_tensorboard import TensorBoardLogger
 from utils.metrics import ApResult
 from utils.plots import plot_results
@@ -382,6 +382,19 @@ def test_ap_of_each_class_and_epoch(tmp_path):
     table = pd.read_csv(tmp_path / "classes.csv")
     assert table.values.tolist() == [[epoch, 2, "c, d", 4, 1.0, 1.0] for epoch in (0, 1, 3)]
     assert [e.step for e in tags(tmp_path).Scalars("AP/c, d")] == [0, 1, 3]
+
+
+def test_a_table_of_classes_keeps_any_name_and_survives_a_kill(tmp_path):
+    path = tmp_path / "classes.csv"
+    path.touch()  # killed before the first row was flushed
+    ClassTable(path).truncate(0)
+    names = ["two\nlines", 'a, "b"', "line\u2028separator", "=1+1"]
+    ClassTable(path).write(0, [(i, name, 4, 0.5, 0.25) for i, name in enumerate(names)])
+    before = path.read_bytes()
+    ClassTable(path).write(1, [(0, "two\nlines", 4, 0.5, 0.25)])
+    ClassTable(path).truncate(1)
+    assert path.read_bytes() == before
+    assert pd.read_csv(path).name.tolist() == names
 
 
 def test_another_table_is_not_overwritten(tmp_path):

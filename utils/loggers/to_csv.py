@@ -1,6 +1,7 @@
 """results.csv, one row per epoch in columns of fixed width, as YOLOv5 tools expect it, and classes.csv beside it."""
 
 import csv
+import io
 import math
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -117,10 +118,9 @@ class ClassTable:
 
     def write(self, epoch: int, rows: Iterable[tuple[int, str, int, float, float]]) -> None:
         """Add the classes of an epoch: number, name, labels, AP50, AP50-95."""
-        new = not self.path.exists()
         with self.path.open("a", encoding="utf-8", newline="") as file:
             table = csv.writer(file, lineterminator="\n")
-            if new:
+            if not file.tell():
                 table.writerow(CLASS_COLUMNS)
             for number, name, labels, ap50, ap in rows:
                 table.writerow((epoch, number, name, labels, f"{ap50:.5g}", f"{ap:.5g}"))
@@ -130,7 +130,10 @@ class ClassTable:
         if not self.path.exists():
             return
         with open_regular(self.path) as file:
-            header, *rows = csv.reader(file.read().decode("utf-8").splitlines())
+            text = file.read().decode("utf-8")
+        if not text:  # killed before the first row was flushed
+            return
+        header, *rows = csv.reader(io.StringIO(text, newline=""))  # names may hold line breaks
         if tuple(header) != CLASS_COLUMNS:
             raise ValueError(f"{self.path}: not a classes.csv of this program, its columns differ. Move or rename it")
         kept = [row for row in rows if len(row) == len(header) and row[0].isdecimal() and int(row[0]) < epoch]

@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 
 from engine.training.metric import check_metric, class_of, score
+from engine.training.state import read_inputs
 from utils.metrics import fitness
+from utils.options.train import TrainOptions
 
 NAMES = {0: "cat", 1: "dog", 2: "a:ap"}
 RESULTS = (0.8, 0.5, 0.6, 0.4, 0.1, 0.2, 0.3)
@@ -39,6 +41,12 @@ def test_no_detections_have_f1_zero():
 def test_refused(metric, message):
     with pytest.raises(ValueError, match=message):
         class_of(metric, NAMES)
+
+
+@pytest.mark.parametrize(("name", "single"), [("cta", False), ("cat", True)])
+def test_typos_are_told_before_labels_are_read_and_weights_converted(name, single, tiny_dataset):
+    with pytest.raises(ValueError, match=f"the dataset has no class '{name}'"):
+        read_inputs(TrainOptions(data=str(tiny_dataset), weights="", single_cls=single, metric=f"{name}:ap"))
 
 
 def test_a_class_without_validation_labels_is_refused():
