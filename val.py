@@ -275,6 +275,9 @@ def keep_thresholds(
         yaml_save(save_dir / "thresholds.yaml", record)
     if o.save_thresholds:
         (file,) = o.weights or []
+        if not found["classes"]:  # those of an earlier validation stay
+            LOGGER.warning(f"no thresholds saved into {file}: no image has a label")
+            return record
         add_thresholds(find_weights(file), record)
         LOGGER.info(f"Thresholds saved into {file}")
     return record

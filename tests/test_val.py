@@ -3,6 +3,7 @@
 import json
 import logging
 import re
+import shutil
 from collections import Counter
 from pathlib import Path
 
@@ -17,6 +18,7 @@ import export
 import val
 from models.experimental import attempt_load
 from models.runtimes.backends import RUNTIMES
+from models.weights.checkpoint import add_thresholds, load_checkpoint
 from models.yolo import DetectionModel
 from tests.oracle import IMGSZ, Oracle, make_loader, perfect_answers, run_oracle
 from utils.callbacks import Callbacks
@@ -280,6 +282,14 @@ def test_validation_without_labels_gives_zeros_and_one_warning(unlabelled, weigh
     assert len(warnings) == 1
     assert "no labels found for 4 images" in warnings[0]
     assert {"confusion_matrix.png", "PR_curve.png", "F1_curve.png"} <= {p.name for p in (tmp_path / "exp").iterdir()}
+
+
+def test_images_without_labels_leave_the_saved_thresholds(unlabelled, weights, tmp_path, lines):
+    file = shutil.copy(weights, tmp_path / "a.pt")
+    add_thresholds(file, {"conf": 0.5})
+    by_hand(unlabelled, file, tmp_path, save_thresholds=True)
+    assert load_checkpoint(file)["thresholds"] == {"conf": 0.5}
+    assert f"no thresholds saved into {file}: no image has a label" in lines()
 
 
 def test_training_without_validation_labels_is_warned_once(unlabelled, lines):

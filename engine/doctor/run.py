@@ -4,6 +4,7 @@ import argparse
 import json
 import sys
 import time
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -118,6 +119,9 @@ def run(options: DoctorOptions) -> list[Finding]:
         ValueError, FileNotFoundError: nothing usable is left, `strict` asks for it, or an option or file is wrong.
     """
     o, start = options, time.perf_counter()
+    for option, file in (("--json", o.json), ("--html", o.html)):
+        if not Path(file).absolute().parent.is_dir():  # told before the checks, which take long
+            raise FileNotFoundError(f"{option} {file}: there is no folder {Path(file).parent}")
     content = check_dataset(o.data)
     ids = chosen_ids(o.only, [*o.skip, *skipped(content)])
     if o.fast:

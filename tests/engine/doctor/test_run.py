@@ -370,6 +370,13 @@ def test_page(folder, tmp_path):
     assert html.count('<rect class="this" x="0.4000" y="0.4000" width="0.2000" height="0.2000"/>') == 1
 
 
+@pytest.mark.parametrize("kind", ["json", "html"])
+def test_a_missing_folder_is_told_before_the_checks(kind, folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(program, "read_dataset", lambda *args, **settings: pytest.fail("the dataset was read"))
+    with pytest.raises(FileNotFoundError, match=f"--{kind} .*: there is no folder .*nowhere"):
+        run(str(folder / "my.yaml"), **{kind: str(tmp_path / "nowhere/a")})
+
+
 def test_page_stays_small(folder, tmp_path, monkeypatch):
     monkeypatch.setattr(page, "MOST_BYTES", 1)
     run(str(folder / "my.yaml"), html=str(tmp_path / "page.html"))
