@@ -476,22 +476,27 @@ class EarlyStopping:
         if fitness > self.best_fitness:
             self.best_epoch, self.best_fitness = epoch, np.asarray(fitness).item()
         self.waited = epoch - self.best_epoch
+        self._tell()
+        return self.stop
+
+    def _tell(self) -> None:
+        """Log the stop, if there is one."""
         if self.stop:
             LOGGER.info(
                 f"early stop: no improvement in the last {self.patience} epochs, best was epoch {self.best_epoch}. "
                 "A larger --patience waits longer, 0 never stops"
             )
-        return self.stop
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a resumed run must know, in plain types."""
         return {"best_fitness": self.best_fitness, "best_epoch": self.best_epoch, "waited": self.waited}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Put back what `state_dict` returned; `patience` stays that of this object."""
+        """Put back what `state_dict` returned; `patience` stays that of this object, and a shorter one may be over."""
         self.best_fitness = float(state["best_fitness"])
         self.best_epoch = int(state["best_epoch"])
         self.waited = int(state["waited"])
+        self._tell()
 
 
 def smart_optimizer(

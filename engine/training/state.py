@@ -457,9 +457,8 @@ def _restore(state: State, ckpt: dict[str, Any]) -> None:
     state.optimizer.load_state_dict(ckpt["optimizer"])
     if ckpt["scaler"] and state.scaler.is_enabled():  # empty when the run had no scaler
         state.scaler.load_state_dict(ckpt["scaler"])
-    state.stopper.load_state_dict(ckpt["stopper"])
-    if is_finished(ckpt):  # the patience starts anew
-        state.stopper.best_epoch, state.stopper.waited = ckpt["epoch"], 0
+    anew = {"best_epoch": ckpt["epoch"], "waited": 0} if is_finished(ckpt) else {}  # the patience
+    state.stopper.load_state_dict(ckpt["stopper"] | anew)
     state.epoch = ckpt["epoch"] + 1
     state.last_step = ckpt["last_step"]
     state.best_fitness = ckpt["best_fitness"]

@@ -365,6 +365,20 @@ def test_patience_zero_never_stops():
     assert not any(stopper(epoch, 0.0) or stopper.possible_stop for epoch in range(1000))
 
 
+def test_a_shorter_patience_that_is_over_at_once_is_told(caplog):
+    """Else a resumed run would end without a word."""
+    stopper = EarlyStopping(patience=5)
+    for epoch in range(3):
+        stopper(epoch, 0.0)
+    resumed = EarlyStopping(patience=1)
+    with caplog.at_level("INFO"):
+        EarlyStopping(patience=3).load_state_dict(stopper.state_dict())
+        assert caplog.messages == []
+        resumed.load_state_dict(stopper.state_dict())
+    assert resumed.stop
+    assert "no improvement in the last 1 epochs" in caplog.messages[0]
+
+
 def test_stopper_state_survives_a_safe_file(tmp_path):
     stopper = EarlyStopping(patience=5)
     for epoch, f in enumerate([0.1, np.float64(0.4), 0.2]):
