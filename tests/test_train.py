@@ -17,7 +17,7 @@ import yaml
 import train
 import val
 from models.experimental import attempt_load
-from models.weights.checkpoint import load_checkpoint, strip_optimizer
+from models.weights.checkpoint import load_checkpoint, save_checkpoint, strip_optimizer
 from tests.stops import stopping
 from utils.callbacks import Callbacks
 from utils.files import yaml_load
@@ -140,6 +140,9 @@ def test_a_finished_run_takes_more_epochs(finished, tiny_dataset, tmp_path, capl
     assert [row[0] for row in rows(folder)[1:]] == ["0", "1", "2", "3"]
     assert yaml_load(folder / "opt.yaml")["epochs"] == load_checkpoint(last)["opt"]["epochs"] == 4
     with pytest.raises(ValueError, match="has finished its 4 epochs"):
+        train.run(resume=str(last))
+    save_checkpoint(last, load_checkpoint(last) | {"epoch": 1})  # as if it had stopped early
+    with pytest.raises(ValueError, match=r"has stopped early after 2 epochs; for more of them: .* --epochs \+20"):
         train.run(resume=str(last))
     strip_optimizer(last)
     with pytest.raises(ValueError, match="its state was stripped, so there is nothing to resume"):

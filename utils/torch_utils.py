@@ -452,7 +452,7 @@ class EarlyStopping:
     Attributes:
         best_fitness: highest fitness so far, -1 before the first epoch. Equal fitness is no rise.
         best_epoch: epoch of it.
-        waited: epochs since then.
+        waited: epochs since then, or since the patience began anew.
     """
 
     def __init__(self, patience: int = 30) -> None:
@@ -460,6 +460,7 @@ class EarlyStopping:
         self.best_fitness = -1.0
         self.best_epoch = 0
         self.waited = 0
+        self._anew = 0  # epoch from which the patience counts
 
     @property
     def possible_stop(self) -> bool:
@@ -475,7 +476,7 @@ class EarlyStopping:
         """Take note of an epoch and its fitness, (1,) in YOLOv5's loops; return True to stop training now (logged)."""
         if fitness > self.best_fitness:
             self.best_epoch, self.best_fitness = epoch, np.asarray(fitness).item()
-        self.waited = epoch - self.best_epoch
+        self.waited = epoch - max(self.best_epoch, self._anew)
         self._tell()
         return self.stop
 
@@ -489,13 +490,20 @@ class EarlyStopping:
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a resumed run must know, in plain types."""
-        return {"best_fitness": self.best_fitness, "best_epoch": self.best_epoch, "waited": self.waited}
+        state = {"best_fitness": self.best_fitness, "best_epoch": self.best_epoch, "waited": self.waited}
+        return state | ({"anew": self._anew} if self._anew else {})
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Put back what `state_dict` returned; `patience` stays that of this object, and a shorter one may be over."""
+    def load_state_dict(self, state: Mapping[str, Any], anew: int | None = None) -> None:
+        """Put back what `state_dict` returned; `patience` stays that of this object, and a shorter one may be over.
+
+        Args:
+            state: of `state_dict`.
+            anew: epoch from which the patience begins anew; None goes on waiting.
+        """
         self.best_fitness = float(state["best_fitness"])
         self.best_epoch = int(state["best_epoch"])
-        self.waited = int(state["waited"])
+        self._anew = int(state.get("anew", 0)) if anew is None else anew
+        self.waited = int(state["waited"]) if anew is None else 0
         self._tell()
 
 

@@ -47,9 +47,10 @@ def settle_epochs(options: TrainOptions, ckpt: dict[str, Any]) -> TrainOptions:
     planned = int(ckpt["opt"]["epochs"])
     if isinstance(options.epochs, Added):
         options = replace(options, epochs=(done if finished else planned) + options.epochs)
-    if finished and options.epochs <= done:
+    if finished and (options.epochs <= done or options.epochs == planned):
         line = command("python", "train.py", "--resume", options.weights, "--epochs", "+20")
-        raise ValueError(f"{options.weights}: this run has finished its {done} epochs; for more of them: {line}")
+        how = f"has finished its {done} epochs" if done >= planned else f"has stopped early after {done} epochs"
+        raise ValueError(f"{options.weights}: this run {how}; for more of them: {line}")
     if finished:
         hyp = ckpt["hyp"]
         before, now = (

@@ -457,8 +457,8 @@ def _restore(state: State, ckpt: dict[str, Any]) -> None:
     state.optimizer.load_state_dict(ckpt["optimizer"])
     if ckpt["scaler"] and state.scaler.is_enabled():  # empty when the run had no scaler
         state.scaler.load_state_dict(ckpt["scaler"])
-    anew = {"best_epoch": ckpt["epoch"], "waited": 0} if is_finished(ckpt) else {}  # the patience
-    state.stopper.load_state_dict(ckpt["stopper"] | anew)
+    anew = ckpt["epoch"] if is_finished(ckpt) else None  # more epochs are asked for
+    state.stopper.load_state_dict(ckpt["stopper"], anew)
     state.epoch = ckpt["epoch"] + 1
     state.last_step = ckpt["last_step"]
     state.best_fitness = ckpt["best_fitness"]

@@ -379,6 +379,22 @@ def test_a_shorter_patience_that_is_over_at_once_is_told(caplog):
     assert "no improvement in the last 1 epochs" in caplog.messages[0]
 
 
+def test_patience_can_begin_anew(caplog):
+    stopper = EarlyStopping(patience=3)
+    for epoch, fitness in enumerate((0.1, 0.5, 0.2, 0.2, 0.2)):
+        stopper(epoch, fitness)
+    assert stopper.stop
+    more = EarlyStopping(patience=3)
+    caplog.clear()
+    more.load_state_dict(stopper.state_dict(), anew=4)
+    assert (more.best_epoch, more.waited, caplog.messages) == (1, 0, [])
+    again = EarlyStopping(patience=3)
+    again.load_state_dict(more.state_dict())  # stopped and resumed in between
+    caplog.set_level("INFO")
+    assert [again(epoch, 0.3) for epoch in (5, 6, 7)] == [False, False, True]
+    assert "best was epoch 1" in caplog.text
+
+
 def test_stopper_state_survives_a_safe_file(tmp_path):
     stopper = EarlyStopping(patience=5)
     for epoch, f in enumerate([0.1, np.float64(0.4), 0.2]):
