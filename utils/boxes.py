@@ -121,10 +121,10 @@ def centred(
 
     Args:
         img1_shape: see `scale_boxes`.
-        img0_shape: see there, too.
+        img0_shape: see there, too; scripts pass the three numbers of `image.shape`.
     """
     gain = min(img1_shape[0] / img0_shape[0], img1_shape[1] / img0_shape[1])
-    height, width = (round(side * gain) for side in img0_shape)  # letterbox rounds the image to whole pixels
+    height, width = (round(side * gain) for side in img0_shape[:2])  # letterbox rounds the image to whole pixels
     return (gain, gain), ((img1_shape[1] - width) / 2, (img1_shape[0] - height) / 2)
 
 
