@@ -65,7 +65,11 @@ def test_no_run_writes_through_links(tmp_path, begin, narrow_weights, tiny_datas
     files = [file for file in (tmp_path / "run").rglob("*") if file.is_file()]
     names = [file for file in files if file.suffix != ".pt" and "tfevents" not in file.name]
     assert len(names) > 8
-    kept = {"results.csv", "predictions.csv"}  # continued by the next run, so that a text of others is an error
+    kept = {
+        "results.csv",
+        "classes.csv",
+        "predictions.csv",
+    }  # continued by the next run, so that a text of others is an error
     for i, file in enumerate(names):
         content = file.read_bytes() if file.name in kept else b"of the user"
         file.unlink()

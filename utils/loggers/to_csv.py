@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from utils.files import atomic_path, open_regular, table_numbers
 
@@ -118,27 +119,29 @@ class ClassTable:
 
     def write(self, epoch: int, rows: Iterable[tuple[int, str, int, float, float]]) -> None:
         """Add the classes of an epoch: number, name, labels, AP50, AP50-95."""
-        with self.path.open("a", encoding="utf-8", newline="") as file:
-            table = csv.writer(file, lineterminator="\n")
-            if not file.tell():
-                table.writerow(CLASS_COLUMNS)
-            for number, name, labels, ap50, ap in rows:
-                table.writerow((epoch, number, name, labels, f"{ap50:.5g}", f"{ap:.5g}"))
+        new = [(epoch, number, name, labels, f"{ap50:.5g}", f"{ap:.5g}") for number, name, labels, ap50, ap in rows]
+        self._replace([*self._rows(), *new])
 
     def truncate(self, epoch: int) -> None:
-        """Drop the rows of `epoch` and later, and a row cut off by a crash, before training resumes at `epoch`."""
+        """Drop the rows of `epoch` and later before training resumes at `epoch`."""
+        if rows := self._rows():
+            self._replace([row for row in rows if row[0].isdecimal() and int(row[0]) < epoch])
+
+    def _replace(self, rows: Sequence[Sequence[Any]]) -> None:
+        """Rewrite the file with these rows below the header; a link is replaced, not followed."""
+        with atomic_path(self.path) as tmp, tmp.open("w", encoding="utf-8", newline="") as file:
+            csv.writer(file, lineterminator="\n").writerows([CLASS_COLUMNS, *rows])
+
+    def _rows(self) -> list[list[str]]:
+        """Return the rows below the header."""
         if not self.path.exists():
-            return
+            return []
         with open_regular(self.path) as file:
             text = file.read().decode("utf-8")
-        if not text:  # killed before the first row was flushed
-            return
-        header, *rows = csv.reader(io.StringIO(text, newline=""))  # names may hold line breaks
+        header, *rows = csv.reader(io.StringIO(text, newline="")) if text else [list(CLASS_COLUMNS)]
         if tuple(header) != CLASS_COLUMNS:
             raise ValueError(f"{self.path}: not a classes.csv of this program, its columns differ. Move or rename it")
-        kept = [row for row in rows if len(row) == len(header) and row[0].isdecimal() and int(row[0]) < epoch]
-        with atomic_path(self.path) as tmp, tmp.open("w", encoding="utf-8", newline="") as file:
-            csv.writer(file, lineterminator="\n").writerows([header, *kept])
+        return [row for row in rows if len(row) == len(header)]
 
 
 def _seconds(rows: Sequence[str]) -> float:
