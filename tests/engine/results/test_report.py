@@ -49,14 +49,22 @@ def items(page):
 
 @pytest.fixture
 def dump(tmp_path):
-    """Open a page in the browser and return the document that its program made, as an Element."""
+    """Open a page in the browser and return the document that its program made.
+
+    On a busy machine the browser may print the document before its first frame, when no card has its image yet: such
+    a document is asked for again.
+    """
     if BROWSER is None:
         pytest.skip("no chromium")
 
     def run(page, fragment=""):
         command = [BROWSER, *FLAGS, f"--user-data-dir={tmp_path / 'profile'}", f"file://{page}#{fragment}"]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=HANG, check=True)
-        return Dom(done.stdout)
+        for _ in range(5):
+            done = subprocess.run(command, capture_output=True, text=True, timeout=HANG, check=True)
+            dom = Dom(done.stdout)
+            if dom.all(class_="frame") or not dom.all(class_="card"):
+                break
+        return dom
 
     return run
 
