@@ -4,6 +4,7 @@ python detect.py --weights runs/train/exp/weights/best.pt --source photos/
 python detect.py --weights best.pt --source clip.mp4 --img 640 --conf 0.4 --save-txt
 python detect.py --weights best.pt --source 'rtsp://10.0.0.7/cam' --view-img
 python detect.py --weights best.pt --source aerial.tif --slice 640 --overlap 0.2
+python detect.py --weights best.pt --source photos/ --batch-size 16
 """
 
 import argparse
@@ -16,7 +17,7 @@ if __name__ == "__main__":  # before torch is loaded: --help and mistyped option
         OPTIONS = parse_opt(description=__doc__)
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -25,8 +26,9 @@ import cv2
 from numpy.typing import NDArray
 from torch import Tensor
 
-from engine.inference.pipeline import Prefetch, Source, Worker
-from engine.inference.predictor import Predictor, Settings, choose_size
+from engine.inference.batching import InOrder, batches, choose_batch
+from engine.inference.pipeline import Frame, Prefetch, Source, Worker
+from engine.inference.predictor import Predictor, Prepared, Settings, choose_size
 from engine.inference.sources import open_source
 from engine.interrupts import Interrupts
 from engine.results.box_maps import Visualization
@@ -59,6 +61,16 @@ class Result(NamedTuple):
     detections: Tensor
     names: Mapping[int, str]
     image: NDArray | None = None
+
+
+class Found(NamedTuple):
+    """Detections of a frame and what is told with them: maps, (height, width) of the network input, milliseconds."""
+
+    frame: Frame
+    detections: Tensor
+    maps: Mapping[str, Any] | None
+    net: tuple[int, int]
+    spent: float
 
 
 @takes_options(DetectOptions)
@@ -100,8 +112,12 @@ def run(options: DetectOptions, *, stream: bool = False) -> list[Result] | Itera
         start = model.thresholds if o.conf_thres == CONF_THRES else None  # a confidence given by hand shows all boxes
         outs = Outputs(save_dir, opened, model.names, wanted, start)
         maps = Visualization(_first_model(model), model.names, o.report) if o.visualize else None
+        stack.enter_context(maps or nullcontext())
+        at_once = choose_batch(o.batch_size, model.batch_size, opened.live)
+        if maps and at_once and at_once > 1:
+            LOGGER.info("--visualize looks at one image at a time: only later frames of videos come in batches")
         held = stack.pop_all()  # left at the end of the results
-    results = _detect(predictor, opened, outs, view, maps, files if o.update else [], stream, held)
+    results = _detect(predictor, opened, outs, view, maps, at_once, files if o.update else [], stream, held)
     return results if stream else list(results)
 
 
@@ -111,6 +127,7 @@ def _detect(
     outputs: Outputs,
     view: Windows | None,
     maps: Visualization | None,
+    at_once: int | None,
     strip: Sequence[str | Path],
     keep_images: bool,
     held: ExitStack,
@@ -119,31 +136,35 @@ def _detect(
     names, save_dir = outputs.names, outputs.folder
     summary = Summary(source, names, predictor.settings.max_det)
     saved = save_dir if outputs.wanted.files or maps else None
+    found: InOrder[Found] = InOrder()
+
+    def mapped(frame: Frame) -> bool:
+        return maps is not None and frame.number <= 1
+
     try:
-        with held, ExitStack() as stack:  # left in the order reader, writer, files, folder
+        with held, ExitStack() as stack:  # left in the order late results, reader, writer, files, folder
             stack.enter_context(outputs)
             write = stack.enter_context(Worker(outputs.add))
-            prepared = Prefetch(predictor.batches(source), 1 if source.live else 3, source.stop)
-            batches = stack.enter_context(prepared)
+            arranged = batches(source, predictor.prepare, at_once, source.live, mapped)
+            prepared = stack.enter_context(
+                Prefetch(arranged, 3 if at_once == 1 and not source.live else 1, source.stop)
+            )
             if view:
                 stack.callback(view.close)
-            if maps:
-                stack.enter_context(maps)
-            predictor.model.warmup((1, 3, *predictor.settings.imgsz))
-            for batch in batches:
-                first = batch.frames[0]
-                before = predictor.seconds[1]
-                if maps and first.number <= 1:
-                    maps.save_next(save_dir / outputs.map_folder(first))
-                found = predictor(batch)
-                shown = maps.done(first.image, found[0]) if maps else None
-                spent = (predictor.seconds[1] - before) / len(found) * 1e3
-                for frame, detections in zip(batch.frames, found, strict=True):
-                    picture = outputs.draw(frame, detections) if view else None
-                    write(frame, detections, picture, shown if frame is first else None)
-                    summary.add(frame, detections, batch.inputs[0].shape[1:], spent)
+            stack.push(lambda kind, *_: _finish(kind, found, write, summary))
+            predictor.model.warmup((at_once or 1, 3, *predictor.settings.imgsz))
+            summary.start()
+            for batch in prepared:
+                if maps and mapped(batch.frames[0]):
+                    maps.save_next(save_dir / outputs.map_folder(batch.frames[0]))
+                for number, result in zip(batch.numbers, _results(predictor, batch, maps), strict=True):
+                    found.add(number, result)
+                for frame, rows, shown, net, spent in found.ready():
+                    picture = outputs.draw(frame, rows) if view else None
+                    write(frame, rows, picture, shown)
+                    summary.add(frame, rows, net, spent)
                     yield Result(
-                        frame.source, frame.number, frame.shape, detections, names, frame.image if keep_images else None
+                        frame.source, frame.number, frame.shape, rows, names, frame.image if keep_images else None
                     )
                     if view and not view.show(frame, picture):
                         return
@@ -159,6 +180,28 @@ def _detect(
     for file in strip:
         LOGGER.info(f"--update: stripping the training state from {file}")
         strip_optimizer(file)
+
+
+def _results(predictor: Predictor, batch: Prepared, maps: Visualization | None) -> list[Found]:
+    """Detect in a batch; the maps are those of its first frame."""
+    before = predictor.seconds[1]
+    detections = predictor(batch)
+    shown = maps.done(batch.frames[0].image, detections[0]) if maps else None
+    spent = (predictor.seconds[1] - before) / len(detections) * 1e3
+    net = batch.inputs[0].shape[1:]
+    return [
+        Found(frame, rows, None if i else shown, net, spent)
+        for i, (frame, rows) in enumerate(zip(batch.frames, detections, strict=True))
+    ]
+
+
+def _finish(error: type | None, found: InOrder[Found], write: Worker, summary: Summary) -> None:
+    """Write what was detected before Ctrl-C, or before the caller took no more, and waited for its turn."""
+    if error and issubclass(error, Exception):
+        return  # the disk may be full
+    for frame, rows, shown, net, spent in found.rest():
+        write(frame, rows, None, shown)
+        summary.add(frame, rows, net, spent)
 
 
 # Preparation ----------------------------------------------------------------------------------------------------------

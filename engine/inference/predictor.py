@@ -1,8 +1,8 @@
 """From frames to detections in their pixels, tiles of large images included."""
 
 import time
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from numpy.typing import NDArray
@@ -22,11 +22,19 @@ TILES_AT_ONCE = 4
 
 @dataclass(frozen=True)
 class Prepared:
-    """Frames and the network input made of them: arrays (3, H, W) RGB uint8 of one shape, one per frame."""
+    """Frames and the network input made of them: arrays (3, H, W) RGB uint8 of one shape, one per frame.
+
+    `numbers` count the frames of a source from 0.
+    """
 
     frames: list[Frame]
     inputs: list[NDArray]
     seconds: float
+    numbers: Sequence[int] = ()
+
+    def numbered(self, numbers: Sequence[int]) -> "Prepared":
+        """Return the same with numbers of the frames."""
+        return replace(self, numbers=numbers)
 
 
 @dataclass(frozen=True)
@@ -77,11 +85,6 @@ class Predictor:
         """Seconds of pre-processing, inference and NMS so far."""
         before, inference, nms = (times.t for times in self.detector.times)
         return self.preparing + before, inference, nms
-
-    def batches(self, source: Iterable[list[Frame]]) -> Iterator[Prepared]:
-        """Prepare what a source gives."""
-        for frames in source:
-            yield self.prepare(frames)
 
     def prepare(self, frames: list[Frame]) -> Prepared:
         """Make the network input of frames: the smallest common size, if the model takes any size."""

@@ -149,6 +149,11 @@ class Summary:
         self.frames = self.empty = 0
         self._sources: Counter[str] = Counter()
         self._told: dict[str, float] = {}
+        self._start = time.perf_counter()
+
+    def start(self) -> None:
+        """Begin to count the time; the model is warm."""
+        self._start = time.perf_counter()
 
     def add(self, frame: Frame, detections: Tensor, net: tuple[int, int], milliseconds: float) -> None:
         """Count one frame and, if it is time, log a line about it."""
@@ -195,8 +200,10 @@ class Summary:
         if failed := self.source.failed:
             LOGGER.warning(f"{len(failed)} of {len(self.index)} files could not be read: {', '.join(failed[:10])}")
         speed = [t / self.frames * 1e3 for t in times]
+        rate = self.frames / (time.perf_counter() - self._start)
         LOGGER.info(
-            "Speed: {:.1f}ms pre-process, {:.1f}ms inference, {:.1f}ms NMS per image at shape {}".format(*speed, shape)
+            "Speed: {:.1f}ms pre-process, {:.1f}ms inference, {:.1f}ms NMS per image at shape {}; {:.1f} images/s with "
+            "reading and writing".format(*speed, shape, rate)
         )
         if folder:
             LOGGER.info(f"Results saved to {colorstr('bold', str(folder))}")

@@ -74,6 +74,11 @@ class DetectOptions:
         0, "look at large images in tiles of this side in pixels too, such as 640"
     )
     overlap: Annotated[float, SHARE] = option(0.2, "fraction of a tile that neighbours have in common")
+    batch_size: Annotated[int, COUNT] | None = option(
+        None,
+        "most images, or frames of videos, that go through the network at once, each framed as it is alone; default: "
+        "1, or the number of a file with fixed batches; of streams the newest frame of each",
+    )
 
 
 def parse_opt(
