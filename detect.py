@@ -80,7 +80,8 @@ def run(options: DetectOptions, *, stream: bool = False) -> list[Result] | Itera
     Reading and letterboxing, model and NMS, drawing and writing run concurrently in three threads.
 
     Args:
-        options: fields of `DetectOptions` as arguments, such as `run("best.pt", "photos/", save_txt=True)`.
+        options: fields of `DetectOptions` as arguments, such as `run("best.pt", "photos/", save_txt=True)` or
+            `run("best.pt", ["a.jpg", "b.mp4"])`; images come first, then videos, a file that is named twice once.
         stream: return an iterator of results with images, for sources that are long or have no end. Close it, or
             exhaust it, to finish the files.
 
@@ -108,7 +109,8 @@ def run(options: DetectOptions, *, stream: bool = False) -> list[Result] | Itera
         )  # fmt: skip
         predictor = Predictor(model, settings)
         model.check_suppression(conf, o.iou_thres, o.max_det, o.agnostic_nms)
-        view = open_windows(o.view_img, opened.live and o.source.isdecimal())
+        camera = opened.live and str(o.source).isdecimal()
+        view = open_windows(o.view_img, camera)
         start = model.thresholds if o.conf_thres == CONF_THRES else None  # a confidence given by hand shows all boxes
         outs = Outputs(save_dir, opened, model.names, wanted, start)
         maps = Visualization(_first_model(model), model.names, o.report) if o.visualize else None
@@ -265,9 +267,9 @@ def log_confidence(
         )
 
 
-def _default_source(source: str) -> str:
+def _default_source(source: str | list[str]) -> str | list[str]:
     """Return the source; ValueError if it is the default and that folder does not exist."""
-    if Path(source) == ROOT / "data/images" and not Path(source).is_dir():
+    if isinstance(source, str) and Path(source) == ROOT / "data/images" and not Path(source).is_dir():
         raise ValueError(f"no source given, and the default folder {source} does not exist: pass --source")
     return source
 

@@ -218,6 +218,18 @@ def test_list_with_a_missing_line(run, tmp_path, lines):
     assert "nowhere.png: no such file" in lines()
 
 
+def test_a_list_of_paths(run, tmp_path):
+    files = [write(tmp_path / name, picture(i)) for i, name in enumerate(("p/b.png", "q/b.png", "a.png"))]
+    results = run([files[0], str(files[1]), files[2]], save_txt=True)
+    assert [r.source for r in results] == list(map(str, files))
+    assert {"p/b.png", "q/b.png", "a.png", "labels/p/b.png.txt", "labels/q/b.png.txt"} <= set(out(tmp_path))
+    assert torch.equal(run(files[1])[0].detections, results[1].detections)
+    with pytest.raises(FileNotFoundError, match="1 of 2 sources not found .*gone.png"):
+        run([files[0], tmp_path / "gone.png"])
+    with pytest.raises(ValueError, match="--source is array"):
+        run([picture()])
+
+
 def test_several_streams_at_once(run, tmp_path):
     paths = [video(tmp_path / f"{name}.avi", n, "MJPG") for name, n in (("one", 5), ("two", 8))]
     (tmp_path / "two.streams").write_text("".join(f"{path}\n" for path in paths))
@@ -373,6 +385,7 @@ def test_abbreviated_options():
     assert (opt.imgsz, opt.conf_thres, opt.iou_thres, opt.classes) == ([320], 0.4, 0.5, [0, 2])
     assert (opt.weights, opt.line_thickness, opt.vid_stride) == (["a", "b"], 2, 3)
     assert detect.parse_opt(["--img-size", "320", "640"]).imgsz == [320, 640]
+    assert [detect.parse_opt(["--source", *given]).source for given in ("a", ("a", "b"))] == ["a", ["a", "b"]]
 
 
 @pytest.mark.parametrize(("given", "expected"), [([], None), (["4"], 4), (["4", "8"], [4, 8])])

@@ -102,15 +102,16 @@ class Files(Source):
         self._stopped.set()
 
 
-def open_source(source: str | Path, folder: Path, vid_stride: int = 1) -> Source:
+def open_source(source: str | Path | Sequence[str | Path], folder: Path, vid_stride: int = 1) -> Source:
     """Detect the kind of a source and open it.
 
     Args:
-        source: see `FORMS`. A folder that exists is read, whatever its name could mean else. Folders are not searched
-            below their own level, patterns with `**` are. Lines of a list are looked for from the working folder, then
-            from the folder of the list; those that are missing are reported. A `.streams` file holds one camera number,
-            URL or video a line. In both, lines that begin with `#` are left out. What an HTTP URL leads to is
-            downloaded if it is an image or its suffix is that of a video; anything else is a stream.
+        source: see `FORMS`; a sequence of them is read as one source, of files or of cameras and streams. A folder that
+            exists is read, whatever its name could mean else. Folders are not searched below their own level, patterns
+            with `**` are. Lines of a list are looked for from the working folder, then from the folder of the list;
+            those that are missing are reported. A `.streams` file holds one camera number, URL or video a line. In
+            both, lines that begin with `#` are left out. What an HTTP URL leads to is downloaded if it is an image or
+            its suffix is that of a video; anything else is a stream.
         folder: where downloads go; created when there is one.
         vid_stride: see `Files` and `Stream`.
 
@@ -121,11 +122,14 @@ def open_source(source: str | Path, folder: Path, vid_stride: int = 1) -> Source
         ValueError, FileNotFoundError: there is nothing to read, or the text is none of these forms.
         OSError: a stream, camera or screen cannot be opened, or a download fails.
     """
-    text = str(source).strip()
-    if not text:
-        raise ValueError(f"--source is empty: give {FORMS}")
+    texts = [str(entry).strip() for entry in ([source] if isinstance(source, str | Path) else source)]
+    if not texts or not all(texts):
+        raise ValueError(f"--source is empty{' in part' if any(texts) else ''}: give {FORMS}")
     if vid_stride < 1:
         raise ValueError(f"--vid-stride is {vid_stride}, but must be at least 1")
+    if len(texts) > 1:
+        return _open_several(texts, folder, vid_stride)
+    (text,) = texts
     path = os.path.expanduser(text)
     if os.path.isdir(path):
         return open_files(text, vid_stride)
@@ -141,20 +145,57 @@ def open_source(source: str | Path, folder: Path, vid_stride: int = 1) -> Source
     return open_files(text, vid_stride)
 
 
+def _open_several(texts: Sequence[str], folder: Path, vid_stride: int) -> Source:
+    """Open sources that are read as one: files of any kind, or cameras and streams."""
+    files: list[str] = []
+    streams: list[str] = []
+    for text in texts:
+        if os.path.exists(os.path.expanduser(text)) and not text.lower().endswith(".streams"):
+            files.append(text)
+        elif text.split()[0] == "screen":
+            raise ValueError(f"--source {text!r}: the screen is a source of its own, not one of several")
+        elif text.lower().endswith(".streams"):
+            streams += read_lines(text)
+        elif text.isdecimal():
+            streams.append(text)
+        elif text.lower().startswith(SCHEMES):
+            file = _download(text, folder) if is_url(text) else None
+            (streams if file is None else files).append(text if file is None else str(file))
+        else:
+            files.append(text)
+    if files and streams:
+        raise ValueError(
+            f"--source: {streams[0]} is a camera or stream, which has no end, and {files[0]} a file: "
+            "detect in files and in streams in separate runs"
+        )
+    return Streams(streams, vid_stride) if streams else open_files(files, vid_stride)
+
+
 def open_files(source: str | Path | Sequence[str | Path], vid_stride: int = 1) -> Files:
     """Find the images and videos of a file, folder, pattern, `.txt` list, or several of them.
 
     Raises:
-        ValueError, FileNotFoundError: one of them does not exist, or there is nothing to read.
+        ValueError, FileNotFoundError: some of them do not exist, or there is nothing to read.
     """
     texts = [str(entry).strip() for entry in ([source] if isinstance(source, str | Path) else source)]
     found: list[str] = []
+    missing: list[str] = []
     for text in texts:
         path = os.path.expanduser(text)
-        if text.lower().endswith(".txt") and not os.path.isdir(path):
-            found += [file for line in read_lines(text) for file in _listed(line, Path(path))]
-        else:
-            found += find_files(text)
+        try:
+            if text.lower().endswith(".txt") and not os.path.isdir(path):
+                found += [file for line in read_lines(text) for file in _listed(line, Path(path))]
+            else:
+                found += find_files(text)
+        except FileNotFoundError:
+            missing.append(text)
+            if len(texts) == 1:
+                raise
+    if missing:
+        more = f", ... {len(missing) - NAMED} more" if len(missing) > NAMED else ""
+        raise FileNotFoundError(
+            f"{len(missing)} of {len(texts)} sources not found (from {Path.cwd()}): {', '.join(missing[:NAMED])}{more}"
+        )
     return _files(", ".join(texts[:NAMED]), found, vid_stride)
 
 

@@ -23,7 +23,9 @@ class DetectOptions:
     weights: list[str] | None = option(
         None, "model file, or official weights such as yolov5s.pt; several .pt files work as an ensemble. Required"
     )
-    source: str = option(str(ROOT / "data/images"), FORMS)
+    source: str | list[str] = option(
+        str(ROOT / "data/images"), f"{FORMS}; or several of these, of files or of cameras and streams"
+    )
     data: str | None = option(None, "dataset YAML with class names, for model files that hold none")
     imgsz: list[Annotated[int, SIDE]] = option(
         [640], "network input: side, or height width", *("--imgsz", "--img", "--img-size")

@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from contextlib import contextmanager
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -109,8 +110,39 @@ def test_files_folders_patterns(tree, tmp_path, source, expected):
 
 
 @pytest.mark.parametrize(
+    ("source", "expected"),
+    [
+        (["b.PNG", "a.mp4", "a.jpg"], ["b.PNG", "a.jpg", "a.mp4"]),
+        ((Path("a.jpg"), "deep", "*.PNG", "a.jpg"), ["a.jpg", "deep/c.png", "b.PNG"]),
+        ([Path("a.jpg")], ["a.jpg"]),
+    ],
+)
+def test_several_files_are_one_source(tree, tmp_path, source, expected):
+    assert [os.path.normpath(name) for name in open_source(source, tmp_path).names] == expected
+
+
+def test_several_streams_are_one_source(tree, tmp_path, monkeypatch):
+    opened = []
+    monkeypatch.setattr("engine.inference.sources.Streams", lambda addresses, stride: opened.append(addresses))
+    (tmp_path / "more.streams").write_text("2\n")
+    open_source(["0", "rtsp://host/a", tmp_path / "more.streams"], tmp_path)
+    assert opened == [["0", "rtsp://host/a", "2"]]
+
+
+@pytest.mark.parametrize(
     ("source", "error", "message"),
     [
+        (
+            ["a.jpg", "gone.jpg", "*.webp"],
+            FileNotFoundError,
+            r"2 of 3 sources not found \(from .*\): gone.jpg, \*.webp$",
+        ),
+        ([f"{i}.jpg" for i in range(9)], FileNotFoundError, r"9 of 9 sources not found .*: 0.jpg, .*4.jpg, ... 4 more"),
+        (["a.jpg", "note.md"], ValueError, "note.md: not the suffix of an image"),
+        (["a.jpg", "0"], ValueError, "0 is a camera or stream, which has no end, and a.jpg a file"),
+        (["a.jpg", "screen 1"], ValueError, "the screen is a source of its own"),
+        ([], ValueError, "--source is empty: give"),
+        (["a.jpg", " "], ValueError, "--source is empty in part"),
         ("gone.jpg", FileNotFoundError, "gone.jpg: no such file or folder"),
         ("*.webp", FileNotFoundError, "no file matches this pattern"),
         ("note.md", ValueError, "not the suffix of an image"),
