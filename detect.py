@@ -28,13 +28,14 @@ from torch import Tensor
 
 from engine.inference.batching import InOrder, batches, choose_batch
 from engine.inference.pipeline import Frame, Prefetch, Source, Worker
-from engine.inference.predictor import Predictor, Prepared, Settings, choose_size
+from engine.inference.predictor import Predictor, Prepared, Settings
 from engine.inference.sources import open_source
 from engine.interrupts import Interrupts
 from engine.results.box_maps import Visualization
 from engine.results.images import Windows, open_windows
 from engine.results.outputs import Outputs, Summary, Wanted
 from models.detector import find_confidence
+from models.image_size import choose_size
 from models.runtimes.backends import DetectMultiBackend
 from models.weights.checkpoint import strip_optimizer
 from utils.console import LOGGER, log_options
@@ -101,7 +102,10 @@ def run(options: DetectOptions, *, stream: bool = False) -> list[Result] | Itera
         opened = open_source(_default_source(o.source), save_dir / "sources", o.vid_stride)
         stack.callback(opened.stop)
         model = DetectMultiBackend(files, select_device(o.device), dnn=o.dnn, data=o.data, fp16=o.half, window=o.window)
-        size = choose_size(o.imgsz, model.imgsz, model.stride)
+        size = choose_size(o.imgsz, model.stride, model.trained_size, model.imgsz)
+        if model.imgsz and size != model.imgsz:
+            fixed, size = model.imgsz, model.imgsz
+            LOGGER.warning(f"the model file takes images of {fixed[0]} x {fixed[1]} only: --imgsz is ignored")
         conf = find_confidence(o.conf_thres, model)
         log_confidence(o.conf_thres, conf, model, max(size), o)
         settings = Settings(

@@ -33,7 +33,7 @@ from engine.exporters.calibration import calibration_images
 from engine.exporters.summary import Outcome, log_summary, size_mb
 from engine.exporters.tensorrt_ops import check_tensorrt
 from models.experimental import attempt_load
-from models.image_size import check_img_size, input_stride
+from models.image_size import both_sides, choose_size, input_stride
 from models.yolo import DetectionModel
 from utils.console import LOGGER, colorstr, log_options, long_step
 from utils.options.export import OPSETS, ExportOptions
@@ -75,7 +75,8 @@ def run(options: ExportOptions) -> list[Path]:
     if not weights:
         raise ValueError("no weights given: name a checkpoint such as runs/train/exp/weights/best.pt")
     formats = parse_include(options.include)
-    options = replace(options, imgsz=_pair(options.imgsz), opset=_raised(options.opset))
+    both_sides(options.imgsz)  # told before a model is loaded
+    options = replace(options, opset=_raised(options.opset))
     check_options(options, formats)
     device = select_device(options.device)
     outcomes = []
@@ -110,12 +111,6 @@ def check_options(options: ExportOptions, formats: Sequence[Format]) -> None:
             raise ValueError(f"{word} does not apply to {', '.join(unable)}: it applies to {', '.join(able)}")
     if options.check_tensorrt and not any(row.argument in ("onnx", "engine") for row in formats):
         raise ValueError("--check-tensorrt checks an ONNX file: add onnx to --include")
-
-
-def _pair(sizes: Sequence[int]) -> list[int]:
-    if len(sizes) not in (1, 2):
-        raise ValueError(f"--imgsz is {' '.join(map(str, sizes))}, but must be one or two positive numbers of pixels")
-    return [sizes[0], sizes[-1]]
 
 
 def _raised(opset: int) -> int:
@@ -184,7 +179,7 @@ def export_weights(
     """
     model = load(weights, device)
     stride = input_stride(model.stride)
-    options = replace(options, imgsz=check_img_size(options.imgsz, s=stride))
+    options = replace(options, imgsz=list(choose_size(options.imgsz, stride, model.trained_size)))
     if options.data:
         height, width = options.imgsz
         options = replace(options, real_images=calibration_images(options.data, (height, width)))

@@ -57,10 +57,11 @@ from engine.training.recovery import check_epoch, check_step, out_of_memory, rol
 from engine.training.state import Inputs, Plan, State, choose_amp, prepare, read_inputs, save, save_progress
 from engine.training.trained_start import say_if_start_is_best, score_start, settle_hyp, starts_trained
 from engine.training.tuner import Search, read_population, run_genetic, run_optuna
+from models.image_size import both_sides
 from models.weights.checkpoint import strip_optimizer
 from utils.annotate import plot_images
 from utils.callbacks import Callbacks
-from utils.console import LOGGER, ProgressBar, colorstr, duration, log_options
+from utils.console import LOGGER, ProgressBar, colorstr, duration, log_options, size_text
 from utils.datasets.sampling import class_weights, image_weights
 from utils.distributed import (
     any_process,
@@ -95,9 +96,9 @@ FILE = Path(__file__).resolve()
 
 def scale_batch(images: Tensor, plan: Plan, ni: int) -> Tensor:
     """Resize a batch to a random size of 0.5 to 1.5 times the image size, drawn from seed and iteration alone."""
-    rng, stride = np.random.default_rng((plan.options.seed, ni)), plan.stride
-    size = int(rng.integers(plan.imgsz // 2, plan.imgsz * 3 // 2 + stride)) // stride * stride
-    factor = size / max(images.shape[2:])
+    rng, stride, longest = np.random.default_rng((plan.options.seed, ni)), plan.stride, max(both_sides(plan.imgsz))
+    size = int(rng.integers(longest // 2, longest * 3 // 2 + stride)) // stride * stride
+    factor = size / (longest * 2 if plan.options.quad else longest)  # rectangular batches may be smaller
     if factor == 1:
         return images
     shape = [max(math.ceil(side * factor / stride) * stride, stride) for side in images.shape[2:]]
@@ -302,8 +303,8 @@ def evaluate(
         return None
     except torch.OutOfMemoryError as error:
         raise ValueError(
-            f"out of memory on {plan.device} while {plan.options.batch_size * 2} images of {plan.imgsz} pixels were "
-            f"validated after epoch {state.epoch}: use a smaller --batch-size or --img, or --noval"
+            f"out of memory on {plan.device} while {plan.options.batch_size * 2} images of {size_text(plan.imgsz)} "
+            f"pixels were validated after epoch {state.epoch}: use a smaller --batch-size or --img, or --noval"
         ) from error
     return results, maps
 
@@ -326,7 +327,7 @@ def finish(
     close_last(last, plan.options.strip)
     if plan.options.evolve is None:  # whose trainings leave no folder
         line = command(
-            "python", "val.py", "--weights", best, "--data", plan.options.data, "--img", str(plan.imgsz),
+            "python", "val.py", "--weights", best, "--data", plan.options.data, "--img", *size_text(plan.imgsz).split(),
             "--batch-size", str(plan.options.batch_size * 2), *["--single-cls"] * plan.options.single_cls,
             *(word for n in limits(plan).values() for word in ("--max-det", str(n))),
         )  # fmt: skip
@@ -483,7 +484,7 @@ def train_until_stopped(
     start, first = time.time(), state.epoch
     after = f", after batch {state.batch} of {plan.batches}" if state.batch else ""
     how = f"Resuming {options.weights} at epoch {first} of" if options.resume else "Starting training for"
-    LOGGER.info(f"Image sizes {plan.imgsz} train, {plan.imgsz} val")
+    LOGGER.info(f"Image sizes {size_text(plan.imgsz)} train, {size_text(plan.imgsz)} val")
     LOGGER.info(f"Using {loaders[0].num_workers} dataloader workers")
     if options.evolve is None:
         LOGGER.info(f"Logging results to {colorstr('bold', str(save_dir))}")

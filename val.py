@@ -50,11 +50,11 @@ from engine.validation.evaluation import (
 from engine.validation.frames import as_detect
 from engine.validation.study import StudyFolder
 from models.detector import find_confidence
-from models.image_size import check_img_size, input_stride
+from models.image_size import both_sides, choose_size, input_stride, square_or_both
 from models.runtimes.backends import DetectMultiBackend
 from models.weights.checkpoint import add_thresholds
 from utils.callbacks import Callbacks
-from utils.console import LOGGER, colorstr, log_options
+from utils.console import LOGGER, colorstr, log_options, size_text
 from utils.dataloaders import create_dataloader
 from utils.datasets.dataset import check_dataset, result_ids
 from utils.datasets.output_names import unique_stems
@@ -150,11 +150,10 @@ def run(
     by_hand = model is None and dataloader is None
     o, half = options, options.half
     thresholds &= model is None
-    _check_sides(o.imgsz)
+    both_sides(o.imgsz)  # told before weights are read
     if model is None:
         _check_settings(o)
-        backend = _open_weights(o)
-        _check_suppression(backend, o)
+        backend, o = _open_weights(o)
         model, half = backend.model if compute_loss else backend, False  # the loss needs the raw maps
     split = "val" if o.task in ("speed", "study") else o.task
     data = (
@@ -264,7 +263,7 @@ def keep_thresholds(
         "data": Path(str(data.get("yaml_file") or "")).name,
         "task": o.task,
         "images": tally.seen,
-        "imgsz": o.imgsz if isinstance(o.imgsz, int) else max(o.imgsz),
+        "imgsz": int(max(both_sides(o.imgsz))),
         "iou_thres": float(tally.deployment.iou),
         "augment": o.augment,
         "single_cls": o.single_cls,
@@ -330,12 +329,14 @@ def _deployment(o: ValOptions, model: nn.Module) -> Deployment:
     return replace(Deployment(lowest=lowest), **given)
 
 
-def _open_weights(o: ValOptions) -> DetectMultiBackend:
-    """Open model files; those without class names take the dataset's."""
+def _open_weights(o: ValOptions) -> tuple[DetectMultiBackend, ValOptions]:
+    """Open model files; those without class names take the dataset's. Return the options with the image size, too."""
     device = o.device if isinstance(o.device, torch.device) else select_device(o.device, o.batch_size)
     yaml_file = o.data.get("yaml_file") if isinstance(o.data, Mapping) else check_file(o.data, (".yaml", ".yml"))
     named = None if o.single_cls else yaml_file
-    return DetectMultiBackend(o.weights or [], device, dnn=o.dnn, data=named, fp16=o.half, window=o.window)
+    backend = DetectMultiBackend(o.weights or [], device, dnn=o.dnn, data=named, fp16=o.half, window=o.window)
+    _check_suppression(backend, o)
+    return backend, replace(o, imgsz=default_size(o.imgsz, backend))
 
 
 def _read_dataset(data: Any, model: Any, split: str) -> dict[str, Any]:
@@ -355,10 +356,12 @@ def _check_suppression(backend: DetectMultiBackend, o: ValOptions) -> None:
         )
 
 
-def _check_sides(imgsz: int | Sequence[int]) -> None:
-    """Raise ValueError unless there are one or two sides."""
-    if not isinstance(imgsz, int) and len(imgsz) not in (1, 2):
-        raise ValueError(f"--imgsz is {imgsz}, but must be one size, or a height and a width, in pixels")
+def default_size(imgsz: int | list[int], model: DetectMultiBackend) -> int | list[int]:
+    """Return --imgsz; where nobody gave it, what a file takes or was trained with, if that is no square of any size."""
+    known = model.imgsz or model.trained_size
+    if not isinstance(imgsz, Untouched) or not known:
+        return imgsz
+    return known[0] if known[0] == known[1] else list(known)
 
 
 def _check_settings(o: ValOptions) -> None:
@@ -415,19 +418,18 @@ def _make_loader(data: Mapping[str, Any], model: nn.Module, o: ValOptions) -> Da
     if not data.get(split):
         raise ValueError(f"{data.get('yaml_file') or 'the dataset'} has no '{split}' split: add it, or change --task")
     fixed = getattr(model, "imgsz", None)  # of a file that takes one size only
-    sides = (o.imgsz,) if isinstance(o.imgsz, int) else tuple(o.imgsz)
-    if fixed and fixed != (sides[0], sides[-1]):
-        asked = fixed[:1] if fixed[0] == fixed[1] else fixed
+    if fixed and fixed != both_sides(o.imgsz):
         raise ValueError(
             f"this file takes images of {fixed[0]}x{fixed[1]} (height x width) only: use --img "
-            + " ".join(map(str, asked))
+            + size_text(square_or_both(fixed))
         )
-    rect = o.task != "speed" and not fixed and len(sides) == 1 and not o.as_detect
-    sides = tuple(check_img_size(sides, s=stride))
+    square = isinstance(o.imgsz, int) or len(o.imgsz) == 1
+    rect = o.task != "speed" and not fixed and square and not o.as_detect
+    sides = choose_size(o.imgsz, stride)
     batch_size = getattr(model, "batch_size", None) or o.batch_size
     found = create_dataloader(
         data[split],
-        sides if len(sides) > 1 else sides[0],
+        sides[0] if square else sides,
         batch_size,
         stride,
         rect=rect,

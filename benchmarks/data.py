@@ -62,7 +62,7 @@ class Decoding(Dataset):
         epoch, index = key
         rng = np.random.default_rng((self.dataset.seed, epoch, index))
         rng.random()  # whether the sample is a mosaic
-        indices, _ = draw_mosaic(rng, index, self.dataset.n, self.dataset.img_size)
+        indices, _ = draw_mosaic(rng, index, self.dataset.n, self.dataset.frame)
         return torch.tensor(sum(self.load(i).size for i in indices))
 
 

@@ -25,7 +25,7 @@ from utils.datasets.reader import decode_image, has_more_pages
 from utils.downloads import fetch, is_url
 from utils.downloads.http_client import shown
 from utils.nms import non_max_suppression
-from utils.options.check import CONF, COUNT, SHARE, SIDE, Number
+from utils.options.check import CONF, COUNT, SHARE, SIDE, Number, Untouched, UntouchedInt
 from utils.text import file_name
 from utils.thresholds import CONF_THRES, IOU_THRES, MAX_DET
 
@@ -71,7 +71,7 @@ class AutoShape(nn.Module):
         super().__init__()
         if verbose:
             LOGGER.info("AutoShape: images of any kind and size in, detections out")
-        self.imgsz = getattr(model, "imgsz", None)
+        self.imgsz, self.trained_size = getattr(model, "imgsz", None), getattr(model, "trained_size", None)
         self.model = model.eval()
         self.dmb = hasattr(model, "pt")
         self.pt = getattr(model, "pt", True)
@@ -96,7 +96,7 @@ class AutoShape(nn.Module):
     def forward(
         self,
         ims: Source | Iterable[Source] | Tensor | None = None,
-        size: int | tuple[int, int] = 640,
+        size: int | tuple[int, int] = UntouchedInt(640),
         augment: bool = False,
         profile: bool = False,
         *,
@@ -110,7 +110,8 @@ class AutoShape(nn.Module):
                 (1, H, W), channels after the third are ignored. EXIF rotation of files and PIL images is applied.
                 Or a tensor (B, 3, H, W) of floats 0..1, sides multiples of `stride`, which goes right into the network.
             size: long side of the network input in pixels, or (height, width), of which the longer counts; rounded up
-                to the stride. Files exported with a fixed size keep theirs.
+                to the stride. Files exported with a fixed size keep theirs. Without it images are fitted into the
+                height and width of a model that was trained with both.
             augment: run three views of each image; PyTorch only.
             profile: log the time of each layer of the network; PyTorch only.
             imgs: what YOLOv5 up to 6.2 called `ims`.
@@ -141,7 +142,8 @@ class AutoShape(nn.Module):
         self._check_settings()
         with detector.times[0]:
             images, files = _load_all(ims)
-            frames = [self._frame(im.shape[:2], sides) for im in images]
+            inside = self.trained_size if isinstance(size, Untouched) else None
+            frames = [self._frame(im.shape[:2], inside or (max(sides), max(sides))) for im in images]
         pred: list[Tensor] = [torch.zeros(0, 6)] * len(images)
         for frame in dict.fromkeys(frames):
             chosen = [i for i, other in enumerate(frames) if other == frame]
@@ -178,12 +180,12 @@ class AutoShape(nn.Module):
         for number in [self.classes] if isinstance(self.classes, int) else self.classes or ():
             Number(int, 0).check("classes", number)
 
-    def _frame(self, shape: tuple[int, int], size: Sequence[int]) -> tuple[int, int]:
-        """Height and width of the network input for an image of this height and width."""
+    def _frame(self, shape: tuple[int, int], inside: tuple[int, int]) -> tuple[int, int]:
+        """Height and width of the network input for an image of a shape, fitted into another one."""
         if self.imgsz:
             height, width = self.imgsz
             return height, width
-        gain = max(size) / max(shape)
+        gain = min(inside[0] / shape[0], inside[1] / shape[1])
         height, width = (make_divisible(max(int(side * gain), 1), self.stride) for side in shape)
         return height, width
 

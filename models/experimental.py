@@ -26,7 +26,7 @@ class Ensemble(nn.ModuleList):
         models: detectors in evaluation mode.
 
     Attributes:
-        names, nc, yaml: those of the first model. stride: of the model with the largest one. thresholds:
+        names, nc, yaml, trained_size: those of the first model. stride: of the model with the largest one. thresholds:
             None, as confidences are measured for single models.
 
     Raises:
@@ -42,6 +42,7 @@ class Ensemble(nn.ModuleList):
             raise ValueError(f"the models of an ensemble must have the same classes, but they have {classes} of them")
         first = self[0]
         self.names, self.nc, self.yaml, self.thresholds = first.names, first.nc, first.yaml, None
+        self.trained_size = first.trained_size
 
     @property
     def stride(self) -> Tensor:

@@ -348,6 +348,7 @@ class DetectionModel(nn.Module):
         yaml: the mapping in effect. names: class index to name. stride: pixels per cell of each level, float tensor.
         model: the rows. save: rows whose output is kept. hyp: hyperparameters, set by training. licence: of
         the weights, "" for that of this program. thresholds: confidences that suit the weights, see `find_confidence`.
+        trained_size: height and width of the images, if these differ, see `models.image_size.trained_size`.
     """
 
     def __init__(
@@ -375,6 +376,7 @@ class DetectionModel(nn.Module):
         self.hyp: dict[str, Any] | None = None
         self.licence = ""
         self.thresholds: dict[str, Any] | None = None
+        self.trained_size: tuple[int, int] | None = None
         initialize_weights(self)
         strides = self._find_strides(ch, source)
         if not self.detect.anchors.is_meta:

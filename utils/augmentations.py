@@ -206,13 +206,18 @@ def apply_perspective(
     return im, np.concatenate((labels[keep, :1], new[keep].astype(np.float32)), 1)
 
 
-def visible_part(matrix: np.ndarray, shape_out: tuple[int, int], side: int) -> tuple[int, int, int, int]:
-    """Find the part x1, y1, x2, y2 of a square input, whole pixels, that a warp looks at; all of it if it turns."""
+def visible_part(
+    matrix: np.ndarray, shape_out: tuple[int, int], shape_in: tuple[int, int]
+) -> tuple[int, int, int, int]:
+    """Find the part x1, y1, x2, y2 of an input, whole pixels, that a warp looks at; all of it if it turns."""
+    height, width = shape_in
     (sx, b, tx), (d, sy, ty), (g, h, _) = matrix.tolist()
     if b or d or g or h or min(sx, sy) <= 0:
-        return 0, 0, side, side
+        return 0, 0, width, height
     ends = (-tx / sx, -ty / sy, (shape_out[1] - tx) / sx, (shape_out[0] - ty) / sy)
-    x1, y1, x2, y2 = (min(max(round(v) + (2, -2)[k < 2], 0), side) for k, v in enumerate(ends))  # and neighbours
+    x1, y1, x2, y2 = (  # and neighbours
+        min(max(round(v) + (2, -2)[k < 2], 0), (width, height)[k % 2]) for k, v in enumerate(ends)
+    )
     return x1, y1, x2, y2
 
 

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import nn
 
-from utils.console import LOGGER, colorstr
+from utils.console import LOGGER, colorstr, size_text
 from utils.datasets.dataset import check_dataset, load_labels
 from utils.torch_utils import de_parallel
 
@@ -116,7 +116,7 @@ def _mutation(shape: tuple[int, ...], rng: np.random.Generator) -> NDArray:
 def search_anchors(
     wh: ArrayLike,
     n: int = 9,
-    img_size: int = 640,
+    img_size: int | tuple[int, int] = 640,
     thr: float = 4.0,
     gen: int = 1000,
     rng: np.random.Generator | None = None,
@@ -129,13 +129,13 @@ def search_anchors(
     Args:
         wh: box sizes in pixels at training size, (M, 2); sizes with both sides below 2 pixels are left out.
         n: number of anchors.
-        img_size: training image size in pixels, the largest anchor side.
+        img_size: training image size in pixels, one side, or height and width: the largest anchor sides.
         thr: largest side ratio that still fits (hyperparameter `anchor_t`), above 1.
         gen: generations of the search; 0 gives the plain k-means result.
         rng: source of all random draws; None is a generator with seed 0.
 
     Returns:
-        Anchor sizes in pixels by rising area, (n, 2) float32, each side from 2 to `img_size`.
+        Anchor sizes in pixels by rising area, (n, 2) float32, each side from 2 to that of the image.
 
     Raises:
         ValueError: no size has a side of 2 pixels or more, n is below 1, or thr is not above 1.
@@ -149,23 +149,24 @@ def search_anchors(
         raise ValueError(f"no box has a side of {SMALLEST_SIDE:g} pixels or more at image size {img_size}: no anchors")
     if len(wh) > EVOLUTION_SIZES:
         wh = wh[rng.choice(len(wh), EVOLUTION_SIZES, replace=False)]
-    anchors = _start_anchors(wh, n, rng).clip(SMALLEST_SIDE, img_size)
+    largest = np.broadcast_to(img_size, 2)[::-1]
+    anchors = _start_anchors(wh, n, rng).clip(SMALLEST_SIDE, largest)
     fitness = _fitness(wh, anchors, thr)
     for _ in range(gen):
-        mutant = (anchors * _mutation(anchors.shape, rng)).clip(SMALLEST_SIDE, img_size)
+        mutant = (anchors * _mutation(anchors.shape, rng)).clip(SMALLEST_SIDE, largest)
         mutant_fitness = _fitness(wh, mutant, thr)
         if mutant_fitness > fitness:
             anchors, fitness = mutant, mutant_fitness
     return anchors[np.argsort(anchors.prod(axis=1), kind="stable")].astype(np.float32)
 
 
-def label_sizes(shapes: ArrayLike, labels: Sequence[NDArray], imgsz: int) -> list[NDArray]:
-    """Size in pixels of every label once the long side of its image is `imgsz`.
+def label_sizes(shapes: ArrayLike, labels: Sequence[NDArray], imgsz: int | tuple[int, int]) -> list[NDArray]:
+    """Size in pixels of every label once its image is fitted into the training image.
 
     Args:
         shapes: original width and height of each image in pixels, (N, 2).
         labels: per image (M, 5) `[class, xywhn]`.
-        imgsz: training image size in pixels.
+        imgsz: training image size in pixels: one side, or height and width.
 
     Returns:
         Per image the widths and heights, (M, 2).
@@ -176,7 +177,9 @@ def label_sizes(shapes: ArrayLike, labels: Sequence[NDArray], imgsz: int) -> lis
     shapes = np.asarray(shapes, np.float64).reshape(-1, 2)
     if len(shapes) != len(labels):
         raise ValueError(f"{len(shapes)} image sizes for the labels of {len(labels)} images: each image needs both")
-    scaled = imgsz * shapes / shapes.max(axis=1, keepdims=True, initial=0)  # (N, 2)
+    frame = np.broadcast_to(imgsz, 2)[::-1]
+    tight = (frame / shapes).argmin(1) if len(shapes) else np.zeros(0, int)  # the side that fills the frame
+    scaled = frame[tight, None] * shapes / np.take_along_axis(shapes, tight[:, None], 1)  # (N, 2)
     return [size * label[:, 3:5] for size, label in zip(scaled, labels, strict=True)]
 
 
@@ -186,7 +189,7 @@ def find_better_anchors(
     anchors_px: ArrayLike,
     stride: ArrayLike,
     thr: float = 4.0,
-    imgsz: int = 640,
+    imgsz: int | tuple[int, int] = 640,
     seed: int = 0,
 ) -> tuple[NDArray | None, str]:
     """Compare anchors with a dataset and find better ones if the best possible recall is 0.98 or less.
@@ -200,7 +203,7 @@ def find_better_anchors(
         anchors_px: anchors in pixels, (levels, anchors per level, 2).
         stride: pixels per cell of each level, (levels,).
         thr: largest side ratio that still fits (hyperparameter `anchor_t`), above 1.
-        imgsz: training image size in pixels.
+        imgsz: training image size in pixels: one side, or height and width.
         seed: seed of the scales and of the search.
 
     Returns:
@@ -212,7 +215,7 @@ def find_better_anchors(
     """
     rng = np.random.default_rng(seed)
     anchors_px = np.asarray(anchors_px, np.float64)
-    sizes = label_sizes(shapes, labels, imgsz)
+    sizes, size = label_sizes(shapes, labels, imgsz), size_text(imgsz)
     wh = np.concatenate([np.zeros((0, 2)), *sizes])
     scale = np.repeat(rng.uniform(0.9, 1.1, len(sizes)), [len(s) for s in sizes])  # (M,)
     drawn = (wh > 0).all(axis=1)  # a label without width or height fits nothing
@@ -224,10 +227,10 @@ def find_better_anchors(
     if recall > BPR_ENOUGH:
         return None, f"{found}: anchors fit the dataset"
     if not (wh >= SMALLEST_SIDE).any():
-        return None, f"{found}: every box is smaller than {SMALLEST_SIDE:g} pixels at image size {imgsz}, anchors kept"
+        return None, f"{found}: every box is smaller than {SMALLEST_SIDE:g} pixels at image size {size}, anchors kept"
     tiny = int((wh < 3).any(axis=1).sum())
     if tiny:
-        found += f" ({tiny} of {len(wh)} boxes have a side below 3 pixels at image size {imgsz})"
+        found += f" ({tiny} of {len(wh)} boxes have a side below 3 pixels at image size {size})"
     flat = search_anchors(wh, anchors_px.size // 2, imgsz, thr, rng=rng)
     _, new_recall, new_per_target = anchor_metric(jittered, flat, thr)
     if new_recall <= recall:
@@ -238,14 +241,14 @@ def find_better_anchors(
 
 # YOLOv5's forms: a dataset and a model instead of arrays ------------------------------------------------------------
 @torch.no_grad()
-def fit_head(dataset: Any, head: Any, thr: float, imgsz: int, seed: int = 0) -> tuple[bool, str]:
+def fit_head(dataset: Any, head: Any, thr: float, imgsz: int | tuple[int, int], seed: int = 0) -> tuple[bool, str]:
     """Replace the anchors of a Detect layer, in place, if they fit the boxes of a dataset badly.
 
     Args:
         dataset: has `shapes` and `labels`, see `find_better_anchors`.
         head: has `anchors` in cells, (levels, anchors per level, 2), and `stride`, (levels,).
         thr: largest side ratio that still fits (hyperparameter `anchor_t`), above 1.
-        imgsz: training image size in pixels.
+        imgsz: training image size in pixels: one side, or height and width.
         seed: of the search.
 
     Returns:
@@ -261,7 +264,7 @@ def fit_head(dataset: Any, head: Any, thr: float, imgsz: int, seed: int = 0) -> 
     return new is not None, message
 
 
-def check_anchors(dataset: Any, model: nn.Module, thr: float = 4.0, imgsz: int = 640) -> None:
+def check_anchors(dataset: Any, model: nn.Module, thr: float = 4.0, imgsz: int | tuple[int, int] = 640) -> None:
     """Give a model anchors that fit a dataset if its own do not, see `fit_head`; its last layer is Detect."""
     inner: Any = de_parallel(model)
     fit_head(dataset, inner.model[-1], thr, imgsz)
@@ -279,7 +282,7 @@ def check_anchor_order(m: Any) -> None:
 def kmean_anchors(
     dataset: Any = "./data/coco128.yaml",
     n: int = 9,
-    img_size: int = 640,
+    img_size: int | tuple[int, int] = 640,
     thr: float = 4.0,
     gen: int = 1000,
     verbose: bool = True,
@@ -289,7 +292,7 @@ def kmean_anchors(
     Args:
         dataset: dataset YAML, whose `train` is read, or an object with `shapes` and `labels`.
         n: number of anchors.
-        img_size: training image size in pixels.
+        img_size: training image size in pixels: one side, or height and width.
         thr: largest side ratio that still fits, above 1.
         gen: generations of the search.
         verbose: log how well they fit.

@@ -7,7 +7,7 @@ import re
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from contextlib import ContextDecorator, contextmanager
 from pathlib import Path
 from threading import Event, Thread
@@ -103,6 +103,11 @@ def log_options(script: str | Path, options: Mapping[str, Any]) -> None:
     """Log all options of a run in one line: `train: weights=, cfg=yolov5n.yaml, ...`; passwords in URLs are hidden."""
     text = ", ".join(f"{key}={value}" for key, value in options.items())
     LOGGER.info(colorstr(f"{Path(script).stem}: ") + re.sub(r"(\w://)[^/\s]+@", r"\1***@", text))
+
+
+def size_text(imgsz: int | Sequence[int]) -> str:
+    """Return an image size as --img takes it: `640`, or height and width as `384 640`."""
+    return str(imgsz) if isinstance(imgsz, int) else " ".join(map(str, imgsz))
 
 
 def duration(seconds: float) -> str:

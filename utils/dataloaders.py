@@ -77,15 +77,15 @@ class LoadImagesAndLabels(Dataset):
 
     Args:
         path: folder, image list, or several of them (`labels.list_images`).
-        img_size: long side in pixels of a loaded image; side of the square samples. Or (height, width) into which each
-            image is fitted, without `augment` and `rect`.
+        img_size: long side in pixels of a loaded image; side of the square samples. Or (height, width) of the samples,
+            into which each image is fitted.
         batch_size: images that share a shape with `rect`.
         augment: mosaic, mixup, perspective, colour and flips.
         hyp: strengths of the augmentations, also as a mapping (`Hyp.from_dict`); needed with `augment`.
         rect: shape each batch after its images instead of padding all to a square. The images are sorted by aspect
             ratio, so they must be read in order. Switches mosaic and mixup off.
         image_weights: `indices` will be changed between passes; switches `rect` off.
-        cache_images: `ram` or True keeps the resized images in memory (img_size ** 2 * 3 bytes each at most). On Linux
+        cache_images: `ram` or True keeps the resized images in memory (3 bytes per pixel of a sample at most). On Linux
             all workers share them, being forks that only read; elsewhere each worker gets a copy. `disk` keeps them in
             files (`ImageCache`). None or False decodes each time.
         single_cls: make every class 0.
@@ -148,8 +148,6 @@ class LoadImagesAndLabels(Dataset):
             raise ValueError(f"seed {seed} is negative; allowed are 0, 1, 2, ...")
         cache = cache_kind(cache_images)
         self.frame = (img_size, img_size) if isinstance(img_size, int) else img_size
-        if (augment or rect) and len(set(self.frame)) > 1:
-            raise ValueError(f"imgsz is {img_size}, but must be one number of pixels with augment or rect")
         self.img_size, self.hyp, self.augment, self.rect, self.seed = max(self.frame), hyp or Hyp(), augment, rect, seed
         self.stride, self.pad, self.mosaic = stride, pad * rect, augment and not rect
         self.close_at: int | None = None
@@ -175,7 +173,7 @@ class LoadImagesAndLabels(Dataset):
         self.batch_size = batch_size
         self.batch_shapes = None
         if rect:
-            order, self.batch_shapes = rect_batches(self.shapes, batch_size, self.img_size, stride, pad)
+            order, self.batch_shapes = rect_batches(self.shapes, batch_size, self.frame, stride, pad)
             self._reorder(order)
         self._damaged = torch.zeros(self.n, dtype=torch.bool)
         with suppress(RuntimeError):  # no room in /dev/shm: each worker then reports a damaged image by itself
@@ -281,7 +279,7 @@ class LoadImagesAndLabels(Dataset):
         return im, (height, width), im.shape[:2]
 
     def load_mosaic(self, index: int) -> tuple[np.ndarray, np.ndarray]:
-        """Draw a mosaic with image `indices[index]`: (img_size, img_size, 3) BGR, labels (M, 5) `[class, xyxy]`.
+        """Draw a mosaic with image `indices[index]`: (*frame, 3) BGR, labels (M, 5) `[class, xyxy]`.
 
         Each call draws another one, from random numbers that follow `random.seed`. Needs `hyp`.
         """
@@ -309,7 +307,7 @@ class LoadImagesAndLabels(Dataset):
         size = self._resized(index)[::-1]
         k, flags = 1, cv2.IMREAD_COLOR
         if self.augment and self.im_files[index].lower().endswith((".jpg", ".jpeg")):
-            k, flags = next((pair for pair in REDUCED if max(width, height) // pair[0] >= self.img_size), (k, flags))
+            k, flags = next((pair for pair in REDUCED if max(width, height) // pair[0] >= max(size)), (k, flags))
         im = None if self._damaged[index] else self._decode(index, flags, k)
         if im is None:
             return np.full((size[1], size[0], 3), FILL, np.uint8)
@@ -342,31 +340,31 @@ class LoadImagesAndLabels(Dataset):
         """Make a mosaic of image `indices[number]` and three or eight others of `indices`.
 
         Returns:
-            Image (img_size, img_size, 3 or 4) and labels (M, 5) in its pixels.
+            Image (*frame, 3 or 4) and labels (M, 5) in its pixels.
         """
         nine = self.hyp.mosaic9 and rng.random() < self.hyp.mosaic9
         draw, arrange = (draw_mosaic9, mosaic9) if nine else (draw_mosaic, mosaic4)
-        size = self.img_size
-        numbers, place = draw(rng, number, len(self.indices), size)
+        shape = self.frame
+        numbers, place = draw(rng, number, len(self.indices), shape)
         indices = [int(self.indices[i]) for i in numbers]
         sizes = [self._resized(i) for i in indices]
-        corners, side, shape = arrange(sizes, place, size), 2 * size, (size, size)
-        warp, part = None, (0, 0, side, side)
+        corners, height, width = arrange(sizes, place, shape), 2 * shape[0], 2 * shape[1]
+        warp, part = None, (0, 0, width, height)
         if not self.hyp.copy_paste:  # that draws its numbers before the warp does, and mirrors what is out of sight
-            warp = self._draw_warp((side, side), shape, rng)
-            part = visible_part(warp[0], shape, side)
+            warp = self._draw_warp((height, width), shape, rng)
+            part = visible_part(warp[0], shape, (height, width))
         images = [
             self.resized_image(i) if overlap(corner, size, part) else None
             for i, corner, size in zip(indices, corners, sizes, strict=True)
         ]
-        canvas = scratch(side)
+        canvas = scratch(height, width)
         lay_images(images, corners, part, canvas, FILL)
         own_labels, own_segments = zip(*map(self._labels, indices), strict=True)
-        labels, segments = lay_labels(own_labels, own_segments, sizes, corners, side)
+        labels, segments = lay_labels(own_labels, own_segments, sizes, corners, (height, width))
         if warp is None:
             tile = Tile(canvas, labels, segments)
             canvas, labels, segments = paste_copies(tile, draw_copy_paste(rng, segments, self.hyp.copy_paste))
-            warp = self._draw_warp((side, side), shape, rng)
+            warp = self._draw_warp((height, width), shape, rng)
         return apply_perspective(canvas, labels, segments, *warp)
 
     def _single(self, index: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, Shapes]:
@@ -412,13 +410,13 @@ def cache_kind(cache: bool | str | None) -> str | None:
     return kind
 
 
-def scratch(side: int) -> np.ndarray:
-    """Return a canvas (side, side, 4) with any content, for this thread alone, until it asks for the next one.
+def scratch(height: int, width: int) -> np.ndarray:
+    """Return a canvas (height, width, 4) with any content, for this thread alone, until it asks for the next one.
 
     It is kept, because the system takes longer to hand out so much fresh memory than it takes to warp a mosaic.
     """
-    if getattr(_kept, "canvas", None) is None or len(_kept.canvas) != side:
-        _kept.canvas = np.empty((side, side, 4), np.uint8)
+    if getattr(_kept, "canvas", None) is None or _kept.canvas.shape[:2] != (height, width):
+        _kept.canvas = np.empty((height, width, 4), np.uint8)
     return _kept.canvas
 
 

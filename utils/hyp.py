@@ -139,23 +139,24 @@ class Hyp:
         quiet = {f.name for f in fields(self) if f.metadata["ours"] or f.default is None}
         return {f.name: values[f.name] for f in fields(self) if f.name not in quiet or values[f.name] != f.default}
 
-    def scaled(self, nl: int, nc: int, imgsz: int, label_smoothing: float) -> "Hyp":
+    def scaled(self, nl: int, nc: int, imgsz: int | tuple[int, int], label_smoothing: float) -> "Hyp":
         """Return a copy with the loss gains fitted to model, classes and image size.
 
-        box *= 3 / nl, cls *= nc / 80 * 3 / nl, obj *= (imgsz / 640)^2 * 3 / nl. Do this once: the result is what the
+        box *= 3 / nl, cls *= nc / 80 * 3 / nl, obj *= H * W / 640^2 * 3 / nl. Do this once: the result is what the
         loss takes and not what hyp.yaml stores.
 
         Args:
             nl: detection levels.
             nc: classes.
-            imgsz: side of the network input in pixels.
+            imgsz: side of the network input, or height H and width W, in pixels.
             label_smoothing: replaces the value of this object.
         """
+        height, width = (imgsz, imgsz) if isinstance(imgsz, int) else imgsz
         return replace(
             self,
             box=self.box * 3 / nl,
             cls=self.cls * nc / 80 * 3 / nl,
-            obj=self.obj * (imgsz / 640) ** 2 * 3 / nl,
+            obj=self.obj * (height / 640 * (width / 640)) * 3 / nl,
             label_smoothing=label_smoothing,
         )
 

@@ -9,6 +9,7 @@ import torch
 from engine.conversion.images import TooFewImages
 from engine.conversion.run import PASSES, Settings, convert
 from engine.training.state import Inputs
+from models.image_size import both_sides
 from models.weights.checkpoint import load_checkpoint
 from models.weights.twin import check_pairing, pair_layers, twin_table
 from models.yolo import DetectionModel
@@ -40,7 +41,7 @@ def convert_inputs(inputs: Inputs, device: torch.device) -> Inputs:
             )
         return inputs
     passes = PASSES if isinstance(options.convert, str) else options.convert
-    settings = Settings(options.imgsz, passes=passes, seed=options.seed)
+    settings = Settings(max(both_sides(options.imgsz)), passes=passes, seed=options.seed)
     out = twin_file(options, settings)
     if out.is_file():
         LOGGER.info(f"{colorstr('convert: ')}{out} is there already; delete it to convert again")

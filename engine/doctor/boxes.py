@@ -8,6 +8,7 @@ from engine.doctor.dataset import Dataset, DoctorSplit
 from engine.doctor.findings import Finding, Place, share_text
 from engine.doctor.formats import edges
 from utils.autoanchor import BPR_ENOUGH, anchor_metric
+from utils.console import size_text
 from utils.text import printable
 
 TINY = 2  # net pixels: augmentation drops labels with a side below it
@@ -20,15 +21,18 @@ COPIES = 5  # label files with equal content
 
 def check_tiny(data: Dataset) -> Iterator[Finding]:
     """Report boxes that are too small for the size of the network input."""
+    at = size_text(data.imgsz)
     for split in data.splits.values():
         short = data.net_sides(split).min(1)
         rows = np.flatnonzero(short < TINY)
         if len(rows):
-            need = data.imgsz * TINY / max(float(np.quantile(short[rows], 0.1)), 1e-6)
-            size = f"--img {-(-int(need) // 32) * 32}" if need <= 4096 else "--slice in detect.py, or tiles"
+            smallest = max(float(np.quantile(short[rows], 0.1)), 1e-6)
+            sides = [side * TINY / smallest for side in ([data.imgsz] if isinstance(data.imgsz, int) else data.imgsz)]
+            larger = [-(-int(need) // 32) * 32 for need in sides]
+            size = f"--img {size_text(larger)}" if max(sides) <= 4096 else "--slice in detect.py, or tiles"
             yield Finding(
                 "boxes.tiny", "warning", split.name, len(rows), len(short),
-                f"{share_text(len(rows), len(short), 'boxes')} have a side below {TINY} pixels at --img {data.imgsz}",
+                f"{share_text(len(rows), len(short), 'boxes')} have a side below {TINY} pixels at --img {at}",
                 f"Training drops most of them, validation counts them as missed. {size} would keep nine in ten.",
                 **data.boxes(split, rows, (f"{short[row]:.1f} pixels" for row in rows)),
             )  # fmt: skip
@@ -39,7 +43,7 @@ def check_tiny(data: Dataset) -> Iterator[Finding]:
             yield Finding(
                 "boxes.below_stride", "warning" if much else "note", split.name, len(rows), len(short),
                 f"{share_text(len(rows), len(short), 'boxes')} have a side below {data.stride} pixels at --img "
-                f"{data.imgsz}, one cell of the finest map",
+                f"{at}, one cell of the finest map",
                 "They are hard to find. A larger --img or a P2 model (models/hub/yolov5-p2.yaml) helps.",
                 **data.boxes(split, rows, (f"{short[row]:.1f} pixels" for row in rows)),
             )  # fmt: skip
@@ -67,7 +71,7 @@ def check_anchors(data: Dataset) -> Iterator[Finding]:
     yield Finding(
         "boxes.no_anchor", "warning" if severe else "note", split.name, len(rows), len(fit),
         f"{share_text(len(rows), len(fit), 'boxes')} differ from every anchor by a factor of {data.anchor_t:g} or more "
-        f"in a side at --img {data.imgsz}{name}",
+        f"in a side at --img {size_text(data.imgsz)}{name}",
         f"No anchor learns them. {fixed}.",
         **data.boxes(split, rows, (f"{sides[row, 0]:.0f} x {sides[row, 1]:.0f} pixels" for row in rows)),
     )  # fmt: skip

@@ -10,7 +10,7 @@ from engine.doctor.dataset import Dataset, DoctorSplit, head_settings
 from engine.doctor.findings import Finding, count_by_severity, in_words, ordered
 from engine.validation.evaluation import warn_of_max_det
 from models.yolo import DetectionModel
-from utils.console import LOGGER, colorstr
+from utils.console import LOGGER, colorstr, size_text
 from utils.datasets.dataset import SPLITS
 from utils.datasets.reader import Split
 from utils.distributed import is_main
@@ -121,7 +121,7 @@ def report_start(
     data: dict[str, Any],
     loaders: Mapping[str, DataLoader],
     model: DetectionModel,
-    imgsz: int,
+    imgsz: int | tuple[int, int],
     anchor_t: float,
 ) -> None:
     """Log in one line what is found in the loaded dataset of a training, and a warning of what limits the recall.
@@ -138,7 +138,7 @@ def start_line(
     data: dict[str, Any],
     loaders: Mapping[str, DataLoader],
     model: DetectionModel,
-    imgsz: int,
+    imgsz: int | tuple[int, int],
     anchor_t: float,
     max_det: int,
 ) -> str:
@@ -148,7 +148,7 @@ def start_line(
         data: from `check_dataset`.
         loaders: of each split, made by `create_dataloader`.
         model: its names, anchors and strides count.
-        imgsz: image size.
+        imgsz: image size: a side, or height and width.
         anchor_t: hyperparameter.
         max_det: detections that validation keeps of an image.
 
@@ -163,7 +163,7 @@ def start_line(
     if not found:
         return "no finding about labels and names"
     grave = ", ".join(dict.fromkeys(f.id for f in found if f.severity != "note"))
-    shown = command("python", "-m", "engine.doctor", file, "--img", str(imgsz))
+    shown = command("python", "-m", "engine.doctor", file, "--img", *size_text(imgsz).split())
     return f"{in_words(count_by_severity(found))}{f' ({grave})' if grave else ''}. Shown by: {shown}"
 
 

@@ -12,6 +12,7 @@ import numpy as np
 
 from engine.doctor.findings import Place
 from models.yolo import Detect
+from utils.autoanchor import label_sizes
 from utils.datasets.dataset import SPLITS, read_split
 from utils.datasets.reader import Split, parse_line, read_text
 
@@ -110,7 +111,8 @@ class Dataset:
         names: class names by number.
         splits: those that could be read.
         unreadable: why others could not.
-        imgsz: long side of the network input in pixels; *net pixels* are those of an image scaled to it.
+        imgsz: side of the network input, or height and width, in pixels; *net pixels* are those of an image fitted
+            into it.
         anchors: (A, 2) in net pixels; None for a model without fixed anchors.
         anchor_t: largest ratio of sides at which an anchor still fits.
         stride: smallest stride of the model.
@@ -123,7 +125,7 @@ class Dataset:
     names: dict[int, str]
     splits: dict[str, DoctorSplit]
     unreadable: dict[str, str] = field(default_factory=dict)
-    imgsz: int = 640
+    imgsz: int | tuple[int, int] = 640
     anchors: np.ndarray | None = field(default_factory=lambda: np.array(P5_ANCHORS, float))
     anchor_t: float = 4.0
     stride: int = 8
@@ -160,8 +162,7 @@ class Dataset:
 
     def net_sides(self, split: DoctorSplit) -> np.ndarray:
         """Return width and height of all labels in net pixels, (L, 2)."""
-        sides = split.sizes[split.owner].astype(float)
-        return split.flat[:, 3:5] * sides * (self.imgsz / sides.max(1, keepdims=True, initial=1))
+        return np.concatenate([np.zeros((0, 2)), *label_sizes(split.sizes, split.labels, self.imgsz)])
 
 
 def head_settings(head: Detect) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from engine.doctor.dataset import Dataset, DoctorSplit, head_settings, read_data
 from engine.doctor.findings import Finding, count_by_severity, in_words
 from engine.doctor.page import write_page
 from models.experimental import attempt_load
+from models.image_size import square_or_both
 from models.yolo import DetectionModel
 from utils.console import LOGGER
 from utils.datasets.dataset import check_dataset
@@ -128,7 +129,7 @@ def run(options: DoctorOptions) -> list[Finding]:
         ids -= {id for check in CHECKS if check.cost == PIXELS for id in check.ids}
         if not ids:
             raise ValueError(f"--fast --only {' '.join(o.only)}: no check is left")
-    data = read_dataset(content, imgsz=o.imgsz, limit=o.limit, **model_settings(o.cfg, o.weights))
+    data = read_dataset(content, imgsz=square_or_both(o.imgsz), limit=o.limit, **model_settings(o.cfg, o.weights))
     findings = examine(data, ids)
     counts, unusable = count_by_severity(findings), why_unusable(data)
     bad = counts["error"] + (counts["warning"] if o.strict != "errors" else 0)

@@ -11,9 +11,7 @@ from torch import Tensor
 from engine.inference.pipeline import Frame
 from engine.inference.slicing import Window, merge_tiles, tile_grid
 from models.detector import Detector
-from models.image_size import make_divisible
 from models.runtimes.backends import DetectMultiBackend
-from utils.console import LOGGER
 from utils.nms import non_max_suppression
 from utils.thresholds import CONF_THRES, IOU_THRES, MAX_DET
 
@@ -134,26 +132,3 @@ class Predictor:
         with self.detector.times[2]:
             found, windows = [whole, *found], [(0, 0, width, height), *windows]
             return merge_tiles(found, windows, frame.shape, s.iou_thres, s.agnostic, s.max_det)
-
-
-def choose_size(imgsz: Sequence[int], fixed: tuple[int, int] | None, stride: int) -> tuple[int, int]:
-    """Return height and width of the network input for the option --imgsz, one number or two.
-
-    Args:
-        imgsz: as the user gave it.
-        fixed: the only size a file can take, or None.
-        stride: sizes are rounded up to multiples of it, with a warning.
-
-    Raises:
-        ValueError: not one or two numbers of at least 1.
-    """
-    if len(imgsz) not in (1, 2) or min(imgsz) < 1:
-        raise ValueError(f"--imgsz is {list(imgsz)}, but must be one size or a height and a width, in pixels")
-    asked = (imgsz[0], imgsz[-1])
-    if fixed and fixed != asked:
-        LOGGER.warning(f"the model file takes images of {fixed[0]} x {fixed[1]} only: --imgsz {asked} is ignored")
-    height, width = (make_divisible(side, stride) for side in asked)
-    rounded = fixed or (height, width)
-    if not fixed and rounded != asked:
-        LOGGER.warning(f"image size {asked} must be a multiple of {stride}: using {rounded}")
-    return rounded

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 
+from models.image_size import both_sides
 from models.weights.imagenet import PUBLISHED
 from utils.console import LOGGER
 from utils.distributed import launched_processes
@@ -64,6 +65,7 @@ def check_options(options: TrainOptions) -> TrainOptions:
     Raises:
         ValueError, FileNotFoundError: naming the option.
     """
+    both_sides(options.imgsz)
     if options.label_smoothing == 1:
         raise ValueError("--label-smoothing is 1, but must be below 1: the targets would carry no information")
     if options.nan_policy == "rollback" and options.nosave:

@@ -3,7 +3,7 @@
 import time
 
 from engine.training.state import Plan, State
-from utils.console import LOGGER, duration
+from utils.console import LOGGER, duration, size_text
 
 ENOUGH_BATCHES, ENOUGH_SECONDS = 10, 20.0  # after the first batch: either is enough to warn
 LONG = 3600.0  # seconds of a run on a CPU that need a word in advance
@@ -42,7 +42,7 @@ class Forecast:
 def warn(left: float, epoch: float, plan: Plan) -> None:
     """Warn that a run takes `left` seconds on the CPU, `epoch` for an epoch, and say what makes it shorter."""
     options = plan.options
-    ways = [f"a smaller --img (half of {plan.imgsz} takes a quarter of the time)", "fewer --epochs"]
+    ways = [f"a smaller --img (half of {size_text(plan.imgsz)} takes a quarter of the time)", "fewer --epochs"]
     ways += ["a smaller model, such as --cfg models/yolov5n-swinv2.yaml"] if "yolov5n" not in str(options.cfg) else []
     ways += [] if options.weights else ["trained --weights, which need fewer epochs than none"]
     LOGGER.warning(

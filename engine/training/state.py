@@ -12,17 +12,17 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 
 from engine.doctor.checks import report_start
+from engine.training.anchors import fit_anchors, has_placeholder_anchors
 from engine.training.distillation import Distillation, load_teacher
 from engine.training.metric import class_of, learned_names
 from engine.training.more_epochs import is_finished, settle_epochs
 from engine.training.random_state import rng_state, set_rng_state, set_torch_rng_state
-from models.image_size import check_img_size, input_stride
+from models.image_size import choose_size, input_stride, square_or_both
 from models.weights.checkpoint import load_checkpoint, refuse_foreign_resume, save_checkpoint
 from models.weights.imagenet import PUBLISHED, Published, load_published, read_published
 from models.weights.transfer import Transfer, transfer_weights
 from models.weights.twin import start_as_identity_
 from models.yolo import DetectionModel
-from utils.autoanchor import fit_head
 from utils.autobatch import autobatch
 from utils.callbacks import Callbacks
 from utils.console import LOGGER, colorstr
@@ -119,7 +119,7 @@ class Plan:
 
     Attributes:
         options: in effect. hyp: hyperparameters, loss gains fitted to this run. device, amp: where, in which type.
-        imgsz, stride: image size and largest stride, pixels. batches: per epoch. warmup: iterations.
+        imgsz: image size, a side, or height and width. stride: the largest. batches: per epoch. warmup: iterations.
         data: fingerprints of the datasets `train` and `val`. frozen: modules that stay in evaluation mode.
         save_dir: run folder. git: state of the repository. converted: record of the conversion that it started from.
     """
@@ -128,7 +128,7 @@ class Plan:
     hyp: Hyp
     device: torch.device
     amp: torch.dtype | None
-    imgsz: int
+    imgsz: int | tuple[int, int]
     stride: int
     batches: int
     warmup: int
@@ -316,28 +316,8 @@ def freeze_layers(model: DetectionModel, freeze: Sequence[int | str]) -> list[nn
     return frozen
 
 
-def has_placeholder_anchors(model: DetectionModel) -> bool:
-    """Whether the anchors are still the numbers 0, 1, 2, ... that `anchors: 3` in a model file produces."""
-    head = model.detect
-    pixels = (head.anchors * head.stride.view(-1, 1, 1)).flatten(1)
-    return bool((pixels == torch.arange(pixels.shape[1], device=pixels.device)).all())
-
-
-def fit_anchors(model: DetectionModel, dataset: LoadImagesAndLabels, hyp: Hyp, imgsz: int, seed: int) -> None:
-    """Replace the anchors of the model, in place, if they fit the boxes of the dataset badly.
-
-    Raises:
-        ValueError: the model file has only placeholders for anchors, and the dataset gave no better ones.
-    """
-    replaced, message = fit_head(dataset, model.detect, hyp.anchor_t, imgsz, seed)
-    if not replaced and has_placeholder_anchors(model):
-        raise ValueError(
-            f"{model.yaml_file or 'model'}: 'anchors' is a number, and the dataset gave no anchors: {message}"
-        )
-
-
 def make_loaders(
-    inputs: Inputs, imgsz: int, stride: int, device: torch.device
+    inputs: Inputs, imgsz: int | tuple[int, int], stride: int, device: torch.device
 ) -> tuple[DataLoader, LoadImagesAndLabels, DataLoader]:
     """Return the training loader, its dataset, and the validation loader."""
     options, data = inputs.options, inputs.data
@@ -353,8 +333,8 @@ def make_loaders(
             cache=cache[0], **common,
         )  # fmt: skip
         val_loader, _ = create_dataloader(
-            data["val"], imgsz, options.batch_size * 2, stride, rect=True, pad=0.5, prefix=colorstr("val: "),
-            cache=cache[1], **common,
+            data["val"], imgsz, options.batch_size * 2, stride, prefix=colorstr("val: "), cache=cache[1],
+            rect=isinstance(imgsz, int), pad=0.5 * isinstance(imgsz, int), **common,  # as val.py --img does
         )  # fmt: skip
     if dataset.n < FEW_IMAGES and options.hyp.endswith(HYP_OF_CONV):
         LOGGER.info(f"{dataset.n} training images are few for {HYP_OF_CONV}: --hyp {HYP_OF_FEW} may learn them better")
@@ -379,7 +359,7 @@ def prepare(
         frozen += [m for m in model.modules() if isinstance(m, nn.BatchNorm2d)]
 
     stride = input_stride(model.stride)
-    imgsz = check_img_size(options.imgsz, stride, floor=2 * stride)
+    imgsz = square_or_both(choose_size(options.imgsz, stride, floor=2 * stride))
     if options.batch_size == -1:
         batch_size = autobatch(model.train(), imgsz, amp=choose_amp(options.amp, device))
         options = replace(options, batch_size=batch_size)

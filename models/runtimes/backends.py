@@ -47,6 +47,7 @@ class PyTorchBackend:
         self.names = dict(network.names)
         self.stride = input_stride(network.stride)
         self.thresholds = network.thresholds
+        self.trained_size = network.trained_size
 
     @property
     def dtype(self) -> torch.dtype:
@@ -115,6 +116,7 @@ class DetectMultiBackend(nn.Module):
         model: the network of a checkpoint, the module of a TorchScript file; other formats have none.
         device: where it computes. fp16: whether in float16. nhwc: False, images are (B, 3, H, W) for all formats.
         thresholds: confidences that suit the weights, or None, see `find_confidence`.
+        trained_size: height and width of training or export, if these differ, see `models.image_size.trained_size`.
         batch_size, imgsz: images and (height, width) of a file with fixed sizes, or None. Other numbers of images are
             split and filled up here; other sizes are an error.
         end2end: whether the file has suppressed overlapping boxes already. Its detections come as boxes like all
@@ -162,6 +164,7 @@ class DetectMultiBackend(nn.Module):
         self.stride = self.backend.stride or DEFAULT_STRIDE
         self.batch_size, self.imgsz = self.backend.batch_size, self.backend.imgsz
         self.end2end, self.thresholds = self.backend.end2end, self.backend.thresholds
+        self.trained_size = self.backend.trained_size
         self.names = self.backend.names or self._find_names(files[0], data)
         self.nc = len(self.names)
 

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from models.image_size import trained_size
 from models.weights.class_names import parse_names, parse_value
 from utils.text import printable
 
@@ -101,6 +102,7 @@ class Runtime:
         batch_size, imgsz: images and (height, width) of a file with fixed sizes, else None.
         end2end: whether the file suppresses overlapping boxes itself. half: whether it computes in float16.
         thresholds: from the metadata, else None, see `models.detector.find_confidence`.
+        trained_size: from the metadata, see `models.image_size.trained_size`.
 
     Raises:
         ValueError: the names do not fit the output.
@@ -126,6 +128,7 @@ class Runtime:
         self.end2end = self.metadata.get("nms") is True
         self.half = self.metadata.get("half") is True
         self.thresholds = self.metadata.get("thresholds")
+        self.trained_size = trained_size(self.metadata.get("imgsz"))
         self.names = parse_names(self.metadata.get("names"), file)
         stride = self.metadata.get("stride")
         self.stride = int(stride) if isinstance(stride, int | float) and 1 <= stride <= MAX_STRIDE else None

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from models.image_size import trained_size
 from models.weights.class_names import fit_names
 from models.weights.yolov5 import Foreign, fit_state, read_foreign
 from models.yolo import DetectionModel
@@ -326,6 +327,7 @@ def build_model(ckpt: Mapping[str, Any], fuse: bool = False) -> DetectionModel:
     model.hyp = None if ckpt["hyp"] is None else dict(ckpt["hyp"])
     origin = ckpt["converted"] or {}
     model.thresholds = ckpt["thresholds"]
+    model.trained_size = trained_size((ckpt["opt"] or {}).get("imgsz"))
     if FOREIGN in (ckpt["version"], origin.get("version")):
         model.licence = LICENCE
     elif origin:  # weights of a teacher that says nothing about its licence

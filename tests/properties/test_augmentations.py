@@ -118,8 +118,11 @@ def test_a_filled_rectangle_and_its_box_stay_together(angle, scale, shear_x, she
 @given(SEEDS, st.booleans(), st.sampled_from([4, 9]))
 def test_mosaic_moves_pixels_with_labels(seed, polygons, number):
     rng = np.random.default_rng(seed)
-    size = int(rng.integers(20, 100))
-    tiles = [random_tile(rng, *rng.integers(10, size + 1, 2), int(rng.integers(0, 4)), polygons) for _ in range(number)]
+    size = height, width = tuple(rng.integers(20, 100, 2).tolist())
+    tiles = [
+        random_tile(rng, *rng.integers(10, np.array(size) + 1), int(rng.integers(0, 4)), polygons)
+        for _ in range(number)
+    ]
     draw, arrange = (mosaics.draw_mosaic, mosaics.mosaic4) if number == 4 else (mosaics.draw_mosaic9, mosaics.mosaic9)
     indices, place = draw(rng, 3, 50, size)
     assert len(indices) == number
@@ -127,14 +130,14 @@ def test_mosaic_moves_pixels_with_labels(seed, polygons, number):
     assert all(0 <= i < 50 for i in indices)
     sizes = [tile.im.shape[:2] for tile in tiles]
     corners = arrange(sizes, place, size)
-    canvas = np.empty((2 * size, 2 * size, 4), np.uint8)
-    mosaics.lay_images([tile.im for tile in tiles], corners, (0, 0, 2 * size, 2 * size), canvas, aug.FILL)
+    canvas = np.empty((2 * height, 2 * width, 4), np.uint8)
+    mosaics.lay_images([tile.im for tile in tiles], corners, (0, 0, 2 * width, 2 * height), canvas, aug.FILL)
     rows = [np.c_[x.labels[:, :1], xyxy2xywhn(x.labels[:, 1:], w, h)] for x, (h, w) in zip(tiles, sizes, strict=True)]
     polygons = [[polygon / s[::-1] for polygon in x.segments] for x, s in zip(tiles, sizes, strict=True)]
     before = [row.copy() for row in rows]
-    whole = aug.Tile(canvas, *mosaics.lay_labels(rows, polygons, sizes, corners, 2 * size))
+    whole = aug.Tile(canvas, *mosaics.lay_labels(rows, polygons, sizes, corners, (2 * height, 2 * width)))
     assert len(whole.labels) == sum(len(tile.labels) for tile in tiles)
-    assert ((whole.labels[:, 1:] >= 0) & (whole.labels[:, 1:] <= 2 * size)).all()
+    assert ((whole.labels[:, 1:] >= 0) & (whole.labels[:, 1:] <= 2 * np.array([width, height] * 2))).all()
     assert len(whole.segments) in (0, len(whole.labels))
     for label, segment in zip(whole.labels, whole.segments, strict=False):
         assert not len(segment) or ((segment >= label[1:3] - 1e-3) & (segment <= label[3:5] + 1e-3)).all()

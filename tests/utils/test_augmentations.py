@@ -238,15 +238,15 @@ def lay(tiles, corners, side):
     polygons = [[polygon / size[::-1] for polygon in x.segments] for x, size in zip(tiles, sizes, strict=True)]
     canvas = noise(side, side, 4)
     mosaics.lay_images([tile.im for tile in tiles], corners, (0, 0, side, side), canvas, aug.FILL)
-    return aug.Tile(canvas[..., :3], *mosaics.lay_labels(rows, polygons, sizes, corners, side))
+    return aug.Tile(canvas[..., :3], *mosaics.lay_labels(rows, polygons, sizes, corners, (side, side)))
 
 
 def mosaic4(tiles, centre, size):
-    return lay(tiles, mosaics.mosaic4([tile.im.shape[:2] for tile in tiles], centre, size), 2 * size)
+    return lay(tiles, mosaics.mosaic4([tile.im.shape[:2] for tile in tiles], centre, (size, size)), 2 * size)
 
 
 def mosaic9(tiles, window, size):
-    return lay(tiles, mosaics.mosaic9([tile.im.shape[:2] for tile in tiles], window, size), 2 * size)
+    return lay(tiles, mosaics.mosaic9([tile.im.shape[:2] for tile in tiles], window, (size, size)), 2 * size)
 
 
 def test_mosaic_by_hand():
@@ -310,7 +310,7 @@ def test_the_warp_looks_at_the_visible_part_only(seed):
     rng = np.random.default_rng(seed)
     draw = aug.draw_perspective(rng, translate=0.9, scale=0.9)
     matrix = aug.perspective_matrix(draw, (80, 80), (40, 40))
-    x1, y1, x2, y2 = aug.visible_part(matrix, (40, 40), 80)
+    x1, y1, x2, y2 = aug.visible_part(matrix, (40, 40), (80, 80))
     one, other = noise(80, 80, 4), np.full((80, 80, 4), 7, np.uint8)
     other[y1:y2, x1:x2] = one[y1:y2, x1:x2]
     warped = [aug.apply_perspective(im, np.zeros((0, 5)), [], matrix, (40, 40))[0] for im in (one, other)]
@@ -322,7 +322,7 @@ def test_the_warp_looks_at_the_visible_part_only(seed):
 @pytest.mark.parametrize("draw", [aug.Perspective(angle=1), aug.Perspective(px=1e-4), aug.Perspective(scale=0)])
 def test_all_is_visible_to_a_warp_that_turns_or_ends_in_a_point(draw):
     matrix = aug.perspective_matrix(draw, (80, 80), (40, 40))
-    assert aug.visible_part(matrix, (40, 40), 80) == (0, 0, 80, 80)
+    assert aug.visible_part(matrix, (40, 40), (80, 80)) == (0, 0, 80, 80)
 
 
 def test_four_channels_are_warped_to_the_pixels_of_three():
@@ -337,7 +337,7 @@ def test_four_channels_are_warped_to_the_pixels_of_three():
 
 def test_drawn_mosaics():
     rng = np.random.default_rng(0)
-    draws = [mosaics.draw_mosaic(rng, 7, 10, 100) for _ in range(500)]
+    draws = [mosaics.draw_mosaic(rng, 7, 10, (100, 100)) for _ in range(500)]
     assert all(len(indices) == 4 and 7 in indices for indices, _ in draws)
     assert {i for indices, _ in draws for i in indices} == set(range(10))
     assert {indices.index(7) for indices, _ in draws} == {0, 1, 2, 3}
@@ -383,7 +383,7 @@ def test_mosaic_of_nine_moves_polygons():
 
 def test_drawn_mosaics_of_nine():
     rng = np.random.default_rng(0)
-    draws = [mosaics.draw_mosaic9(rng, 7, 10, 100) for _ in range(500)]
+    draws = [mosaics.draw_mosaic9(rng, 7, 10, (100, 100)) for _ in range(500)]
     assert all(len(indices) == 9 and 7 in indices for indices, _ in draws)
     assert {indices.index(7) for indices, _ in draws} == set(range(9))
     windows = np.array([window for _, window in draws])

@@ -515,12 +515,12 @@ def test_images_cached_on_disk_are_the_same_images(tiny_dataset, tmp_path):
 
 
 def test_canvas_is_of_its_thread_and_size():
-    first = dl.scratch(32)
+    first = dl.scratch(32, 32)
     assert first.shape == (32, 32, 4)
-    assert dl.scratch(32) is first
+    assert dl.scratch(32, 32) is first
     with ThreadPool(1) as pool:
-        assert pool.apply(dl.scratch, (32,)) is not first
-    assert dl.scratch(16).shape == (16, 16, 4)
+        assert pool.apply(dl.scratch, (32, 32)) is not first
+    assert dl.scratch(16, 16).shape == (16, 16, 4)
 
 
 def test_images_out_of_sight_are_not_loaded(folder, monkeypatch):
@@ -531,7 +531,7 @@ def test_images_out_of_sight_are_not_loaded(folder, monkeypatch):
     keys = [(epoch, i) for epoch in range(8) for i in range(dataset.n)]
     lean, few = [dataset[key] for key in keys], len(loaded)
     loaded.clear()
-    monkeypatch.setattr(dl, "visible_part", lambda matrix, shape, side: (0, 0, side, side))
+    monkeypatch.setattr(dl, "visible_part", lambda matrix, shape, shape_in: (0, 0, *shape_in[::-1]))
     for sample, whole in zip(lean, [dataset[key] for key in keys], strict=True):
         assert torch.equal(sample[0], whole[0])
         assert torch.equal(sample[1], whole[1])
@@ -561,7 +561,35 @@ def test_an_image_is_resized_once_into_its_frame(tmp_path, frame):
         back = scale_boxes(frame, boxes, *shapes)
         expected = [[0.3 * width, 0.1 * height, 0.7 * width, 0.4 * height]]
         np.testing.assert_allclose(back, expected, atol=1e-3 * max(height, width))
-    for change in ({"augment": True, "hyp": Hyp()}, {"rect": True}):
-        if frame[0] != frame[1]:
-            with pytest.raises(ValueError, match="must be one number of pixels with augment or rect"):
-                dl.LoadImagesAndLabels(tmp_path / "images", frame, **change)
+
+
+@pytest.mark.parametrize("frame", [(96, 160), (160, 96)])
+@pytest.mark.parametrize("hyp", [STILL, Hyp(mosaic9=1), Hyp(mosaic9=0, mixup=0.5)])
+def test_height_and_width(folder, frame, hyp):
+    """Labels stay around the bright pixels in samples, mosaics and rectangular batches of a height and a width."""
+    dataset = dl.LoadImagesAndLabels(folder, frame, augment=True, hyp=hyp)
+    samples = [dataset[epoch, i] for epoch in range(4) for i in range(dataset.n)]
+    assert {tuple(image.shape) for image, *_ in samples} == {(3, *frame)}
+    assert sum(len(targets) for _, targets, _, _ in samples) > 10
+    for image, targets, _, _ in samples:
+        bright = image[0].numpy() > 150
+        for x1, y1, x2, y2 in pixel_boxes(image, targets).round().astype(int):
+            assert hyp.mixup or bright[y1 + 1 : y2 - 1, x1 + 1 : x2 - 1].mean() > 0.9
+    rect = dl.LoadImagesAndLabels(folder, frame, 2, rect=True)
+    for i in range(rect.n):
+        image, targets, _, _ = rect[i]
+        assert (np.array(image.shape[1:]) <= frame).all()
+        assert tuple(image.shape[1:]) == tuple(rect.batch_shapes[rect.batch[i]])
+        if len(targets):
+            np.testing.assert_allclose(pixel_boxes(image, targets)[0], bright_box(image), atol=2)
+    assert len({tuple(s) for s in rect.batch_shapes.tolist()}) > 1
+
+
+@pytest.mark.parametrize("kind", ["ram", "disk"])
+def test_cache_of_height_and_width(folder, tmp_path, kind):
+    copied = shutil.copytree(folder.parent if folder.name == "images" else folder, tmp_path / "copied")
+    source = copied / folder.name if folder.name == "images" else copied
+    plain = dl.LoadImagesAndLabels(source, (96, 160), augment=True, hyp=Hyp())
+    for _ in range(2):  # made, then read
+        cached = dl.LoadImagesAndLabels(source, (96, 160), augment=True, hyp=Hyp(), cache_images=kind)
+        assert all(torch.equal(plain[1, i][0], cached[1, i][0]) for i in range(plain.n))

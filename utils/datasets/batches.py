@@ -14,14 +14,14 @@ Sample = tuple[Tensor, Tensor, str, Shapes]
 
 
 def rect_batches(
-    sizes: np.ndarray, batch_size: int, imgsz: int, stride: int, pad: float
+    sizes: np.ndarray, batch_size: int, imgsz: int | tuple[int, int], stride: int, pad: float
 ) -> tuple[np.ndarray, np.ndarray]:
     """Sort images by aspect ratio and find the smallest frame for each batch.
 
     Args:
         sizes: (N, 2) width and height.
         batch_size: images per batch.
-        imgsz: long side of every image.
+        imgsz: long side of every image, or height and width of the frame that each fills.
         stride: frames are multiples of it.
         pad: strides added before rounding up.
 
@@ -33,10 +33,9 @@ def rect_batches(
     aspect = aspect[order]
     starts = np.arange(0, len(aspect), batch_size)
     low, high = aspect[starts], np.maximum.reduceat(aspect, starts)
-    frame = np.ones((len(starts), 2))
-    frame[high < 1, 0] = high[high < 1]
-    frame[low > 1, 1] = 1 / low[low > 1]
-    return order, np.ceil(frame * imgsz / stride + pad).astype(int) * stride
+    height, width = np.broadcast_to(imgsz, 2).tolist()
+    frame = np.stack((np.minimum(high * width, height), np.minimum(1 / low * height, width)), 1)
+    return order, np.ceil(frame / stride + pad).astype(int) * stride
 
 
 def collate(samples: Sequence[Sample]) -> tuple[Tensor, Tensor, list[str], list[Shapes]]:

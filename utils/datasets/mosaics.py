@@ -7,25 +7,28 @@ import numpy as np
 
 from utils.boxes import xywhn2xyxy
 
+Size = tuple[int, int]  # height and width
 
-def draw_mosaic(rng: np.random.Generator, index: int, n: int, size: int) -> tuple[list[int], tuple[int, int]]:
+
+def draw_mosaic(rng: np.random.Generator, index: int, n: int, size: Size) -> tuple[list[int], tuple[int, int]]:
     """Draw the four images of a mosaic and the point where they meet.
 
     Args:
         rng: source.
         index: image that must be part of it.
         n: number of images to draw the other three from, with replacement.
-        size: side of a tile in pixels.
+        size: height and width of a tile in pixels.
 
     Returns:
-        Four image numbers in random order, and (xc, yc), each in size / 2 .. 3 * size / 2, whole pixels.
+        Four image numbers in random order, and (xc, yc), each in 1/2 .. 3/2 of the side, whole pixels.
     """
-    yc, xc = (int(v) for v in rng.uniform(size / 2, 3 * size / 2, 2))
+    sides = np.array(size)
+    yc, xc = (int(v) for v in rng.uniform(sides / 2, 3 * sides / 2))
     indices = [index, *rng.integers(0, n, 3).tolist()]
     return [indices[k] for k in rng.permutation(4)], (xc, yc)
 
 
-def mosaic4(sizes: Sequence[tuple[int, int]], centre: tuple[int, int], size: int) -> list[tuple[int, int]]:
+def mosaic4(sizes: Sequence[tuple[int, int]], centre: tuple[int, int], size: Size) -> list[tuple[int, int]]:
     """Arrange four images around a point of a canvas of twice the tile size.
 
         0 | 1      Tile 0 has its lower right corner at the centre, tile 1 its lower left one, and so on.
@@ -35,7 +38,7 @@ def mosaic4(sizes: Sequence[tuple[int, int]], centre: tuple[int, int], size: int
     Args:
         sizes: (height, width) of four images, `size` or less.
         centre: (xc, yc) in canvas pixels.
-        size: half the side of the canvas.
+        size: half the height and width of the canvas.
 
     Returns:
         Left upper corners (x, y) of the images on the canvas, for `lay_images`.
@@ -44,43 +47,43 @@ def mosaic4(sizes: Sequence[tuple[int, int]], centre: tuple[int, int], size: int
     return [(xc if k % 2 else xc - w, yc if k > 1 else yc - h) for k, (h, w) in enumerate(sizes)]
 
 
-def draw_mosaic9(rng: np.random.Generator, index: int, n: int, size: int) -> tuple[list[int], tuple[int, int]]:
+def draw_mosaic9(rng: np.random.Generator, index: int, n: int, size: Size) -> tuple[list[int], tuple[int, int]]:
     """Draw the nine images of a mosaic and the window that is cut out of it.
 
     Args:
         rng: source.
         index: image that must be part of it.
         n: number of images to draw the other eight from, with replacement.
-        size: side of a tile in pixels.
+        size: height and width of a tile in pixels.
 
     Returns:
-        Nine image numbers in random order, and the left upper corner (x, y) of the window, each in 0 .. size.
+        Nine image numbers in random order, and the left upper corner (x, y) of the window, each in 0 .. side.
     """
-    y, x = (int(v) for v in rng.uniform(0, size, 2))
+    y, x = (int(v) for v in rng.uniform(0, np.array(size)))
     indices = [index, *rng.integers(0, n, 8).tolist()]
     return [indices[k] for k in rng.permutation(9)], (x, y)
 
 
-def mosaic9(sizes: Sequence[tuple[int, int]], window: tuple[int, int], size: int) -> list[tuple[int, int]]:
+def mosaic9(sizes: Sequence[tuple[int, int]], window: tuple[int, int], size: Size) -> list[tuple[int, int]]:
     """Arrange eight images around one, clockwise, behind a window of twice the tile size.
 
-        8 1 2      Tile 0 has its left upper corner at (size, size) of a field of 3 x 3 tiles. Tile 1 is on its top,
+        8 1 2      Tile 0 is in the middle of a field of 3 x 3 tiles of the largest size. Tile 1 is on its top,
         7 0 3      2 follows to the right, 3 is at its right side, and so on; smaller tiles leave grey gaps, and a
         6 5 4      later tile covers an earlier one.
 
     Args:
         sizes: (height, width) of nine images, `size` or less.
-        window: left upper corner (x, y) of the window in the field, each in 0 .. size.
-        size: a third of the side of the field, half of that of the window.
+        window: left upper corner (x, y) of the window in the field, each in 0 .. side.
+        size: a third of the height and width of the field, half of those of the window.
 
     Returns:
         Left upper corners (x, y) of the images in the window, for `lay_images`.
     """
-    (h0, w0), s, corners = sizes[0], size, []
+    (h0, w0), (sy, sx), corners = sizes[0], size, []
     for k, (h, w) in enumerate(sizes):
         hp, wp = sizes[k - 1]
-        x = (s, s, s + wp, s + w0, s + w0, s + w0 - w, s + w0 - wp - w, s - w, s - w)[k]
-        y = (s, s - h, s - h, s, s + hp, s + h0, s + h0, s + h0 - h, s + h0 - hp - h)[k]
+        x = (sx, sx, sx + wp, sx + w0, sx + w0, sx + w0 - w, sx + w0 - wp - w, sx - w, sx - w)[k]
+        y = (sy, sy - h, sy - h, sy, sy + hp, sy + h0, sy + h0, sy + h0 - h, sy + h0 - hp - h)[k]
         corners.append((x - window[0], y - window[1]))
     return corners
 
@@ -122,28 +125,29 @@ def lay_labels(
     segments: Sequence[list[np.ndarray]],
     sizes: Sequence[tuple[int, int]],
     corners: Sequence[tuple[int, int]],
-    side: int,
+    canvas: Size,
 ) -> tuple[np.ndarray, list[np.ndarray]]:
-    """Move the labels of images to where `lay_images` lays these on a square.
+    """Move the labels of images to where `lay_images` lays these on a canvas.
 
     Args:
         labels: `[class, xywhn]` of each image, (M, 5).
         segments: polygons of each, xyn.
         sizes: (height, width) of the images.
         corners: (x, y) of the left upper corner of each.
-        side: of the square.
+        canvas: its height and width.
 
     Returns:
-        All labels in pixels, clipped to the square (some may have no area left), and all polygons, clipped.
+        All labels in pixels, clipped to the canvas (some may have no area left), and all polygons, clipped.
     """
     frames = np.array([(w, h, x, y) for (h, w), (x, y) in zip(sizes, corners, strict=True)], np.float32)
     frame = frames.repeat([len(x) for x in labels], 0)  # (M, 4)
     laid = np.concatenate(labels, 0)
-    laid[:, 1:5] = xywhn2xyxy(laid[:, 1:5], *(frame[:, k : k + 1] for k in range(4))).clip(0, side)
+    ends = canvas[::-1]
+    laid[:, 1:5] = xywhn2xyxy(laid[:, 1:5], *(frame[:, k : k + 1] for k in range(4))).clip(0, (*ends, *ends))
     if not any(segments):
         return laid, []
     moved = []
     for frame, own, polygons in zip(frames, labels, segments, strict=True):
         polygons = polygons or [np.zeros((0, 2), np.float32)] * len(own)
-        moved += [(polygon * frame[:2] + frame[2:]).clip(0, side) for polygon in polygons]
+        moved += [(polygon * frame[:2] + frame[2:]).clip(0, ends).astype(np.float32) for polygon in polygons]
     return laid, moved

@@ -124,9 +124,9 @@ class GenericLogger:
                 log.image(f"{name}/{file.stem}", file, epoch)
 
     def log_graph(self, model: nn.Module, imgsz: int | Sequence[int] = (640, 640)) -> None:
-        """Add the graph of a model for square images to TensorBoard; of two sides the longer counts."""
+        """Add the graph of a model for images of a side, or a height and width, to TensorBoard."""
         if self._tensorboard:
-            self._tensorboard.graph(model, imgsz if isinstance(imgsz, int) else max(imgsz))
+            self._tensorboard.graph(model, imgsz)
 
     def log_model(self, path: str | Path, epoch: int = 0, metadata: Mapping[str, Any] | None = None) -> None:
         """Note the path of a checkpoint; the file itself is not sent.

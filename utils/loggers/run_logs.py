@@ -84,7 +84,7 @@ class RunLogs:
         if self.tensorboard:
             self.tensorboard.truncate(epoch)
 
-    def start(self, model: nn.Module | None, imgsz: int) -> None:
+    def start(self, model: nn.Module | None, imgsz: int | Sequence[int]) -> None:
         """Show in TensorBoard the settings, and the graph of a model for images of `imgsz` pixels; None shows none."""
         if self.tensorboard and self.settings:
             self.tensorboard.hyperparameters(self.settings, ("metrics/mAP_0.5", "metrics/mAP_0.5:0.95", "fitness/best"))

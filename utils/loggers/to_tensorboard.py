@@ -120,12 +120,12 @@ class TensorBoardLogger:
         parts = hparams(plain, dict.fromkeys(metrics, 0))
         self._write(lambda writer: [writer.file_writer.add_summary(part) for part in parts])
 
-    def graph(self, model: nn.Module, imgsz: int) -> None:
-        """Add the graph of a detector in evaluation mode for square images of a size in pixels; it stays as it is."""
+    def graph(self, model: nn.Module, imgsz: int | Sequence[int]) -> None:
+        """Add the graph of a detector in evaluation mode, which stays as it is, for a side, or height and width."""
         if not self.active:
             return
         copied = _Boxes(deepcopy(model).eval())
-        images = next(copied.parameters()).new_zeros(1, 3, imgsz, imgsz)
+        images = next(copied.parameters()).new_zeros(1, 3, *np.broadcast_to(imgsz, 2).tolist())
         with warnings.catch_warnings(), torch.no_grad():
             warnings.simplefilter("ignore")  # sizes become constants, which an image may have
             try:

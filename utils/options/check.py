@@ -121,3 +121,7 @@ class UntouchedInt(Untouched, int):
 
 class UntouchedFloat(Untouched, float):
     """See `Untouched`."""
+
+
+class UntouchedList(Untouched, list):
+    """See `Untouched`."""

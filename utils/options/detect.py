@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass
 from typing import Annotated, Any, Literal
 
-from utils.options.check import CONF, COUNT, SHARE, SIDE, Number
+from utils.options.check import CONF, COUNT, SHARE, SIDE, Number, UntouchedList
 from utils.options.table import make_parser, option
 from utils.paths import ROOT
 from utils.thresholds import CONF_THRES, IOU_THRES, MAX_DET
@@ -28,7 +28,9 @@ class DetectOptions:
     )
     data: str | None = option(None, "dataset YAML with class names, for model files that hold none")
     imgsz: list[Annotated[int, SIDE]] = option(
-        [640], "network input: side, or height width", *("--imgsz", "--img", "--img-size")
+        UntouchedList([640]),
+        "network input: side, or height and width; default: those of a model trained with both, else 640",
+        *("--imgsz", "--img", "--img-size"),
     )
     conf_thres: Annotated[float | str, CONF] = option(
         CONF_THRES,

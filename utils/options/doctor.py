@@ -14,9 +14,9 @@ class DoctorOptions:
     """Options of engine.doctor, see `utils.options.table`."""
 
     data: str = option("", "dataset YAML; the flag may be left out")
-    imgsz: Annotated[int, SIDE] = option(
+    imgsz: Annotated[int, SIDE] | list[Annotated[int, SIDE]] = option(
         640,
-        "image size in pixels of the training, by which small boxes are judged",
+        "image size in pixels of the training, one side or height and width, by which small boxes are judged",
         *("--imgsz", "--img", "--img-size"),
     )
     cfg: str = option("", "model YAML, whose anchors and strides count; default: those of yolov5s")

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import KW_ONLY, dataclass
 from typing import Annotated, Any
 
-from utils.options.check import BATCH, COUNT, SHARE, SIDE
+from utils.options.check import BATCH, COUNT, SHARE, SIDE, UntouchedList
 from utils.options.formats import EXPORTS
 from utils.options.table import make_parser, option, refused
 from utils.thresholds import CONF_THRES, IOU_THRES
@@ -26,7 +26,9 @@ class ExportOptions:
     data: Any = option("", "dataset YAML: images for --int8 and for the comparison; default: random images")
     weights: list[str] | None = option(None, "checkpoint, or official weights such as yolov5s.pt, or several")
     imgsz: list[Annotated[int, SIDE]] = option(
-        [640, 640], "height and width, or one side", *("--imgsz", "--img", "--img-size")
+        UntouchedList([640, 640]),
+        "height and width, or one side; default: those of a model trained with both, else 640",
+        *("--imgsz", "--img", "--img-size"),
     )
     batch_size: Annotated[int, BATCH] = option(1, "images per batch; with --dynamic the largest of a TensorRT engine")
     device: Any = option("cpu", "where the model is traced: cpu, 0, ...")

@@ -170,7 +170,7 @@ def option(
     """Declare a field of a dataclass as an option; `--its-name` is its flag unless others are given. See `Option`."""
     metadata = {"help": help, "flags": flags, "bare": bare, "required": required, "metavar": metavar}
     if isinstance(default, list):
-        return field(default_factory=lambda: list(default), metadata={"option": metadata})
+        return field(default_factory=lambda: type(default)(default), metadata={"option": metadata})
     return field(default=default, metadata={"option": metadata})
 
 

@@ -10,6 +10,7 @@ from utils.options.table import make_parser, option, refused
 from utils.paths import ROOT
 
 DEFAULT_CFG = "models/yolov5s-swinv2.yaml"
+TRAIN_SIDE = Number(int, 1, SIDE.high // 2)  # a mosaic is laid out on twice the side
 START = "start"  # of --teacher: the weights at the start of the run
 HYP_OF_SWIN, HYP_OF_CONV = "data/hyps/hyp.swinv2.yaml", "data/hyps/hyp.scratch-low.yaml"
 HYP_OF_TRAINED = "data/hyps/hyp.finetune.yaml"
@@ -63,8 +64,8 @@ class TrainOptions:
     batch_size: Annotated[int, Number(int, 1, BATCH.high // 2, also=-1)] = option(
         16, "images per batch over all devices; -1: as many as the GPU takes"
     )
-    imgsz: Annotated[int, Number(int, 1, SIDE.high // 2)] = option(
-        640, "training and validation size, pixels", *("--imgsz", "--img", "--img-size")
+    imgsz: Annotated[int, TRAIN_SIDE] | list[Annotated[int, TRAIN_SIDE]] = option(
+        640, "training and validation size, pixels: one side, or height and width", *("--imgsz", "--img", "--img-size")
     )
     rect: bool = option(False, "rectangular training batches; no mosaic, no shuffling")
     resume: bool | str = option(False, "resume the latest run, or the given last.pt", bare=True)

@@ -25,8 +25,9 @@ class ValOptions:
     )
     batch_size: Annotated[int, BATCH] = option(32, "images per batch")
     imgsz: Annotated[int, SIDE] | list[Annotated[int, SIDE]] = option(
-        640,
-        "long side of the network input in pixels, or height and width for files exported with both",
+        UntouchedInt(640),
+        "long side of the network input in pixels, or height and width; default: those of a model trained with both, "
+        "or of a file that takes no other, else 640",
         *("--imgsz", "--img", "--img-size"),
     )
     conf_thres: Annotated[float | str, CONF] = option(
