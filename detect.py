@@ -34,7 +34,7 @@ from engine.interrupts import Interrupts
 from engine.results.box_maps import Visualization
 from engine.results.images import Windows, open_windows
 from engine.results.outputs import Outputs, Summary, Wanted
-from models.detector import find_confidence
+from models.detector import find_classes, find_confidence
 from models.image_size import choose_size
 from models.runtimes.backends import DetectMultiBackend
 from models.weights.checkpoint import strip_optimizer
@@ -109,7 +109,8 @@ def run(options: DetectOptions, *, stream: bool = False) -> list[Result] | Itera
         conf = find_confidence(o.conf_thres, model)
         log_confidence(o.conf_thres, conf, model, max(size), o)
         settings = Settings(
-            size, conf, o.iou_thres, o.max_det, o.classes, o.agnostic_nms, o.augment, o.slice, o.overlap,
+            size, conf, o.iou_thres, o.max_det, find_classes(o.classes, model), o.agnostic_nms, o.augment, o.slice,
+            o.overlap,
         )  # fmt: skip
         predictor = Predictor(model, settings)
         model.check_suppression(conf, o.iou_thres, o.max_det, o.agnostic_nms)

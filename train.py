@@ -330,6 +330,7 @@ def finish(
             "python", "val.py", "--weights", best, "--data", plan.options.data, "--img", *size_text(plan.imgsz).split(),
             "--batch-size", str(plan.options.batch_size * 2), *["--single-cls"] * plan.options.single_cls,
             *(word for n in limits(plan).values() for word in ("--max-det", str(n))),
+            *(["--classes", *map(str, plan.options.classes)] if plan.options.classes else []),
         )  # fmt: skip
         LOGGER.info(f"To reproduce these numbers: {line}")
         LOGGER.info(f"Results, weights and images are in {colorstr('bold', str(plan.save_dir))}")

@@ -16,6 +16,7 @@ if __name__ == "__main__":  # before torch is loaded: --help and mistyped option
     with cli_errors():
         OPTIONS = parse_opt(description=__doc__)
 
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -31,6 +32,7 @@ from engine.results.files import save_one_json as save_one_json
 from engine.results.files import save_one_txt as save_one_txt
 from engine.results.report import ValReport
 from engine.validation.breakdown import Breakdown, break_down
+from engine.validation.class_map import ClassMap, match_classes
 from engine.validation.coco import CocoNumbers, load_package
 from engine.validation.deployed import LOWEST, Deployment, Detected
 from engine.validation.evaluation import (
@@ -156,10 +158,9 @@ def run(
         backend, o = _open_weights(o)
         model, half = backend.model if compute_loss else backend, False  # the loss needs the raw maps
     split = "val" if o.task in ("speed", "study") else o.task
-    data = (
-        _read_dataset(o.data, de_parallel(model), split) if dataloader is None else o.data
-    )  # training gives the mapping
-    names = _class_names(data, de_parallel(model), o.single_cls, by_hand)
+    # training gives the mapping
+    data = _read_dataset(o.data, de_parallel(model), split, o.classes) if dataloader is None else o.data
+    names, class_map = _match_classes(data, de_parallel(model), o, by_hand)
     if dataloader is None:
         dataloader = _make_loader(data, de_parallel(model), o)
         warn_of_max_det(dataloader.dataset, o.max_det)
@@ -178,7 +179,7 @@ def run(
     tally = Tally(len(names), deployment, details=thresholds or o.report)
     runner = Runner(
         model, ap_confidence(o), o.iou_thres, o.max_det, o.single_cls, half, compute_loss, o.augment, o.save_hybrid,
-        deployment,
+        deployment, class_map,
     )  # fmt: skip
     callbacks.run("on_val_start")
     with evaluating(model):
@@ -339,11 +340,33 @@ def _open_weights(o: ValOptions) -> tuple[DetectMultiBackend, ValOptions]:
     return backend, replace(o, imgsz=default_size(o.imgsz, backend))
 
 
-def _read_dataset(data: Any, model: Any, split: str) -> dict[str, Any]:
+def _read_dataset(data: Any, model: Any, split: str, classes: Sequence[int | str] | None) -> dict[str, Any]:
     """Read the dataset; a mapping needs only the split to validate, and without names has those of the model."""
     if isinstance(data, Mapping):
-        return check_dataset({"names": dict(model.names), **data}, (split,), required=(split,))
-    return check_dataset(data, (split,))
+        return check_dataset({"names": dict(model.names), **data}, (split,), required=(split,), classes=classes)
+    return check_dataset(data, (split,), classes=classes)
+
+
+def _match_classes(
+    data: Mapping[str, Any], model: Any, o: ValOptions, by_hand: bool
+) -> tuple[dict[int, str], ClassMap | None]:
+    """Return the names of the classes to measure, and how they are found in the model where they were chosen by name.
+
+    Raises:
+        ValueError: the model does not have them.
+    """
+    selection = data.get("selection")
+    weights = str(o.weights[0]) if o.weights else "model"
+    found = match_classes(selection, model.names, o.single_cls, weights) if selection else None
+    if found and o.save_thresholds:
+        raise ValueError(
+            "--save-thresholds is for all classes of the model in their order: leave out --classes, and the keys "
+            f"classes and merge of {data.get('yaml_file') or 'the dataset'}"
+        )
+    if o.single_cls or found:
+        names = dict(data["names"])
+        return names if len(names) == 1 or not o.single_cls else {0: "item"}, found
+    return _class_names(data, model, by_hand), None
 
 
 def _check_suppression(backend: DetectMultiBackend, o: ValOptions) -> None:
@@ -392,18 +415,18 @@ def _check_settings(o: ValOptions) -> None:
         LOGGER.warning("--save-hybrid adds the labels to the detections: the metrics are those of the labels")
 
 
-def _class_names(data: Mapping[str, Any], model: nn.Module, single_cls: bool, by_hand: bool) -> dict[int, str]:
+def _class_names(data: Mapping[str, Any], model: Any, by_hand: bool) -> dict[int, str]:
     """Return the names of the classes to measure; ValueError if the model does not have those of the dataset."""
-    names = dict(data["names"])
-    if single_cls:
-        return names if len(names) == 1 else {0: "item"}
-    if model.nc != len(names):
+    names, nc, own = dict(data["names"]), model.nc, dict(model.names)
+    if nc != len(names):
+        part = nc < len(names) and set(own.values()) <= {printable(name) for name in names.values()}
+        hint = f"{shlex.join(['--classes', *own.values()])}, " * part
         raise ValueError(
-            f"the model has {model.nc} classes, the dataset {data.get('yaml_file') or ''} has {len(names)}: "
-            "give the --data it was trained with, or --single-cls"
+            f"the model has {nc} classes, the dataset {data.get('yaml_file') or ''} has {len(names)}: "
+            f"give the --data it was trained with, {hint}or --single-cls"
         )
-    if by_hand and dict(model.names) != {i: printable(name) for i, name in names.items()}:
-        LOGGER.warning(f"the class names of the model, {dict(model.names)}, differ from those of the dataset, {names}")
+    if by_hand and own != {i: printable(name) for i, name in names.items()}:
+        LOGGER.warning(f"the class names of the model, {own}, differ from those of the dataset, {names}")
     return names
 
 

@@ -237,7 +237,9 @@ def write(files: Sequence[str], part_of: np.ndarray, data: dict[str, Any], o: Sp
         for split, chosen in of_split.items():
             lines = (listed(files[i], folder) for i in np.flatnonzero(chosen))
             texts[folder / f"{stem}-{split}.txt"] = "".join(line + "\n" for line in lines)
-        tested = {} if "test" in held or "test" in o.of or data["test"] is None else {"test": data["test"]}
+        tested = (
+            {} if "test" in held or "test" in o.of or data["test"] is None else {"test": Split.of(data["test"]).images}
+        )
         lists = {split: f"{stem}-{split}.txt" for split in of_split}
         tables[folder / f"{stem}.yaml"] = {**kept, "path": str(folder), **lists, **tested}
     for file in (*texts, *tables):

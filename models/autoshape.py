@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from models.cost import LayerTimes
 from models.detections import Detections
-from models.detector import Detector, find_confidence
+from models.detector import Detector, find_classes, find_confidence
 from models.image_size import input_stride, make_divisible
 from utils.console import LOGGER
 from utils.datasets.output_names import name_part
@@ -25,7 +25,7 @@ from utils.datasets.reader import decode_image, has_more_pages
 from utils.downloads import fetch, is_url
 from utils.downloads.http_client import shown
 from utils.nms import non_max_suppression
-from utils.options.check import CONF, COUNT, SHARE, SIDE, Number, Untouched, UntouchedInt
+from utils.options.check import CONF, COUNT, SHARE, SIDE, Untouched, UntouchedInt
 from utils.text import file_name
 from utils.thresholds import CONF_THRES, IOU_THRES, MAX_DET
 
@@ -49,7 +49,7 @@ class AutoShape(nn.Module):
 
     Attributes:
         conf, iou, agnostic, multi_label, classes, max_det: see `non_max_suppression`; change them at any time. `conf`
-            may be "best", "best-class" or such as "precision=0.95", see `find_confidence`.
+            may be "best", "best-class" or such as "precision=0.95", see `find_confidence`; `classes` names or numbers.
         amp: compute in mixed precision; not on a CPU.
         model: as given, so that the layers of a checkpoint are `model.model.model` over a `DetectMultiBackend`, and
             `model.model` over a `DetectionModel`.
@@ -63,7 +63,7 @@ class AutoShape(nn.Module):
     iou = IOU_THRES
     agnostic = False
     multi_label = False
-    classes: Sequence[int] | None = None
+    classes: Sequence[int | str] | int | str | None = None
     max_det = MAX_DET
     amp = False
 
@@ -177,8 +177,7 @@ class AutoShape(nn.Module):
         find_confidence(CONF.check("conf", self.conf), self.model)
         SHARE.check("iou", self.iou)
         COUNT.check("max_det", self.max_det)
-        for number in [self.classes] if isinstance(self.classes, int) else self.classes or ():
-            Number(int, 0).check("classes", number)
+        find_classes(self.classes, self.model)
 
     def _frame(self, shape: tuple[int, int], inside: tuple[int, int]) -> tuple[int, int]:
         """Height and width of the network input for an image of a shape, fitted into another one."""
@@ -199,7 +198,7 @@ class AutoShape(nn.Module):
             boxes,
             conf,
             self.iou,
-            self.classes,
+            find_classes(self.classes, self.model),
             self.agnostic,
             self.multi_label,
             max_det=self.max_det,

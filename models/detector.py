@@ -12,6 +12,8 @@ from torch import Tensor, nn
 
 from utils.augmentations import letterbox
 from utils.boxes import scale_boxes
+from utils.options.check import Number
+from utils.text import class_numbers
 from utils.torch_utils import Profile, amp_context
 
 
@@ -103,6 +105,19 @@ class Detector:
         if parameter is None:
             return getattr(self.model, "device", torch.device("cpu")), torch.float32
         return parameter.device, parameter.dtype
+
+
+def find_classes(asked: Sequence[int | str] | int | str | None, model: nn.Module) -> list[int] | None:
+    """Return the numbers of the classes of a model that are given by name or number; None for all.
+
+    Raises:
+        ValueError: no such class.
+    """
+    if asked is None:
+        return None
+    given, names = [asked] if isinstance(asked, int | str) else asked, dict(model.names)  # type: ignore[arg-type]
+    wanted = [item if isinstance(item, str) else Number(int, 0).check("classes", item) for item in given]
+    return class_numbers(wanted, names, f"--classes with {getattr(model, 'w', 'this model')}")
 
 
 def find_confidence(asked: float | str, model: nn.Module) -> float | list[float]:

@@ -243,7 +243,11 @@ def test_classes_agnostic_and_max_det(run, tmp_path):
     image = write(tmp_path / "x.png", picture())
     everything = run(image, nosave=True)[0].detections
     cls = int(everything[0, 5])
-    assert set(run(image, nosave=True, classes=[cls])[0].detections[:, 5].tolist()) == {cls}
+    chosen = run(image, nosave=True, classes=[cls])[0]
+    assert set(chosen.detections[:, 5].tolist()) == {cls}
+    assert torch.equal(run(image, nosave=True, classes=[chosen.names[cls]])[0].detections, chosen.detections)
+    with pytest.raises(ValueError, match=r"--classes with .*\.pt: no class 'catt'. Did you mean 'cat'"):
+        run(image, nosave=True, classes=["catt"])
     assert torch.equal(run(image, nosave=True, max_det=2)[0].detections, everything[:2])
     assert len(run(image, nosave=True, agnostic_nms=True, iou_thres=0.1)[0].detections) < len(
         run(image, nosave=True, iou_thres=0.1)[0].detections

@@ -84,8 +84,9 @@ OURS = {
         "--convert": "auto", "--unlabeled": [], "--freeze-bn": False, "--strip": False,
         "--metric": "fitness",
         "--teacher": "", "--distill-from": "outputs", "--close-mosaic": None, "--max-det": None,
+        "--classes": None,
     },
-    "val": {**flags("--as-detect", "--report", "--save-thresholds", "--coco"), "--window": None},
+    "val": {**flags("--as-detect", "--report", "--save-thresholds", "--coco"), "--window": None, "--classes": None},
     "detect": {
         **flags("--save-json", "--save-frames", "--report"), "--window": None, "--slice": 0, "--overlap": 0.2,
         "--batch-size": None,

@@ -463,6 +463,33 @@ def test_number_of_classes_must_agree(data):
         run_oracle(data, loader, [], nc=7)
 
 
+def test_classes_are_chosen_by_name(oblong, lines):
+    """The oracle has the classes 0, 1, 2 of those names; the dataset is asked for two of them, in another order."""
+    loader = make_loader(oblong)
+    content = {key: oblong[key] for key in ("path", "train", "val")} | {"names": ["0", "1", "2"]}
+    answers = perfect_answers(loader)
+    for keys, labels in (({"classes": [2, 0]}, [4, 4]), ({"merge": {"both": [0, 2]}}, [8, 4])):
+        data = check_dataset(content | keys)
+        (results, maps, _), _ = run_oracle(data, make_loader(data), answers, nc=3, verbose=True)
+        np.testing.assert_allclose(results[:4], [1, 1, 0.995, 0.995], atol=1e-6)
+        assert len(maps) == 2
+        table = [line.split() for line in lines() if line.split()[:1] in (["0"], ["1"], ["2"], ["both"])]
+        assert [int(line[2]) for line in table[-2:]] == labels
+    with pytest.raises(ValueError, match="--save-thresholds is for all classes of the model in their order"):
+        run_oracle(data, make_loader(data), answers, nc=3, save_thresholds=True)
+    with pytest.raises(ValueError, match="the model has no class '2'"):
+        run_oracle(check_dataset(content | {"classes": [2, 0]}), loader, answers, nc=2)
+    with pytest.raises(ValueError, match="compute_loss needs the classes of the dataset in the order of the model"):
+        run_oracle(data, make_loader(data), answers, nc=3, compute_loss=lambda raw, targets: None)
+
+
+def test_a_model_of_fewer_classes_is_told_how_to_choose(data, tiny_dataset):
+    oracle = Oracle(2, [])
+    oracle.names = {0: data["names"][2], 1: data["names"][0]}
+    with pytest.raises(ValueError, match=f"give the --data it was trained with, --classes {data['names'][2]} "):
+        val.run(data, model=oracle, dataloader=make_loader(data), plots=False)
+
+
 def test_misleading_settings_are_told(data, tiny_dataset, weights, tmp_path, lines):
     other = data | {"names": {c: f"other{c}" for c in data["names"]}}
     by_hand(other, weights, tmp_path, conf_thres=0.25, save_conf=True)

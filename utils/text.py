@@ -8,6 +8,7 @@ spelled, in any script, and changes only what the sink would misread.
 import re
 import unicodedata
 from collections.abc import Iterable, Mapping
+from difflib import get_close_matches
 from itertools import count
 
 MAX_NAME = 1000  # characters of a class name
@@ -46,6 +47,45 @@ def count_text(counts: Mapping[int, int], names: Mapping[int, str]) -> str:
         name = printable(names.get(cls, str(cls)))
         words.append(f"{n} {name}{'s' * (n > 1 and not name.endswith('s'))}")
     return ", ".join(words) or "(no detections)"
+
+
+def class_numbers(wanted: Iterable[int | str], names: Mapping[int, str], place: str) -> list[int]:
+    """Return the numbers of classes that are given by name or number; a text of digits is a number too.
+
+    Args:
+        wanted: names or numbers.
+        names: class number to name.
+        place: where they are given, for messages.
+
+    Raises:
+        ValueError: no such class, or several of one name.
+    """
+    found = []
+    for item in wanted:
+        if isinstance(item, bool) or not isinstance(item, int | str):
+            raise ValueError(f"{place}: {item!r:.80} is not a class name or number. Put a name in quotes.")
+        of_name = [number for number, name in names.items() if str(item) in (name, printable(name))]
+        if isinstance(item, int) or item.isdecimal():
+            if int(item) not in names:
+                hint = f"; the class named {str(item)!r} has number {of_name[0]}" if of_name else ""
+                raise ValueError(f"{place}: class {item} does not exist, the classes are 0 to {len(names) - 1}{hint}")
+            found.append(int(item))
+        elif len(of_name) == 1:
+            found += of_name
+        elif of_name:
+            raise ValueError(f"{place}: {item!r:.80} is the name of several classes: give a number of {of_name}")
+        else:
+            lower = {name.lower(): name for name in names.values()}
+            close = get_close_matches(item.lower(), lower, n=1)
+            hint = f"Did you mean {lower[close[0]]!r}?" if close else f"The classes are {first_names(names)}"
+            raise ValueError(f"{place}: no class {item!r:.80}. {hint}")
+    return found
+
+
+def first_names(names: Mapping[int, str], most: int = 10) -> str:
+    """Return names of classes for a message: in the order of their numbers, `printable`, how many more at the end."""
+    listed = printable(", ".join(list(names.values())[:most]))
+    return f"{listed}, and {len(names) - most} more" if len(names) > most else listed
 
 
 def one_line(text: str, kept: Iterable[str] = ()) -> str:

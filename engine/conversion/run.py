@@ -391,7 +391,7 @@ def convert(
 
 def split_images(split: Any) -> list[str]:
     """Return the folders or lists of the images of a split, whatever the format of its labels."""
-    entries = split.images if isinstance(split, Split) else split
+    entries = Split.of(split).images
     return [str(entries)] if isinstance(entries, str | Path) else [str(entry) for entry in entries]
 
 

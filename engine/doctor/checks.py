@@ -109,10 +109,10 @@ def examine(data: Dataset, ids: set[str], checks: Sequence[Check] = CHECKS) -> l
 # At the start of a training -------------------------------------------------------------------------------------------
 def loaded_split(name: str, source: str | Sequence[str] | Split, loaded: Any) -> DoctorSplit:
     """Return a split from what the training has read already, a `LoadImagesAndLabels`."""
-    images = source.images if isinstance(source, Split) else source
+    split = Split.of(source)
     return DoctorSplit(
-        name, images, not isinstance(source, Split), loaded.im_files, loaded.im_files, loaded.label_files,
-        loaded.labels, loaded.shapes, loaded.messages,
+        name, split.images, split.format == "yolo", loaded.im_files, loaded.im_files, loaded.label_files,
+        loaded.labels, loaded.shapes, loaded.messages, selection=split.selection,
     )  # fmt: skip
 
 
@@ -130,7 +130,8 @@ def report_start(
     """
     if is_main() and options.evolve is None:
         max_det = options.max_det or 300
-        LOGGER.info(f"{colorstr('doctor: ')}{start_line(data, loaders, model, imgsz, anchor_t, max_det)}")
+        line = start_line(data, loaders, model, imgsz, anchor_t, max_det, options.classes or ())
+        LOGGER.info(f"{colorstr('doctor: ')}{line}")
         warn_of_max_det(loaders["val"].dataset, max_det)
 
 
@@ -141,6 +142,7 @@ def start_line(
     imgsz: int | tuple[int, int],
     anchor_t: float,
     max_det: int,
+    classes: Sequence[int | str] = (),
 ) -> str:
     """Return one line about the dataset of a training: findings of each severity by the checks that decode nothing.
 
@@ -151,6 +153,7 @@ def start_line(
         imgsz: image size: a side, or height and width.
         anchor_t: hyperparameter.
         max_det: detections that validation keeps of an image.
+        classes: of --classes.
 
     Raises:
         ValueError: from `skipped`.
@@ -163,7 +166,8 @@ def start_line(
     if not found:
         return "no finding about labels and names"
     grave = ", ".join(dict.fromkeys(f.id for f in found if f.severity != "note"))
-    shown = command("python", "-m", "engine.doctor", file, "--img", *size_text(imgsz).split())
+    chosen = ["--classes", *map(str, classes)] if classes else []
+    shown = command("python", "-m", "engine.doctor", file, "--img", *size_text(imgsz).split(), *chosen)
     return f"{in_words(count_by_severity(found))}{f' ({grave})' if grave else ''}. Shown by: {shown}"
 
 

@@ -13,8 +13,9 @@ import numpy as np
 from engine.doctor.findings import Place
 from models.yolo import Detect
 from utils.autoanchor import label_sizes
-from utils.datasets.dataset import SPLITS, read_split
+from utils.datasets.dataset import SPLITS, label_classes, read_split
 from utils.datasets.reader import Split, parse_line, read_text
+from utils.datasets.selection import Selection
 
 LIMIT = 10  # places of a finding that are named
 P5_ANCHORS = ((10, 13), (16, 30), (33, 23), (30, 61), (62, 45), (59, 119), (116, 90), (156, 198), (373, 326))
@@ -31,7 +32,8 @@ class DoctorSplit:
         listed: all its images, usable or not.
         im_files, label_files, labels, sizes: of the usable images, as in `LabelSet`.
         messages: problems of single files, as in `LabelSet`.
-        nc: classes are below it, None for any.
+        nc: classes of the labels are below it, None for any.
+        selection: what became of them, see `select_classes`.
     """
 
     name: str
@@ -44,6 +46,7 @@ class DoctorSplit:
     sizes: np.ndarray
     messages: list[str]
     nc: int | None = None
+    selection: Selection | None = None
 
     @cached_property
     def flat(self) -> np.ndarray:
@@ -82,7 +85,8 @@ class DoctorSplit:
     def line_of(self, row: int) -> int | None:
         """Return the line of label `row` of `flat` in its file; None if labels are not lines.
 
-        The rules are those of `parse_labels`: bad and repeated lines give no label.
+        The rules are those of `parse_labels` and `select_labels`: bad and repeated lines give no label, nor do others'
+        classes.
         """
         if not self.yolo:
             return None
@@ -91,9 +95,14 @@ class DoctorSplit:
         seen: set[tuple[float, ...]] = set()
         for line, text in enumerate(read_text(self.label_files[image]).split("\n"), 1):
             try:
-                values = tuple(np.array(parse_line(text.split(), self.nc)[0], np.float32).tolist())
+                values = np.array(parse_line(text.split(), self.nc)[0], np.float32)
             except ValueError:
                 continue
+            if self.selection:
+                values[0] = self.selection.apply(values[:1])[0]
+            if values[0] < 0:
+                continue
+            values = tuple(values.tolist())
             if values not in seen:
                 seen.add(values)
                 if len(seen) == number + 1:
@@ -183,7 +192,7 @@ def read_dataset(data: dict[str, Any], **settings: Any) -> Dataset:
     for name in SPLITS:
         if data[name] is None:
             continue
-        source = data[name] if isinstance(data[name], Split) else Split(data[name], "yolo", {})
+        source = Split.of(data[name])
         try:
             found, listed = read_split(source, data["nc"])
         except (ValueError, OSError) as error:
@@ -191,6 +200,6 @@ def read_dataset(data: dict[str, Any], **settings: Any) -> Dataset:
             continue
         splits[name] = DoctorSplit(
             name, source.images, source.format == "yolo", listed, found.im_files, found.label_files, found.labels,
-            found.sizes, found.messages, data["nc"],
+            found.sizes, found.messages, label_classes(source, data["nc"]), source.selection,
         )  # fmt: skip
     return Dataset(str(data["yaml_file"]), data, data["names"], splits, unreadable, **settings)

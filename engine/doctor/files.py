@@ -247,7 +247,8 @@ def _unlabelled(data: Dataset, split: DoctorSplit) -> Iterator[Finding]:
     if not missing and not empty:
         return
     images, many = len(split.im_files), len(missing) > 0.5 * len(split.im_files)
-    files = f" and {len(empty)} with an empty one" if empty else ""
+    kind = "without a label of the chosen classes" if split.selection else "with an empty one"
+    files = f" and {len(empty)} {kind}" if empty else ""
     yield Finding(
         "files.no_label", "warning" if many else "note", split.name, len(missing) + len(empty), images,
         f"{share_text(len(missing), images, 'images')} without a label file{files}",

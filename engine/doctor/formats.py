@@ -150,9 +150,10 @@ def check_outside(data: Dataset) -> Iterator[Finding]:
 
 def check_one_based(data: Dataset) -> Iterator[Finding]:
     """Report class numbers that seem to be counted from 1: the number after the last occurs, and 0 never."""
-    nc = len(data.names)
+    selection = data.yaml.get("selection")
+    nc, zero = (len(selection.known), selection.targets[0]) if selection else (len(data.names), 0)
     beyond = [m for split in data.splits.values() for m in split.messages if f"left out: class {nc}; " in m]
-    if beyond and not any((split.flat[:, 0] == 0).any() for split in data.splits.values()):
+    if beyond and zero >= 0 and not any((split.flat[:, 0] == zero).any() for split in data.splits.values()):
         yield Finding(
             "labels.one_based", "error", None, len(beyond), len(beyond),
             f"class {nc} occurs and class 0 never: classes seem to be counted from 1",

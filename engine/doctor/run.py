@@ -123,7 +123,7 @@ def run(options: DoctorOptions) -> list[Finding]:
     for option, file in (("--json", o.json), ("--html", o.html)):
         if not Path(file).absolute().parent.is_dir():  # told before the checks, which take long
             raise FileNotFoundError(f"{option} {file}: there is no folder {Path(file).parent}")
-    content = check_dataset(o.data)
+    content = check_dataset(o.data, classes=o.classes)
     ids = chosen_ids(o.only, [*o.skip, *skipped(content)])
     if o.fast:
         ids -= {id for check in CHECKS if check.cost == PIXELS for id in check.ids}

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from utils.console import LOGGER
 from utils.datasets.dataset import check_dataset
+from utils.datasets.reader import Split
 from utils.files import yaml_load
 from utils.options.export import ExportOptions
 from utils.options.formats import Format
@@ -59,14 +60,15 @@ def usage(outcome: Outcome) -> list[str]:
     data, source = outcome.options.data or run.get("data") or "", "IMAGES"
     data = data if isinstance(data, str | Path) else ""  # Python may give the content of a YAML
     try:
-        images = check_dataset(data)["val"]
+        images = Split.of(check_dataset(data)["val"]).images
         source = images if isinstance(images, str) else source
     except (ValueError, OSError):
         data = ""
     size = [height] if height == width else [height, width]
     words = ["--weights", outcome.file, "--img", *size, *([] if row.cpu else ["--device", 0])]
-    single = ["--single-cls"] if run.get("single_cls") else []
+    chosen = ["--single-cls"] if run.get("single_cls") else []
+    chosen += ["--classes", *map(str, run["classes"])] if run.get("classes") else []
     return [
         command("python", "detect.py", *map(str, words), "--source", source),
-        command("python", "val.py", *map(str, words), "--data", data if data else "DATASET.yaml", *single),
+        command("python", "val.py", *map(str, words), "--data", data if data else "DATASET.yaml", *chosen),
     ]

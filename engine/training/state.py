@@ -49,8 +49,8 @@ from utils.text import printable
 from utils.torch_utils import EarlyStopping, ModelEMA, load_state
 
 KEPT_OPTIONS = (  # on which the optimizer, the order of the images, the network or best.pt depend
-    "batch_size", "distill_from", "freeze", "freeze_bn", "image_weights", "imgsz", "metric", "optimizer", "quad",
-    "rect", "seed", "single_cls", "window",
+    "batch_size", "classes", "distill_from", "freeze", "freeze_bn", "image_weights", "imgsz", "metric", "optimizer",
+    "quad", "rect", "seed", "single_cls", "window",
 )  # fmt: skip
 SWIN_MODULES = {"C3SwinV2", "SwinV2Stage"}
 FEW_IMAGES, HYP_OF_FEW = 1000, "data/hyps/hyp.muon-small.yaml"
@@ -149,7 +149,7 @@ def read_inputs(options: TrainOptions) -> Inputs:
     Raises:
         ValueError, FileNotFoundError: a file is missing or cannot be used.
     """
-    data = check_dataset(options.data, needed=("train", "val"))
+    data = check_dataset(options.data, needed=("train", "val"), classes=options.classes)
     class_of(options.metric, learned_names(options.single_cls, data["names"]))  # typos are told before long work
     published = read_published(options.weights) if options.weights and not options.resume else None
     ckpt = load_checkpoint(options.weights) if options.weights and not published else None

@@ -46,7 +46,7 @@ class CocoNumbers:
         self.numbers: dict[str, float | None] = {}
         self._images = {path: i for i, path in enumerate(dataset.im_files)}
         self._rows: list[np.ndarray] = []
-        if isinstance(source, Split) and source.format == "coco" and len(names) == len(source.names):
+        if isinstance(source, Split) and source.format == "coco" and len(names) == source.classes:
             truth = _annotations(source, self._images)
         else:
             truth = _labels(dataset.labels, dataset.shapes)
@@ -99,9 +99,11 @@ def _annotations(split: Split, images: Mapping[str, int]) -> list[dict[str, Any]
     """Return the entries of the annotation files of a split for some images, in our numbers of images and classes."""
     reader = CocoReader(split, list(images), None)
     reader.start()
-    ids, categories = reader.result_ids()
+    ids, _ = reader.result_ids()
     image_of = {ids[path]: i for path, i in images.items()}
-    class_of = {category: c for c, category in enumerate(categories)}
+    class_of = {category: reader.classes[name] for category, name in reader.categories if name in reader.classes}
+    if split.selection:
+        class_of = {category: c for category, old in class_of.items() if (c := split.selection.targets[old]) >= 0}
     entries = []
     for file in split.annotations:
         with open_regular(file) as opened:

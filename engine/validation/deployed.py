@@ -38,10 +38,12 @@ class Deployment:
     lowest: float = LOWEST
     padded: bool = False
 
-    def suppress(self, decoded: Tensor, agnostic: bool, known: Sequence[Tensor] = ()) -> list[Tensor]:
+    def suppress(
+        self, decoded: Tensor, agnostic: bool, known: Sequence[Tensor] = (), classes: Sequence[int] | None = None
+    ) -> list[Tensor]:
         """Return B of (D, 6) `[xyxy_net, confidence, class]`, the best class of each box; see `non_max_suppression`."""
         return non_max_suppression(
-            decoded, self.lowest, self.iou, agnostic=agnostic, labels=known, max_det=self.max_det
+            decoded, self.lowest, self.iou, classes, agnostic=agnostic, labels=known, max_det=self.max_det
         )
 
     def __str__(self) -> str:

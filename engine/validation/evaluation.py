@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+from engine.validation.class_map import ClassMap
 from engine.validation.deployed import Deployment, Detected
 from engine.validation.errors import Errors, judge
 from utils.annotate import output_to_target, plot_images
@@ -86,6 +87,7 @@ class Runner:
         augment: test-time augmentation with three views; not together with `compute_loss`.
         hybrid: let the labels enter the suppression with confidence 1.
         deployment: the second suppression, for all but AP; without it the detections of AP are counted and drawn.
+        class_map: for classes that the dataset chooses; not together with `compute_loss`.
 
     Attributes:
         times: `Profile` of pre-processing, inference and NMS.
@@ -104,11 +106,15 @@ class Runner:
         augment: bool = False,
         hybrid: bool = False,
         deployment: Deployment | None = None,
+        class_map: ClassMap | None = None,
     ) -> None:
         self.hybrid, self.deployment = hybrid, deployment
+        self.class_map, self.chosen = class_map, class_map.chosen if class_map else None
         self.model, self.single_cls, self.compute_loss = model, single_cls, compute_loss
         if augment and compute_loss:
             raise ValueError("augment=True gives no raw maps, which compute_loss needs: leave one of them out")
+        if class_map and compute_loss:
+            raise ValueError("compute_loss needs the classes of the dataset in the order of the model: choose none")
         self.keywords = {"augment": True} if augment else {}
         self.conf_thres, self.iou_thres, self.max_det = conf_thres, iou_thres, max_det
         self.device = getattr(model, "device", None) or next(model.parameters()).device
@@ -133,6 +139,7 @@ class Runner:
             )  # (B, R, 5 + nc) and the raw maps
             if self.compute_loss:
                 self.loss += self.compute_loss(raw, targets)[1]
+            decoded = self.class_map(decoded) if self.class_map else decoded
             frame = (images.shape[2], images.shape[3])
             known = _labels_in_pixels(targets, len(images), frame) if self.hybrid else ()
             with self.times[2]:
@@ -154,6 +161,7 @@ class Runner:
             decoded,
             self.conf_thres,
             self.iou_thres,
+            self.chosen,
             agnostic=self.single_cls,
             multi_label=True,
             labels=known,
@@ -163,7 +171,7 @@ class Runner:
 
     def _deployed(self, deployment: Deployment, decoded: Tensor, known: Sequence[Tensor]) -> list[Tensor]:
         """Suppress as `_suppress` does, but with the settings of detect.py; on the CPU."""
-        found = [d.cpu() for d in deployment.suppress(decoded, self.single_cls, known)]
+        found = [d.cpu() for d in deployment.suppress(decoded, self.single_cls, known, self.chosen)]
         return self._merge_classes(found)
 
     def _merge_classes(self, found: list[Tensor]) -> list[Tensor]:

@@ -24,6 +24,7 @@ from models.runtimes.torch_files import Pt2Backend, TorchScriptBackend
 from models.weights.class_names import parse_names
 from models.yolo import DetectionModel
 from utils.console import LOGGER
+from utils.datasets.selection import select_classes
 from utils.downloads.official_weights import find_weights
 from utils.files import yaml_load
 from utils.options.formats import FORMATS, NMS, format_of
@@ -200,12 +201,16 @@ class DetectMultiBackend(nn.Module):
 
     def _find_names(self, file: Path, data: str | Path | None) -> dict[int, str]:
         """Return the names of a file that holds none."""
-        names = parse_names(yaml_load(data).get("names"), data) if data else None
+        content = yaml_load(data) if data else {}
+        names = parse_names(content.get("names"), data) if data else None
         classes = self.backend.nc
         if classes is None and not self.end2end:
             size = self.imgsz or (10 * self.stride, 10 * self.stride)
             blank = torch.zeros(self.batch_size or 1, 3, *size, device=self._device)
             classes = self.backend(blank).shape[2] - 5
+        selection = select_classes(names, content, data) if names else None
+        if selection and classes in (None, len(selection.names)):
+            names = dict(selection.names)
         if names and classes and len(names) != classes:
             raise ValueError(f"{file}: it outputs scores for {classes} classes, but {data} names {len(names)}")
         if names is None:

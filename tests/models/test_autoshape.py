@@ -215,7 +215,10 @@ def test_settings_are_followed(shaped, caplog):
     same(model(im, size=96).xyxy, [every[:3]])
     assert "1 of 1 images reached the limit of 3 detections" in caplog.text
     model.max_det, model.classes = 1000, [1]
-    assert set(model(im, size=96).xyxy[0][:, 5].tolist()) == {1}
+    one = model(im, size=96).xyxy
+    assert set(one[0][:, 5].tolist()) == {1}
+    model.classes = [model.names[1]]
+    same(model(im, size=96).xyxy, one)
     model.classes, model.multi_label, model.iou = None, True, 1.0
     assert len(model(im, size=96).xyxy[0]) > len(every)
     assert shaped.conf == 0.25
@@ -231,7 +234,7 @@ def test_settings_are_followed(shaped, caplog):
         ("conf", "0.5", "conf is '0.5', but must be a number"),
         ("iou", 2, "iou is 2, but must be between 0 and 1"),
         ("max_det", -1, "max_det is -1, but must be at least 1"),
-        ("classes", "cat", "classes is 'c', but must be an integer"),
+        ("classes", "ct", "no class 'ct'. Did you mean 'cat'?"),
         ("size", "640", "size is '640', but must be an integer"),
         ("size", 10**6, "size is 1000000, but must be at most 32000"),
     ],

@@ -188,7 +188,8 @@ class CocoReader:
             if known.setdefault(name, number) != number and name in self.classes:
                 raise ValueError(f"{source}: the category {name} has the ids {known[name]} and {number}")
         free = max((number for number, _ in self.categories if isinstance(number, int)), default=0) + 1
-        return ids, [known.get(name, free + cls) for name, cls in self.classes.items()]
+        names = self.split.selection.names if self.split.selection else self.split.names
+        return ids, [known.get(name, free + cls) for cls, name in names.items()]
 
     def _match(self, entries: dict[str, Annotation]) -> int:
         """Give each image its entry; return how many have one."""

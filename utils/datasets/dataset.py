@@ -23,11 +23,20 @@ import numpy as np
 from utils.console import LOGGER, cli_errors
 from utils.datasets.coco import CocoReader
 from utils.datasets.demo import draw_demo
-from utils.datasets.label_cache import STATES, LabelSet, content_key, read_cache, split_by, write_cache
+from utils.datasets.label_cache import (
+    STATES,
+    LabelSet,
+    content_key,
+    read_cache,
+    select_labels,
+    split_by,
+    write_cache,
+)
 from utils.datasets.lists import img2label_paths, list_images
 from utils.datasets.output_names import COCO_CATEGORIES, ResultIds, image_ids
 from utils.datasets.reader import Split, Verified, reason, verify_image_label
 from utils.datasets.scan import check_all
+from utils.datasets.selection import Selection, select_classes
 from utils.datasets.voc import VocReader
 from utils.files import key_place, yaml_load
 from utils.paths import ROOT, check_file, command
@@ -40,25 +49,30 @@ MAX_MESSAGES = 10  # messages about single files that are logged one by one
 
 # Dataset YAML --------------------------------------------------------------------------------------------------------
 def check_dataset(
-    data: str | Path | dict, needed: Sequence[str] = ("val",), *, required: Sequence[str] = ("train", "val")
+    data: str | Path | dict,
+    needed: Sequence[str] = ("val",),
+    *,
+    required: Sequence[str] = ("train", "val"),
+    classes: Sequence[int | str] | None = None,
 ) -> dict[str, Any]:
     """Read a dataset YAML and find its folders.
 
     Keys of the YAML: `train`, `val` and `names` are required; `test`, `path`, `nc` are optional, and `generate: shapes`
     draws the demonstration set if it is not there yet. `download` is never executed. `format` says how the labels are
     written: yolo (the default), coco with `annotations: {train: FILE.json, val: FILE.json}`, or voc with `first_pixel:
-    1` if coordinates count pixels from 1.
+    1` if coordinates count pixels from 1. `classes` and `merge`: see `select_classes`.
 
     Args:
         data: file (looked up by `check_file`), or its content.
         needed: the splits whose folders or lists must exist if the YAML names them. Others are looked for when they
             are loaded (`list_images`).
         required: the splits that it must name.
+        classes: names or numbers that are chosen instead of the key `classes`.
 
     Returns:
         A copy with `train`, `val`, `test` (absolute str, list of them, or None; a `Split` of these if the format is
-        not yolo), `names` {int: str} with the keys
-        0 .. nc - 1, `nc`, `path` (absolute str) and `yaml_file` (str, or None for a dict).
+        not yolo, or classes are chosen), `names` {int: str} with the keys 0 .. nc - 1, `nc`, `path` (absolute str),
+        `yaml_file` (str, or None for a dict) and `selection` (`Selection`, or None for all classes).
 
     Raises:
         ValueError: a key is missing or has a wrong value.
@@ -83,6 +97,10 @@ def check_dataset(
         where = key_place(where, "nc")
         raise ValueError(f"{where}: nc is {data['nc']}, but names has {len(names)} entries. Remove nc or fix names.")
 
+    selection = select_classes(names, data, where, classes)
+    if selection:
+        LOGGER.info(f"{where}: classes {selection}")
+
     path = Path(os.path.expanduser(str(data.get("path") or ".")))
     folders = [ROOT, yaml_file.parent, Path.cwd()] if yaml_file else [ROOT, Path.cwd()]
     bases = list(dict.fromkeys(Path(os.path.normpath(folder.absolute() / path)) for folder in folders))
@@ -95,9 +113,10 @@ def check_dataset(
     for key in needed:
         if not split_exists(base, data[key]):
             raise FileNotFoundError(missing_split_message(where, data, key, [base] if there[base] else bases))
-    splits = {key: make_split(data, base, key, names, where) if data.get(key) else None for key in SPLITS}
-    yaml_name = None if yaml_file is None else str(yaml_file)
-    return {**data, **splits, "names": names, "nc": len(names), "path": str(base), "yaml_file": yaml_name}
+    splits = {key: make_split(data, base, key, names, selection, where) if data.get(key) else None for key in SPLITS}
+    names = dict(selection.names) if selection else names
+    own = {"names": names, "nc": len(names), "path": str(base), "selection": selection}
+    return {**data, **splits, **own, "yaml_file": None if yaml_file is None else str(yaml_file)}
 
 
 def check_entries(data: dict[str, Any], where: Any) -> None:
@@ -167,12 +186,12 @@ def check_format(data: dict[str, Any], where: Any) -> None:
 
 
 def make_split(
-    data: dict[str, Any], base: Path, key: str, names: dict[int, str], where: Any
+    data: dict[str, Any], base: Path, key: str, names: dict[int, str], selection: Selection | None, where: Any
 ) -> str | list[str] | Split:
-    """Return the images of a split, with all that its format needs if that is not YOLO text."""
+    """Return the images of a split, with all that its format and a choice of classes need."""
     images, label_format = absolute_split(base, data[key]), data.get("format", "yolo")
     if label_format == "yolo":
-        return images
+        return Split(images, label_format, names, selection=selection) if selection else images
     twice = [name for name in set(names.values()) if list(names.values()).count(name) > 1]
     if twice:
         where = key_place(where, "names")
@@ -181,7 +200,8 @@ def make_split(
         )
     files = (data.get("annotations") or {}).get(key) or []
     files = [files] if isinstance(files, str) else files
-    return Split(images, label_format, names, tuple(absolute_split(base, files)), data.get("first_pixel", 0))
+    annotations = tuple(absolute_split(base, files))
+    return Split(images, label_format, names, annotations, data.get("first_pixel", 0), selection)
 
 
 def absolute_split(base: Path, entry: str | list[str]) -> str | list[str]:
@@ -278,22 +298,25 @@ def load_labels(source: str | Path | Sequence[str | Path] | Split, nc: int | Non
 
     Args:
         source: as for `list_images`, with labels in YOLO text; or a `Split`, which names the format.
-        nc: number of classes, None for any.
+        nc: number of classes, None for any. Of a `Split` with a selection, its own number of classes counts instead.
         prefix: put before all messages.
 
     Raises:
         FileNotFoundError: there are no images, or an annotation file is missing.
         ValueError: none of the images can be read, or an annotation file has another format.
     """
-    split = source if isinstance(source, Split) else Split(source, "yolo", {})
-    im_files = list_images(split.images)
+    split = Split.of(source)
+    im_files, nc = list_images(split), label_classes(split, nc)
     reader = READERS[split.format](split, im_files, nc)
     label_files = reader.label_files
     cache = reader.cache or cache_path(split.images, label_files)
     key = content_key(im_files, reader.sources, nc, split)
     cached = read_cache(cache, key, im_files, label_files, nc)
     label_set = cached or scan(reader, prefix)
-    log_label_set(label_set, prefix, f" (from {cache})" if cached else "")
+    chosen, note = select_labels(label_set, split.selection)
+    log_label_set(chosen, prefix, f" (from {cache})" if cached else "")
+    if note:
+        LOGGER.info(f"{prefix}{note}")
     if not label_set.im_files:
         raise ValueError(
             f"{prefix}none of the {len(im_files)} images in {split.images} can be used; see the messages above"
@@ -305,7 +328,12 @@ def load_labels(source: str | Path | Sequence[str | Path] | Split, nc: int | Non
             write_cache(cache, key, label_set, im_files)
         except OSError as error:
             LOGGER.warning(f"{prefix}label cache {cache} not written, labels are read at every start: {reason(error)}")
-    return label_set
+    return chosen
+
+
+def label_classes(split: Split, nc: int | None) -> int | None:
+    """Return the number of classes that the labels of a split may have, where `nc` of them are learned."""
+    return len(split.names) if split.selection and nc is not None else nc
 
 
 def result_ids(source: str | Path | Sequence[str | Path] | Split, stems: Mapping[str, str]) -> ResultIds:
@@ -320,15 +348,22 @@ def result_ids(source: str | Path | Sequence[str | Path] | Split, stems: Mapping
     Raises:
         FileNotFoundError, ValueError: an annotation file is missing or no COCO file.
     """
-    if isinstance(source, Split) and source.format == "coco":
-        reader = CocoReader(source, list_images(source.images), None)
+    split = Split.of(source)
+    if split.format == "coco":
+        reader = CocoReader(split, list_images(split), None)
         reader.start()
         try:
             return ResultIds(*reader.result_ids())
         except ValueError as error:
             LOGGER.warning(f"{error}: results use file names and class indices instead")
-    coco = isinstance(source, str) and Path(source).parts[-2:] == ("coco", "val2017.txt")
-    return ResultIds(image_ids(stems), COCO_CATEGORIES if coco else None)
+    if not isinstance(split.images, str) or Path(split.images).parts[-2:] != ("coco", "val2017.txt"):
+        return ResultIds(image_ids(stems), None)
+    if split.selection is None:
+        return ResultIds(image_ids(stems), COCO_CATEGORIES)
+    parts = [split.selection.parts(number) for number in split.selection.names]
+    own = max(COCO_CATEGORIES) + 1  # of the first merged class
+    ids = [COCO_CATEGORIES[of[0]] if len(of) == 1 else own + number for number, of in enumerate(parts)]
+    return ResultIds(image_ids(stems), ids)
 
 
 def cache_path(images: str | Path | Sequence[str | Path], label_files: list[str]) -> Path:
@@ -413,9 +448,10 @@ def check_labels(data: dict[str, Any]) -> tuple[int, list[str]]:
 
 def read_split(source: str | list[str] | Split, nc: int) -> tuple[LabelSet, list[str]]:
     """Verify the images of one split without its cache; returns what is usable, and all images listed."""
-    split = source if isinstance(source, Split) else Split(source, "yolo", {})
-    im_files = list_images(split.images)
-    return scan(READERS[split.format](split, im_files, nc), ""), im_files
+    split = Split.of(source)
+    im_files = list_images(split)
+    found = scan(READERS[split.format](split, im_files, label_classes(split, nc)), "")
+    return select_labels(found, split.selection)[0], im_files
 
 
 def repeated_images(im_files: list[str], key: str, places: dict[str, str]) -> list[str]:

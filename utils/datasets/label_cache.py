@@ -10,12 +10,13 @@ import json
 import os
 import zipfile
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
-from utils.datasets.reader import MAX_CLASS, NO_POLYGON, Split
+from utils.datasets.reader import MAX_CLASS, NO_POLYGON, Split, without_repeats
+from utils.datasets.selection import Selection
 from utils.files import atomic_path, open_regular
 
 IMAGE_BYTES = 1 << 16  # of a cache for one image at most; 3000 boxes or 8000 corners
@@ -45,6 +46,36 @@ class LabelSet:
     sizes: np.ndarray
     counts: dict[str, int]
     messages: list[str]
+
+
+def select_labels(found: LabelSet, selection: Selection | None) -> tuple[LabelSet, str]:
+    """Return the labels of the chosen classes, with their new numbers, and what was left out in words.
+
+    All images stay; those without a label of these classes become backgrounds. Of labels that are equal once their
+    classes are merged one remains. The cache keeps the labels as they were read, so it suits every choice.
+    """
+    if selection is None:
+        return found, ""
+    labels, segments = [], []
+    ignored = emptied = repeated = 0
+    for old, polygons in zip(found.labels, found.segments, strict=True):
+        classes = selection.apply(old[:, 0])
+        kept = np.flatnonzero(classes >= 0)
+        ignored += len(old) - len(kept)
+        emptied += len(old) > 0 == len(kept)
+        rows = np.concatenate((classes[kept, None], old[kept, 1:]), 1, dtype=np.float32)  # (M, 5)
+        polygons = [polygons[i] for i in kept] if polygons else []
+        if len(rows) > len(np.unique(rows, axis=0)):
+            pairs = zip(rows.tolist(), polygons or [NO_POLYGON] * len(rows), strict=True)
+            rows, polygons, left_out = without_repeats(pairs)
+            repeated += len(left_out)
+        labels.append(rows)
+        segments.append(polygons)
+    counts = found.counts | {"found": found.counts["found"] - emptied, "empty": found.counts["empty"] + emptied}
+    notes = [f"{ignored} labels of other classes ignored"] if ignored else []
+    notes += [f"{emptied} images have no others and count as backgrounds"] if emptied else []
+    notes += [f"{repeated} labels equal after merging left out"] if repeated else []
+    return replace(found, labels=labels, segments=segments, counts=counts), "; ".join(notes)
 
 
 def content_key(im_files: list[str], sources: list[str], nc: int | None, split: Split) -> str:

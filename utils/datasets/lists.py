@@ -7,18 +7,18 @@ from itertools import islice
 from pathlib import Path
 
 from utils.console import LOGGER
-from utils.datasets.reader import IMG_FORMATS, twin_folder
+from utils.datasets.reader import IMG_FORMATS, Split, twin_folder
 
 FIRST_LINES = 3  # of an image list that are looked for when it is read
 
 
-def list_images(source: str | Path | Sequence[str | Path]) -> list[str]:
+def list_images(source: str | Path | Sequence[str | Path] | Split) -> list[str]:
     """List the images of a split, sorted.
 
     Args:
         source: a folder (searched with all its subfolders), a text file with one image per line (lines that begin with
-            `./` start at the list's folder; below ImageSets/Main of Pascal VOC the lines are names of JPEGImages), or
-            several of them.
+            `./` start at the list's folder; below ImageSets/Main of Pascal VOC the lines are names of JPEGImages),
+            several of them, or a split of these.
 
     Returns:
         Paths with a suffix of `IMG_FORMATS`, hidden files and folders (`._a.jpg` of macOS) left out.
@@ -26,6 +26,7 @@ def list_images(source: str | Path | Sequence[str | Path]) -> list[str]:
     Raises:
         FileNotFoundError: an entry does not exist, or no image is found.
     """
+    source = Split.of(source).images
     entries = [source] if isinstance(source, str | Path) else list(source)
     files: list[str] = []
     for entry in map(Path, entries):

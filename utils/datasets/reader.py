@@ -17,6 +17,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
+from utils.datasets.selection import Selection
 from utils.files import open_regular
 from utils.text import name_list
 
@@ -45,14 +46,15 @@ if "OPENCV_LOG_LEVEL" not in os.environ:
 
 @dataclass(frozen=True)
 class Split:
-    """One split of a dataset whose labels are not YOLO text.
+    """One split of a dataset whose labels are not YOLO text, or of which some classes are chosen.
 
     Attributes:
         images: folder, image list, or several of them.
         format: key of `labels.READERS`.
-        names: class number to name.
+        names: class number to name, of all classes of the labels.
         annotations: COCO files.
         first_pixel: see `label_voc.read_voc`.
+        selection: what becomes of these classes; None if they remain as they are.
     """
 
     images: str | Path | Sequence[str | Path]
@@ -60,6 +62,17 @@ class Split:
     names: Mapping[int, str]
     annotations: tuple[str, ...] = ()
     first_pixel: int = 0
+    selection: Selection | None = None
+
+    @classmethod
+    def of(cls, source: "str | Path | Sequence[str | Path] | Split") -> "Split":
+        """Return a split as it is, and images with YOLO text of any classes as one."""
+        return source if isinstance(source, Split) else cls(source, "yolo", {})
+
+    @property
+    def classes(self) -> int:
+        """Number of classes that remain."""
+        return len(self.selection.names if self.selection else self.names)
 
     def __str__(self) -> str:
         return str(self.images) if isinstance(self.images, str | Path) else ", ".join(map(str, self.images))

@@ -106,6 +106,11 @@ SHARE = Number(float, 0, 1)
 CONF = Number(float, 0, 1, words=("best", "best-class", "precision=0.95"))  # see `models.detector.find_confidence`
 
 
+def class_value(text: str) -> int | str:
+    """Read the name or number of a class; digits are a number."""
+    return int(text) if text.isdecimal() else text
+
+
 def plain(value: Any) -> Any:
     """Return the number inside a NumPy scalar or a tensor with one element; other values as they are."""
     return value.item() if hasattr(value, "item") and getattr(value, "ndim", None) == 0 else value

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass
 from typing import Annotated, Any, Literal
 
-from utils.options.check import CONF, COUNT, SHARE, SIDE, Number, UntouchedList
+from utils.options.check import CONF, COUNT, SHARE, SIDE, Number, UntouchedList, class_value
 from utils.options.table import make_parser, option
 from utils.paths import ROOT
 from utils.thresholds import CONF_THRES, IOU_THRES, MAX_DET
@@ -47,8 +47,8 @@ class DetectOptions:
     save_conf: bool = option(False, "end the rows of --save-txt with the confidence")
     save_crop: bool = option(False, "write each box as an image into crops/<class>/")
     nosave: bool = option(False, "write no annotated images and videos")
-    classes: list[Annotated[int, Number(int, 0)]] | None = option(
-        None, "keep these class numbers only, such as --classes 0 2"
+    classes: list[Annotated[int | str, class_value]] | None = option(
+        None, "keep these classes only, by name or number, such as --classes 0 'traffic light'"
     )
     agnostic_nms: bool = option(False, "let boxes of different classes suppress each other")
     augment: bool = option(False, "test-time augmentation: three views of each image; slower, finds a little more")

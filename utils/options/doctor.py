@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from utils.options.check import SIDE, Number
+from utils.options.check import SIDE, Number, class_value
 from utils.options.table import make_parser, option
 
 
@@ -14,6 +14,9 @@ class DoctorOptions:
     """Options of engine.doctor, see `utils.options.table`."""
 
     data: str = option("", "dataset YAML; the flag may be left out")
+    classes: list[Annotated[int | str, class_value]] | None = option(
+        None, "look at these classes only, by name or number; default: key classes of the dataset YAML, or all"
+    )
     imgsz: Annotated[int, SIDE] | list[Annotated[int, SIDE]] = option(
         640,
         "image size in pixels of the training, one side or height and width, by which small boxes are judged",

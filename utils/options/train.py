@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from utils.options.check import BATCH, COUNT, EPOCHS, SHARE, SIDE, WORKERS, Number
+from utils.options.check import BATCH, COUNT, EPOCHS, SHARE, SIDE, WORKERS, Number, class_value
 from utils.options.table import make_parser, option, refused
 from utils.paths import ROOT
 
@@ -47,6 +47,11 @@ class TrainOptions:
     )
     unlabeled: list[str] = option([], "more images for that, which need no labels: folders or lists")
     data: str = option("data/demo.yaml", "dataset YAML")
+    classes: list[Annotated[int | str, class_value]] | None = option(
+        None,
+        "learn these classes of the dataset only, by name or number, in this order; default: key classes of --data, or "
+        "all",
+    )
     hyp: str = option(
         "",
         f"hyperparameter YAML; default: {HYP_OF_TRAINED} if --weights fit the model, else {HYP_OF_SWIN} for Swin "

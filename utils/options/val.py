@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass
 from typing import Annotated, Any, Literal
 
-from utils.options.check import BATCH, CONF, COUNT, SHARE, SIDE, WORKERS, UntouchedFloat, UntouchedInt
+from utils.options.check import BATCH, CONF, COUNT, SHARE, SIDE, WORKERS, UntouchedFloat, UntouchedInt, class_value
 from utils.options.table import make_parser, option
 from utils.paths import ROOT
 
@@ -66,6 +66,11 @@ class ValOptions:
         False,
         "frame each image as detect.py does, without the padding that mAP of YOLOv5 has: all counts are then exactly "
         "those of detect.py, and mAP differs a little",
+    )
+    classes: list[Annotated[int | str, class_value]] | None = option(
+        None,
+        "count these classes of the dataset only, by name or number; those of the model are found by their names. "
+        "Default: key classes of --data, or all",
     )
     report: bool = option(False, "write report.html: the images with the most errors first")
     coco: bool = option(False, "also print COCO's twelve numbers; needs pip install faster-coco-eval")

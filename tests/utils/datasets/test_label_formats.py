@@ -3,6 +3,7 @@
 import json
 import math
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from utils.datasets.dataset import load_labels, result_ids
 from utils.datasets.lists import list_images
 from utils.datasets.output_names import COCO_CATEGORIES, unique_stems
 from utils.datasets.reader import Annotation, LabelledObject, Split, verify_objects
+from utils.datasets.selection import select_classes
 from utils.datasets.voc import MAX_BYTES, parse_xml, read_voc
 from utils.files import yaml_load
 
@@ -392,6 +394,9 @@ def test_results_get_the_ids_of_the_annotation_file(tmp_path):
     assert ids.categories == [3, 7]
     more = coco_split(tmp_path, ({"b.png": 11, "a.png": 12}, [("dog", 7)]))
     assert result_ids(more, unique_stems(files)).categories == [8, 7]  # the file has no cat
+    keys = {"merge": {"pet": ["cat"]}, "classes": ["dog", "pet"]}
+    chosen = replace(split, selection=select_classes(split.names, keys, "set.yaml"))
+    assert result_ids(chosen, unique_stems(files)).categories == [7, 9]  # the file has no pet
 
 
 @pytest.mark.parametrize(
@@ -406,6 +411,18 @@ def test_files_that_contradict_each_other_give_no_ids(tmp_path, second, message,
     files = list_images(split.images)
     assert result_ids(split, unique_stems(files)) == (dict(zip(files, "ab", strict=True)), None)
     assert message in caplog.text
+
+
+def test_classes_of_an_annotation_file_are_chosen(tmp_path):
+    split = coco_split(tmp_path, ({"a.png": 1, "b.png": 2}, [("cat", 3), ("dog", 7)]))
+    content = json.loads(Path(split.annotations[0]).read_text())
+    content["annotations"] = [
+        {"id": i, "image_id": image, "category_id": category, "bbox": [4, 4, 10, 10]}
+        for i, (image, category) in enumerate([(1, 3), (1, 7), (2, 3)])
+    ]
+    write_json(Path(split.annotations[0]), content)
+    chosen = replace(split, selection=select_classes(split.names, {"classes": ["dog"]}, "set.yaml"))
+    assert [labels[:, 0].tolist() for labels in load_labels(chosen, 1).labels] == [[0], []]
 
 
 def test_results_on_other_splits_are_named_by_file():

@@ -107,7 +107,7 @@ def test_numbers_of_the_command_line_are_numbers():
         (val.run, {"data": "a.yaml", "imgsz": 10**6}, "--imgsz is 1000000, but must be at most 32000"),
         (detect.run, {"weights": "a.pt", "imgsz": "640"}, "--imgsz is '640', but must be an integer"),
         (detect.run, {"weights": "a.pt", "imgsz": (64, 10**6)}, "--imgsz is 1000000, but must be at most 32000"),
-        (detect.run, {"weights": "a.pt", "classes": "cat"}, "--classes is 'cat', but must be an integer"),
+        (detect.run, {"weights": "a.pt", "vid_stride": "cat"}, "--vid-stride is 'cat', but must be an integer"),
         (detect.run, {"weights": "a.pt", "max_det": 0}, "--max-det is 0, but must be at least 1"),
         (detect.run, {"weights": "a.pt", "save_text": True}, "unknown option 'save_text'. Did you mean 'save_txt'?"),
         (detect.run, {"weights": "a.pt", "save_format": 2}, "--save-format is 2; allowed: 0, 1"),
