@@ -5,6 +5,7 @@ python detect.py --weights best.pt --source clip.mp4 --img 640 --conf 0.4 --save
 python detect.py --weights best.pt --source 'rtsp://10.0.0.7/cam' --view-img
 python detect.py --weights best.pt --source aerial.tif --slice 640 --overlap 0.2
 python detect.py --weights best.pt --source photos/ --batch-size 16
+python detect.py --weights best.pt --source photos/ --conf best --as-dataset labelled --report
 """
 
 import argparse
@@ -26,12 +27,15 @@ import cv2
 from numpy.typing import NDArray
 from torch import Tensor
 
+from engine import split
+from engine.doctor import run as doctor
 from engine.inference.batching import InOrder, batches, choose_batch
 from engine.inference.pipeline import Frame, Prefetch, Source, Worker
 from engine.inference.predictor import Predictor, Prepared, Settings
 from engine.inference.sources import open_source
 from engine.interrupts import Interrupts
 from engine.results.box_maps import Visualization
+from engine.results.dataset import DatasetFolder, check_new
 from engine.results.images import Windows, open_windows
 from engine.results.outputs import Outputs, Summary, Wanted
 from models.detector import find_classes, find_confidence
@@ -96,6 +100,8 @@ def run(options: DetectOptions, *, stream: bool = False) -> list[Result] | Itera
     o = options
     outputs = {item.name: getattr(o, item.name) for item in fields(Wanted) if item.name != "save_img"}
     wanted = Wanted(save_img=not o.nosave, **outputs)
+    if o.as_dataset:
+        check_new(o.as_dataset)
     files = _find_weights(o.weights or [], o.visualize, o.update, o.dnn)
     with ExitStack() as stack:
         save_dir = stack.enter_context(run_folder(Path(o.project) / o.name, o.exist_ok))
@@ -184,6 +190,7 @@ def _detect(
             LOGGER.info(f"Report saved to {outputs.report.close()}")  # it is complete: this only tells its path
     if not summary.frames and not source.live:
         raise ValueError(f"none of the {len(source.names)} files could be read: {', '.join(source.names[:10])}")
+    check_labels(outputs.dataset, max(predictor.settings.imgsz))
     for file in strip:
         LOGGER.info(f"--update: stripping the training state from {file}")
         strip_optimizer(file)
@@ -270,6 +277,30 @@ def log_confidence(
             f"it may be another one at {size} pixels with NMS IoU {o.iou_thres:g}{''.join(f', {x}' for x in others)}: "
             "validate with these"
         )
+
+
+def check_labels(written: DatasetFolder | None, size: int) -> None:
+    """Divide the dataset of --as-dataset into train and val, and let the doctor check it.
+
+    Args:
+        written: the dataset; None, or one without an image, for nothing.
+        size: long side of the network input.
+    """
+    if not written or not written.images:
+        return
+    dataset = written.yaml
+    try:
+        (dataset,) = split.run(str(dataset), of=["train"])
+    except ValueError as error:  # one image, or copies of one only
+        LOGGER.warning(f"{error}: validation is on the images of training")
+    try:
+        doctor.run(str(dataset), imgsz=size)
+    except ValueError as error:
+        LOGGER.warning(str(error))
+    LOGGER.info(
+        "The labels are the model's own, and a validation on them says how far another model agrees with it. Correct "
+        "them before they count as truth: report.html of --report shows the images of most doubt first"
+    )
 
 
 def _default_source(source: str | list[str]) -> str | list[str]:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from engine.inference.pipeline import Frame, Source
+from engine.results.dataset import DatasetFolder
 from engine.results.files import CsvFile, JsonFile, TextFiles
 from engine.results.images import Crops, Pictures
 from engine.results.report import DetectReport
@@ -36,6 +37,7 @@ class Wanted:
     save_json: bool
     save_crop: bool
     report: bool
+    as_dataset: str | None
     line_thickness: int | None
     hide_labels: bool
     hide_conf: bool
@@ -80,6 +82,7 @@ class Outputs:
         self.pictures = Pictures(folder, results, wanted.save_img, wanted.save_frames) if save_pictures else None
         self.crops = Crops(folder / "crops", results.stems, names) if wanted.save_crop else None
         self.report = DetectReport(folder, names, thresholds=thresholds) if wanted.report else None
+        self.dataset = DatasetFolder(wanted.as_dataset, results.stems, names) if wanted.as_dataset else None
         self.tables: list[TextFiles | CsvFile | JsonFile] = []
         if wanted.save_txt:
             corners = wanted.save_format == 1
@@ -100,7 +103,7 @@ class Outputs:
 
     def __exit__(self, *_: object) -> None:
         with ExitStack() as stack:  # one that fails does not keep the others from being finished
-            for part in (self.report, *reversed(self.tables), self.pictures):
+            for part in (self.report, self.dataset, *reversed(self.tables), self.pictures):
                 if part:
                     stack.callback(part.close)
 
@@ -124,6 +127,8 @@ class Outputs:
             table.add(detections, frame.source, frame.shape, frame.number)
         if self.crops:
             self.crops.add(frame, detections)
+        if self.dataset:
+            self.dataset.add(frame, detections)
         if self.report:
             title = self.titles[frame.source] + (f" frame {frame.number}" if frame.number else "")
             self.report.add(frame.image, title, detections, maps)

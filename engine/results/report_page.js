@@ -31,7 +31,7 @@ const boxTotal = items.reduce((n, item) => n + item.boxes.length, 0);
 const CROWDED = VAL || boxTotal > 6 * items.length; // small images have the names of classes without numbers
 const SORTS = VAL
   ? { worst: "Worst first", sure: "Most confident errors first", order: "In order", name: "By name" }
-  : { order: "In order", most: "Most boxes first", fewest: "Fewest boxes first", unsure: "Least certain first", name: "By name" };
+  : { order: "In order", doubt: "Most doubt first", most: "Most boxes first", fewest: "Fewest boxes first", unsure: "Least certain first", name: "By name" };
 
 // State, kept in the address after "#" --------------------------------------------------------------------------------
 const defaults = () => ({
@@ -116,6 +116,14 @@ function shown(item) {
   return [...truth, ...found];
 }
 
+// How much there is to decide about an image: of each box the squared margin between "object" and "no object" in the form of
+// Brust et al., "Active Learning for Deep Object Detection" (arXiv:1809.09875, equation 1), summed over the boxes as there. The
+// border is the chosen confidence instead of 0.5, so each side of it is stretched to 0..1; boxes that are not shown count too.
+function doubt(item) {
+  const t = state.conf;
+  return item.boxes.reduce((sum, b) => state.off.has(b[5]) ? sum : sum + (1 - Math.abs(b[4] - t) / ((b[4] < t ? t : 1 - t) || 1)) ** 2, 0);
+}
+
 // Cards: shells for all images, contents only for those near the screen ---------------------------------------------
 const grid = $("grid");
 const cards = items.map(item => {
@@ -181,6 +189,7 @@ function chips(node, item) {
     return chip;
   }));
   if (!keys.length) node.append(make("span", "", "no boxes"));
+  if (state.sort === "doubt") node.append(make("span", "", `doubt ${doubt(item).toFixed(2)}`));
 }
 
 function drawCard(i) {
@@ -331,12 +340,12 @@ function update() {
     const sure = VAL && !state.error ? errors.filter(m => m.kind !== "missed") : seen, bad = errors.length;
     const best = sure.reduce((most, m) => Math.max(most, m.error === "missed" ? 0 : m.box[4]), 0);
     visible += n;
-    if (state.error ? n : !state.only || (VAL ? bad : n)) hits.push({ item, n, bad, best });
+    if (state.error ? n : !state.only || (VAL ? bad : n)) hits.push({ item, n, bad, best, doubt: state.sort === "doubt" ? doubt(item) : 0 });
   }
   const by = {
     order: (a, b) => a.item.i - b.item.i, name: (a, b) => a.item.name.localeCompare(b.item.name, "en", { numeric: true }),
     most: (a, b) => b.n - a.n, fewest: (a, b) => a.n - b.n, unsure: (a, b) => a.best - b.best, worst: (a, b) => b.bad - a.bad,
-    sure: (a, b) => b.best - a.best,
+    sure: (a, b) => b.best - a.best, doubt: (a, b) => b.doubt - a.doubt,
   }[state.sort];
   hits.sort((a, b) => by(a, b) || a.item.i - b.item.i);
   const order = hits.map(hit => hit.item.i).join();
@@ -457,6 +466,7 @@ $("only").onchange = () => change({ only: $("only").checked });
 $("map").onchange = () => change({ map: +$("map").value });
 $("theme").onclick = () => change({ dark: !state.dark });
 addEventListener("hashchange", () => { readHash(); update(); });
+if (!VAL) $("sort").title = "Doubt: the sum over the boxes of (1 - d)\u00b2, d from 0 at the chosen confidence to 1 at confidence 0 or 1";
 $("only-text").textContent = VAL ? "Only images with errors" : "Only images with boxes";
 const mapped = items.filter(item => item.maps);
 if (mapped.length) {

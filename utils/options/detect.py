@@ -83,6 +83,12 @@ class DetectOptions:
         "most images, or frames of videos, that go through the network at once, each framed as it is alone; default: "
         "1, or the number of a file with fixed batches; of streams the newest frame of each",
     )
+    as_dataset: str | None = option(
+        None,
+        "write images and detections as a dataset for train.py into this new folder, divided into train and val and "
+        "checked by the doctor; frames of videos become images",
+        metavar="FOLDER",
+    )
 
 
 def parse_opt(

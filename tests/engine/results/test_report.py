@@ -241,6 +241,28 @@ def test_classes_search_and_order_come_from_the_address(dump, page):
     assert [e["text"] for e in dom.all(class_="chips", tag="div")] == [f"2 cat1 {HOSTILE}"]
 
 
+def test_doubt_is_largest_near_the_chosen_confidence(dump, tmp_path):
+    """The numbers are worked out by hand: (1 - d)² of each box, d its distance to 0.6 on a scale from 0 to 1."""
+    report = DetectReport(tmp_path, NAMES)
+    boxes = {
+        "sure": [box(1.0, 0)] * 9,  # d = 1
+        "near": [box(0.6, 0)],  # d = 0
+        "both sides": [box(0.7, 0), box(0.45, 1)],  # d = 0.25 of each: 2 * 0.5625
+        "none": [],
+        "far": [box(0.3, 1), box(0.8, 1)],  # d = 0.5 of each
+    }
+    for name, rows in boxes.items():
+        report.add(picture(), name, rows)
+    page = report.close()
+
+    def order(fragment):
+        cards = dump(page, fragment).all(class_="chips", tag="div")
+        return [float(e["text"].partition("doubt ")[2]) for e in cards]
+
+    assert order("conf=0.6&sort=doubt") == pytest.approx([1.125, 1.0, 0.5, 0, 0], abs=0.006)
+    assert order("conf=1&sort=doubt")[0] == 9.0
+
+
 def test_hostile_names_are_text(dump, page):
     dom = dump(page, "open=1")
     assert dom.one(tag="title")["text"] == "Detections"
