@@ -30,10 +30,11 @@ def data(tiny_dataset):
 @pytest.mark.slow
 def test_classes_are_the_same_in_every_program(data, tmp_path, caplog):
     caplog.set_level(logging.INFO, logger="yolov5")
+    yaml_save(tmp_path / "hyp.yaml", yaml_load(ROOT / "data/hyps/hyp.scratch-low.yaml") | {"cls_weights": "auto"})
     run = {
         "data": str(data), "classes": CLASSES, "cfg": str(ROOT / "models/yolov5n.yaml"), "weights": "", "imgsz": 64,
         "batch_size": 4, "workers": 0, "epochs": 1, "image_weights": True, "project": str(tmp_path), "name": "run",
-        "hyp": str(ROOT / "data/hyps/hyp.scratch-low.yaml"), "noplots": True, "metric": "square:ap",
+        "hyp": str(tmp_path / "hyp.yaml"), "noplots": True, "metric": "square:ap",
     }  # fmt: skip
     results = train.run(**run)
     folder = tmp_path / "run"
@@ -58,8 +59,15 @@ def test_classes_are_the_same_in_every_program(data, tmp_path, caplog):
     with pytest.raises(ValueError, match=f"--classes with {data}: no class 'squares'. Did you mean 'square'"):
         train.run(**run | {"classes": ["squares"]})
 
+    before = load_checkpoint(last)["hyp"]["cls_weights"]
+    assert before[0] < 1 < before[1]  # the square is rarer
+    assert yaml_load(folder / "hyp.yaml")["cls_weights"] == "auto"
     train.run(resume=str(last), epochs=2)
     assert load_checkpoint(last)["names"] == dict(enumerate(CLASSES))
+    assert load_checkpoint(last)["hyp"]["cls_weights"] == before
+    yaml_save(folder / "hyp.yaml", yaml_load(folder / "hyp.yaml") | {"cls_weights": [1, 2]})
+    with pytest.raises(ValueError, match="changed since the run was stopped: cls_weights"):
+        train.run(resume=str(last), epochs=3)
     opt = yaml_load(folder / "opt.yaml")
     yaml_save(folder / "opt.yaml", opt | {"classes": CLASSES[::-1]})
     with pytest.raises(ValueError, match="has index"):

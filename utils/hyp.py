@@ -1,7 +1,7 @@
 """Hyperparameters: every key of a data/hyps file with its type, range and effect."""
 
 import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import Field, asdict, dataclass, field, fields, replace
 from math import isnan
 from pathlib import Path
@@ -21,7 +21,7 @@ def _hyp(default: Any, allowed: str | tuple[str, ...], effect: str, kind: type =
         default: value of hyp.scratch-low.yaml; None makes the key optional.
         allowed: interval such as "(0, 1]", or the texts to choose from.
         effect: unit and meaning.
-        kind: float, int or str.
+        kind: float, int, str, or list for `cls_weights`.
         ours: a key that stock files do not have; written to files only when it differs from its default.
     """
     return field(default=default, metadata={"allowed": allowed, "effect": effect, "kind": kind, "ours": ours})
@@ -90,6 +90,14 @@ class Hyp:
         0.0, "[0, 1]", "probability of each of blur, median blur, grey, local contrast", ours=True
     )
     label_smoothing: float = _hyp(0.0, "[0, 1)", "fraction of a class target spread over both outcomes", ours=True)
+    cls_weights: str | list[float] | dict[int | str, float] | None = _hyp(
+        None,
+        "(0, 100]",
+        "how much labels of each class count in the class loss: a list in the order of the classes, a mapping of names "
+        "to numbers (others 1), or auto, from the counts",
+        kind=list,
+        ours=True,
+    )
     distill: float = _hyp(
         1.0, "[0, inf)", "gain of what --teacher teaches at the start, as a multiple of the detection loss", ours=True
     )
@@ -178,6 +186,8 @@ def _checked(spec: Field, value: Any, source: str) -> Any:
     def wrong(what: str) -> ValueError:
         return ValueError(f"{key_place(source, spec.name)}: {spec.name}: {value!r} is {what}")
 
+    if kind is list:
+        return _checked_weights(value, wrong)
     if kind is str:
         if value not in allowed:
             raise wrong(f"not one of {', '.join(allowed)}")
@@ -192,3 +202,18 @@ def _checked(spec: Field, value: Any, source: str) -> Any:
     if isnan(value) or not inside:
         raise wrong(f"out of range, allowed: {number} in {allowed}: {spec.metadata['effect']}")
     return kind(value)
+
+
+def _checked_weights(value: Any, wrong: Callable[[str], ValueError]) -> str | list[float] | dict[int | str, float]:
+    """Return `cls_weights` with plain numbers; raise what `wrong` makes of a reason."""
+    if value == "auto":
+        return value
+    numbers = list(value.values()) if isinstance(value, Mapping) else value
+    if not isinstance(numbers, list | tuple) or not numbers:
+        raise wrong("not auto, a list of numbers, or a mapping of class names to numbers")
+    for number in numbers:
+        if isinstance(number, bool) or not isinstance(number, int | float) or not 0 < number <= 100:
+            raise wrong(f"out of range, allowed: numbers in (0, 100], not {number!r}")
+    if isinstance(value, Mapping):
+        return {key: float(number) for key, number in value.items()}
+    return [float(number) for number in numbers]

@@ -150,7 +150,7 @@ class ComputeLoss:
 
     Args:
         model: a DetectionModel whose `hyp` mapping holds box, obj, cls, cls_pw, obj_pw, anchor_t, fl_gamma,
-            label_smoothing.
+            label_smoothing; and cls_weights, one number for each class, or nothing.
         autobalance: let the balance of the levels follow their objectness loss.
         shares: for several processes that share a batch: takes the targets of each level in this process and returns
             how many times the mean over the processes that is, so that the mean of the losses is that of the batch.
@@ -160,6 +160,7 @@ class ComputeLoss:
         nc, nl, na, anchors, device: as of the head: classes, levels, anchors of a level, their sizes in cells.
         cp, cn: targets of the class scores. balance: weight of each level. ssi: index of the level with stride 16,
             whose weight `autobalance` keeps at 1.
+        class_weights: (nc,) how much a label of each class counts in the class loss; None if all count once.
         BCEcls, BCEobj: losses of class scores and objectness, logits and targets of one shape to a scalar.
         gr: the objectness target of a matched cell is (1 - gr) + gr * IoU.
         sort_obj_iou: True, as the best IoU at a cell is the target; for subclasses that ask, nothing here reads it.
@@ -189,12 +190,27 @@ class ComputeLoss:
         self.ssi = strides.index(16) if 16 in strides else 0
         self.cp, self.cn = smooth_BCE(self.hyp.get("label_smoothing", 0.0))
         self.BCEcls, self.BCEobj = self._binary_loss("cls_pw"), self._binary_loss("obj_pw")
+        weights = self.hyp.get("cls_weights")
+        if weights is not None and (not isinstance(weights, list) or len(weights) != self.nc):
+            raise ValueError(f"cls_weights is {weights!r:.80}, but the loss needs a list of {self.nc} numbers")
+        self.class_weights = None if weights is None else torch.tensor(weights, device=self.device)
 
     def _binary_loss(self, weight: str) -> nn.Module:
         """Return a binary loss, focal if `fl_gamma` is above 0, whose positive weight is a hyperparameter."""
         loss = nn.BCEWithLogitsLoss(pos_weight=torch.tensor([float(self.hyp[weight])], device=self.device))
         gamma = self.hyp["fl_gamma"]
         return FocalLoss(loss, gamma, FOCAL_ALPHA) if gamma > 0 else loss
+
+    def _class_loss(self, scores: Tensor, wanted: Tensor, labels: Tensor) -> Tensor:
+        """Return the class loss of scores (E, nc), their targets and the classes that are there (E,), a scalar.
+
+        A weight counts for the whole row of its label, as in the class-balanced loss (arXiv:1901.05555, equation 5):
+        for the score of the class itself and for those of the others, which should be low there.
+        """
+        if self.class_weights is not None:
+            plain = getattr(self.BCEcls, "loss_fcn", self.BCEcls)  # of a focal loss, what it is built on
+            plain.weight = self.class_weights[labels, None]  # (E, 1)
+        return self.BCEcls(scores, wanted)
 
     def build_targets(self, p: list[Tensor], targets: Tensor) -> tuple[list, list, list, list]:
         """Find what each level has to predict, see `assign_targets`; a subclass may choose otherwise.
@@ -248,7 +264,7 @@ class ComputeLoss:
                 if self.nc > 1:
                     wanted = torch.full_like(chosen[:, 5:], self.cn)
                     wanted[torch.arange(len(labels), device=device), labels] = self.cp
-                    cls_loss = cls_loss + self.BCEcls(chosen[:, 5:], wanted) * shares[level]
+                    cls_loss = cls_loss + self._class_loss(chosen[:, 5:], wanted, labels) * shares[level]
             level_loss = self.BCEobj(raw[..., 4], objectness)
             obj_loss = obj_loss + level_loss * self.balance[level]
             if self.autobalance:

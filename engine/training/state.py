@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader
 
 from engine.doctor.checks import report_start
 from engine.training.anchors import fit_anchors, has_placeholder_anchors
+from engine.training.class_weights import class_loss_weights
 from engine.training.distillation import Distillation, load_teacher
 from engine.training.metric import class_of, learned_names
 from engine.training.more_epochs import is_finished, settle_epochs
@@ -341,6 +342,14 @@ def make_loaders(
     return train_loader, dataset, val_loader
 
 
+def fit_hyp(inputs: Inputs, hyp: Hyp, model: DetectionModel, labels: np.ndarray, imgsz: int | tuple[int, int]) -> Hyp:
+    """Return hyperparameters as the loss takes them: fitted to the model and to the training labels (M, 5)."""
+    options, before = inputs.options, inputs.ckpt["hyp"] if inputs.ckpt and inputs.options.resume else None
+    smoothing = hyp.label_smoothing if options.label_smoothing is None else options.label_smoothing
+    fitted = hyp.scaled(model.detect.nl, model.nc, imgsz, smoothing)
+    return replace(fitted, cls_weights=class_loss_weights(hyp, model.names, labels, options.hyp, before))
+
+
 def prepare(
     inputs: Inputs, device: torch.device, save_dir: Path, callbacks: Callbacks
 ) -> tuple[State, Plan, DataLoader, DataLoader]:
@@ -383,8 +392,7 @@ def prepare(
     LOGGER.info(describe_optimizer(name, optimizer))
     amp = choose_amp(options.amp, device)
     scaler = torch.amp.GradScaler(device.type, enabled=amp == torch.float16)
-    smoothing = hyp.label_smoothing if options.label_smoothing is None else options.label_smoothing
-    fitted = hyp.scaled(model.detect.nl, model.nc, imgsz, smoothing)
+    fitted = fit_hyp(inputs, hyp, model, labels, imgsz)
     model.hyp = fitted.to_dict()
     steps = planned_steps(options.epochs, batches, options.batch_size, hyp.nominal_batch)
     ema = ModelEMA(model, *average_schedule(hyp.ema_decay, hyp.ema_tau, steps))  # before the teacher, which watches it

@@ -106,6 +106,15 @@ def test_other_numbers_of_anchors_are_refused(value):
         Hyp(anchors=value)
 
 
+@pytest.mark.parametrize("value", ["auto", [1, 2.5], {"traffic light": 3, 0: 0.5}])
+def test_class_weights_have_three_forms(tmp_path, value):
+    hyp = Hyp(cls_weights=value)
+    yaml_save(tmp_path / "hyp.yaml", hyp.to_dict())
+    assert Hyp.load(tmp_path / "hyp.yaml") == hyp
+    assert hyp.cls_weights == value
+    assert "cls_weights" not in Hyp().to_dict()
+
+
 def test_every_key_says_what_it_does():
     for spec in fields(Hyp):
         assert len(spec.metadata["effect"]) > 10, spec.name
@@ -127,6 +136,20 @@ def test_every_key_says_what_it_does():
         ({"nominal_batch": 2.5}, "my.yaml: nominal_batch: 2.5 is not an integer in [1, inf)"),
         ({"nominal_batch": float("inf")}, "my.yaml: nominal_batch: inf is not an integer"),
         ({"mosaic": 1.5}, "my.yaml: mosaic: 1.5 is out of range, allowed: a number in [0, 1]"),
+        ({"cls_weights": "Auto"}, "my.yaml: cls_weights: 'Auto' is not auto, a list of numbers, or a mapping of"),
+        ({"cls_weights": 2}, "my.yaml: cls_weights: 2 is not auto, a list"),
+        ({"cls_weights": []}, "my.yaml: cls_weights: [] is not auto, a list"),
+        ({"cls_weights": {}}, "my.yaml: cls_weights: {} is not auto, a list"),
+        ({"cls_weights": [1, 0]}, "my.yaml: cls_weights: [1, 0] is out of range, allowed: numbers in (0, 100], not 0"),
+        (
+            {"cls_weights": {"a": True}},
+            "my.yaml: cls_weights: {'a': True} is out of range, allowed: numbers in (0, 100], not True",
+        ),
+        (
+            {"cls_weights": [float("nan")]},
+            "my.yaml: cls_weights: [nan] is out of range, allowed: numbers in (0, 100], not nan",
+        ),
+        ({"cls_weights": ["2"]}, "my.yaml: cls_weights: ['2'] is out of range, allowed: numbers in (0, 100], not '2'"),
         ({"lr0": 0}, "my.yaml: lr0: 0 is out of range, allowed: a number in (0, 1]"),
         ({"lr0": float("nan")}, "my.yaml: lr0: nan is out of range"),
         ({"momentum": 1}, "my.yaml: momentum: 1 is out of range, allowed: a number in [0, 1)"),

@@ -407,3 +407,37 @@ def test_class_targets_are_one_hot():
     _, other = ComputeLoss(stand_in())(maps, wrong)
     assert right[2] < 1e-3
     assert other[2].item() == pytest.approx(0.5 * F.softplus(torch.tensor(9.0)).item() * 2 / 3, rel=1e-3)
+
+
+# Weights of the classes -----------------------------------------------------------------------------------------------
+def loss_and_gradients(**hyp):
+    maps = [m.requires_grad_() for m in sine_maps()]
+    loss, items = ComputeLoss(stand_in(**hyp))(maps, TARGETS)
+    loss.backward()
+    return loss.detach(), items, [m.grad for m in maps]
+
+
+@pytest.mark.parametrize("hyp", [{}, {"fl_gamma": 1.5}, {"cls_pw": 0.5, "label_smoothing": 0.1}])
+def test_weights_of_one_change_no_bit(hyp):
+    plain, weighted = loss_and_gradients(**hyp), loss_and_gradients(cls_weights=[1.0, 1.0, 1.0], **hyp)
+    assert torch.equal(plain[0], weighted[0])
+    assert torch.equal(plain[1], weighted[1])
+    assert all(map(torch.equal, plain[2], weighted[2]))
+
+
+@pytest.mark.parametrize("gamma", [0.0, 1.5])
+def test_a_weight_counts_for_the_labels_of_its_class_in_the_class_loss_alone(gamma):
+    """The class loss is a mean over entries, so it is linear in the weights: two steps of one weight are equal."""
+    items = [loss_and_gradients(cls_weights=[1.0, w, 1.0], fl_gamma=gamma)[1].double() for w in (1.0, 2.0, 3.0)]
+    for part in (0, 1):  # box, objectness
+        assert items[0][part] == items[1][part] == items[2][part]
+    assert items[1][2] > items[0][2]
+    torch.testing.assert_close(items[2][2] - items[1][2], items[1][2] - items[0][2], rtol=1e-5, atol=0)
+    doubled = loss_and_gradients(cls_weights=[2.0, 2.0, 2.0], fl_gamma=gamma)[1]
+    torch.testing.assert_close(doubled[2].double(), 2 * items[0][2], rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("weights", ["auto", [1.0], {"a": 2.0}])
+def test_weights_of_another_form_are_refused(weights):
+    with pytest.raises(ValueError, match="cls_weights is .*, but the loss needs a list of 3 numbers"):
+        ComputeLoss(stand_in(cls_weights=weights))
