@@ -122,7 +122,7 @@ def options(tmp_path, monkeypatch):
     )  # fmt: skip
     torch.save(vision.state_dict(), tmp_path / "vision.pth")
     (tmp_path / "paper.yaml").write_text(yaml.safe_dump(PAPER))
-    monkeypatch.setattr(training, "check_dataset", lambda data, needed: {"nc": 2, "names": {0: "a", 1: "b"}})
+    monkeypatch.setattr(training, "check_dataset", lambda data, needed, classes: {"nc": 2, "names": {0: "a", 1: "b"}})
     return TrainOptions(weights=str(tmp_path / "vision.pth"), cfg=str(tmp_path / "paper.yaml"))
 
 
