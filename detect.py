@@ -4,6 +4,7 @@ python detect.py --weights runs/train/exp/weights/best.pt --source photos/
 python detect.py --weights best.pt --source clip.mp4 --img 640 --conf 0.4 --save-txt
 python detect.py --weights best.pt --source 'rtsp://10.0.0.7/cam' --view-img
 python detect.py --weights best.pt --source aerial.tif --slice 640 --overlap 0.2
+python detect.py --weights best.pt --source clip.mp4 --track --save-txt
 python detect.py --weights best.pt --source photos/ --batch-size 16
 python detect.py --weights best.pt --source photos/ --conf best --as-dataset labelled --report
 """
@@ -33,6 +34,7 @@ from engine.inference.batching import InOrder, batches, choose_batch
 from engine.inference.pipeline import Frame, Prefetch, Source, Worker
 from engine.inference.predictor import Predictor, Prepared, Settings
 from engine.inference.sources import open_source
+from engine.inference.tracking import Tracker
 from engine.interrupts import Interrupts
 from engine.results.box_maps import Visualization
 from engine.results.dataset import DatasetFolder, check_new
@@ -57,7 +59,8 @@ class Result(NamedTuple):
     """Detections (D, 6) `[xyxy_img, confidence, class]` on the CPU, best first, of one frame of a source.
 
     `frame` counts from 1 in videos and streams and is 0 for an image. `shape` is (height, width). `image`, (H, W, 3)
-    BGR, is kept with `stream` only; it is being written by another thread, so do not draw on it.
+    BGR, is kept with `stream` only; it is being written by another thread, so do not draw on it. `tracks` with `track`
+    only: int64 (D,), identities of the objects in this source, -1 for none.
     """
 
     source: str
@@ -66,13 +69,18 @@ class Result(NamedTuple):
     detections: Tensor
     names: Mapping[int, str]
     image: NDArray | None = None
+    tracks: Tensor | None = None
 
 
 class Found(NamedTuple):
-    """Detections of a frame and what is told with them: maps, (height, width) of the network input, milliseconds."""
+    """Detections of a frame and what is told with them: maps, (height, width) of the network input, milliseconds.
+
+    `weak` are detections that are not shown, for `Tracker`.
+    """
 
     frame: Frame
     detections: Tensor
+    weak: Tensor
     maps: Mapping[str, Any] | None
     net: tuple[int, int]
     spent: float
@@ -114,8 +122,10 @@ def run(options: DetectOptions, *, stream: bool = False) -> list[Result] | Itera
             LOGGER.warning(f"the model file takes images of {fixed[0]} x {fixed[1]} only: --imgsz is ignored")
         conf = find_confidence(o.conf_thres, model)
         log_confidence(o.conf_thres, conf, model, max(size), o)
+        tracker = _open_tracker(o, opened, conf)
+        low = Tracker.lowest(conf) if tracker and not o.slice else conf  # tiles are joined by what is shown alone
         settings = Settings(
-            size, conf, o.iou_thres, o.max_det, find_classes(o.classes, model), o.agnostic_nms, o.augment, o.slice,
+            size, low, o.iou_thres, o.max_det, find_classes(o.classes, model), o.agnostic_nms, o.augment, o.slice,
             o.overlap,
         )  # fmt: skip
         predictor = Predictor(model, settings)
@@ -130,7 +140,7 @@ def run(options: DetectOptions, *, stream: bool = False) -> list[Result] | Itera
         if maps and at_once and at_once > 1:
             LOGGER.info("--visualize looks at one image at a time: only later frames of videos come in batches")
         held = stack.pop_all()  # left at the end of the results
-    results = _detect(predictor, opened, outs, view, maps, at_once, files if o.update else [], stream, held)
+    results = _detect(predictor, opened, outs, view, maps, tracker, at_once, files if o.update else [], stream, held)
     return results if stream else list(results)
 
 
@@ -140,6 +150,7 @@ def _detect(
     outputs: Outputs,
     view: Windows | None,
     maps: Visualization | None,
+    tracker: Tracker | None,
     at_once: int | None,
     strip: Sequence[str | Path],
     keep_images: bool,
@@ -164,21 +175,21 @@ def _detect(
             )
             if view:
                 stack.callback(view.close)
-            stack.push(lambda kind, *_: _finish(kind, found, write, summary))
+            stack.push(lambda kind, *_: _finish(kind, found, tracker, write, summary))
             predictor.model.warmup((at_once or 1, 3, *predictor.settings.imgsz))
             summary.start()
             for batch in prepared:
                 if maps and mapped(batch.frames[0]):
                     maps.save_next(save_dir / outputs.map_folder(batch.frames[0]))
-                for number, result in zip(batch.numbers, _results(predictor, batch, maps), strict=True):
+                for number, result in zip(batch.numbers, _results(predictor, batch, maps, tracker), strict=True):
                     found.add(number, result)
-                for frame, rows, shown, net, spent in found.ready():
-                    picture = outputs.draw(frame, rows) if view else None
-                    write(frame, rows, picture, shown)
-                    summary.add(frame, rows, net, spent)
-                    yield Result(
-                        frame.source, frame.number, frame.shape, rows, names, frame.image if keep_images else None
-                    )
+                for frame, rows, weak, shown, net, spent in found.ready():
+                    ids = tracker(frame, rows, weak) if tracker else None
+                    picture = outputs.draw(frame, rows, ids) if view else None
+                    write(frame, rows, ids, picture, shown)
+                    summary.add(frame, rows, ids, net, spent)
+                    image = frame.image if keep_images else None
+                    yield Result(frame.source, frame.number, frame.shape, rows, names, image, ids)
                     if view and not view.show(frame, picture):
                         return
     except Exception:
@@ -196,26 +207,29 @@ def _detect(
         strip_optimizer(file)
 
 
-def _results(predictor: Predictor, batch: Prepared, maps: Visualization | None) -> list[Found]:
+def _results(predictor: Predictor, batch: Prepared, maps: Visualization | None, tracker: Tracker | None) -> list[Found]:
     """Detect in a batch; the maps are those of its first frame."""
     before = predictor.seconds[1]
-    detections = predictor(batch)
-    shown = maps.done(batch.frames[0].image, detections[0]) if maps else None
+    detections = [tracker.split(rows) if tracker else (rows, rows[:0]) for rows in predictor(batch)]
+    shown = maps.done(batch.frames[0].image, detections[0][0]) if maps else None
     spent = (predictor.seconds[1] - before) / len(detections) * 1e3
     net = batch.inputs[0].shape[1:]
     return [
-        Found(frame, rows, None if i else shown, net, spent)
-        for i, (frame, rows) in enumerate(zip(batch.frames, detections, strict=True))
+        Found(frame, rows, weak, None if i else shown, net, spent)
+        for i, (frame, (rows, weak)) in enumerate(zip(batch.frames, detections, strict=True))
     ]
 
 
-def _finish(error: type | None, found: InOrder[Found], write: Worker, summary: Summary) -> None:
+def _finish(
+    error: type | None, found: InOrder[Found], tracker: Tracker | None, write: Worker, summary: Summary
+) -> None:
     """Write what was detected before Ctrl-C, or before the caller took no more, and waited for its turn."""
     if error and issubclass(error, Exception):
         return  # the disk may be full
-    for frame, rows, shown, net, spent in found.rest():
-        write(frame, rows, None, shown)
-        summary.add(frame, rows, net, spent)
+    for frame, rows, weak, shown, net, spent in found.rest():
+        ids = tracker(frame, rows, weak) if tracker else None
+        write(frame, rows, ids, None, shown)
+        summary.add(frame, rows, ids, net, spent)
 
 
 # Preparation ----------------------------------------------------------------------------------------------------------
@@ -277,6 +291,15 @@ def log_confidence(
             f"it may be another one at {size} pixels with NMS IoU {o.iou_thres:g}{''.join(f', {x}' for x in others)}: "
             "validate with these"
         )
+
+
+def _open_tracker(o: DetectOptions, source: Source, conf: float | Sequence[float]) -> Tracker | None:
+    """Return what follows the objects, None without --track; ValueError if nothing moves."""
+    if o.track is False:
+        return None
+    if not source.videos:
+        raise ValueError("--track follows objects through videos and streams, but the source has images only")
+    return Tracker(float(o.track), conf)
 
 
 def check_labels(written: DatasetFolder | None, size: int) -> None:

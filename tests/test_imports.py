@@ -27,7 +27,7 @@ RUN_AS_FILE = ("models/yolo.py",)  # `python models/yolo.py`: the path starts wi
 HEAVY = (
     "onnx onnxruntime onnxscript onnxslim openvino nncf tensorrt tensorrt_rtx coremltools litert_torch "
     "ai_edge_litert ncnn pnnx tensorboard torch.utils.tensorboard optuna wandb mlflow clearml "
-    "torch._dynamo torch.distributed.optim torchvision matplotlib thop"
+    "torch._dynamo torch.distributed.optim torchvision matplotlib thop trackers supervision"
 ).split()
 
 SKIPPED_FOLDERS = {"tests", "benchmarks", "examples", "runs", "datasets", "venv"}

@@ -89,7 +89,7 @@ OURS = {
     "val": {**flags("--as-detect", "--report", "--save-thresholds", "--coco"), "--window": None, "--classes": None},
     "detect": {
         **flags("--save-json", "--save-frames", "--report"), "--window": None, "--slice": 0, "--overlap": 0.2,
-        "--batch-size": None, "--as-dataset": None,
+        "--batch-size": None, "--as-dataset": None, "--track": False,
     },
     "export": {"--calibration": 128, "--check-tensorrt": False},
 }  # fmt: skip

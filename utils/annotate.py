@@ -158,6 +158,7 @@ def draw_detections(
     hide_labels: bool = False,
     hide_conf: bool = False,
     bgr: bool = True,
+    ids: Sequence[int] | None = None,
 ) -> NDArray:
     """Return a copy of an image with its detections, the most confident on top.
 
@@ -169,10 +170,12 @@ def draw_detections(
         hide_labels: draw boxes only.
         hide_conf: write the class only.
         bgr: the image is BGR, else RGB.
+        ids: identity of each, negative for none; it follows the class as `#7`.
     """
     annotator = Annotator(image.copy(), line_width, bgr=bgr)
-    for *box, conf, cls in detections.flip(0).tolist():
-        name = names.get(int(cls), str(int(cls)))
+    numbers = [-1] * len(detections) if ids is None else ids
+    for (*box, conf, cls), number in reversed(list(zip(detections.tolist(), numbers, strict=True))):
+        name = names.get(int(cls), str(int(cls))) + (f" #{number}" if number >= 0 else "")
         label = "" if hide_labels else name if hide_conf else f"{name} {conf:.2f}"
         annotator.box_label(box, label, colors(int(cls), bgr))
     return annotator.result()

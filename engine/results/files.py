@@ -19,14 +19,17 @@ from utils.files import atomic_path, naming, open_regular, write_whole
 from utils.text import csv_cell
 
 
-def text_lines(detections: Tensor, shape: Sequence[int], save_conf: bool, corners: bool = False) -> str:
-    """Return the lines of a text file: `class xywhn [confidence]` or `class xyxyn [confidence]`, 6 significant digits.
+def text_lines(
+    detections: Tensor, shape: Sequence[int], save_conf: bool, corners: bool = False, ids: Tensor | None = None
+) -> str:
+    """Return the lines of a text file: `class xywhn [confidence] [id]`, or with xyxyn, 6 significant digits.
 
     Args:
         detections: (D, 6) `[xyxy_img, confidence, class]`.
         shape: height and width of the image in pixels.
         save_conf: end each line with the confidence.
         corners: xyxyn instead of xywhn.
+        ids: (D,) identity of each detection.
     """
     boxes = detections[:, :4]
     if corners:
@@ -34,7 +37,9 @@ def text_lines(detections: Tensor, shape: Sequence[int], save_conf: bool, corner
     else:
         boxes = xyxy2xywhn(boxes, shape[1], shape[0])
     columns = [detections[:, 5:6], boxes, detections[:, 4:5]][: 3 if save_conf else 2]
-    return "".join(" ".join(f"{value:g}" for value in row) + "\n" for row in torch.cat(columns, 1).tolist())
+    endings = [""] * len(detections) if ids is None else [f" {number}" for number in ids.tolist()]
+    rows = zip(torch.cat(columns, 1).tolist(), endings, strict=True)
+    return "".join(" ".join(f"{value:g}" for value in row) + f"{ending}\n" for row, ending in rows)
 
 
 def coco_rows(
@@ -89,7 +94,7 @@ def save_one_json(
 
 
 class TextFiles:
-    """Write a text file per image with detections: rows `class xywhn [confidence]`, 6 significant digits.
+    """Write a text file per image with detections: rows `class xywhn [confidence] [id]`, 6 significant digits.
 
     A file is called `<stem>` of its image, frame n of a video `<stem>_<n>`. A file left by an earlier run
     in the folder is replaced, or removed.
@@ -113,7 +118,9 @@ class TextFiles:
         self.folder, self.stems = folder, stems
         self.save_conf, self.corners, self.ascending = save_conf, corners, ascending
 
-    def add(self, detections: Tensor, path: str, shape: tuple[int, int], number: int = 0) -> None:
+    def add(
+        self, detections: Tensor, path: str, shape: tuple[int, int], number: int = 0, ids: Tensor | None = None
+    ) -> None:
         """Write the file of one image.
 
         Args:
@@ -121,14 +128,16 @@ class TextFiles:
             path: the image, one of `stems`.
             shape: its height and width in pixels.
             number: of the frame of a video, from 1; 0 for an image.
+            ids: (D,) identity of each detection, -1 for none.
         """
         file = self.folder / f"{self.stems[path]}{f'_{number}' if number else ''}.txt"
         if not len(detections):
             file.unlink(missing_ok=True)
             return
-        detections = detections.flip(0) if self.ascending else detections
+        if self.ascending:
+            detections, ids = detections.flip(0), None if ids is None else ids.flip(0)
         file.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(file, text_lines(detections, shape, self.save_conf, self.corners).encode())
+        write_whole(file, text_lines(detections, shape, self.save_conf, self.corners, ids).encode())
 
     def close(self) -> None:
         """Do nothing: every file is complete."""
@@ -147,7 +156,14 @@ class JsonFile:
         self.count = 0
         self._rows = tempfile.TemporaryFile("w+", encoding="utf-8", dir=file.parent)
 
-    def add(self, detections: Tensor, path: str, shape: tuple[int, int], number: int = 0) -> None:  # noqa: ARG002
+    def add(
+        self,
+        detections: Tensor,
+        path: str,
+        shape: tuple[int, int],  # noqa: ARG002
+        number: int = 0,
+        ids: Tensor | None = None,
+    ) -> None:
         """Collect one image.
 
         Args:
@@ -155,12 +171,14 @@ class JsonFile:
             path: the image, one of `ids`.
             shape: not used, COCO wants pixels; here because `TextFiles` needs it.
             number: of the frame of a video, which ends the image id; 0 for an image.
+            ids: (D,) identity of each detection, written as `track_id`, -1 for none.
         """
         image, categories = self.ids.images[path], self.ids.categories
         image = f"{image}_{number}" if number else image
-        for row in coco_rows(detections, image, categories):
+        numbers = [{}] * len(detections) if ids is None else [{"track_id": number} for number in ids.tolist()]
+        for row, track in zip(coco_rows(detections, image, categories), numbers, strict=True):
             with naming(self.file):
-                self._rows.write(("," if self.count else "") + json.dumps(row))
+                self._rows.write(("," if self.count else "") + json.dumps({**row, **track}))
             self.count += 1
 
     def close(self) -> None:
@@ -176,6 +194,7 @@ class JsonFile:
 class CsvFile:
     """Write a table with one row per box, best last: name of the image, of the class, confidence with two decimals.
 
+    With `tracks` number of the frame and identity follow, -1 for none; the frame of an image is 0.
     Names that a spreadsheet would compute begin with an apostrophe, see `utils.text.csv_cell`.
     Rows that an earlier run left there stay, unless they are of one of the images of this run.
 
@@ -183,33 +202,45 @@ class CsvFile:
         file: target; its folder must exist.
         images: image -> name in the table, of all that will come.
         names: class names by index.
+        tracks: write frames and identities.
 
     Raises:
         ValueError: there is a file with other columns.
     """
 
     HEADER = ("Image Name", "Prediction", "Confidence")
+    TRACKS = ("Frame", "Track")
 
-    def __init__(self, file: Path, images: Mapping[str, str], names: Mapping[int, str]) -> None:
+    def __init__(self, file: Path, images: Mapping[str, str], names: Mapping[int, str], tracks: bool = False) -> None:
         self.images, self.names = images, names
+        expected = self.HEADER + self.TRACKS * tracks
         kept = []
         if file.exists():
             with TextIOWrapper(open_regular(file), "utf-8", newline="") as old:
-                header, *rows = [*csv.reader(old)] or [self.HEADER]
-            if tuple(header) != self.HEADER:
-                raise ValueError(f"{file}: this table has the columns {header}, not {self.HEADER}: move or rename it")
+                header, *rows = [*csv.reader(old)] or [expected]
+            if tuple(header) != expected:
+                raise ValueError(f"{file}: this table has the columns {header}, not {expected}: move or rename it")
             own = set(map(csv_cell, images.values()))
             kept = [row for row in rows if row and row[0] not in own]
         with atomic_path(file) as tmp, tmp.open("w", newline="", encoding="utf-8") as new:
-            csv.writer(new).writerows([self.HEADER, *kept])
+            csv.writer(new).writerows([expected, *kept])
         self._file = file.open("a", newline="", encoding="utf-8")
         self._writer = csv.writer(self._file)
 
-    def add(self, detections: Tensor, path: str, shape: tuple[int, int], number: int = 0) -> None:  # noqa: ARG002
+    def add(
+        self,
+        detections: Tensor,
+        path: str,
+        shape: tuple[int, int],  # noqa: ARG002
+        number: int = 0,
+        ids: Tensor | None = None,
+    ) -> None:
         """Write the rows of one image: (D, 6) `[xyxy_img, confidence, class]`, best first; the rest as `TextFiles`."""
-        for conf, cls in detections[:, 4:].flip(0).tolist():
+        tracks = [()] * len(detections) if ids is None else [(number, track) for track in ids.tolist()]
+        for (conf, cls), track in reversed(list(zip(detections[:, 4:].tolist(), tracks, strict=True))):
             with naming(self._file.name):
-                self._writer.writerow([csv_cell(self.images[path]), csv_cell(self.names[int(cls)]), f"{conf:.2f}"])
+                row = [csv_cell(self.images[path]), csv_cell(self.names[int(cls)]), f"{conf:.2f}", *track]
+                self._writer.writerow(row)
 
     def close(self) -> None:
         """Finish the file."""

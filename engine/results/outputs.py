@@ -38,6 +38,7 @@ class Wanted:
     save_crop: bool
     report: bool
     as_dataset: str | None
+    track: float | bool
     line_thickness: int | None
     hide_labels: bool
     hide_conf: bool
@@ -88,7 +89,7 @@ class Outputs:
             corners = wanted.save_format == 1
             self.tables.append(TextFiles(folder / "labels", results.stems, wanted.save_conf, corners, True))
         if wanted.save_csv:
-            self.tables.append(CsvFile(folder / "predictions.csv", self.titles, names))
+            self.tables.append(CsvFile(folder / "predictions.csv", self.titles, names, wanted.track is not False))
         if wanted.save_json:
             ids = ResultIds(image_ids(results.stems, source.videos))
             self.tables.append(JsonFile(folder / "predictions.json", ids))
@@ -107,24 +108,31 @@ class Outputs:
                 if part:
                     stack.callback(part.close)
 
-    def draw(self, frame: Frame, detections: Tensor) -> NDArray:
+    def draw(self, frame: Frame, detections: Tensor, ids: Tensor | None) -> NDArray:
         """Return a frame with its detections (D, 6) `[xyxy_img, confidence, class]` drawn on a copy."""
-        w = self.wanted
-        return draw_detections(frame.image, detections, self.names, w.line_thickness, w.hide_labels, w.hide_conf)
+        w, numbers = self.wanted, None if ids is None else ids.tolist()
+        names, width = self.names, w.line_thickness
+        return draw_detections(frame.image, detections, names, width, w.hide_labels, w.hide_conf, ids=numbers)
 
     def add(
-        self, frame: Frame, detections: Tensor, picture: NDArray | None = None, maps: Mapping[str, Any] | None = None
+        self,
+        frame: Frame,
+        detections: Tensor,
+        ids: Tensor | None = None,
+        picture: NDArray | None = None,
+        maps: Mapping[str, Any] | None = None,
     ) -> None:
         """Write one frame.
 
         Args:
             frame: the frame.
             detections: (D, 6) `[xyxy_img, confidence, class]`, best first.
+            ids: (D,) identity of each with --track, else None.
             picture: what `draw` made of it if that was done already.
             maps: for the report, see `DetectReport.add`.
         """
         for table in self.tables:
-            table.add(detections, frame.source, frame.shape, frame.number)
+            table.add(detections, frame.source, frame.shape, frame.number, ids)
         if self.crops:
             self.crops.add(frame, detections)
         if self.dataset:
@@ -133,7 +141,7 @@ class Outputs:
             title = self.titles[frame.source] + (f" frame {frame.number}" if frame.number else "")
             self.report.add(frame.image, title, detections, maps)
         if self.pictures and (self.wanted.save_img or frame.kind != "image"):
-            self.pictures.add(frame, self.draw(frame, detections) if picture is None else picture)
+            self.pictures.add(frame, self.draw(frame, detections, ids) if picture is None else picture)
 
 
 class Summary:
@@ -153,6 +161,7 @@ class Summary:
         self.seen_in: Counter[int] = Counter()  # frames that show a class
         self.frames = self.empty = 0
         self._sources: Counter[str] = Counter()
+        self._tracks: set[tuple[str, int]] | None = None  # source and identity
         self._told: dict[str, float] = {}
         self._start = time.perf_counter()
 
@@ -160,8 +169,13 @@ class Summary:
         """Begin to count the time; the model is warm."""
         self._start = time.perf_counter()
 
-    def add(self, frame: Frame, detections: Tensor, net: tuple[int, int], milliseconds: float) -> None:
+    def add(
+        self, frame: Frame, detections: Tensor, ids: Tensor | None, net: tuple[int, int], milliseconds: float
+    ) -> None:
         """Count one frame and, if it is time, log a line about it."""
+        if ids is not None:
+            followed = {(frame.source, number) for number in ids.tolist() if number >= 0}
+            self._tracks = (self._tracks or set()) | followed
         count = Counter(int(cls) for cls in detections[:, 5].tolist())
         self.found += count
         self.seen_in.update(count.keys())
@@ -197,6 +211,8 @@ class Summary:
         parts = [f"{self.found[cls]} {printable(self.names[cls])} in {self.seen_in[cls]}" for cls in sorted(self.found)]
         nothing = f"; nothing in {self.empty}" if self.empty else ""
         LOGGER.info(f"Found in {frames}{origin}: {', '.join(parts) or 'no objects'}{nothing if parts else ''}")
+        if self._tracks is not None:
+            LOGGER.info(f"Followed {len(self._tracks)} object{'s' * (len(self._tracks) != 1)}")
         if self.full:
             LOGGER.warning(
                 f"{self.full} of {frames} reached the limit of {self.max_det} detections, the best ones were kept: "

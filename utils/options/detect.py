@@ -89,6 +89,13 @@ class DetectOptions:
         "checked by the doctor; frames of videos become images",
         metavar="FOLDER",
     )
+    track: Annotated[float, Number(float, 0, 3600)] | bool = option(
+        False,
+        "follow objects through videos and streams (pip install 'trackers>=2.6' 'supervision<0.30'): their identity is "
+        "shown and written; one that is lost is remembered for so many seconds (1)",
+        bare=1.0,
+        metavar="SECONDS",
+    )
 
 
 def parse_opt(
