@@ -84,7 +84,7 @@ OURS = {
         "--convert": "auto", "--unlabeled": [], "--freeze-bn": False, "--strip": False,
         "--metric": "fitness",
         "--teacher": "", "--distill-from": "outputs", "--close-mosaic": None, "--max-det": None,
-        "--classes": None,
+        "--classes": None, "--cache-dir": "",
     },
     "val": {**flags("--as-detect", "--report", "--save-thresholds", "--coco"), "--window": None, "--classes": None},
     "detect": {

@@ -433,6 +433,9 @@ def test_batch_statistics_of_the_weights_are_kept(finished, tiny_dataset, hyp_fi
         ({"evolve": 2, "metric": "f1"}, "--metric chooses the best epoch of one run"),
         ({"freeze_bn": True}, "--freeze-bn keeps the batch statistics of the detector named by --weights"),
         ({"label_smoothing": 1.5}, "--label-smoothing is 1.5"),
+        ({"classes": "circel"}, r"--classes with .*tiny.yaml: no class 'circel'. Did you mean 'circle'"),
+        ({"cache_dir": "x"}, "--cache-dir x is for images on disk: add --cache disk"),
+        ({"cache": "disk", "cache_dir": __file__}, "test_train.py is a file, not a folder"),
     ],
 )
 def test_impossible_options_are_refused(changes, message, tiny_dataset, hyp_file, tmp_path):

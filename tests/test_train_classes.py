@@ -35,6 +35,7 @@ def test_classes_are_the_same_in_every_program(data, tmp_path, caplog):
         "data": str(data), "classes": CLASSES, "cfg": str(ROOT / "models/yolov5n.yaml"), "weights": "", "imgsz": 64,
         "batch_size": 4, "workers": 0, "epochs": 1, "image_weights": True, "project": str(tmp_path), "name": "run",
         "hyp": str(tmp_path / "hyp.yaml"), "noplots": True, "metric": "square:ap",
+        "cache": "disk", "cache_dir": str(tmp_path / "cache"),
     }  # fmt: skip
     results = train.run(**run)
     folder = tmp_path / "run"
@@ -62,7 +63,9 @@ def test_classes_are_the_same_in_every_program(data, tmp_path, caplog):
     before = load_checkpoint(last)["hyp"]["cls_weights"]
     assert before[0] < 1 < before[1]  # the square is rarer
     assert yaml_load(folder / "hyp.yaml")["cls_weights"] == "auto"
-    train.run(resume=str(last), epochs=2)
+    train.run(resume=str(last), epochs=2, cache_dir=str(tmp_path / "moved"))
+    for place in ("cache", "moved"):
+        assert [len(list(folder.iterdir())) for folder in sorted((tmp_path / place).iterdir())] == [8, 4]
     assert load_checkpoint(last)["names"] == dict(enumerate(CLASSES))
     assert load_checkpoint(last)["hyp"]["cls_weights"] == before
     yaml_save(folder / "hyp.yaml", yaml_load(folder / "hyp.yaml") | {"cls_weights": [1, 2]})

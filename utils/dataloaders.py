@@ -50,7 +50,7 @@ from utils.boxes import xywhn2xyxy, xyxy2xywhn
 from utils.console import LOGGER, ProgressBar
 from utils.datasets.batches import Sample, Shapes, collate, collate_quad, rect_batches
 from utils.datasets.dataset import load_labels
-from utils.datasets.image_cache import ImageCache, free_memory, processes_to_come
+from utils.datasets.image_cache import ImageCache, cache_kind, free_memory, processes_to_come
 from utils.datasets.lists import autosplit as autosplit
 from utils.datasets.lists import img2label_paths as img2label_paths
 from utils.datasets.loader_processes import InfiniteDataLoader, Loader, start_worker, workers_that_fit
@@ -96,6 +96,7 @@ class LoadImagesAndLabels(Dataset):
         rank: only for YOLOv5's order of arguments: which images a process loads is up to the sampler.
         seed: of all random numbers, 0 or more.
         nc: number of classes; labels of other classes are reported and left out. None accepts any.
+        cache_dir: folder for the files of `disk`, which else are beside the images.
 
     Attributes:
         im_files, label_files: N paths.
@@ -139,6 +140,7 @@ class LoadImagesAndLabels(Dataset):
         seed: int = 0,
         *,
         nc: int | None = None,
+        cache_dir: str | Path | None = None,
     ) -> None:
         hyp = Hyp.from_dict(hyp) if isinstance(hyp, Mapping) else hyp
         rect = rect and not image_weights
@@ -179,7 +181,9 @@ class LoadImagesAndLabels(Dataset):
         with suppress(RuntimeError):  # no room in /dev/shm: each worker then reports a damaged image by itself
             self._damaged.share_memory_()  # known to all workers, reported by one
         self.images: list[np.ndarray] | None = None
-        self.disk = ImageCache.beside(self.im_files[0], img_size, augment, prefix) if cache == "disk" else None
+        self.disk: ImageCache | None = None
+        if cache == "disk":
+            self.disk = ImageCache.of_images(self.im_files[0], img_size, augment, cache_dir, prefix)
         if self.disk is not None and not self.disk.fits(self._cache_bytes(), self.im_files, prefix):
             self.disk = None
         if cache == "ram" and self._fits_in_memory(prefix):
@@ -402,14 +406,6 @@ class LoadImagesAndLabels(Dataset):
         return perspective_matrix(draw, shape_in, shape_out), shape_out, draw.scale
 
 
-def cache_kind(cache: bool | str | None) -> str | None:
-    """Return where resized images are kept: `ram` (also for True), `disk`, or None; ValueError for anything else."""
-    kind = "ram" if cache is True else cache or None
-    if kind not in (None, "ram", "disk"):
-        raise ValueError(f"cache is {cache!r}; allowed are ram and disk")
-    return kind
-
-
 def scratch(height: int, width: int) -> np.ndarray:
     """Return a canvas (height, width, 4) with any content, for this thread alone, until it asks for the next one.
 
@@ -449,6 +445,7 @@ def create_dataloader(
     names: Mapping[int, str] | None = None,
     pin_memory: bool = False,
     world_size: int = 1,
+    cache_dir: str | Path | None = None,
 ) -> tuple[DataLoader, LoadImagesAndLabels]:
     """Make the dataset of one split and a loader of its batches.
 
@@ -481,6 +478,7 @@ def create_dataloader(
         names: class names, used as said at `nc`.
         pin_memory: put batches into page-locked memory, for CUDA; the environment variable PIN_MEMORY=false forbids it.
         world_size: processes that share the batches; `batch_size`, of all together, is a multiple of it.
+        cache_dir: see `LoadImagesAndLabels`.
 
     Returns:
         The loader of batches as `collate` makes them, and its dataset.
@@ -514,6 +512,7 @@ def create_dataloader(
         prefix=prefix,
         seed=seed,
         nc=nc,
+        cache_dir=cache_dir,
     )
     batch_size = min(batch_size, -(-dataset.n // world_size) * world_size)
     workers = min(workers, (os.cpu_count() or 1) // world_size, batch_size if batch_size > 1 else 0)

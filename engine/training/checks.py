@@ -21,7 +21,7 @@ from utils.torch_utils import parse_device
 
 EVOLUTION = ("evolve", "tuner", "storage", "evolve_population", "resume_evolve")  # no training inside is ever resumed
 FIXED_IN_EVOLUTION = ("noval", "nosave", "noplots")
-MAY_CHANGE_ON_RESUME = ("amp", "data", "device", "epochs", "nan_policy", "patience", "teacher", "workers")
+MAY_CHANGE_ON_RESUME = ("amp", "cache_dir", "data", "device", "epochs", "nan_policy", "patience", "teacher", "workers")
 
 
 def resume_options(options: TrainOptions, given: Collection[str]) -> TrainOptions:
@@ -72,6 +72,7 @@ def check_options(options: TrainOptions) -> TrainOptions:
         raise ValueError("--nan-policy rollback needs the checkpoint of the last epoch: remove --nosave")
     if options.quad and options.batch_size % 4:
         raise ValueError(f"--quad puts four images into one: --batch-size {options.batch_size} is not a multiple of 4")
+    folder = find_cache_dir(options)
     check_processes(options, launched_processes())
     if options.evolve is not None and options.metric != "fitness":
         raise ValueError("--metric chooses the best epoch of one run, an evolution goes by the fitness: remove it")
@@ -95,7 +96,18 @@ def check_options(options: TrainOptions) -> TrainOptions:
     cfg = options.cfg
     if not options.resume and (cfg or not options.weights):
         cfg = str(check_file(cfg or DEFAULT_CFG, (".yaml", ".yml")))
-    return replace(options, data=str(check_file(options.data, (".yaml", ".yml")).resolve()), cfg=cfg)
+    data = str(check_file(options.data, (".yaml", ".yml")).resolve())
+    return replace(options, data=data, cfg=cfg, cache_dir=folder)
+
+
+def find_cache_dir(options: TrainOptions) -> str:
+    """Return the absolute path of --cache-dir, "" without one; ValueError if it has nothing to do."""
+    if options.cache_dir and options.cache != "disk":
+        raise ValueError(f"--cache-dir {options.cache_dir} is for images on disk: add --cache disk, or remove it")
+    folder = Path(options.cache_dir).expanduser().absolute()
+    if options.cache_dir and folder.exists() and not folder.is_dir():
+        raise ValueError(f"--cache-dir {options.cache_dir} is a file, not a folder")
+    return str(folder) if options.cache_dir else ""
 
 
 def check_teacher(options: TrainOptions) -> TrainOptions:

@@ -325,6 +325,7 @@ def make_loaders(
     common = {
         "hyp": inputs.hyp, "single_cls": options.single_cls, "nc": data["nc"], "names": data["names"],
         "seed": options.seed, "workers": options.workers, "pin_memory": device.type == "cuda",
+        "cache_dir": options.cache_dir or None,
     }  # fmt: skip
     cache = (None, "ram") if options.cache == "val" else (options.cache, options.cache)  # of training and validation
     with main_first():  # it writes the label caches

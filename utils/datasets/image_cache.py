@@ -17,6 +17,7 @@ import numpy as np
 
 from utils.console import LOGGER
 from utils.files import atomic_path, open_regular
+from utils.text import file_name
 
 HEADER = struct.Struct("<4sIIII")  # mark, height, width, channels, CRC-32 of the pixels
 MARK = b"yim1"
@@ -86,6 +87,14 @@ def processes_to_come() -> int:
     return count if number == 0 else max(count - 1, 1)
 
 
+def cache_kind(cache: bool | str | None) -> str | None:
+    """Return where resized images are kept: `ram` (also for True), `disk`, or None; ValueError for anything else."""
+    kind = "ram" if cache is True else cache or None
+    if kind not in (None, "ram", "disk"):
+        raise ValueError(f"cache is {cache!r}; allowed are ram and disk")
+    return kind
+
+
 class ImageCache:
     """Keep images in one file each; a file that is damaged or older than its image is made again.
 
@@ -103,6 +112,9 @@ class ImageCache:
         self.folder, self.variant = folder, variant
         if folder.is_symlink():
             raise OSError(errno.ELOOP, "a link, not a folder: remove it", str(folder))
+        there = next(place for place in (folder, *folder.absolute().parents) if place.exists())
+        if not there.stat().st_mode & 0o222:  # as for label caches, also where root could write
+            raise PermissionError(errno.EACCES, "read-only", str(there))
         folder.mkdir(parents=True, exist_ok=True)
         if not os.access(folder, os.W_OK):
             raise PermissionError(13, "no permission to write", str(folder))
@@ -141,14 +153,40 @@ class ImageCache:
         return need <= 0.9 * free
 
     @classmethod
-    def beside(cls, im_file: str, imgsz: int | tuple[int, int], augment: bool, prefix: str = "") -> "ImageCache | None":
-        """Keep the images of a dataset beside their folder, as `train.images.cache`; None, warned, if impossible."""
-        folder = Path(im_file).parent
-        folder = folder.with_name(f"{folder.name}.images.cache")
+    def of_images(
+        cls,
+        im_file: str,
+        imgsz: int | tuple[int, int],
+        augment: bool,
+        parent: str | Path | None = None,
+        prefix: str = "",
+    ) -> "ImageCache | None":
+        """Keep the images of a dataset in a folder of their own.
+
+        Args:
+            im_file: one of them.
+            imgsz: size of the images.
+            augment: they are read for training.
+            parent: made if need be; the folder in it is called `train-0123456789.images.cache` after name and path of
+                that of the images, so that datasets with equal names have different ones. None: beside the images,
+                `train.images.cache`.
+            prefix: of the messages.
+
+        Returns:
+            None, with a warning, if the folder beside the images cannot be written.
+
+        Raises:
+            OSError: `parent` cannot be written.
+        """
+        source = Path(os.path.abspath(im_file)).parent
+        folder, variant = source.with_name(f"{source.name}.images.cache"), f"{imgsz} {'train' if augment else 'val'}"
+        if parent is not None:
+            digest = hashlib.sha256(os.fsencode(source)).hexdigest()[:10]
+            return cls(Path(parent) / f"{file_name(source.name)}-{digest}.images.cache", variant)
         try:
-            return cls(folder, f"{imgsz} {'train' if augment else 'val'}")
+            return cls(folder, variant)
         except OSError as error:
-            LOGGER.warning(f"{prefix}images not cached: {folder}: {error.strerror}")
+            LOGGER.warning(f"{prefix}images not cached: {folder}: {error.strerror}; --cache-dir names another folder")
             return None
 
     def file_of(self, im_file: str) -> Path:

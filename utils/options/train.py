@@ -95,6 +95,7 @@ class TrainOptions:
     cache: Literal["ram", "disk", "val"] | None = option(
         None, "keep resized images in memory, or on disk; val: those for validation in memory", bare="ram"
     )
+    cache_dir: str = option("", "folder for --cache disk, on a fast disk; default: beside the images")
     image_weights: bool = option(False, "sample images of rare and poorly detected classes more often")
     device: str = option("", "cpu, mps, 0 (first CUDA device), ...; default: CUDA if available")
     amp: Literal["auto", "off", "fp16", "bf16"] = option("auto", "mixed precision; auto: fp16 on CUDA, off elsewhere")

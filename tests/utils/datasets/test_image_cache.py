@@ -1,6 +1,7 @@
 """Images on disk: made once, made again when damaged or outdated, never wrong."""
 
 import os
+import shutil
 
 import numpy as np
 import pytest
@@ -63,15 +64,68 @@ def test_changed_source_and_other_variant_have_files_of_their_own(tmp_path, sour
 
 def test_folder_that_cannot_be_made_is_warned_of(tmp_path, caplog):
     (tmp_path / "images.images.cache").write_text("in the way")
-    assert ImageCache.beside(str(tmp_path / "images" / "a.jpg"), 64, augment=True) is None
+    assert ImageCache.of_images(str(tmp_path / "images" / "a.jpg"), 64, augment=True) is None
     assert "images not cached" in caplog.text
 
 
 def test_folder_that_is_a_link_is_not_filled(tmp_path, caplog):
     (tmp_path / "home").mkdir()
     (tmp_path / "images.images.cache").symlink_to(tmp_path / "home")
-    assert ImageCache.beside(str(tmp_path / "images" / "a.jpg"), 64, augment=True) is None
+    assert ImageCache.of_images(str(tmp_path / "images" / "a.jpg"), 64, augment=True) is None
     assert "images.images.cache: a link, not a folder: remove it" in caplog.text
+
+
+def test_another_folder_keeps_datasets_of_equal_names_apart(tmp_path, caplog):
+    for dataset in ("one", "two"):
+        (tmp_path / dataset / "train").mkdir(parents=True)
+        (tmp_path / dataset / "train/a.jpg").write_bytes(b"picture")
+        os.utime(tmp_path / dataset / "train/a.jpg", ns=(1, 1))
+        (tmp_path / dataset).chmod(0o500)
+    parent, make = tmp_path / "new/白", Maker()
+    caches = [ImageCache.of_images(str(tmp_path / d / "train/a.jpg"), 64, True, parent) for d in ("one", "two")]
+    for dataset, cache in zip(("one", "two"), caches, strict=True):
+        cache.get(str(tmp_path / dataset / "train/a.jpg"), SHAPE, make)
+        assert (cache.folder.parent, cache.folder.name[:6], cache.folder.suffixes) == (
+            parent,
+            "train-",
+            [".images", ".cache"],
+        )
+        assert len(list(cache.folder.iterdir())) == 1
+    assert make.calls == 2
+    # what one dataset has does not make room for the other
+    need = shutil.disk_usage(tmp_path).free
+    assert not caches[1].fits(need, [str(tmp_path / "two/train/a.jpg")])
+    assert len(list(caches[0].folder.iterdir())) == 1
+    again = ImageCache.of_images(str(tmp_path / "one/train/a.jpg"), 64, True, parent)
+    again.get(str(tmp_path / "one/train/a.jpg"), SHAPE, make)
+    assert make.calls == 2
+    os.utime(tmp_path / "one/train/a.jpg", ns=(2, 2))  # edited
+    again.get(str(tmp_path / "one/train/a.jpg"), SHAPE, make)
+    assert make.calls == 3
+    for dataset in ("one", "two"):
+        (tmp_path / dataset).chmod(0o700)
+
+
+def test_a_read_only_dataset_is_told_of_the_other_folder(tmp_path, caplog):
+    (tmp_path / "one/train").mkdir(parents=True)
+    (tmp_path / "one").chmod(0o500)
+    assert ImageCache.of_images(str(tmp_path / "one/train/a.jpg"), 64, True) is None
+    assert "images not cached: " in caplog.text
+    assert "train.images.cache: read-only; --cache-dir names another folder" in caplog.text
+    (tmp_path / "one").chmod(0o700)
+
+
+def test_another_folder_that_cannot_be_made_is_an_error(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OSError, match="file"):
+        ImageCache.of_images(str(tmp_path / "a.jpg"), 64, True, tmp_path / "file")
+
+
+def test_a_full_disk_costs_the_cache_only(tmp_path, source, full_disk):
+    cache, make = ImageCache.of_images(str(source), 64, True, tmp_path / "cache"), Maker()
+    with full_disk(50):
+        np.testing.assert_array_equal(cache.get(str(source), SHAPE, make), Maker()())
+    assert list(cache.folder.iterdir()) == []
 
 
 def test_sound_file_of_another_shape_is_made_again(tmp_path, source):
