@@ -65,7 +65,9 @@ def test_classes_are_the_same_in_every_program(data, tmp_path, caplog):
     assert yaml_load(folder / "hyp.yaml")["cls_weights"] == "auto"
     train.run(resume=str(last), epochs=2, cache_dir=str(tmp_path / "moved"))
     for place in ("cache", "moved"):
-        assert [len(list(folder.iterdir())) for folder in sorted((tmp_path / place).iterdir())] == [8, 4]
+        kept = [len(list(folder.iterdir())) for folder in sorted((tmp_path / place).iterdir())]
+        assert 0 < kept[0] <= 8  # --image-weights draws some
+        assert kept[1:] == [4]
     assert load_checkpoint(last)["names"] == dict(enumerate(CLASSES))
     assert load_checkpoint(last)["hyp"]["cls_weights"] == before
     yaml_save(folder / "hyp.yaml", yaml_load(folder / "hyp.yaml") | {"cls_weights": [1, 2]})
