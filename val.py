@@ -69,7 +69,7 @@ from utils.options.table import takes_options
 from utils.paths import ROOT as ROOT
 from utils.paths import check_file, increment_path, run_folder
 from utils.text import printable
-from utils.thresholds import CONF_THRES, IOU_THRES
+from utils.thresholds import CONF_THRES, IOU_THRES, MAX_DET
 from utils.torch_utils import de_parallel, select_device
 
 FILE = Path(__file__).resolve()
@@ -200,7 +200,7 @@ def run(
     note = columns_note(result.best, deployment, o)
     if thresholds:
         LOGGER.info(note)
-        log_advice(detected, result.best, deployment)
+        log_advice(detected, result.best, deployment, o, list(data["names"].values()) if class_map else [])
         log_spread(tally, result)
         found = keep_thresholds(detected.thresholds(result.best, names), tally, data, o, save_dir)
     before, inference, nms = (t.t / tally.seen * 1e3 for t in runner.times)
@@ -244,15 +244,24 @@ def columns_note(best: float | None, deployment: Deployment, o: ValOptions) -> s
     )
 
 
-def log_advice(detected: Detected, best: float | None, deployment: Deployment) -> None:
-    """Log the best confidence, and what it and the one of the images give."""
+def log_advice(
+    detected: Detected, best: float | None, deployment: Deployment, o: ValOptions, chosen: Sequence[str]
+) -> None:
+    """Log the best confidence, what it and the one of the images give, and how detect.py gets it; `chosen` classes."""
     if best is None:
         LOGGER.info("no box is right at any confidence, so there is no best one")
     else:
         point = detected.at(best)
-        LOGGER.info(f"best F1 {point.f1:.2f} at confidence {best:.2f} (detect.py --conf best): {point}")
+        # what is saved with the weights is of all classes
+        words = ["--conf", f"{best:.2f}", "--classes", *chosen] if chosen else ["--conf", "best"]
+        words += ["--iou-thres", f"{deployment.iou:g}"] if deployment.iou != IOU_THRES else []
+        words += ["--max-det", str(deployment.max_det)] if deployment.max_det != MAX_DET else []
+        words += ["--augment"] if o.augment else []
+        LOGGER.info(f"best F1 {point.f1:.2f} at confidence {best:.2f} (detect.py {shlex.join(words)}): {point}")
     default = ", the default of detect.py" * (deployment.conf == CONF_THRES)
     LOGGER.info(f"at confidence {deployment.conf:g}{default}: {detected.at(deployment.conf)}")
+    if (without := detected.without_labels(deployment.conf)) and len(detected.classes):
+        LOGGER.info(f"{without} of these false boxes are of classes without labels here: F1 and P leave them out")
 
 
 def keep_thresholds(

@@ -11,7 +11,7 @@ import yaml
 
 import detect
 import val
-from engine.validation.deployed import Deployment
+from engine.validation.deployed import Deployment, Detected
 from engine.validation.evaluation import Runner, evaluating
 from models.autoshape import AutoShape
 from models.experimental import Ensemble, attempt_load
@@ -293,3 +293,20 @@ def test_val_shows_what_a_saved_confidence_gives(weights, tiny_dataset, tmp_path
         assert not any("truncates the curves" in text for text in texts)
     with pytest.raises(ValueError, match="--conf-thres best-class is for detect.py"):
         val.run(tiny_dataset, weights, conf_thres="best-class", **settings)
+
+
+@pytest.mark.parametrize(
+    ("deployment", "augment", "chosen", "words"),
+    [
+        (Deployment(), False, [], "--conf best"),
+        (Deployment(iou=0.6), False, [], "--conf best --iou-thres 0.6"),
+        (Deployment(max_det=50), True, [], "--conf best --max-det 50 --augment"),
+        (Deployment(), False, ["traffic light", "car"], "--conf 0.50 --classes 'traffic light' car"),
+    ],
+)
+def test_the_hint_for_detect_has_the_settings_of_the_validation(deployment, augment, chosen, words, caplog):
+    caplog.set_level("INFO", logger="yolov5")
+    detected = Detected(np.array([True, False]), np.array([0.9, 0.8]), np.array([0, 1]), np.array([0]))
+    val.log_advice(detected, 0.5, deployment, ValOptions(augment=augment), chosen)
+    assert f"(detect.py {words}): 1 right, 1 false, 0 missed of 1" in caplog.text
+    assert "1 of these false boxes are of classes without labels here: F1 and P leave them out" in caplog.text

@@ -169,6 +169,10 @@ class Detected:
         mean = float(f1.mean()) if len(f1) else 0.0
         return Point(conf, right, int(above.sum()) - right, len(self._label_row) - right, mean)
 
+    def without_labels(self, conf: float) -> int:
+        """Return how many boxes above a confidence are of classes that have no labels; `at` counts them as false."""
+        return int((self.conf[~self._known] > conf).sum())
+
     def best(self, f1: np.ndarray, grid: np.ndarray = GRID) -> float | None:
         """Return the confidence where an F1 curve (P,) over a grid, smoothed, is highest; None if it is 0 throughout.
 

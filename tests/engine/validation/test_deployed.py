@@ -118,6 +118,7 @@ def test_nothing_detected_and_nothing_labelled():
     assert nothing.at(0.25) == (0.25, 0, 0, 2, 0)
     unlabelled = detected([0], [0.9], [1], np.zeros(0))
     assert unlabelled.at(0.25) == (0.25, 0, 1, 0, 0)
+    assert (unlabelled.without_labels(0.25), unlabelled.without_labels(0.9)) == (1, 0)
     assert unlabelled.thresholds(None, {})["classes"] == {}
 
 
