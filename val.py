@@ -200,7 +200,7 @@ def run(
     note = columns_note(result.best, deployment, o)
     if thresholds:
         LOGGER.info(note)
-        log_advice(detected, result.best, deployment, o, list(data["names"].values()) if class_map else [])
+        log_advice(detected, result.best, deployment, o, class_map.own if class_map else [])
         log_spread(tally, result)
         found = keep_thresholds(detected.thresholds(result.best, names), tally, data, o, save_dir)
     before, inference, nms = (t.t / tally.seen * 1e3 for t in runner.times)

@@ -17,16 +17,18 @@ class ClassMap:
 
     Args:
         parts: for each class of the dataset those of the model that it consists of; the best score counts.
-        nc: classes of the model.
+        names: of the classes of the model, by number.
 
     Attributes:
         chosen: numbers of the classes that count.
+        own: what the model calls these.
     """
 
-    def __init__(self, parts: Sequence[Sequence[int]], nc: int) -> None:
-        used = {number for part in parts for number in part}
-        self.parts = [*parts, *([number] for number in range(nc) if number not in used)]
+    def __init__(self, parts: Sequence[Sequence[int]], names: Mapping[int, str]) -> None:
+        used = [number for part in parts for number in part]
+        self.parts = [*parts, *([number] for number in range(len(names)) if number not in used)]
         self.chosen = range(len(parts))
+        self.own = [names[number] for number in used]
 
     def __call__(self, decoded: Tensor) -> Tensor:
         """Arrange boxes (B, R, 5 + classes of the model) `[xywh_net, objectness, scores]`."""
@@ -68,4 +70,4 @@ def match_classes(selection: Selection, names: Mapping[int, str], single_cls: bo
         there = [name for name in selection.names.values() if name not in missing]
         hint = f". Choose those that it has: {shlex.join(['--classes', *there])}" if there else ""
         raise ValueError(f"{file}: the model has no class {lacking}; its classes are {first_names(names)}{hint}")
-    return None if parts == [[number] for number in names] else ClassMap(parts, len(names))
+    return None if parts == [[number] for number in names] else ClassMap(parts, names)

@@ -46,7 +46,8 @@ def test_a_class_that_the_model_lacks_is_named():
 
 @pytest.mark.parametrize("multi_label", [True, False])
 def test_the_same_boxes_remain_as_with_the_classes_of_detect(multi_label):
-    mapped = ClassMap([[3], [0]], len(MODEL))
+    mapped = ClassMap([[3], [0]], MODEL)
+    assert mapped.own == ["car", "truck"]
     expected = non_max_suppression(boxes(), 0.3, 0.5, [0, 3], multi_label=multi_label)
     found = non_max_suppression(mapped(boxes()), 0.3, 0.5, mapped.chosen, multi_label=multi_label)
     for rows, others in zip(expected, found, strict=True):
@@ -57,7 +58,7 @@ def test_the_same_boxes_remain_as_with_the_classes_of_detect(multi_label):
 
 def test_the_best_part_of_a_merged_class_counts():
     decoded = boxes()
-    mapped = ClassMap([[0, 3], [4]], len(MODEL))(decoded)
+    mapped = ClassMap([[0, 3], [4]], MODEL)(decoded)
     assert mapped.shape == (2, 50, 5 + 4)
     assert torch.equal(mapped[..., :5], decoded[..., :5])
     assert torch.equal(mapped[..., 5], torch.maximum(decoded[..., 5], decoded[..., 8]))
