@@ -113,9 +113,9 @@ def run(options: DetectOptions, *, stream: bool = False) -> list[Result] | Itera
     files = _find_weights(o.weights or [], o.visualize, o.update, o.dnn)
     with ExitStack() as stack:
         save_dir = stack.enter_context(run_folder(Path(o.project) / o.name, o.exist_ok))
-        opened = open_source(_default_source(o.source), save_dir / "sources", o.vid_stride)
-        stack.callback(opened.stop)
         model = DetectMultiBackend(files, select_device(o.device), dnn=o.dnn, data=o.data, fp16=o.half, window=o.window)
+        opened = open_source(_default_source(o.source), save_dir / "sources", o.vid_stride, model.pixels)
+        stack.callback(opened.stop)
         size = choose_size(o.imgsz, model.stride, model.trained_size, model.imgsz)
         if model.imgsz and size != model.imgsz:
             fixed, size = model.imgsz, model.imgsz
@@ -176,7 +176,7 @@ def _detect(
             if view:
                 stack.callback(view.close)
             stack.push(lambda kind, *_: _finish(kind, found, tracker, write, summary))
-            predictor.model.warmup((at_once or 1, 3, *predictor.settings.imgsz))
+            predictor.model.warmup((at_once or 1, predictor.model.pixels.channels, *predictor.settings.imgsz))
             summary.start()
             for batch in prepared:
                 if maps and mapped(batch.frames[0]):

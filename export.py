@@ -146,7 +146,8 @@ def make_metadata(model: DetectionModel, options: ExportOptions, stride: int) ->
         "names": dict(model.names),
         "imgsz": list(options.imgsz),
         "batch": options.batch_size,
-        "channels": model.yaml["ch"],
+        "channels": model.pixels.channels,
+        **({} if model.pixels.bits is None else {"bits": model.pixels.bits}),
         "dynamic": options.dynamic,
         "half": options.half,
         "int8": options.int8,
@@ -182,7 +183,7 @@ def export_weights(
     options = replace(options, imgsz=list(choose_size(options.imgsz, stride, model.trained_size)))
     if options.data:
         height, width = options.imgsz
-        options = replace(options, real_images=calibration_images(options.data, (height, width)))
+        options = replace(options, real_images=calibration_images(options.data, (height, width), model.pixels))
     metadata = make_metadata(model, options, stride)
     images = torch.zeros(options.batch_size, model.yaml["ch"], *options.imgsz, device=device)
     outcomes = []

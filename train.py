@@ -62,6 +62,7 @@ from models.weights.checkpoint import strip_optimizer
 from utils.annotate import plot_images
 from utils.callbacks import Callbacks
 from utils.console import LOGGER, ProgressBar, colorstr, duration, log_options, size_text
+from utils.datasets.images import render_batch
 from utils.datasets.sampling import class_weights, image_weights
 from utils.distributed import (
     any_process,
@@ -261,7 +262,7 @@ def draw_first_batches(save_dir: Path, names: dict[int, str]) -> Callable[..., N
 
     def draw(model: nn.Module, ni: int, imgs: Tensor, targets: Tensor, paths: list[str], losses: Tensor) -> None:
         if ni < TRAIN_BATCHES_DRAWN:
-            plot_images(imgs.float().cpu(), targets, paths, save_dir / f"train_batch{ni}.jpg", names)
+            plot_images(render_batch(imgs.float().cpu()), targets, paths, save_dir / f"train_batch{ni}.jpg", names)
 
     return draw
 

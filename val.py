@@ -59,6 +59,7 @@ from utils.callbacks import Callbacks
 from utils.console import LOGGER, colorstr, log_options, size_text
 from utils.dataloaders import create_dataloader
 from utils.datasets.dataset import check_dataset, result_ids
+from utils.datasets.images import COLOR8, PixelFormat, check_pixels
 from utils.datasets.output_names import unique_stems
 from utils.downloads.official_weights import find_weights
 from utils.files import yaml_save
@@ -173,7 +174,7 @@ def run(
     ids = result_ids(data["val" if o.task == "speed" else o.task], stems) if o.save_json else None
     files = open_files(save_dir, stems, o.weights, texts, o.save_conf, ids)
     coco = [CocoNumbers(dataloader.dataset, data["val" if o.task == "speed" else o.task], names)] if o.coco else []
-    page = ValReport(save_dir, names) if o.report else None
+    page = ValReport(save_dir, names, pixels=PixelFormat.of(data, "data")) if o.report else None
     callbacks = callbacks or Callbacks()
     deployment = replace(_deployment(o, model), padded=getattr(dataloader.dataset, "pad", 0) > 0)
     tally = Tally(len(names), deployment, details=thresholds or o.report)
@@ -212,7 +213,11 @@ def run(
     if plots:
         plot_metrics(tally, result, save_dir, names, ap_confidence(o), o.iou_thres)
     if by_hand:
-        shape = (dataloader.batch_size or o.batch_size, 3, *dataloader.dataset.frame)
+        shape = (
+            dataloader.batch_size or o.batch_size,
+            PixelFormat.of(data, "data").channels,
+            *dataloader.dataset.frame,
+        )
         LOGGER.info(SPEED.format(before, inference, nms, shape))
         LOGGER.info(f"Results saved to {colorstr('bold', str(save_dir))}")
     results = Results(*result.means(), *(runner.loss / len(dataloader)).tolist())
@@ -362,8 +367,9 @@ def _match_classes(
     """Return the names of the classes to measure, and how they are found in the model where they were chosen by name.
 
     Raises:
-        ValueError: the model does not have them.
+        ValueError: the model does not have them, or reads other images than the dataset has.
     """
+    check_pixels(getattr(model, "pixels", COLOR8), data)
     selection = data.get("selection")
     weights = str(o.weights[0]) if o.weights else "model"
     found = match_classes(selection, model.names, o.single_cls, weights) if selection else None

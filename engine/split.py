@@ -28,6 +28,7 @@ from engine.doctor.copies import exact_copies, near_pairs, scan_pixels
 from engine.doctor.dataset import read_dataset
 from utils.console import LOGGER, colorstr
 from utils.datasets.dataset import check_dataset
+from utils.datasets.images import PixelFormat
 from utils.datasets.reader import Split
 from utils.files import write_whole, yaml_load, yaml_save
 from utils.options.split import SplitOptions
@@ -79,10 +80,10 @@ def same_key(files: Sequence[str], pattern: str) -> tuple[list[tuple[int, int]],
     return links, without
 
 
-def copies(files: Sequence[str], sizes: np.ndarray) -> list[tuple[int, int]]:
+def copies(files: Sequence[str], sizes: np.ndarray, pixels: PixelFormat) -> list[tuple[int, int]]:
     """Return links between images that are copies or near copies, as engine.doctor finds them."""
     links = [(group[0], other) for group in exact_copies(files) for other in group[1:]]
-    return links + [(link.a, link.b) for link in near_pairs(scan_pixels(files, sizes))]
+    return links + [(link.a, link.b) for link in near_pairs(scan_pixels(files, sizes, pixels))]
 
 
 def stratify(counts: np.ndarray, images: np.ndarray, parts: Sequence[float], seed: int = 0) -> np.ndarray:
@@ -156,7 +157,7 @@ def run(options: SplitOptions) -> list[Path]:
     if any(isinstance(data[name], Split) and data[name].format == "coco" for name in o.of):
         raise ValueError(f"{data['yaml_file']}: in format coco a split has one file of annotations, which stays whole")
     files, labels, sizes = read_images(data, o.of)
-    units = grouped(files, sizes, o)
+    units = grouped(files, sizes, PixelFormat.of(data, data["yaml_file"]), o)
     counts = np.zeros((units.max() + 1, data["nc"]))
     for unit, boxes in zip(units, labels, strict=True):
         np.add.at(counts[unit], boxes[:, 0].astype(int), 1)
@@ -187,7 +188,7 @@ def read_images(data: dict[str, Any], of: Sequence[str]) -> tuple[list[str], lis
     return [image[0] for image in found], [image[1] for image in found], np.array([image[2] for image in found])
 
 
-def grouped(files: Sequence[str], sizes: np.ndarray, o: SplitOptions) -> np.ndarray:
+def grouped(files: Sequence[str], sizes: np.ndarray, pixels: PixelFormat, o: SplitOptions) -> np.ndarray:
     """Return the group of each image, (N,), and say what was found."""
     links: list[tuple[int, int]] = []
     if o.group_by:
@@ -196,7 +197,7 @@ def grouped(files: Sequence[str], sizes: np.ndarray, o: SplitOptions) -> np.ndar
             raise ValueError(f"--group-by {o.group_by} matches none of {len(files)} paths, such as {files[0]}")
         if without:
             LOGGER.warning(f"{PREFIX}--group-by {o.group_by} does not match {without} of {len(files)} paths")
-    alike = [] if o.fast else copies(files, sizes)
+    alike = [] if o.fast else copies(files, sizes, pixels)
     units = join_groups(len(files), links + alike)
     together = int((np.bincount(units)[units] > 1).sum())
     kinds = " and ".join(["equal keys"] * bool(o.group_by) + ["copies or near copies"] * (not o.fast))

@@ -20,8 +20,8 @@ from models.detections import Detections
 from models.detector import Detector, find_classes, find_confidence
 from models.image_size import input_stride, make_divisible
 from utils.console import LOGGER
+from utils.datasets.images import COLOR8, PixelFormat, decode_image, has_more_pages, load_pixels, rendition
 from utils.datasets.output_names import name_part
-from utils.datasets.reader import decode_image, has_more_pages
 from utils.downloads import fetch, is_url
 from utils.downloads.http_client import shown
 from utils.nms import non_max_suppression
@@ -33,6 +33,7 @@ Source: TypeAlias = str | Path | Image.Image | NDArray
 FETCHED = (  # formats in PIL's names that are taken from a URL; an EPS file would be run as a program, by Ghostscript
     "AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "MPO", "PNG", "TIFF", "WEBP",
 )  # fmt: skip
+BANDS = {"L": 1, "I;16": 1, "LA": 2, "RGB": 3, "RGBA": 4}  # of PIL's modes whose values have a fixed range
 
 
 class AutoShape(nn.Module):
@@ -54,7 +55,7 @@ class AutoShape(nn.Module):
         model: as given, so that the layers of a checkpoint are `model.model.model` over a `DetectMultiBackend`, and
             `model.model` over a `DetectionModel`.
         dmb: whether it is a `DetectMultiBackend`. pt: whether PyTorch runs it.
-        names, nc, stride, yaml, hyp: of the model, where it has them.
+        names, nc, stride, pixels, yaml, hyp: of the model, where it has them.
     """
 
     __module__ = "models.common"  # YOLOv5's address, by which SAHI recognises the class
@@ -75,6 +76,7 @@ class AutoShape(nn.Module):
         self.model = model.eval()
         self.dmb = hasattr(model, "pt")
         self.pt = getattr(model, "pt", True)
+        self.pixels: PixelFormat = getattr(model, "pixels", COLOR8)
         self.names = dict(model.names)
         self.nc = len(self.names)
         self.stride = input_stride(model.stride)
@@ -107,8 +109,10 @@ class AutoShape(nn.Module):
         Args:
             ims: one image or an iterable of them, of any kinds and sizes: path, http(s) URL (public hosts only),
                 PIL image of any mode, array uint8 RGB, (H, W, 3) or (3, H, W); grey ones are (H, W), (H, W, 1) or
-                (1, H, W), channels after the third are ignored. EXIF rotation of files and PIL images is applied.
-                Or a tensor (B, 3, H, W) of floats 0..1, sides multiples of `stride`, which goes right into the network.
+                (1, H, W), channels after the third are ignored. EXIF rotation of files and PIL images is applied. A
+                model of other images than 8-bit colour (`PixelFormat`) takes files of these and arrays (H, W, C) or (C,
+                H, W) of uint8, uint16 or floats 0..1; one of a single channel takes colours, too.
+                Or a tensor (B, C, H, W) of floats 0..1, sides multiples of `stride`, which goes right into the network.
             size: long side of the network input in pixels, or (height, width), of which the longer counts; rounded up
                 to the stride. Files exported with a fixed size keep theirs. Without it images are fitted into the
                 height and width of a model that was trained with both.
@@ -141,7 +145,7 @@ class AutoShape(nn.Module):
         sides = [SIDE.check("size", side) for side in (size if isinstance(size, tuple | list) else [size])]
         self._check_settings()
         with detector.times[0]:
-            images, files = _load_all(ims)
+            images, files = _load_all(ims, self.pixels)
             inside = self.trained_size if isinstance(size, Untouched) else None
             frames = [self._frame(im.shape[:2], inside or (max(sides), max(sides))) for im in images]
         pred: list[Tensor] = [torch.zeros(0, 6)] * len(images)
@@ -157,17 +161,23 @@ class AutoShape(nn.Module):
                 f"{full} of {len(images)} images reached the limit of {self.max_det} detections, the best ones were "
                 "kept: set max_det or conf of the model higher"
             )
-        shape = (len(images), 3, *(max((f[k] for f in frames), default=0) for k in (0, 1)))
+        shape = (len(images), self.pixels.channels, *(max((f[k] for f in frames), default=0) for k in (0, 1)))
+        if not self.pixels.plain:
+            images = [rendition(im[..., ::-1] if im.shape[2] == 3 else im)[..., ::-1].copy() for im in images]
         before, network, after = (t.t * 1e3 / max(len(images), 1) for t in detector.times)
         return Detections(images, pred, files, (before, network, after), self.names, shape)
 
     def _check_tensor(self, images: Tensor) -> Tensor:
         """Return images; ValueError if they are not what the network takes."""
+        channels = self.pixels.channels
         if images.ndim != 4 or not images.is_floating_point():
             raise ValueError(
-                f"a tensor of images is (B, 3, H, W) of floats 0..1, got {tuple(images.shape)} {images.dtype}: "
+                f"a tensor of images is (B, {channels}, H, W) of floats 0..1, got {tuple(images.shape)} "
+                f"{images.dtype}: "
                 "give images as arrays (H, W, 3) uint8 instead"
             )
+        if images.shape[1] != channels:
+            raise ValueError(f"the model reads images of {channels} channels, the tensor has {images.shape[1]}")
         if any(side % self.stride for side in images.shape[2:]):
             raise ValueError(f"the sides {tuple(images.shape[2:])} of the images must be multiples of {self.stride}")
         return images
@@ -231,12 +241,12 @@ class NMS(nn.Module):
 # Images -------------------------------------------------------------------------------------------------------------
 
 
-def _load_all(ims: Source | Iterable[Source]) -> tuple[list[NDArray], list[str]]:
-    """Read images; (H, W, 3) uint8 RGB, and for each a file name of its own that ends in .jpg."""
+def _load_all(ims: Source | Iterable[Source], pixels: PixelFormat) -> tuple[list[NDArray], list[str]]:
+    """Read images; (H, W, C) on the scale 0..255, and for each a file name of its own that ends in .jpg."""
     single = isinstance(ims, str | Path | Image.Image | np.ndarray)
     images, files, taken = [], [], set()
     for i, source in enumerate([ims] if single else ims):
-        im, stem = load_image(source)
+        im, stem = load_image(source) if pixels.plain else _load_deep(source, pixels)
         stem = name_part(stem or f"image{i}")
         name = next(n for n in (f"{stem}{f'-{k}' if k > 1 else ''}.jpg" for k in range(1, i + 3)) if n not in taken)
         taken.add(name)
@@ -281,6 +291,30 @@ def load_image(source: Source) -> tuple[NDArray, str]:
         return _from_array(source), ""
     hint = ": a tensor is given alone, (B, 3, H, W)" if isinstance(source, Tensor) else ""
     raise ValueError(f"an image is a path, a URL, a PIL image or an array, not {type(source).__name__}{hint}")
+
+
+def _load_deep(source: Source, pixels: PixelFormat) -> tuple[NDArray, str]:
+    """Read an image for a model that reads other images than 8-bit colour.
+
+    Returns:
+        The image, (H, W, C) on the scale 0..255, three channels RGB; and as `load_image`.
+    """
+    if isinstance(source, np.ndarray):
+        return pixels.of_array(source), ""
+    if isinstance(source, str | Path) and not is_url(str(source)):
+        file = Path(os.path.expanduser(source))
+        if not file.is_file():
+            raise FileNotFoundError(f"{source}: no such image (looked in {file.absolute().parent})")
+        try:
+            im = load_pixels(str(file), pixels)
+        except ValueError as error:
+            raise ValueError(f"{file}: {error}") from None
+        return (im[..., ::-1] if pixels.channels == 3 else im), file.stem
+    if isinstance(source, Image.Image) and BANDS.get(source.mode) == pixels.channels:
+        stem = Path(str(getattr(source, "filename", ""))).stem
+        return pixels.of_array(np.asarray(ImageOps.exif_transpose(source))), stem
+    im, stem = load_image(source)
+    return pixels.of_color(im[..., ::-1])[..., ::-1], stem
 
 
 def _from_pil(image: Image.Image) -> NDArray:

@@ -29,7 +29,7 @@ class Detector:
 
     Attributes:
         times: `Profile` of preparing input, inference and NMS.
-        shape: of the last input of the model, (B, 3, H, W).
+        shape: of the last input of the model, (B, C, H, W).
     """
 
     def __init__(
@@ -46,18 +46,19 @@ class Detector:
         """Letterbox images. May run in another thread than the rest.
 
         Args:
-            images: (H, W, 3) uint8 RGB.
+            images: (H, W, C) uint8 or float32 of 0..255; three channels are RGB.
             size: height and width of the network input, or its side.
             stride: pad only to multiples of it where that gives all images the same shape. None pads to `size`.
-            bgr: the images are BGR.
+            bgr: those of three channels are BGR.
 
         Returns:
-            (3, H, W) uint8 RGB each, of one shape.
+            (C, H, W) each, of one shape; three channels are RGB.
         """
         fitted = [letterbox(image, size, auto=stride is not None, stride=stride or 0)[0] for image in images]
         if len({image.shape for image in fitted}) > 1:
             fitted = [letterbox(image, size, auto=False)[0] for image in images]
-        return [(cv2.cvtColor(image, cv2.COLOR_BGR2RGB) if bgr else image).transpose(2, 0, 1) for image in fitted]
+        turned = [cv2.cvtColor(x, cv2.COLOR_BGR2RGB) if bgr and x.shape[2] == 3 else x for x in fitted]
+        return [image.transpose(2, 0, 1) for image in turned]
 
     def __call__(self, inputs: Sequence[NDArray], shapes: Sequence[tuple[int, int]]) -> list[Tensor]:
         """Detect, in batches that the model takes.
@@ -92,7 +93,7 @@ class Detector:
         return found
 
     def infer(self, images: Tensor) -> Tensor:
-        """Return the boxes (B, R, 5 + nc) `[xywh_net, objectness, scores]` in images (B, 3, H, W), 0..1."""
+        """Return the boxes (B, R, 5 + nc) `[xywh_net, objectness, scores]` in images (B, C, H, W), 0..1."""
         mixed = torch.float16 if self.amp and images.device.type != "cpu" else None
         with amp_context(images.device, mixed):
             output = self.model(images, augment=True) if self.augment else self.model(images)

@@ -14,6 +14,7 @@ from models.common import GhostConv as GhostConv
 from models.common import MixConv2d as MixConv2d
 from models.weights.checkpoint import build_model, load_checkpoint
 from models.yolo import DetectionModel
+from utils.datasets.images import COLOR8
 from utils.downloads.official_weights import find_weights
 
 
@@ -26,11 +27,12 @@ class Ensemble(nn.ModuleList):
         models: detectors in evaluation mode.
 
     Attributes:
-        names, nc, yaml, trained_size: those of the first model. stride: of the model with the largest one. thresholds:
+        names, nc, yaml, pixels, trained_size: those of the first model. stride: of the model with the largest one.
+            thresholds:
             None, as confidences are measured for single models.
 
     Raises:
-        ValueError: no model, or models with different numbers of classes.
+        ValueError: no model, or models with different numbers of classes or other images.
     """
 
     def __init__(self, models: Sequence[nn.Module]) -> None:
@@ -41,6 +43,10 @@ class Ensemble(nn.ModuleList):
         if len(set(classes)) > 1:
             raise ValueError(f"the models of an ensemble must have the same classes, but they have {classes} of them")
         first = self[0]
+        self.pixels = getattr(first, "pixels", COLOR8)
+        for model in self:
+            if not self.pixels.same_scale(getattr(model, "pixels", COLOR8)):
+                raise ValueError(f"the models of an ensemble read different images: {self.pixels} and {model.pixels}")
         self.names, self.nc, self.yaml, self.thresholds = first.names, first.nc, first.yaml, None
         self.trained_size = first.trained_size
 

@@ -39,6 +39,7 @@ from models.image_size import make_divisible
 from models.model_table import MAX_CHANNELS, MAX_REPEATS, check_table, expand_anchors, resolve_args
 from models.tta import forward_augmented
 from utils.console import LOGGER, cli_errors
+from utils.datasets.images import PixelFormat
 from utils.files import yaml_load
 from utils.paths import check_file
 from utils.torch_utils import fuse_conv_and_bn, initialize_weights, model_info
@@ -394,6 +395,11 @@ class DetectionModel(nn.Module):
         return head
 
     @property
+    def pixels(self) -> PixelFormat:
+        """How the images are read, by the keys `ch` and `bits` of the table."""
+        return PixelFormat.of(self.yaml, self.yaml_file or "model", "ch")
+
+    @property
     def stride(self) -> Tensor:
         """Pixels per cell of each level, (levels,)."""
         return self.detect.stride
@@ -401,17 +407,15 @@ class DetectionModel(nn.Module):
     @torch.no_grad()
     def _find_strides(self, ch: int, source: str) -> list[float]:
         """Run an empty image to find the stride of each level."""
-        size = 256
         probe = meta_copy(self).train()  # a copy, so that batch statistics stay untouched
-        norm: Any
-        for norm in probe.modules():
-            if isinstance(norm, nn.BatchNorm2d):
-                norm.forward = lambda x: x  # it keeps the shape, and takes most of the time on the meta device
+        norms: list[Any] = [module for module in probe.modules() if isinstance(module, nn.BatchNorm2d)]
+        for norm in norms:
+            norm.forward = lambda x: x  # it keeps the shape, and takes most of the time on the meta device
         try:
-            maps = probe(torch.zeros(1, ch, size, size, device="meta"))
+            maps = probe(torch.zeros(1, ch, 256, 256, device="meta"))
         except (IndexError, RuntimeError, TypeError, ValueError) as error:
             raise ValueError(f"{source}: the layers do not fit together: {error}") from error
-        return [size / y.shape[-2] for y in maps]
+        return [256 / y.shape[-2] for y in maps]
 
     @torch.no_grad()
     def _set_strides(self, strides: list[float]) -> None:
@@ -580,8 +584,7 @@ class DetectionModel(nn.Module):
 
     def gflops(self, imgsz: int | tuple[int, int] = 640) -> float:
         """Return the cost of one image, 1e9 operations, two per multiply-add."""
-        size = (imgsz, imgsz) if isinstance(imgsz, int) else imgsz
-        return count_gflops(self, size, self.yaml["ch"], COUNTERS)
+        return count_gflops(self, (imgsz, imgsz) if isinstance(imgsz, int) else imgsz, self.yaml["ch"], COUNTERS)
 
     def info(self, verbose: bool = False, img_size: int = 640) -> None:
         """Log layers, parameters, gradients and GFLOPs, see `utils.torch_utils.model_info`."""
@@ -589,7 +592,6 @@ class DetectionModel(nn.Module):
 
 
 Model = BaseModel = DetectionModel  # YOLOv5's other names: there is one class of models here
-
 
 if __name__ == "__main__":
     with cli_errors():

@@ -1,8 +1,9 @@
 """Letterbox and training augmentations: draw_x(rng) finds the random numbers, a second function applies them.
 
 Conventions of this file:
-    im: uint8, (H, W, 3), BGR. Mosaics and warped images have a fourth channel that means nothing: OpenCV warps four
-        channels three times as fast as three, to the same pixels. Only `augment_hsv` and `cutout` change what they get.
+    im: uint8, or float32 of 0..255, (H, W, C); three channels are BGR. Mosaics and warped images of three channels have
+        a fourth one that means nothing: OpenCV warps four three times as fast, to the same pixels. Only `augment_hsv`
+        and `cutout` change what they get.
     labels: float32, (M, 5) `[class, x1, y1, x2, y2]` in pixels of `im`; (0, 5) without objects. Flips alone take xywhn.
     segments: one polygon (P, 2) in pixels per label, (0, 2) for a label that was given as a box; or an empty list
         when no label of the image has a polygon.
@@ -48,9 +49,9 @@ def letterbox(
     """Resize an image into a frame, keeping its aspect ratio, and pad the rest.
 
     Args:
-        im: uint8, (H, W, C).
+        im: uint8 or float32, (H, W, C).
         new_shape: frame (height, width) in pixels; one number for a square.
-        color: of the padding, in the channel order of `im`.
+        color: of the padding, in the channel order of `im`; of more than three channels the first one is for all.
         auto: pad only up to the next multiple of `stride` instead of the whole frame.
         scaleFill: stretch to the frame without padding, whatever `auto` is; the aspect ratio is lost.
         scaleup: allow enlarging; without it small images are padded only.
@@ -64,7 +65,7 @@ def letterbox(
     Raises:
         ValueError: a side of the frame is smaller than 1.
     """
-    height, width = im.shape[:2]
+    shape, (height, width) = im.shape, im.shape[:2]
     new_h, new_w = (new_shape, new_shape) if isinstance(new_shape, int | np.integer) else map(int, new_shape)
     if min(new_h, new_w) < 1:
         raise ValueError(f"letterbox: new_shape {new_shape} must be at least 1 pixel high and wide")
@@ -84,8 +85,14 @@ def letterbox(
         im = cv2.resize(im, (inner_w, inner_h), interpolation=cv2.INTER_LINEAR)
     if dw or dh:
         left, top = round(pad[0] - 0.1), round(pad[1] - 0.1)
+        color = color if im.ndim < 3 or im.shape[2] < 4 else (color[0],) * 4
         im = cv2.copyMakeBorder(im, top, dh - top, left, dw - left, cv2.BORDER_CONSTANT, value=color)
-    return im, ratio, pad
+    return like(im, shape), ratio, pad
+
+
+def like(im: np.ndarray, shape: Sequence[int]) -> np.ndarray:
+    """Return an image with as many axes as `shape` has: OpenCV drops the axis of a single channel."""
+    return im[..., None] if im.ndim < len(shape) else im
 
 
 # Random perspective ---------------------------------------------------------------------------------------------------
@@ -170,7 +177,7 @@ def apply_perspective(
     """Warp an image and its labels, and drop the labels of which too little is left (`box_candidates`).
 
     Args:
-        im: image, also one of four channels.
+        im: image; one of three channels may have the fourth already.
         labels: boxes; a label with a polygon gets the box around the part of the polygon inside the output, any other
             one the box around its four warped corners, clipped.
         segments: polygons.
@@ -179,18 +186,13 @@ def apply_perspective(
         scale: zoom contained in `matrix`; boxes are compared with their old size times this zoom.
 
     Returns:
-        The image (`im` itself if `matrix` is the identity and the shape stays, else one of four channels) and the
-        labels that remain, (K, 5).
+        The image (`im` itself if `matrix` is the identity and the shape stays, else one of three channels gets a
+        fourth) and the labels that remain, (K, 5).
     """
     height, width = shape_out
     if im.shape[:2] != (height, width) or not np.array_equal(matrix, np.eye(3)):
-        im = im if im.shape[2] == 4 else cv2.cvtColor(im, cv2.COLOR_BGR2BGRA)
-        # OpenCV counts from the centre of the first pixel, boxes from its corner: half a pixel apart.
-        m = MINUS_HALF @ matrix @ HALF
-        if matrix[2, :2].any():
-            im = cv2.warpPerspective(im, m, (width, height), flags=cv2.INTER_LINEAR, borderValue=(FILL,) * 4)
-        else:
-            im = cv2.warpAffine(im, m[:2], (width, height), flags=cv2.INTER_LINEAR, borderValue=(FILL,) * 4)
+        im = cv2.cvtColor(im, cv2.COLOR_BGR2BGRA) if im.shape[2] == 3 else im
+        im = warp_image(im, matrix, shape_out)
     if not len(labels):
         return im, labels.copy()
 
@@ -204,6 +206,23 @@ def apply_perspective(
     keep = box_candidates(old.T * scale, new.T, area_thr=area_thr)
     keep &= (old[:, 2:] > old[:, :2]).all(1)  # what a mosaic cut off: turned, a line at its edge would get an area
     return im, np.concatenate((labels[keep, :1], new[keep].astype(np.float32)), 1)
+
+
+def warp_image(im: np.ndarray, matrix: np.ndarray, shape_out: tuple[int, int]) -> np.ndarray:
+    """Warp an image by a homography (3, 3) to (height, width); grey where nothing of it lands."""
+    if im.shape[2] > 4:  # a colour of OpenCV, such as that of the border, has four channels
+        parts = [
+            warp_image(np.ascontiguousarray(im[..., i : i + 4]), matrix, shape_out) for i in range(0, im.shape[2], 4)
+        ]
+        return np.concatenate(parts, 2)
+    size, fill = shape_out[::-1], (FILL,) * 4
+    # OpenCV counts from the centre of the first pixel, boxes from its corner: half a pixel apart.
+    m = MINUS_HALF @ matrix @ HALF
+    if matrix[2, :2].any():
+        warped = cv2.warpPerspective(im, m, size, flags=cv2.INTER_LINEAR, borderValue=fill)
+    else:
+        warped = cv2.warpAffine(im, m[:2], size, flags=cv2.INTER_LINEAR, borderValue=fill)
+    return like(warped, im.shape)
 
 
 def visible_part(
@@ -316,7 +335,7 @@ def paste_copies(tile: Tile, chosen: Sequence[int]) -> Tile:
             # Pixel k covers k .. k + 1, so the outline in pixel numbers lies half a pixel back.
             cv2.fillPoly(mask, [(mirrored - 0.5).round().astype(np.int32)], 1)
     if len(labels) > len(tile.labels):
-        im = cv2.copyTo(cv2.flip(im, 1), mask, im.copy())
+        im = like(cv2.copyTo(cv2.flip(im, 1), mask, im.copy()), im.shape)
     return Tile(im, labels, segments)
 
 
@@ -328,13 +347,13 @@ def draw_mixup(rng: np.random.Generator) -> float:
 def mixup(
     im: np.ndarray, labels: np.ndarray, im2: np.ndarray, labels2: np.ndarray, ratio: float | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Blend two images of one shape, `ratio * im + (1 - ratio) * im2` rounded down, and keep the labels of both.
+    """Blend two images of one shape, `ratio * im + (1 - ratio) * im2` (uint8 rounded down), keep the labels of both.
 
     Without a ratio, `draw_mixup` draws it from `global_rng`.
     """
     ratio = draw_mixup(global_rng()) if ratio is None else ratio
     blend = im.astype(np.float32) * ratio + im2.astype(np.float32) * (1.0 - ratio)
-    return blend.astype(np.uint8), np.concatenate((labels, labels2), 0)
+    return blend.astype(np.result_type(im, im2), copy=False), np.concatenate((labels, labels2), 0)
 
 
 # Colour and flips -----------------------------------------------------------------------------------------------------
@@ -350,7 +369,12 @@ def hsv_table(gains: np.ndarray) -> np.ndarray:
 
 
 def apply_hsv(im: np.ndarray, gains: np.ndarray) -> np.ndarray:
-    """Multiply hue, saturation and value of an image by `gains` (3,); gains of 1 return `im` itself, else (H, W, 3)."""
+    """Multiply hue, saturation and value of an image by `gains` (3,); gains of 1 return `im` itself, else (H, W, 3).
+
+    Args:
+        im: BGR, uint8; for others see `apply_brightness`.
+        gains: (3,).
+    """
     if np.all(gains == 1.0):
         return im
     hsv = cv2.cvtColor(im, cv2.COLOR_BGR2HSV)
@@ -358,6 +382,12 @@ def apply_hsv(im: np.ndarray, gains: np.ndarray) -> np.ndarray:
     for plane, table in zip(planes, hsv_table(gains).T, strict=True):
         cv2.LUT(plane, table, dst=plane)
     return cv2.cvtColor(cv2.merge(planes, hsv), cv2.COLOR_HSV2BGR)
+
+
+def apply_brightness(im: np.ndarray, gain: float) -> np.ndarray:
+    """Multiply all channels of an image by a gain: what the gain of the value of `apply_hsv` is without colours."""
+    scaled = im * np.float32(gain)
+    return scaled.clip(0, 255, out=scaled).astype(im.dtype, copy=False)
 
 
 class Filters(NamedTuple):
@@ -419,7 +449,7 @@ def apply_flips(im: np.ndarray, labels: np.ndarray, flips: tuple[bool, bool]) ->
         labels[:, 1] = 1 - labels[:, 1]
     if up:
         labels[:, 2] = 1 - labels[:, 2]
-    return cv2.flip(im, -1 if up and left else 0 if up else 1), labels
+    return like(cv2.flip(im, -1 if up and left else 0 if up else 1), im.shape), labels
 
 
 # YOLOv5's forms, which draw their own random numbers ------------------------------------------------------------------

@@ -62,13 +62,14 @@ def measure(
         amp: autocast type.
     """
     device = next(model.parameters()).device
+    channels = getattr(model, "yaml", {}).get("ch", 3)
     used = []
     for size in sizes:
         try:
             torch.cuda.empty_cache()
             torch.cuda.reset_peak_memory_stats(device)
             with amp_context(device, amp):
-                maps = model(torch.zeros(size, 3, *np.broadcast_to(imgsz, 2).tolist(), device=device))
+                maps = model(torch.zeros(size, channels, *np.broadcast_to(imgsz, 2).tolist(), device=device))
             sum(x.float().mean() for x in maps).backward()
             used.append(float(torch.cuda.max_memory_allocated(device)))
         except torch.OutOfMemoryError:

@@ -11,7 +11,6 @@ import math as math
 import os
 import random as random
 import sys
-import threading
 import time as time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -22,13 +21,14 @@ from typing import Any
 import cv2
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image as Image
 from PIL.ImageOps import exif_transpose as exif_transpose
 from torch.utils.data import DataLoader, Dataset
 
 from utils.augmentations import (
     FILL,
     Tile,
+    apply_brightness,
     apply_filters,
     apply_flips,
     apply_hsv,
@@ -41,6 +41,7 @@ from utils.augmentations import (
     draw_perspective,
     global_rng,
     letterbox,
+    like,
     mixup,
     paste_copies,
     perspective_matrix,
@@ -51,21 +52,26 @@ from utils.console import LOGGER, ProgressBar
 from utils.datasets.batches import Sample, Shapes, collate, collate_quad, rect_batches
 from utils.datasets.dataset import load_labels
 from utils.datasets.image_cache import ImageCache, cache_kind, free_memory, processes_to_come
+<<<<<<< HEAD
+=======
+from utils.datasets.images import IMG_FORMATS as IMG_FORMATS
+from utils.datasets.images import VID_FORMATS as VID_FORMATS
+from utils.datasets.images import decode_image, log_left_out, pixel_bytes, read_pixels
+from utils.datasets.images import exif_size as exif_size
+>>>>>>> 6b1ab48 (Grey, deep and multi-band images end to end: channels and bits in the dataset YAML, first layer adapted, pages and animations frame by frame)
 from utils.datasets.lists import autosplit as autosplit
+from utils.datasets.lists import get_hash as get_hash
 from utils.datasets.lists import img2label_paths as img2label_paths
 from utils.datasets.loader_processes import InfiniteDataLoader, Loader, start_worker, workers_that_fit
 from utils.datasets.loader_processes import seed_worker as seed_worker
-from utils.datasets.mosaics import draw_mosaic, draw_mosaic9, lay_images, lay_labels, mosaic4, mosaic9, overlap
-from utils.datasets.reader import IMG_FORMATS as IMG_FORMATS
-from utils.datasets.reader import VID_FORMATS as VID_FORMATS
-from utils.datasets.reader import decode_image, orientation
+from utils.datasets.mosaics import draw_mosaic, draw_mosaic9, lay_images, lay_labels, mosaic4, mosaic9, overlap, scratch
+from utils.datasets.reader import pixels_of
 from utils.datasets.reader import verify_image_label as verify
 from utils.datasets.sampling import EpochSampler
 from utils.hyp import Hyp
 from utils.torch_utils import keep_freed_memory
 
 CLIP_EPS = 1e-3  # boxes end this many pixels inside the image, so that no centre falls on its far edge
-_kept = threading.local()
 REDUCED = ((8, cv2.IMREAD_REDUCED_COLOR_8), (4, cv2.IMREAD_REDUCED_COLOR_4), (2, cv2.IMREAD_REDUCED_COLOR_2))
 
 
@@ -76,7 +82,8 @@ class LoadImagesAndLabels(Dataset):
     on it is a grey background, of its size and without labels.
 
     Args:
-        path: folder, image list, or several of them (`labels.list_images`).
+        path: folder, image list, or several of them (`labels.list_images`), or a `Split`, which also says the format of
+            the labels and of the pixels.
         img_size: long side in pixels of a loaded image; side of the square samples. Or (height, width) of the samples,
             into which each image is fitted.
         batch_size: images that share a shape with `rect`.
@@ -100,6 +107,7 @@ class LoadImagesAndLabels(Dataset):
 
     Attributes:
         im_files, label_files: N paths.
+        pixels: `PixelFormat` of the images.
         img_size, frame: the largest side of a sample, and (height, width) of samples not of `batch_shapes`.
         pad: of `batch_shapes`, in strides.
         labels: N arrays (M, 5) float32 `[class, xywhn]`, relative to the original image.
@@ -153,6 +161,7 @@ class LoadImagesAndLabels(Dataset):
         self.img_size, self.hyp, self.augment, self.rect, self.seed = max(self.frame), hyp or Hyp(), augment, rect, seed
         self.stride, self.pad, self.mosaic = stride, pad * rect, augment and not rect
         self.close_at: int | None = None
+        self.pixels = pixels_of(path)
         found = load_labels(path, nc=None if single_cls else nc, prefix=prefix)
         self.im_files, self.label_files = found.im_files, found.label_files
         self.labels, self.segments, self.shapes = found.labels, found.segments, found.sizes
@@ -181,9 +190,14 @@ class LoadImagesAndLabels(Dataset):
         with suppress(RuntimeError):  # no room in /dev/shm: each worker then reports a damaged image by itself
             self._damaged.share_memory_()  # known to all workers, reported by one
         self.images: list[np.ndarray] | None = None
+<<<<<<< HEAD
         self.disk: ImageCache | None = None
         if cache == "disk":
             self.disk = ImageCache.of_images(self.im_files[0], img_size, augment, cache_dir, prefix)
+=======
+        beside = self.im_files[0], img_size, augment, prefix, self.pixels.mark
+        self.disk = ImageCache.beside(*beside) if cache == "disk" else None
+>>>>>>> 6b1ab48 (Grey, deep and multi-band images end to end: channels and bits in the dataset YAML, first layer adapted, pages and animations frame by frame)
         if self.disk is not None and not self.disk.fits(self._cache_bytes(), self.im_files, prefix):
             self.disk = None
         if cache == "ram" and self._fits_in_memory(prefix):
@@ -191,6 +205,7 @@ class LoadImagesAndLabels(Dataset):
                 read = pool.imap(self._read_resized, range(self.n))
                 self.images = list(ProgressBar(read, f"{prefix}caching images", self.n, unit="images"))
             LOGGER.info(f"{prefix}{sum(im.nbytes for im in self.images) / 1e9:.2f} GB of images cached in memory")
+        log_left_out(self.pixels, augment, self.hyp.to_dict(), prefix)
 
     @property
     def img_files(self) -> list[str]:
@@ -214,7 +229,7 @@ class LoadImagesAndLabels(Dataset):
     def _cache_bytes(self) -> int:
         """Return how many bytes all resized images take."""
         resized = self.shapes * (self.frame[::-1] / self.shapes).min(1, keepdims=True)  # (N, 2)
-        return int(resized.prod(1).sum() * 3)
+        return int(resized.prod(1).sum() * pixel_bytes(self.im_files[0], self.pixels)[0])
 
     def _reorder(self, order: np.ndarray) -> None:
         """Reorder everything that is stored per image; images that the order lacks are dropped."""
@@ -233,9 +248,10 @@ class LoadImagesAndLabels(Dataset):
             key: (epoch, number of the sample in `indices`), or the latter alone for epoch 0.
 
         Returns:
-            Image (3, H, W) uint8 RGB; targets (M, 6) float32 `[0, class, xywhn]`, where `collate` fills in column 0;
-            path; and None for a mosaic, else what `boxes.scale_boxes` needs to go back to the original image:
-            ((h0, w0), ((ratio_h, ratio_w), (pad_w, pad_h))).
+            Image (C, H, W), three channels RGB, uint8, or float32 of 0..255 if it has more than 8 bits; targets (M, 6)
+            float32 `[0, class, xywhn]`, where `collate` fills in column 0; path; and None for a mosaic, else what
+            `boxes.scale_boxes` needs to go back to the original image: ((h0, w0), ((ratio_h, ratio_w), (pad_w,
+            pad_h))).
         """
         epoch, number = key if isinstance(key, tuple) else (0, key)
         index = int(self.indices[number])
@@ -252,16 +268,25 @@ class LoadImagesAndLabels(Dataset):
         height, width = im.shape[:2]
         labels = np.concatenate((labels[:, :1], xyxy2xywhn(labels[:, 1:5], width, height, clip=True, eps=CLIP_EPS)), 1)
         if self.augment:
-            if self.hyp.albumentations:  # draws nothing when it is off, so that the other draws stay what they are
-                im = apply_filters(im, draw_filters(rng, self.hyp.albumentations))
-            im = apply_hsv(im, draw_hsv(rng, self.hyp.hsv_h, self.hyp.hsv_s, self.hyp.hsv_v))
+            im = self._recolor(im, rng)
             im, labels = apply_flips(im, labels, draw_flips(rng, self.hyp.flipud, self.hyp.fliplr))
         targets = torch.zeros(len(labels), 6)
         targets[:, 1:] = torch.from_numpy(labels)
-        im = cv2.cvtColor(im, cv2.COLOR_BGRA2BGR) if im.shape[2] == 4 else im
-        planes = np.empty((3, height, width), np.uint8)
-        cv2.split(im, [planes[2], planes[1], planes[0]])  # written in place: BGR to RGB
+        planes = np.empty((self.pixels.channels, height, width), im.dtype)
+        if self.pixels.channels == 3:
+            im = cv2.cvtColor(im, cv2.COLOR_BGRA2BGR) if im.shape[2] == 4 else im
+            cv2.split(im, [planes[2], planes[1], planes[0]])  # written in place: BGR to RGB
+        else:
+            planes[:] = im.transpose(2, 0, 1)
         return torch.from_numpy(planes), targets, self.im_files[index], shapes
+
+    def _recolor(self, im: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """Change the colours of an image as `hyp` says, if it is 8-bit colour, else its brightness alone."""
+        if not self.pixels.plain:
+            return apply_brightness(im, draw_hsv(rng, self.hyp.hsv_h, self.hyp.hsv_s, self.hyp.hsv_v)[2])
+        if self.hyp.albumentations:  # draws nothing when it is off, so that the other draws stay what they are
+            im = apply_filters(im, draw_filters(rng, self.hyp.albumentations))
+        return apply_hsv(im, draw_hsv(rng, self.hyp.hsv_h, self.hyp.hsv_s, self.hyp.hsv_v))
 
     def fingerprint(self) -> dict[str, int | str]:
         """Return the number of images, and a digest of their names, file sizes and labels in the order of the samples.
@@ -288,16 +313,19 @@ class LoadImagesAndLabels(Dataset):
         Each call draws another one, from random numbers that follow `random.seed`. Needs `hyp`.
         """
         im, labels = self._mosaic(index, global_rng())
-        return im[..., :3], labels
+        return im[..., : self.pixels.channels], labels
 
     def resized_image(self, index: int) -> np.ndarray:
-        """Return image `index`, BGR uint8, as large as the frame allows; read-only, as it may be cached.
+        """Return image `index`, on the scale 0..255, as large as the frame allows; read-only, as it may be cached.
 
         A damaged image is grey.
         """
         if self.disk is not None and not self._damaged[index]:
-            return self.disk.get(self.im_files[index], self._resized(index), lambda: self._read_resized(index))
-        return self._read_resized(index) if self.images is None else self.images[index]
+            shape, channels = self._resized(index), self.pixels.channels
+            im = self.disk.get(self.im_files[index], shape, lambda: self._read_resized(index), channels)
+        else:
+            im = self._read_resized(index) if self.images is None else self.images[index]
+        return self.pixels.scaled(im)
 
     def _resized(self, index: int) -> tuple[int, int]:
         """Return (height, width) of `resized_image(index)`."""
@@ -310,26 +338,29 @@ class LoadImagesAndLabels(Dataset):
         width, height = self.shapes[index].tolist()
         size = self._resized(index)[::-1]
         k, flags = 1, cv2.IMREAD_COLOR
-        if self.augment and self.im_files[index].lower().endswith((".jpg", ".jpeg")):
+        if self.augment and self.pixels.plain and self.im_files[index].lower().endswith((".jpg", ".jpeg")):
             k, flags = next((pair for pair in REDUCED if max(width, height) // pair[0] >= max(size)), (k, flags))
         im = None if self._damaged[index] else self._decode(index, flags, k)
         if im is None:
-            return np.full((size[1], size[0], 3), FILL, np.uint8)
+            return np.full((size[1], size[0], self.pixels.channels), FILL, np.uint8)
         if im.shape[1::-1] == size:
             return im
         smooth = self.augment or max(size) > max(width, height)
-        return cv2.resize(im, size, interpolation=cv2.INTER_LINEAR if smooth else cv2.INTER_AREA)
+        return like(cv2.resize(im, size, interpolation=cv2.INTER_LINEAR if smooth else cv2.INTER_AREA), im.shape)
 
     def _decode(self, index: int, flags: int, k: int) -> np.ndarray | None:
         """Decode an image at 1/k of its size; mark and report it, and return None, if that fails."""
         width, height = self.shapes[index].tolist()
-        im = decode_image(self.im_files[index], flags)
-        if im is None:
-            problem = "OpenCV cannot decode this image"
-        elif abs(im.shape[0] * k - height) >= k or abs(im.shape[1] * k - width) >= k:
-            problem = f"decoded as {im.shape[1]} x {im.shape[0]} pixels (1/{k}), not {width} x {height} as before"
-        else:
+        im, problem = None, "OpenCV cannot decode this image"
+        try:
+            file, pixels = self.im_files[index], self.pixels
+            im = decode_image(file, flags) if pixels.plain else read_pixels(file, pixels)
+        except ValueError as error:
+            problem = str(error)
+        if im is not None and abs(im.shape[0] * k - height) < k and abs(im.shape[1] * k - width) < k:
             return im
+        if im is not None:
+            problem = f"decoded as {im.shape[1]} x {im.shape[0]} pixels (1/{k}), not {width} x {height} as before"
         self._damaged[index] = True
         LOGGER.warning(f"{self.im_files[index]}: {problem}. It is replaced by a grey background; fix or remove it")
         return None
@@ -344,7 +375,7 @@ class LoadImagesAndLabels(Dataset):
         """Make a mosaic of image `indices[number]` and three or eight others of `indices`.
 
         Returns:
-            Image (*frame, 3 or 4) and labels (M, 5) in its pixels.
+            Image (*frame, C), of three channels 3 or 4, and labels (M, 5) in its pixels.
         """
         nine = self.hyp.mosaic9 and rng.random() < self.hyp.mosaic9
         draw, arrange = (draw_mosaic9, mosaic9) if nine else (draw_mosaic, mosaic4)
@@ -361,7 +392,8 @@ class LoadImagesAndLabels(Dataset):
             self.resized_image(i) if overlap(corner, size, part) else None
             for i, corner, size in zip(indices, corners, sizes, strict=True)
         ]
-        canvas = scratch(height, width)
+        dtype = np.result_type(np.uint8, *(im.dtype for im in images if im is not None))
+        canvas = scratch(height, width, self.pixels.channels, dtype)
         lay_images(images, corners, part, canvas, FILL)
         own_labels, own_segments = zip(*map(self._labels, indices), strict=True)
         labels, segments = lay_labels(own_labels, own_segments, sizes, corners, (height, width))
@@ -406,6 +438,7 @@ class LoadImagesAndLabels(Dataset):
         return perspective_matrix(draw, shape_in, shape_out), shape_out, draw.scale
 
 
+<<<<<<< HEAD
 def scratch(height: int, width: int) -> np.ndarray:
     """Return a canvas (height, width, 4) with any content, for this thread alone, until it asks for the next one.
 
@@ -416,6 +449,8 @@ def scratch(height: int, width: int) -> np.ndarray:
     return _kept.canvas
 
 
+=======
+>>>>>>> 6b1ab48 (Grey, deep and multi-band images end to end: channels and bits in the dataset YAML, first layer adapted, pages and animations frame by frame)
 def start_loader(worker: int) -> None:
     """Set up a loader process, see `start_worker`; the memory that it frees is kept for its next images."""
     keep_freed_memory()
@@ -517,7 +552,12 @@ def create_dataloader(
     batch_size = min(batch_size, -(-dataset.n // world_size) * world_size)
     workers = min(workers, (os.cpu_count() or 1) // world_size, batch_size if batch_size > 1 else 0)
     sides = dataset.frame if dataset.batch_shapes is None else max(dataset.batch_shapes.tolist(), key=np.prod)
-    workers = workers_that_fit(workers, batch_size // world_size * 3 * int(np.prod(sides)), world_size, prefix)
+    workers = workers_that_fit(
+        workers,
+        batch_size // world_size * int(np.prod(sides)) * pixel_bytes(dataset.im_files[0], dataset.pixels)[1],
+        world_size,
+        prefix,
+    )
     kind = Loader if image_weights else InfiniteDataLoader
     loader = kind(
         dataset,
@@ -536,18 +576,6 @@ def create_dataloader(
 
 
 # YOLOv5's other names at this address ---------------------------------------------------------------------------------
-def exif_size(img: Image.Image) -> tuple[int, int]:
-    """Return (width, height) of an image of PIL as its EXIF data say that it is shown."""
-    width, height = img.size
-    return (height, width) if orientation(img) in (5, 6, 7, 8) else (width, height)
-
-
-def get_hash(paths: Sequence[str | Path]) -> str:
-    """Return a digest of files: of their paths, and of the sizes of those that exist."""
-    sizes = [os.path.getsize(p) if os.path.exists(p) else 0 for p in paths]
-    return hashlib.sha256(repr((list(map(str, paths)), sizes)).encode(errors="surrogateescape")).hexdigest()
-
-
 def verify_image_label(args: tuple[str, str, str]) -> list[Any]:
     """Check one image and read its labels (`reader.verify_image_label`).
 

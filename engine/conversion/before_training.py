@@ -14,6 +14,7 @@ from models.weights.checkpoint import load_checkpoint
 from models.weights.twin import check_pairing, pair_layers, twin_table
 from models.yolo import DetectionModel
 from utils.console import LOGGER, colorstr
+from utils.datasets.reader import pixels_of
 from utils.files import file_sha256
 from utils.options.train import TrainOptions
 
@@ -32,7 +33,12 @@ def convert_inputs(inputs: Inputs, device: torch.device) -> Inputs:
         ValueError: `--convert N` for models that are no siblings.
     """
     options, ckpt = inputs.options, inputs.ckpt
-    wanted = options.convert != "off" and not options.resume and ckpt is not None and not ckpt["converted"]
+    pixels = pixels_of(inputs.data["train"])
+    if isinstance(options.convert, int) and not pixels.plain:
+        raise ValueError(f"--convert learns from 8-bit colour images, not from {pixels}: remove it")
+    wanted = (
+        options.convert != "off" and pixels.plain and not options.resume and ckpt is not None and not ckpt["converted"]
+    )
     if not (wanted and options.cfg and are_siblings(inputs)):
         if options.unlabeled and not options.resume:
             raise ValueError(

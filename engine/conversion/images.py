@@ -22,7 +22,7 @@ from utils.augmentations import (
 )
 from utils.console import LOGGER
 from utils.datasets.image_cache import free_memory
-from utils.datasets.reader import decode_image
+from utils.datasets.images import decode_image
 
 FEWEST, FEW = 16, 64  # images: below the first a conversion is refused, below the second it is warned of
 HELD_OUT, MOST_HELD_OUT = 16, 64  # at least and at most that many are held out; between them a tenth

@@ -32,7 +32,7 @@ from models.weights.twin import build_twin, check_pairing, derive_table, start_a
 from utils.console import LOGGER, ProgressBar, colorstr, duration
 from utils.datasets.dataset import check_dataset
 from utils.datasets.lists import list_images
-from utils.datasets.reader import Split
+from utils.datasets.reader import Split, pixels_of
 from utils.downloads.official_weights import LICENCE, LICENCE_NOTICE, find_weights
 from utils.files import check_place, file_sha256, yaml_save
 from utils.text import printable
@@ -351,6 +351,10 @@ def convert(
     table = check_dataset(data, needed=("train", "val")) if data else None
     entries = [images] if isinstance(images, str | Path) else list(images or [])
     if table:
+        if not pixels_of(table["train"]).plain:
+            raise ValueError(
+                f"{data}: a conversion learns from 8-bit colour images, not from {pixels_of(table['train'])}"
+            )
         entries += split_images(table["train"])
     if not entries:
         raise ValueError("no images: pass --images FOLDER, or --data with a dataset YAML")

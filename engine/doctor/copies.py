@@ -17,7 +17,7 @@ import numpy as np
 
 from engine.doctor.dataset import Dataset
 from engine.doctor.findings import Finding, Place, share_text
-from utils.datasets.reader import decode_image
+from utils.datasets.images import COLOR8, PixelFormat, decode_image
 from utils.files import open_regular
 
 COLUMNS, ROWS = 17, 16  # grey values of the hash
@@ -59,20 +59,22 @@ def difference_hash(grey: np.ndarray) -> np.ndarray:
     return (small[:, 1:] > small[:, :-1]).ravel()
 
 
-def _scan_one(file: str, size: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _scan_one(file: str, size: np.ndarray, pixels: PixelFormat) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return hash, hash of the mirror image and thumbnail of an image; zeros if it is damaged."""
     flags = next((flags for factor, flags in REDUCED if min(size) >= factor * SHORT_SIDE), cv2.IMREAD_GRAYSCALE)
-    grey = decode_image(file, flags)
+    grey = decode_image(file, flags, pixels)
     if grey is None:
         return np.zeros(256, bool), np.zeros(256, bool), np.zeros((SIDE, SIDE), np.uint8)
     thumb = cv2.resize(grey, (SIDE, SIDE), interpolation=cv2.INTER_AREA)
     return difference_hash(grey), difference_hash(cv2.flip(grey, 1)), thumb
 
 
-def scan_pixels(files: Sequence[str], sizes: np.ndarray) -> Scanned:
+def scan_pixels(files: Sequence[str], sizes: np.ndarray, pixels: PixelFormat = COLOR8) -> Scanned:
     """Decode images, each at the largest reduction that leaves 120 pixels, and keep what copies are found by."""
     with ThreadPool(max(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1, 1)) as pool:
-        found = pool.starmap(_scan_one, zip(files, sizes, strict=True), chunksize=16)
+        found = pool.starmap(
+            _scan_one, ((file, size, pixels) for file, size in zip(files, sizes, strict=True)), chunksize=16
+        )
     hashes, mirrored, thumbs = (np.array(part) for part in zip(*found, strict=True))
     flat = thumbs.reshape(len(thumbs), -1)
     return Scanned(hashes, mirrored, thumbs, flat.max(1).astype(int) - flat.min(1))
@@ -202,7 +204,7 @@ def check_pixels(data: Dataset) -> Iterator[Finding]:
     every = _All(data)
     if not every.files:
         return
-    scanned = scan_pixels(every.files, every.sizes)
+    scanned = scan_pixels(every.files, every.sizes, data.pixels)
     copies = {other for group in exact_copies(every.files) for other in group[1:]}
     for other in copies:  # they are reported already, and their originals stand for them
         scanned.levels[other] = -1

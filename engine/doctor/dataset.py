@@ -14,6 +14,7 @@ from engine.doctor.findings import Place
 from models.yolo import Detect
 from utils.autoanchor import label_sizes
 from utils.datasets.dataset import SPLITS, label_classes, read_split
+from utils.datasets.images import PixelFormat
 from utils.datasets.reader import Split, parse_line, read_text
 from utils.datasets.selection import Selection
 
@@ -140,6 +141,11 @@ class Dataset:
     stride: int = 8
     limit: int = LIMIT
     max_det: int = 300
+
+    @property
+    def pixels(self) -> PixelFormat:
+        """How the images are read."""
+        return PixelFormat.of(self.yaml, self.file)
 
     def first(self, things: Iterable[Any]) -> list[Any]:
         """Return as many as are named in a finding."""

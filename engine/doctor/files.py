@@ -10,8 +10,8 @@ from pathlib import Path
 from engine.doctor.dataset import Dataset, DoctorSplit
 from engine.doctor.findings import Finding, Place, share_text
 from utils.datasets.dataset import repeated_images
+from utils.datasets.images import IMG_FORMATS
 from utils.datasets.lists import img2label_paths, is_image_name
-from utils.datasets.reader import IMG_FORMATS
 from utils.files import key_place
 from utils.text import name_list, printable
 
@@ -69,13 +69,11 @@ def check_other_task(data: Dataset) -> Iterator[Finding]:
             "Lines with an odd number of columns are read as polygons, others are left out: both are wrong. Write the "
             "first five columns alone.", place,
         )  # fmt: skip
-    for key, allowed in (("task", "detect"), ("channels", 3)):
-        if data.yaml.get(key) not in (None, allowed):
-            yield Finding(
-                "yaml.other_task", "warning", None, 1, 1, f"'{key}' is {data.yaml[key]!r:.40}",
-                f"It is not read: this program detects boxes in images of 3 channels ({key}: {allowed}).",
-                [_key(data, key)],
-            )  # fmt: skip
+    if data.yaml.get("task") not in (None, "detect"):
+        yield Finding(
+            "yaml.other_task", "warning", None, 1, 1, f"'task' is {data.yaml['task']!r:.40}",
+            "It is not read: this program detects boxes (task: detect).", [_key(data, "task")],
+        )  # fmt: skip
 
 
 def check_same_split(data: Dataset) -> Iterator[Finding]:
@@ -103,6 +101,7 @@ class Folders:
 
     def __init__(self, data: Dataset) -> None:
         yolo = [split for split in data.splits.values() if split.yolo]
+        self.suffixes = data.pixels.suffixes
         self.images = list(dict.fromkeys(file for split in yolo for file in split.listed))
         self.labels = img2label_paths(self.images)
         self.image_folders = list(dict.fromkeys(os.path.dirname(file) for file in self.images))
@@ -139,7 +138,7 @@ class Folders:
         found = []
         for folder in self.image_folders:
             for name in self.names[folder]:
-                known = is_image_name(name) or name.rpartition(".")[2].lower() in UNREAD
+                known = is_image_name(name, self.suffixes) or name.rpartition(".")[2].lower() in UNREAD
                 if known and not name.startswith(".") and os.path.join(folder, name) not in listed:
                     found.append(os.path.join(folder, name))
         return found
@@ -151,7 +150,7 @@ def check_folders(data: Dataset) -> Iterator[Finding]:
     yield from _orphan_labels(data, folders)
     yield from _one_label_for_two(data, folders)
     extra = [(file, os.path.exists(label)) for file, label in _with_labels(folders.unlisted())]
-    unread = [(file, has) for file, has in extra if not is_image_name(file)]
+    unread = [(file, has) for file, has in extra if not is_image_name(file, folders.suffixes)]
     if unread:
         counts = Counter(os.path.splitext(file)[1].lower() for file, _ in unread)
         labelled = sum(has for _, has in unread)
@@ -160,10 +159,10 @@ def check_folders(data: Dataset) -> Iterator[Finding]:
             "files.unread_suffix", "warning" if labelled else "note", None, len(unread),
             len(unread) + len(folders.images), f"{len(unread)} images of formats that are not read ({words}), "
             f"{labelled} of them with a label file",
-            f"They are passed over. Convert them, say to PNG; read are {', '.join(IMG_FORMATS)}.",
+            f"They are passed over. Convert them, say to PNG; read are {', '.join(folders.suffixes)}.",
             **data.files([file for file, _ in unread], shown=False),
         )  # fmt: skip
-    unlisted = [file for file, has in extra if has and is_image_name(file)]
+    unlisted = [file for file, has in extra if has and is_image_name(file, folders.suffixes)]
     if unlisted and folders.lists:  # a folder is listed whole: what is not used of it was reported as damaged
         yield Finding(
             "files.unlisted", "note", None, len(unlisted), len(unlisted) + len(folders.images),

@@ -283,7 +283,7 @@ def _scaled(data: Dataset, split: DoctorSplit, columns: Columns) -> Iterator[Fin
     sides = []
     for _, _, image in columns.wrong_places[:SAMPLED]:
         with suppress(OSError, ValueError, SyntaxError, Image.DecompressionBombError):
-            sides.append(max(image_size(image)))
+            sides.append(max(image_size(image, data.pixels)))
     percent = largest <= 100 < max(sides, default=0) / 2  # in smaller images pixels may be as low
     advice = (
         "Divide by 100." if percent else "Divide x and width by the width of the image, y and height by its height."

@@ -10,7 +10,8 @@ from PIL import Image
 
 from engine.doctor.dataset import Dataset
 from engine.doctor.findings import Finding, share_text
-from utils.datasets.reader import HEAD_BYTES, decode_image, has_more_pages, open_image, orientation
+from utils.datasets.images import PixelFormat, decode_image, has_more_pages, open_image, orientation, read_pixels
+from utils.datasets.reader import HEAD_BYTES
 from utils.files import open_regular
 
 SAMPLED = 200  # images with 16 bits that are decoded, spread over the split
@@ -53,31 +54,39 @@ def bits_per_sample(file: str) -> int:
     return 8
 
 
-def used_bits(files: list[str]) -> tuple[int, int]:
+def used_bits(files: list[str], pixels: PixelFormat) -> tuple[int, int]:
     """Return the largest value in 16-bit images and the bits it needs."""
     largest = 0
     for file in files:
-        pixels = decode_image(file, cv2.IMREAD_UNCHANGED)
-        if pixels is not None and pixels.dtype == np.uint16:
-            colours = pixels[..., :3] if pixels.ndim == 3 else pixels  # alpha is full as a rule
+        values = decode_image(file, cv2.IMREAD_UNCHANGED) if pixels.plain else read_pixels(file, pixels)
+        if values is not None and values.dtype == np.uint16:
+            colours = values[..., :3] if values.ndim == 3 and pixels.plain else values  # alpha is full as a rule
             largest = max(largest, int(colours.max()))
     return largest, max(largest.bit_length(), 1)
 
 
 def check_depth(data: Dataset) -> Iterator[Finding]:
-    """Report 16-bit images that use 14 bits or fewer: the network sees the upper 8, so they are nearly black."""
+    """Report 16-bit images that use 14 bits or fewer, which the dataset does not say: they are nearly black."""
     for split in data.splits.values():
         deep = [file for file in split.im_files if bits_per_sample(file) == 16]
         if not deep:
             continue
-        largest, bits = used_bits(deep[:: max(len(deep) // SAMPLED, 1)][:SAMPLED])
-        if bits <= FULL_BITS:
+        largest, bits = used_bits(deep[:: max(len(deep) // SAMPLED, 1)][:SAMPLED], data.pixels)
+        if bits <= FULL_BITS and bits < data.pixels.depth - 1 and not data.pixels.plain:
+            yield Finding(
+                "images.deep", "warning", split.name, len(deep), len(split.im_files),
+                f"{share_text(len(deep), len(split.im_files), 'images')} have 16 bits a sample, but use {largest} of "
+                f"{(1 << data.pixels.depth) - 1}", f"Set 'bits: {max(bits, 8)}' in the dataset YAML: the network then "
+                "sees their whole range.", **data.files(deep),
+            )  # fmt: skip
+        elif bits <= FULL_BITS and data.pixels.plain:
             levels = (largest >> 8) + 1
             yield Finding(
                 "images.deep", "warning", split.name, len(deep), len(split.im_files),
                 f"{share_text(len(deep), len(split.im_files), 'images')} have 16 bits a sample, but use {largest} of "
                 f"65535", f"The upper 8 bits are used, so the network sees {levels} grey levels. Multiply the values "
-                f"by {1 << (16 - bits)}, or save the images with 8 bits.", **data.files(deep),
+                f"by {1 << (16 - bits)}, save them with 8 bits, or set 'bits: {max(bits, 8)}' in the dataset YAML.",
+                **data.files(deep),
             )  # fmt: skip
 
 
@@ -107,7 +116,7 @@ def pixel_kind(file: str) -> str | None:
 def check_channels(data: Dataset) -> Iterator[Finding]:
     """Report splits that mix images of several kinds, such as colour and grey."""
     for split in data.splits.values():
-        kinds = [pixel_kind(file) for file in split.im_files]
+        kinds = [pixel_kind(file) for file in split.im_files] if data.pixels.channels == 3 else []
         counts = Counter(kind for kind in kinds if kind).most_common()
         if len(counts) > 1:
             others = [(file, kind) for file, kind in zip(split.im_files, kinds, strict=True) if kind != counts[0][0]]
@@ -133,7 +142,7 @@ def check_heads(data: Dataset) -> Iterator[Finding]:
                 "This program turns them, but some labelling programs did not: look whether the boxes fit.",
                 **data.files([split.im_files[i] for i, _ in turned], (f"orientation {turn}" for _, turn in turned)),
             )  # fmt: skip
-        pages = [file for file in split.im_files if has_more_pages(file)]
+        pages = [file for file in split.im_files if not data.pixels.in_pages(file) and has_more_pages(file)]
         if pages:
             yield Finding(
                 "images.pages", "warning", split.name, len(pages), total,

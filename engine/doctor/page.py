@@ -18,7 +18,7 @@ from engine.doctor.findings import Finding, Place, count_by_severity, in_words
 from engine.results.report import thumbnail
 from utils.console import size_text
 from utils.dataloaders import REDUCED
-from utils.datasets.reader import decode_image
+from utils.datasets.images import decode_image
 from utils.files import write_whole
 from utils.text import printable
 
@@ -50,7 +50,7 @@ class Thumbnails:
     """
 
     def __init__(self, data: Dataset) -> None:
-        self.left = MOST_BYTES
+        self.left, self.pixels = MOST_BYTES, data.pixels
         self.where = {file: (s, i) for s in data.splits.values() for i, file in enumerate(s.im_files)}
 
     def draw(self, file: str, box: Sequence[float] | None = None) -> str:
@@ -59,7 +59,7 @@ class Thumbnails:
         size = split.sizes[i] if split else (1, 1)
         flags = next((flags for factor, flags in REDUCED if min(size) >= factor * SIDE), cv2.IMREAD_COLOR)
         try:
-            image = decode_image(file, flags) if self.left > 0 else None
+            image = decode_image(file, flags, self.pixels) if self.left > 0 else None
         except OSError:
             image = None
         if image is None:

@@ -28,7 +28,7 @@ from engine.inference.streams import Streams
 from engine.inference.video import reported_frames
 from models.detector import Detector
 from utils.augmentations import letterbox
-from utils.datasets.reader import VID_FORMATS
+from utils.datasets.images import VID_FORMATS
 
 Transforms = Callable[[NDArray], Any]
 Size = int | tuple[int, int]

@@ -22,12 +22,14 @@ class Frame:
     """One frame of a source.
 
     Attributes:
-        image: (H, W, 3) BGR uint8.
+        image: (H, W, 3) BGR uint8, to be drawn on.
         source: what it comes from: the path of an image or video, or the name of a stream or screen.
         kind: "image", "video" or "live" (stream, camera, screen).
-        number: counts the frames read of a video or live source, from 1; 0 for an image.
+        number: counts the frames read of a video or live source, or the pages of an image, from 1; 0 for an image of
+            one.
         total: frames the video will give, 0 if unknown.
         fps: frames per second at which to save what was read.
+        pixels: (H, W, C) on the scale 0..255, what the network reads where that is not `image`.
     """
 
     image: NDArray
@@ -36,6 +38,7 @@ class Frame:
     number: int = 0
     total: int = 0
     fps: float = STREAM_FPS
+    pixels: NDArray | None = None
 
     @property
     def shape(self) -> tuple[int, int]:

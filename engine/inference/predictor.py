@@ -12,6 +12,7 @@ from engine.inference.pipeline import Frame
 from engine.inference.slicing import Window, merge_tiles, tile_grid
 from models.detector import Detector
 from models.runtimes.backends import DetectMultiBackend
+from utils.datasets.images import COLOR8
 from utils.nms import non_max_suppression
 from utils.thresholds import CONF_THRES, IOU_THRES, MAX_DET
 
@@ -71,6 +72,7 @@ class Predictor:
 
     def __init__(self, model: DetectMultiBackend, settings: Settings) -> None:
         self.model, self.settings = model, settings
+        self.pixels = getattr(model, "pixels", COLOR8)
         self.detector = Detector(model, self._suppress, settings.augment)
         self.preparing = 0.0  # seconds of letterboxing
         if settings.tile:
@@ -87,11 +89,15 @@ class Predictor:
     def prepare(self, frames: list[Frame]) -> Prepared:
         """Make the network input of frames: the smallest common size, if the model takes any size."""
         start = time.perf_counter()
-        inputs = self._fit([frame.image for frame in frames])
+        inputs = self._fit([self._values(frame) for frame in frames])
         return Prepared(frames, inputs, time.perf_counter() - start)
 
+    def _values(self, frame: Frame) -> NDArray:
+        """Return what the network reads of a frame, (H, W, C)."""
+        return self.pixels.of_color(frame.image) if frame.pixels is None else frame.pixels
+
     def _fit(self, images: Sequence[NDArray]) -> list[NDArray]:
-        """Letterbox images, (H, W, 3) BGR, to (3, H, W) RGB of one shape."""
+        """Letterbox images, (H, W, C), three channels BGR, to (C, H, W), three channels RGB, of one shape."""
         stride = self.model.stride if self.model.imgsz is None else None
         return self.detector.fit(images, self.settings.imgsz, stride, bgr=True)
 
@@ -121,9 +127,10 @@ class Predictor:
         if len(windows) == 1:
             return whole
         found: list[Tensor] = []
+        values = self._values(frame)
         for start in range(0, len(windows), TILES_AT_ONCE):
             part: list[Window] = windows[start : start + TILES_AT_ONCE]
-            tiles = [frame.image[y1:y2, x1:x2] for x1, y1, x2, y2 in part]
+            tiles = [values[y1:y2, x1:x2] for x1, y1, x2, y2 in part]
             kept = self.detector(self._fit(tiles), [tile.shape[:2] for tile in tiles])
             for detections, (x1, y1, _, _) in zip(kept, part, strict=True):
                 moved = detections.clone()

@@ -17,12 +17,24 @@ from engine.inference.pipeline import Frame, Source
 from engine.inference.streams import Screen, Streams, check_no_page
 from engine.inference.video import open_video, read_video
 from utils.console import LOGGER
-from utils.datasets.reader import IMG_FORMATS, VID_FORMATS, decode_image, has_more_pages
+from utils.datasets.images import (
+    COLOR8,
+    IMG_FORMATS,
+    TIFFS,
+    VID_FORMATS,
+    PixelFormat,
+    decode_image,
+    has_more_pages,
+    load_pixels,
+    read_animation,
+    read_pages,
+    rendition,
+)
 from utils.downloads import download, is_url
 from utils.options.detect import FORMS
 from utils.text import printable
 
-READ = IMG_FORMATS + VID_FORMATS
+READ = IMG_FORMATS + VID_FORMATS  # of 8-bit colour
 NAMED = 5  # files that a message names
 SCHEMES = ("rtsp://", "rtsps://", "rtmp://", "http://", "https://", "udp://", "tcp://", "srt://")
 
@@ -65,15 +77,26 @@ class Files(Source):
     Args:
         images: read first, in this order.
         videos: read after them.
-        vid_stride: read every Nth frame of a video.
+        vid_stride: read every Nth frame of a video, or an animation.
         left_out: see `Source`.
+        several: those of the images whose pages or frames are all read, not the first one alone.
+        pixels: what the network reads.
 
     Attributes:
         capture: the video that is being read, None before the first one.
     """
 
-    def __init__(self, images: Sequence[str], videos: Sequence[str], vid_stride: int = 1, left_out: str = "") -> None:
-        super().__init__([*images, *videos], videos)
+    def __init__(
+        self,
+        images: Sequence[str],
+        videos: Sequence[str],
+        vid_stride: int = 1,
+        left_out: str = "",
+        several: Sequence[str] = (),
+        pixels: PixelFormat = COLOR8,
+    ) -> None:
+        super().__init__([*images, *videos], [*several, *videos])
+        self.several, self.pixels = set(several), pixels
         self.images, self.vid_stride, self.left_out = list(images), vid_stride, left_out
         self.capture: cv2.VideoCapture | None = None
         self._stopped = threading.Event()
@@ -92,17 +115,30 @@ class Files(Source):
 
     def _read(self, path: str) -> Iterator[Frame]:
         if _suffix(path) in VID_FORMATS:
+            self.pixels.check_color()
             self.capture = open_video(path)
             yield from read_video(path, self.vid_stride, self.capture)
-        else:
+        elif path in self.several and not path.lower().endswith(TIFFS):
+            self.pixels.check_color()
+            for number, (image, fps) in enumerate(read_animation(path, self.vid_stride), 1):
+                yield Frame(image, path, "video", number, 0, fps)
+        elif path in self.several:
+            for number, image in enumerate(read_pages(path, self.pixels), 1):
+                yield Frame(rendition(image), path, number=number, pixels=image)
+        elif self.pixels.plain:
             yield Frame(read_image(path), path)
+        else:
+            image = load_pixels(path, self.pixels)
+            yield Frame(rendition(image), path, pixels=image)
 
     def stop(self) -> None:
         """End the iteration."""
         self._stopped.set()
 
 
-def open_source(source: str | Path | Sequence[str | Path], folder: Path, vid_stride: int = 1) -> Source:
+def open_source(
+    source: str | Path | Sequence[str | Path], folder: Path, vid_stride: int = 1, pixels: PixelFormat = COLOR8
+) -> Source:
     """Detect the kind of a source and open it.
 
     Args:
@@ -114,9 +150,10 @@ def open_source(source: str | Path | Sequence[str | Path], folder: Path, vid_str
             its suffix is that of a video; anything else is a stream.
         folder: where downloads go; created when there is one.
         vid_stride: see `Files` and `Stream`.
+        pixels: that the network reads.
 
     Returns:
-        A `Files`, `Streams` or `Screen`.
+        A `Files`, which reads all pages and frames of images, `Streams` or `Screen`.
 
     Raises:
         ValueError, FileNotFoundError: there is nothing to read, or the text is none of these forms.
@@ -128,24 +165,24 @@ def open_source(source: str | Path | Sequence[str | Path], folder: Path, vid_str
     if vid_stride < 1:
         raise ValueError(f"--vid-stride is {vid_stride}, but must be at least 1")
     if len(texts) > 1:
-        return _open_several(texts, folder, vid_stride)
+        return _open_several(texts, folder, vid_stride, pixels)
     (text,) = texts
     path = os.path.expanduser(text)
     if os.path.isdir(path):
-        return open_files(text, vid_stride)
+        return open_files(text, vid_stride, pixels, every_page=True)
     if text.isdecimal():
         return Streams([text], vid_stride)
     if text.split()[0] == "screen" and not os.path.exists(path):
         return open_screen(text)
     if text.lower().startswith(SCHEMES):
         file = _download(text, folder) if is_url(text) else None
-        return Streams([text], vid_stride) if file is None else _files(text, [str(file)], vid_stride)
+        return Streams([text], vid_stride) if file is None else _files(text, [str(file)], vid_stride, pixels, True)
     if text.lower().endswith(".streams"):
         return Streams(read_lines(text), vid_stride)
-    return open_files(text, vid_stride)
+    return open_files(text, vid_stride, pixels, every_page=True)
 
 
-def _open_several(texts: Sequence[str], folder: Path, vid_stride: int) -> Source:
+def _open_several(texts: Sequence[str], folder: Path, vid_stride: int, pixels: PixelFormat) -> Source:
     """Open sources that are read as one: files of any kind, or cameras and streams."""
     files: list[str] = []
     streams: list[str] = []
@@ -168,11 +205,23 @@ def _open_several(texts: Sequence[str], folder: Path, vid_stride: int) -> Source
             f"--source: {streams[0]} is a camera or stream, which has no end, and {files[0]} a file: "
             "detect in files and in streams in separate runs"
         )
-    return Streams(streams, vid_stride) if streams else open_files(files, vid_stride)
+    return Streams(streams, vid_stride) if streams else open_files(files, vid_stride, pixels, every_page=True)
 
 
-def open_files(source: str | Path | Sequence[str | Path], vid_stride: int = 1) -> Files:
+def open_files(
+    source: str | Path | Sequence[str | Path],
+    vid_stride: int = 1,
+    pixels: PixelFormat = COLOR8,
+    *,
+    every_page: bool = False,
+) -> Files:
     """Find the images and videos of a file, folder, pattern, `.txt` list, or several of them.
+
+    Args:
+        source: see above.
+        vid_stride: see `Files`.
+        pixels: see `Files`.
+        every_page: read all pages of TIFF files and all frames of animations, not the first one alone.
 
     Raises:
         ValueError, FileNotFoundError: some of them do not exist, or there is nothing to read.
@@ -184,9 +233,9 @@ def open_files(source: str | Path | Sequence[str | Path], vid_stride: int = 1) -
         path = os.path.expanduser(text)
         try:
             if text.lower().endswith(".txt") and not os.path.isdir(path):
-                found += [file for line in read_lines(text) for file in _listed(line, Path(path))]
+                found += [file for line in read_lines(text) for file in _listed(line, Path(path), pixels)]
             else:
-                found += find_files(text)
+                found += find_files(text, pixels)
         except FileNotFoundError:
             missing.append(text)
             if len(texts) == 1:
@@ -196,7 +245,7 @@ def open_files(source: str | Path | Sequence[str | Path], vid_stride: int = 1) -
         raise FileNotFoundError(
             f"{len(missing)} of {len(texts)} sources not found (from {Path.cwd()}): {', '.join(missing[:NAMED])}{more}"
         )
-    return _files(", ".join(texts[:NAMED]), found, vid_stride)
+    return _files(", ".join(texts[:NAMED]), found, vid_stride, pixels, every_page)
 
 
 def _download(url: str, folder: Path) -> Path | None:
@@ -210,23 +259,24 @@ def _download(url: str, folder: Path) -> Path | None:
         return None  # FFmpeg tries more ways to connect and reports the error
 
 
-def _files(text: str, found: Sequence[str], vid_stride: int) -> Files:
+def _files(text: str, found: Sequence[str], vid_stride: int, pixels: PixelFormat, every_page: bool) -> Files:
     """Sort paths into images and videos, and describe the rest.
 
     Raises:
         FileNotFoundError: there is neither an image nor a video.
     """
     found = list(dict.fromkeys(found))
-    images = [file for file in found if _suffix(file) in IMG_FORMATS and os.path.isfile(file)]
+    images = [file for file in found if _suffix(file) in pixels.suffixes and os.path.isfile(file)]
     videos = [file for file in found if _suffix(file) in VID_FORMATS and os.path.isfile(file)]
     chosen = {*images, *videos}
     left_out = _left_out([file for file in found if file not in chosen])
     if not images and not videos:
         raise FileNotFoundError(
             f"{text}: no images or videos found{f', but {left_out}' if left_out else ''}. Images end in "
-            f"{' '.join(IMG_FORMATS)}; videos in {' '.join(VID_FORMATS)}"
+            f"{' '.join(pixels.suffixes)}; videos in {' '.join(VID_FORMATS)}"
         )
-    return Files(images, videos, vid_stride, left_out)
+    several = [file for file in images if every_page and not pixels.in_pages(file) and has_more_pages(file)]
+    return Files(images, videos, vid_stride, left_out, several, pixels)
 
 
 def _left_out(files: Sequence[str]) -> str:
@@ -237,7 +287,7 @@ def _left_out(files: Sequence[str]) -> str:
     return printable(f"{counts} ({names}{', ...' * (len(files) > NAMED)})") if files else ""
 
 
-def find_files(text: str) -> list[str]:
+def find_files(text: str, pixels: PixelFormat = COLOR8) -> list[str]:
     """List what a path, folder or pattern means, sorted: files of any kind, and the subfolders of a folder.
 
     The leading folders of a pattern that exist are taken as they are written, with brackets in their names. If nothing
@@ -251,9 +301,9 @@ def find_files(text: str) -> list[str]:
     if os.path.isdir(path):
         return sorted(str(entry) for entry in Path(path).iterdir())
     if os.path.isfile(path):
-        if _suffix(path) not in READ:
+        if _suffix(path) not in (*pixels.suffixes, *VID_FORMATS):
             raise ValueError(
-                f"{text}: not the suffix of an image ({' '.join(IMG_FORMATS)}) or a video ({' '.join(VID_FORMATS)})"
+                f"{text}: not the suffix of an image ({' '.join(pixels.suffixes)}) or a video ({' '.join(VID_FORMATS)})"
             )
         return [path]
     if any(letter in text for letter in "*?["):
@@ -276,14 +326,14 @@ def _existing(path: str) -> tuple[str, str]:
     return folder, rest
 
 
-def _listed(line: str, list_file: Path) -> list[str]:
+def _listed(line: str, list_file: Path, pixels: PixelFormat) -> list[str]:
     """Return the files of one line of a list; a line that leads nowhere is reported."""
     try:
-        return find_files(line)
+        return find_files(line, pixels)
     except (FileNotFoundError, ValueError) as error:
         if not os.path.isabs(line):
             try:
-                return find_files(str(list_file.parent / line))
+                return find_files(str(list_file.parent / line), pixels)
             except (FileNotFoundError, ValueError):
                 pass  # the first message names the line as it stands
         LOGGER.warning(f"{list_file}: {error}; line skipped")

@@ -25,6 +25,8 @@ from utils.text import file_names, printable
 class Pictures:
     """Write annotated images, videos and, if asked, the frames of videos as images of their own.
 
+    The pages of an image with several become `pages/<stem>_<number>.jpg`.
+
     Args:
         folder: of the run.
         names: of all that will come.
@@ -48,8 +50,9 @@ class Pictures:
     def add(self, frame: Frame, picture: NDArray) -> None:
         """Write the annotated `picture` of a frame."""
         if frame.kind == "image":
+            page = f"pages/{self.stems[frame.source]}_{frame.number}.jpg"
             if self.save:
-                write_image(self.folder / self.names[frame.source], picture)
+                write_image(self.folder / (page if frame.number else self.names[frame.source]), picture)
             return
         if self.frames:
             write_image(self.folder / "frames" / f"{self.stems[frame.source]}_{frame.number}.jpg", picture)

@@ -22,7 +22,7 @@ from torch import Tensor
 from engine.validation.errors import FOREGROUND, KINDS, WORDS, judge
 from utils.annotate import PALETTE, Color, Names, text_color
 from utils.boxes import box_iou
-from utils.datasets.reader import decode_image
+from utils.datasets.images import COLOR8, PixelFormat, decode_image
 from utils.files import atomic_path, naming
 from utils.metrics import match_labels
 from utils.thresholds import CONF_THRES, IOU_THRES
@@ -152,9 +152,13 @@ class ValReport:
         save_dir: folder of the page, made if need be.
         names: class names by index.
         title: heading of the page.
+        pixels: how the images are read.
     """
 
-    def __init__(self, save_dir: str | Path, names: Names, title: str = "Validation") -> None:
+    def __init__(
+        self, save_dir: str | Path, names: Names, title: str = "Validation", *, pixels: PixelFormat = COLOR8
+    ) -> None:
+        self._pixels = pixels
         self._page = _Page(save_dir, names, title, "val", conf=CONF_THRES)
 
     def add(self, detections: Tensor, labels: Tensor, path: str | Path) -> None:
@@ -171,7 +175,7 @@ class ValReport:
         """
         boxes, true = _rows(detections, 6, path), _rows(labels, 5, path)
         boxes = boxes[boxes[:, 4] >= LOWEST]
-        image = decode_image(str(path))
+        image = decode_image(str(path), pixels=self._pixels)
         if image is None:
             raise ValueError(f"{path}: this image cannot be decoded for the report")
         owner = np.full((len(boxes), 2), -1.0)  # label that a box overlaps best, and their IoU

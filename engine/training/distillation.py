@@ -232,6 +232,7 @@ def first_difference(student: DetectionModel, teacher: DetectionModel, learns: s
     own, theirs = student.detect, teacher.detect
     compared: list[tuple[str, Any, Any]] = [
         ("channels of the image", student.yaml["ch"], teacher.yaml["ch"]),
+        ("bits of the image", student.pixels.depth, teacher.pixels.depth),
         ("the strides of the levels", own.stride.tolist(), theirs.stride.tolist()),
     ]
     if learns != "maps":

@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader
 
 from engine.doctor.checks import report_start
 from engine.training.anchors import fit_anchors, has_placeholder_anchors
+from engine.training.channels import build_detector
 from engine.training.class_weights import class_loss_weights
 from engine.training.distillation import Distillation, load_teacher
 from engine.training.metric import class_of, learned_names
@@ -239,11 +240,8 @@ def build_model(inputs: Inputs, save_dir: Path) -> DetectionModel:
     What was copied is written into transfer.csv in `save_dir`.
     """
     options, hyp, data, ckpt = inputs.options, inputs.hyp, inputs.data, inputs.ckpt
-    model = DetectionModel(inputs.cfg, nc=1 if options.single_cls else data["nc"], anchors=hyp.anchors)
-    if model.yaml["ch"] != 3:
-        raise ValueError(
-            f"{options.cfg or options.weights}: 'ch' is {model.yaml['ch']}, but training images have 3 channels"
-        )
+    nc = 1 if options.single_cls else data["nc"]
+    model = build_detector(inputs.cfg, data, nc, hyp.anchors, options.weights, bool(options.resume))
     if ckpt:
         new_anchors = (isinstance(inputs.cfg, str) or hyp.anchors) and not options.resume
         report = transfer_weights(model, ckpt, exclude=("anchor",) if new_anchors else ())

@@ -18,6 +18,7 @@ from utils.annotate import output_to_target, plot_images
 from utils.boxes import box_area, clip_boxes, scale_boxes, xywhn2xyxy
 from utils.callbacks import Callbacks
 from utils.console import LOGGER, ProgressBar
+from utils.datasets.images import render_batch
 from utils.metrics import (
     IOU_THRESHOLDS,
     ApResult,
@@ -359,14 +360,14 @@ def run_val_batch_callbacks(callbacks: Callbacks, i: int, batch: Batch, names: M
 
 def plot_batch(batch: Batch, save_dir: Path, i: int, names: Mapping[int, str], deployment: Deployment) -> None:
     """Draw the labels and the detections of batch `i`."""
-    paths = [result.path for result in batch.results]
+    paths, images = [result.path for result in batch.results], render_batch(batch.images)
     file = save_dir / f"val_batch{i}_labels.jpg"
-    plot_images(batch.images, batch.targets, paths, file, names, title="labels")
+    plot_images(images, batch.targets, paths, file, names, title="labels")
     frame = (batch.images.shape[2], batch.images.shape[3])
     inside = [clip_boxes(found.clone(), frame) for found in batch.shown]  # beyond 1.01 they would be taken for pixels
     rows = output_to_target(inside, shape=frame)
     file, conf = save_dir / f"val_batch{i}_pred.jpg", deployment.conf
-    plot_images(batch.images, rows, paths, file, names, conf_thres=conf, title=f"detections, {deployment}")
+    plot_images(images, rows, paths, file, names, conf_thres=conf, title=f"detections, {deployment}")
 
 
 def plot_metrics(

@@ -10,8 +10,8 @@ from models.detector import Detector
 from utils.boxes import centred, xywhn2xyxy, xyxy2xywhn
 from utils.dataloaders import LoadImagesAndLabels
 from utils.datasets.batches import Sample
+from utils.datasets.images import load_pixels
 from utils.datasets.loader_processes import Loader
-from utils.datasets.reader import decode_image
 
 
 class DetectFrames(Dataset):
@@ -29,6 +29,7 @@ class DetectFrames(Dataset):
 
     def __init__(self, dataset: LoadImagesAndLabels, stride: int | None) -> None:
         self.im_files, self.labels, self.shapes = dataset.im_files, dataset.labels, dataset.shapes
+        self.pixels = dataset.pixels
         self.frame, self.stride = dataset.frame, stride
 
     def __len__(self) -> int:
@@ -37,11 +38,12 @@ class DetectFrames(Dataset):
     def __getitem__(self, index: int) -> Sample:
         """See `LoadImagesAndLabels`; ValueError for an image that cannot be decoded, which detect.py leaves out."""
         file = self.im_files[index]
-        image = decode_image(file)
-        if image is None:
-            raise ValueError(f"{file}: OpenCV cannot decode this image: remove it, or validate without --as-detect")
+        try:
+            image = load_pixels(file, self.pixels)
+        except ValueError as error:
+            raise ValueError(f"{file}: {error}: remove it, or validate without --as-detect") from None
         height, width = image.shape[:2]
-        (planes,) = Detector.fit([image], self.frame, self.stride, bgr=True)  # (3, H, W)
+        (planes,) = Detector.fit([image], self.frame, self.stride, bgr=True)  # (C, H, W)
         frame = planes.shape[1], planes.shape[2]
         ratio_pad = centred(frame, (height, width))
         (gain, _), pad = ratio_pad

@@ -47,7 +47,7 @@ class PyTorchBackend:
         self.network = network
         self.names = dict(network.names)
         self.stride = input_stride(network.stride)
-        self.thresholds = network.thresholds
+        self.thresholds, self.pixels = network.thresholds, network.pixels
         self.trained_size = network.trained_size
 
     @property
@@ -118,6 +118,7 @@ class DetectMultiBackend(nn.Module):
         device: where it computes. fp16: whether in float16. nhwc: False, images are (B, 3, H, W) for all formats.
         thresholds: confidences that suit the weights, or None, see `find_confidence`.
         trained_size: height and width of training or export, if these differ, see `models.image_size.trained_size`.
+        pixels: `PixelFormat` of the images.
         batch_size, imgsz: images and (height, width) of a file with fixed sizes, or None. Other numbers of images are
             split and filled up here; other sizes are an error.
         end2end: whether the file has suppressed overlapping boxes already. Its detections come as boxes like all
@@ -165,7 +166,7 @@ class DetectMultiBackend(nn.Module):
         self.stride = self.backend.stride or DEFAULT_STRIDE
         self.batch_size, self.imgsz = self.backend.batch_size, self.backend.imgsz
         self.end2end, self.thresholds = self.backend.end2end, self.backend.thresholds
-        self.trained_size = self.backend.trained_size
+        self.trained_size, self.pixels = self.backend.trained_size, self.backend.pixels
         self.names = self.backend.names or self._find_names(files[0], data)
         self.nc = len(self.names)
 
@@ -206,7 +207,7 @@ class DetectMultiBackend(nn.Module):
         classes = self.backend.nc
         if classes is None and not self.end2end:
             size = self.imgsz or (10 * self.stride, 10 * self.stride)
-            blank = torch.zeros(self.batch_size or 1, 3, *size, device=self._device)
+            blank = torch.zeros(self.batch_size or 1, self.pixels.channels, *size, device=self._device)
             classes = self.backend(blank).shape[2] - 5
         selection = select_classes(names, content, data) if names else None
         if selection and classes in (None, len(selection.names)):
@@ -295,14 +296,14 @@ class DetectMultiBackend(nn.Module):
         """Run black images, so that the first real ones are not slow; nothing on a CPU.
 
         Args:
-            imgsz: (B, 3, H, W); a file with fixed sizes gets its own.
+            imgsz: (B, C, H, W); a file with fixed sizes gets its own, and each its number of channels.
             half: give float16, as YOLOv5 6.1 did; they are converted into the precision of the file.
         """
         if self.device.type != "cpu":
-            b, c, h, w = imgsz
+            b, _, h, w = imgsz
             h, w = self.imgsz or (h, w)
             dtype = torch.float16 if half else torch.float32
-            self.forward(torch.zeros(self.batch_size or b, c, h, w, dtype=dtype, device=self.device))
+            self.forward(torch.zeros(self.batch_size or b, self.pixels.channels, h, w, dtype=dtype, device=self.device))
 
 
 def existing(file: Path) -> Path:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from models.image_size import trained_size
 from models.weights.class_names import parse_names, parse_value
+from utils.datasets.images import PixelFormat
 from utils.text import printable
 
 Axes = tuple[int | None, int | None, int | None]  # images, height, width of an input; None where dynamic
@@ -89,8 +90,8 @@ class Runtime:
     Args:
         file: what was opened, for messages.
         device: where the images are.
-        metadata: what the file says about itself; `names`, `stride`, `min_size`, `half`, `int8`, `nms`
-            and `thresholds` are used.
+        metadata: what the file says about itself; `names`, `stride`, `min_size`, `half`, `int8`, `nms`, `thresholds`,
+            `channels` and `bits` are used.
         shape: (B, H, W) of the file's input, None where an axis is dynamic. Of a file with only one of H and W
             dynamic, that one is used at the length of the other.
         columns: 5 + nc, the width of its output, if known; not read from files with NMS inside.
@@ -101,7 +102,7 @@ class Runtime:
         names, stride: from the metadata, else None. nc: classes by names or output, else None.
         batch_size, imgsz: images and (height, width) of a file with fixed sizes, else None.
         end2end: whether the file suppresses overlapping boxes itself. half: whether it computes in float16.
-        thresholds: from the metadata, else None, see `models.detector.find_confidence`.
+        thresholds: from the metadata, else None, see `models.detector.find_confidence`. pixels: from the metadata.
         trained_size: from the metadata, see `models.image_size.trained_size`.
 
     Raises:
@@ -129,6 +130,7 @@ class Runtime:
         self.half = self.metadata.get("half") is True
         self.thresholds = self.metadata.get("thresholds")
         self.trained_size = trained_size(self.metadata.get("imgsz"))
+        self.pixels = PixelFormat.of(self.metadata, file)
         self.names = parse_names(self.metadata.get("names"), file)
         stride = self.metadata.get("stride")
         self.stride = int(stride) if isinstance(stride, int | float) and 1 <= stride <= MAX_STRIDE else None

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from models.common import LayerNorm2d, PatchEmbed, PatchMerging, SwinV2Stage
+from models.weights.transfer import adapt_input
 from models.yolo import DetectionModel
 from utils.console import LOGGER
 from utils.downloads.official_weights import find_backbone
@@ -249,7 +250,10 @@ def load_published(model: DetectionModel, published: Published) -> Report:
         ValueError: the model has no such backbone, or one of another size.
     """
     keys, own = backbone_keys(model), model.state_dict()
-    state = published.state
+    state = {**published.state}
+    if (channels := model.yaml["ch"]) != 3 and "embed.proj.weight" in state:
+        state["embed.proj.weight"] = adapt_input(state["embed.proj.weight"], 3, channels)
+        LOGGER.info(f"Backbone: first layer adapted from 3 to {channels} channels: its response to a grey image stays")
     wrong = [n for n in keys if n in state and state[n].shape != own[keys[n]].shape]
     missing = [n for n in keys if n not in state]
     needed = [n for n in missing if not n.startswith("norm.") and not any(part in n for part in OPTIONAL)]

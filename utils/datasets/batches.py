@@ -42,12 +42,14 @@ def collate(samples: Sequence[Sample]) -> tuple[Tensor, Tensor, list[str], list[
     """Put samples of one shape into a batch.
 
     Returns:
-        Images (B, 3, H, W) uint8 RGB; targets (T, 6) float32 `[image in batch, class, xywhn]`; B paths; B shapes as in
-        `LoadImagesAndLabels.__getitem__`.
+        Images (B, C, H, W) uint8, three channels RGB, or float32 of 0..255 if one is; targets (T, 6) float32 `[image in
+        batch, class, xywhn]`; B paths; B shapes as in `LoadImagesAndLabels.__getitem__`.
     """
     images, labels, paths, shapes = zip(*samples, strict=True)
     targets = torch.cat(labels, 0)
     counts = torch.tensor([len(s[1]) for s in samples])
+    if len({image.dtype for image in images}) > 1:  # a deep image among others
+        images = [image.float() for image in images]
     targets[:, 0] = torch.repeat_interleave(torch.arange(len(samples)), counts)
     return default_collate(list(images)), targets, list(paths), list(shapes)  # stacks in shared memory in a worker
 
@@ -66,7 +68,8 @@ def _quad(four: Sequence[Sample]) -> Sample:
     images, labels, paths, _ = zip(*four, strict=True)
     if np.random.default_rng(zlib.crc32(images[0].numpy())).random() < 0.5:
         image = F.interpolate(images[0][None].float(), scale_factor=2.0, mode="bilinear", align_corners=False)
-        return image[0].round().to(images[0].dtype), labels[0], paths[0], None
+        image = image.round() if images[0].dtype == torch.uint8 else image
+        return image[0].to(images[0].dtype), labels[0], paths[0], None
     columns = [torch.cat(images[:2], 1), torch.cat(images[2:], 1)]
     moved = []
     for i, x in enumerate(labels):

@@ -211,4 +211,4 @@ class CocoReader:
         annotation = self.annotations.get(i)
         if annotation is None:
             return Verified(False, state="unlisted")
-        return verify_objects(self.im_files[i], self.label_files[i], annotation, self.classes)
+        return verify_objects(self.im_files[i], self.label_files[i], annotation, self.classes, self.split.pixels)

@@ -23,6 +23,7 @@ import numpy as np
 from utils.console import LOGGER, cli_errors
 from utils.datasets.coco import CocoReader
 from utils.datasets.demo import draw_demo
+from utils.datasets.images import PixelFormat
 from utils.datasets.label_cache import (
     STATES,
     LabelSet,
@@ -60,7 +61,8 @@ def check_dataset(
     Keys of the YAML: `train`, `val` and `names` are required; `test`, `path`, `nc` are optional, and `generate: shapes`
     draws the demonstration set if it is not there yet. `download` is never executed. `format` says how the labels are
     written: yolo (the default), coco with `annotations: {train: FILE.json, val: FILE.json}`, or voc with `first_pixel:
-    1` if coordinates count pixels from 1. `classes` and `merge`: see `select_classes`.
+    1` if coordinates count pixels from 1. `classes` and `merge`: see `select_classes`. `channels` and `bits` say how
+    images are read that are not 8-bit colour (`PixelFormat`).
 
     Args:
         data: file (looked up by `check_file`), or its content.
@@ -71,8 +73,9 @@ def check_dataset(
 
     Returns:
         A copy with `train`, `val`, `test` (absolute str, list of them, or None; a `Split` of these if the format is
-        not yolo, or classes are chosen), `names` {int: str} with the keys 0 .. nc - 1, `nc`, `path` (absolute str),
-        `yaml_file` (str, or None for a dict) and `selection` (`Selection`, or None for all classes).
+        not yolo, classes are chosen, or images are not 8-bit colour), `names` {int: str} with the keys 0 .. nc - 1,
+        `nc`, `path` (absolute str), `yaml_file` (str, or None for a dict) and `selection` (`Selection`, or None for all
+        classes).
 
     Raises:
         ValueError: a key is missing or has a wrong value.
@@ -93,6 +96,7 @@ def check_dataset(
         raise ValueError(f"{where}: generate: {generate!r} is unknown. Allowed: shapes.")
     names = check_names(data["names"], where)
     check_format(data, where)
+    PixelFormat.of(data, where)
     if data.get("nc", len(names)) != len(names):
         where = key_place(where, "nc")
         raise ValueError(f"{where}: nc is {data['nc']}, but names has {len(names)} entries. Remove nc or fix names.")
@@ -188,10 +192,12 @@ def check_format(data: dict[str, Any], where: Any) -> None:
 def make_split(
     data: dict[str, Any], base: Path, key: str, names: dict[int, str], selection: Selection | None, where: Any
 ) -> str | list[str] | Split:
-    """Return the images of a split, with all that its format and a choice of classes need."""
+    """Return the images of a split, with all that its format, its pixels and a choice of classes need."""
     images, label_format = absolute_split(base, data[key]), data.get("format", "yolo")
+    pixels = PixelFormat.of(data, where)
     if label_format == "yolo":
-        return Split(images, label_format, names, selection=selection) if selection else images
+        plain = pixels.plain and not selection
+        return images if plain else Split(images, label_format, names, selection=selection, pixels=pixels)
     twice = [name for name in set(names.values()) if list(names.values()).count(name) > 1]
     if twice:
         where = key_place(where, "names")
@@ -201,7 +207,7 @@ def make_split(
     files = (data.get("annotations") or {}).get(key) or []
     files = [files] if isinstance(files, str) else files
     annotations = tuple(absolute_split(base, files))
-    return Split(images, label_format, names, annotations, data.get("first_pixel", 0), selection)
+    return Split(images, label_format, names, annotations, data.get("first_pixel", 0), selection, pixels)
 
 
 def absolute_split(base: Path, entry: str | list[str]) -> str | list[str]:
@@ -270,7 +276,7 @@ class YoloReader:
     """
 
     def __init__(self, split: Split, im_files: list[str], nc: int | None) -> None:
-        self.im_files, self.nc = im_files, nc
+        self.im_files, self.nc, self.pixels = im_files, nc, split.pixels
         self.label_files = self.sources = img2label_paths(im_files)
         self.cache = None
 
@@ -280,7 +286,7 @@ class YoloReader:
 
     def verify(self, i: int) -> Verified:
         """Check image `i` and read its labels."""
-        return verify_image_label(self.im_files[i], self.label_files[i], self.nc)
+        return verify_image_label(self.im_files[i], self.label_files[i], self.nc, self.pixels)
 
 
 Reader = YoloReader | CocoReader | VocReader

@@ -20,7 +20,7 @@ from utils.files import atomic_path, open_regular
 from utils.text import file_name
 
 HEADER = struct.Struct("<4sIIII")  # mark, height, width, channels, CRC-32 of the pixels
-MARK = b"yim1"
+MARKS = {b"yim1": np.uint8, b"yim2": np.uint16, b"yim4": np.float32}
 CACHED = re.compile(r"[0-9a-f]{32}\.raw")  # names of the files
 
 
@@ -153,6 +153,7 @@ class ImageCache:
         return need <= 0.9 * free
 
     @classmethod
+<<<<<<< HEAD
     def of_images(
         cls,
         im_file: str,
@@ -185,6 +186,24 @@ class ImageCache:
             return cls(Path(parent) / f"{file_name(source.name)}-{digest}.images.cache", variant)
         try:
             return cls(folder, variant)
+=======
+    def beside(
+        cls, im_file: str, imgsz: int | tuple[int, int], augment: bool, prefix: str = "", kind: str = ""
+    ) -> "ImageCache | None":
+        """Keep the images of a dataset beside their folder, as `train.images.cache`; None, warned, if impossible.
+
+        Args:
+            im_file: one of them.
+            imgsz: see `LoadImagesAndLabels`.
+            augment: whether they are for training.
+            prefix: of the messages.
+            kind: `PixelFormat.mark` of them.
+        """
+        folder = Path(im_file).parent
+        folder = folder.with_name(f"{folder.name}.images.cache")
+        try:
+            return cls(folder, f"{imgsz} {'train' if augment else 'val'}{kind}")
+>>>>>>> 6b1ab48 (Grey, deep and multi-band images end to end: channels and bits in the dataset YAML, first layer adapted, pages and animations frame by frame)
         except OSError as error:
             LOGGER.warning(f"{prefix}images not cached: {folder}: {error.strerror}; --cache-dir names another folder")
             return None
@@ -196,39 +215,44 @@ class ImageCache:
         key = f"{os.path.abspath(im_file)} {stat.st_size} {stat.st_mtime_ns} {self.variant}"
         return self.folder / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.raw"
 
-    def get(self, im_file: str, shape: tuple[int, int], make: Callable[[], np.ndarray]) -> np.ndarray:
-        """Return an image (H, W, 3) uint8 from its file; if there is no valid one, make the image and write it.
+    def get(
+        self, im_file: str, shape: tuple[int, int], make: Callable[[], np.ndarray], channels: int = 3
+    ) -> np.ndarray:
+        """Return an image (H, W, C) from its file; if there is no valid one, make the image and write it.
 
         A disk that is full or was removed costs the cache, not the run.
 
         Args:
             im_file: source of the image.
             shape: (H, W) that the image must have; a file with another one is not read.
-            make: returns the image.
+            make: returns the image, of a type of `MARKS`.
+            channels: C.
         """
         file = self.file_of(im_file)
-        found = self._read(file, (*shape, 3))
+        found = self._read(file, (*shape, channels))
         if found is not None:
             return found
         image = make()
         with suppress(OSError), atomic_path(file) as tmp:
-            tmp.write_bytes(HEADER.pack(MARK, *image.shape, zlib.crc32(image)) + image.tobytes())
+            mark = next(mark for mark, kind in MARKS.items() if image.dtype == kind)
+            tmp.write_bytes(HEADER.pack(mark, *image.shape, zlib.crc32(image)) + image.tobytes())
         return image
 
     @staticmethod
     def _read(file: Path, shape: tuple[int, int, int]) -> np.ndarray | None:
         """Return the image of a shape (H, W, C) in a file, None if it is missing, another one or damaged."""
-        count = HEADER.size + math.prod(shape)
         try:
             with open_regular(file, follow=False, buffering=0) as opened:
-                content = np.fromfile(opened, np.uint8, count + 1)  # no more, however large the file is
+                head = np.fromfile(opened, np.uint8, HEADER.size)
+                kind = np.dtype(MARKS.get(head[:4].tobytes(), np.uint8))
+                count = math.prod(shape) * kind.itemsize
+                pixels = np.fromfile(opened, np.uint8, count + 1)  # no more, however large the file is
         except OSError:
             return None
-        if len(content) != count:
+        if len(head) != HEADER.size or len(pixels) != count:
             return None
         # the checksum catches what a complete write cannot prevent: a failing disk, a file edited by others
-        *head, checksum = HEADER.unpack(content[: HEADER.size].tobytes())
-        pixels = content[HEADER.size :]
-        if head != [MARK, *shape] or zlib.crc32(pixels) != checksum:
+        mark, *found, checksum = HEADER.unpack(head.tobytes())
+        if mark not in MARKS or tuple(found) != shape or zlib.crc32(pixels) != checksum:
             return None
-        return pixels.reshape(shape)
+        return pixels.view(kind).reshape(shape)

@@ -81,7 +81,7 @@ def select_labels(found: LabelSet, selection: Selection | None) -> tuple[LabelSe
 def content_key(im_files: list[str], sources: list[str], nc: int | None, split: Split) -> str:
     """Return a SHA-256 over all that the cached labels depend on: rules, options, paths, sizes and times of change."""
     options = "" if split.format == "yolo" else f" {split.format} {split.first_pixel} {list(split.names.values())}"
-    digest = hashlib.sha256(f"{CACHE_VERSION} {nc}{options}".encode())
+    digest = hashlib.sha256(f"{CACHE_VERSION} {nc}{options}{split.pixels.mark}".encode())
     for file in (*im_files, *sources):
         try:
             stat = os.stat(file)

@@ -1,5 +1,6 @@
 """Lists of images, from folders and from text files, and the label file that belongs to each."""
 
+import hashlib
 import os
 import random
 from collections.abc import Iterable, Mapping, Sequence
@@ -7,7 +8,8 @@ from itertools import islice
 from pathlib import Path
 
 from utils.console import LOGGER
-from utils.datasets.reader import IMG_FORMATS, Split, twin_folder
+from utils.datasets.images import IMG_FORMATS
+from utils.datasets.reader import Split, twin_folder
 
 FIRST_LINES = 3  # of an image list that are looked for when it is read
 
@@ -21,24 +23,26 @@ def list_images(source: str | Path | Sequence[str | Path] | Split) -> list[str]:
             several of them, or a split of these.
 
     Returns:
-        Paths with a suffix of `IMG_FORMATS`, hidden files and folders (`._a.jpg` of macOS) left out.
+        Paths with a suffix of images (`PixelFormat.suffixes` of the split), hidden files and folders (`._a.jpg` of
+        macOS) left out.
 
     Raises:
         FileNotFoundError: an entry does not exist, or no image is found.
     """
-    source = Split.of(source).images
+    split = Split.of(source)
+    source, suffixes = split.images, split.pixels.suffixes
     entries = [source] if isinstance(source, str | Path) else list(source)
     files: list[str] = []
     for entry in map(Path, entries):
         if entry.is_dir():
             files += walk(entry)
         elif entry.is_file():
-            files += read_list(entry)
+            files += read_list(entry, suffixes)
         else:
             raise FileNotFoundError(f"{entry}: no such folder or image list. Patterns with * are not supported.")
-    files = sorted(f for f in files if is_image_name(f))
+    files = sorted(f for f in files if is_image_name(f, suffixes))
     if not files:
-        raise FileNotFoundError(f"no images in {', '.join(map(str, entries))}. Suffixes read: {', '.join(IMG_FORMATS)}")
+        raise FileNotFoundError(f"no images in {', '.join(map(str, entries))}. Suffixes read: {', '.join(suffixes)}")
     return files
 
 
@@ -71,7 +75,7 @@ def walk(folder: Path | str, above: frozenset[tuple[int, int]] = frozenset()) ->
     return files
 
 
-def read_list(file: Path) -> list[str]:
+def read_list(file: Path, suffixes: Sequence[str]) -> list[str]:
     """Read an image list, as described at `list_images`; lines that name no image are left out with a warning.
 
     Raises:
@@ -85,7 +89,7 @@ def read_list(file: Path) -> list[str]:
     if file.absolute().parts[-3:-1] == ("ImageSets", "Main"):
         folder = file.absolute().parents[2] / "JPEGImages"
         return [str(folder / f"{line.split()[0]}.jpg") for line in lines.values()]
-    foreign = [number for number, line in lines.items() if not is_image_name(line)]
+    foreign = [number for number, line in lines.items() if not is_image_name(line, suffixes)]
     if foreign:
         line = lines[foreign[0]]
         more = f" (and {len(foreign) - 1} more lines)" if len(foreign) > 1 else ""
@@ -115,10 +119,10 @@ def slashes(line: str) -> str:
     return ". Replace its backslashes: this system separates folders by /" if "\\" in line and os.sep == "/" else ""
 
 
-def is_image_name(file: str) -> bool:
+def is_image_name(file: str, suffixes: Sequence[str] = IMG_FORMATS) -> bool:
     """Return whether a path is an image that is read, judged by its name."""
     name = os.path.basename(file)
-    return not name.startswith(".") and name.rpartition(".")[2].lower() in IMG_FORMATS
+    return not name.startswith(".") and name.rpartition(".")[2].lower() in suffixes
 
 
 def img2label_paths(img_paths: Iterable[str | Path]) -> list[str]:
@@ -139,6 +143,12 @@ def img2label_paths(img_paths: Iterable[str | Path]) -> list[str]:
 def label_folder(folder: Path) -> Path:
     """Return the folder with the labels of the images in `folder`, as described at `img2label_paths`."""
     return twin_folder(folder, "images", "labels") or folder
+
+
+def get_hash(paths: Sequence[str | Path]) -> str:
+    """Return a digest of files: of their paths, and of the sizes of those that exist."""
+    sizes = [os.path.getsize(p) if os.path.exists(p) else 0 for p in paths]
+    return hashlib.sha256(repr((list(map(str, paths)), sizes)).encode(errors="surrogateescape")).hexdigest()
 
 
 def autosplit(

@@ -1,6 +1,8 @@
 """Mosaics of four and nine images: drawn, arranged and laid on a canvas. Conventions as in `augmentations`."""
 
+import threading
 from collections.abc import Sequence
+from typing import Any
 
 import cv2
 import numpy as np
@@ -8,6 +10,7 @@ import numpy as np
 from utils.boxes import xywhn2xyxy
 
 Size = tuple[int, int]  # height and width
+_kept = threading.local()
 
 
 def draw_mosaic(rng: np.random.Generator, index: int, n: int, size: Size) -> tuple[list[int], tuple[int, int]]:
@@ -97,6 +100,21 @@ def overlap(
     return (x1, y1, x2, y2) if x2 > x1 and y2 > y1 else None
 
 
+def scratch(height: int, width: int, channels: int = 3, dtype: Any = np.uint8) -> np.ndarray:
+    """Return a canvas for images with any content, for this thread alone, until it asks for the next one.
+
+    It is kept, because the system takes longer to hand out so much fresh memory than it takes to warp a mosaic.
+
+    Returns:
+        (height, width, C), of `dtype`; C is 4 for 3 channels, see `augmentations`.
+    """
+    shape = height, width, 4 if channels == 3 else channels
+    canvas = getattr(_kept, "canvas", None)
+    if canvas is None or (canvas.shape, canvas.dtype) != (shape, dtype):
+        canvas = _kept.canvas = np.empty(shape, dtype)
+    return canvas
+
+
 def lay_images(
     images: Sequence[np.ndarray | None],
     corners: Sequence[tuple[int, int]],
@@ -110,14 +128,18 @@ def lay_images(
         images: what is laid; None is left out.
         corners: (x, y) of the left upper corner of each.
         part: x1, y1, x2, y2 of the canvas that is painted, the rest stays as it is.
-        canvas: uint8, (H, W, 4); it is changed.
+        canvas: (H, W, C), for images of three channels (H, W, 4); it is changed.
         fill: the grey, 0..255.
     """
     canvas[part[1] : part[3], part[0] : part[2]] = fill
     for im, (x, y) in zip(images, corners, strict=True):
         if im is not None and (covered := overlap((x, y), im.shape[:2], part)):
             x1, y1, x2, y2 = covered
-            cv2.cvtColor(im[y1 - y : y2 - y, x1 - x : x2 - x], cv2.COLOR_BGR2BGRA, dst=canvas[y1:y2, x1:x2])
+            seen = im[y1 - y : y2 - y, x1 - x : x2 - x]
+            if im.shape[2] == 3:
+                cv2.cvtColor(seen, cv2.COLOR_BGR2BGRA, dst=canvas[y1:y2, x1:x2])
+            else:
+                canvas[y1:y2, x1:x2] = seen
 
 
 def lay_labels(

@@ -6,23 +6,19 @@ Raise `label_cache.CACHE_VERSION` when the rules of this file change, or old cac
 import os
 import re
 import struct
-import threading
-import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import Any, NamedTuple
 
-import cv2
 import numpy as np
 from PIL import Image
 
+from utils.datasets.images import COLOR8, IMG_FORMATS, PixelFormat, decode_image, open_image, orientation, read_pixels
 from utils.datasets.selection import Selection
 from utils.files import open_regular
 from utils.text import name_list
 
-IMG_FORMATS = ("avif", "bmp", "dng", "jfif", "jp2", "jpeg", "jpg", "mpo", "png", "tif", "tiff", "webp", "pfm")
-VID_FORMATS = ("asf", "avi", "gif", "m4v", "mkv", "mov", "mp4", "mpeg", "mpg", "ts", "webm", "wmv")
 TOLERANCE = 1e-3  # coordinates this far outside 0..1 are rounding errors and are clipped
 MAX_LABEL_BYTES = 64 << 20  # of a label file
 MAX_CLASS = 1 << 24  # class numbers below are exact in float32
@@ -31,22 +27,13 @@ MAX_MESSAGES = 10  # about the lines of one label file
 PLAIN_LINE = r"[0-9]{1,7}(?: (?:0?\.[0-9]+|1\.0*|[01])){4} ?"
 PLAIN = re.compile(rf"(?:{PLAIN_LINE}\n)*{PLAIN_LINE}\n*")
 ROW = np.dtype("V20")  # five float32
-MAX_PIXELS = 1 << 30  # that OpenCV decodes
-_PIL_LIMIT = threading.Lock()  # PIL keeps it in a variable of all threads
-MAX_PREVIEWS = 16  # smaller versions of an image in one TIFF file
 HEAD_BYTES = 4096  # of a JPEG: what stands before the pixels mostly fits
 NO_POLYGON = np.zeros((0, 2), np.float32)
-
-# What PIL thinks of EXIF, tables and sizes that do not stop it is noise without a file name; what stops it is an error.
-warnings.filterwarnings("ignore", module=r"PIL\.")
-warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
-if "OPENCV_LOG_LEVEL" not in os.environ:
-    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # we name what it cannot decode
 
 
 @dataclass(frozen=True)
 class Split:
-    """One split of a dataset whose labels are not YOLO text, or of which some classes are chosen.
+    """One split of a dataset whose labels are not YOLO text, whose images are not 8-bit colour, or with some classes.
 
     Attributes:
         images: folder, image list, or several of them.
@@ -55,6 +42,7 @@ class Split:
         annotations: COCO files.
         first_pixel: see `label_voc.read_voc`.
         selection: what becomes of these classes; None if they remain as they are.
+        pixels: how the images are read.
     """
 
     images: str | Path | Sequence[str | Path]
@@ -63,6 +51,7 @@ class Split:
     annotations: tuple[str, ...] = ()
     first_pixel: int = 0
     selection: Selection | None = None
+    pixels: PixelFormat = COLOR8
 
     @classmethod
     def of(cls, source: "str | Path | Sequence[str | Path] | Split") -> "Split":
@@ -76,6 +65,11 @@ class Split:
 
     def __str__(self) -> str:
         return str(self.images) if isinstance(self.images, str | Path) else ", ".join(map(str, self.images))
+
+
+def pixels_of(source: Any) -> PixelFormat:
+    """Return how the images of a split, in any form of `list_images` or a `Split`, are read."""
+    return Split.of(source).pixels
 
 
 class LabelledObject(NamedTuple):
@@ -116,7 +110,7 @@ class Verified:
     messages: list[str] = field(default_factory=list)
 
 
-def verify_image_label(im_file: str, label_file: str, nc: int | None = None) -> Verified:
+def verify_image_label(im_file: str, label_file: str, nc: int | None = None, pixels: PixelFormat = COLOR8) -> Verified:
     """Check one image and read its label file. Neither is ever changed.
 
     An image that cannot be read, is under 10 pixels in a direction or is of a foreign format is left out; a missing or
@@ -127,9 +121,10 @@ def verify_image_label(im_file: str, label_file: str, nc: int | None = None) -> 
         im_file: image.
         label_file: text file.
         nc: number of classes, None to allow any class.
+        pixels: how the image is read.
     """
     try:
-        size = image_size(im_file)
+        size = image_size(im_file, pixels)
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         return image_left_out(im_file, error)
     try:
@@ -177,16 +172,27 @@ def read_text(file: str) -> str:
     return data.decode("utf-8-sig", errors="replace").replace("\r\n", "\n").replace("\r", "\n")
 
 
-def image_size(file: str) -> tuple[int, int]:
+def image_size(file: str, pixels: PixelFormat = COLOR8) -> tuple[int, int]:
     """Return (width, height) of an image after EXIF rotation, and find damages.
 
-    PNG has checksums, and a JPEG with its end mark counts as complete; other formats must be decoded to find out.
+    PNG has checksums, and a JPEG with its end mark counts as complete; other formats must be decoded to find out, and
+    so must all images that are not read as 8-bit colour, as their bands and values must fit.
 
     Raises:
         OSError, ValueError, SyntaxError: PIL or OpenCV cannot read it, it is too small, or its format is not in
             `IMG_FORMATS`.
     """
+    if not pixels.plain:
+        height, width = read_pixels(file, pixels).shape[:2]
+        return large_enough(width, height)
     return plain_jpeg_size(file) or any_image_size(file)
+
+
+def large_enough(width: int, height: int) -> tuple[int, int]:
+    """Return both sides of an image; ValueError if one is below 10 pixels."""
+    if min(width, height) < 10:
+        raise ValueError(f"{width} x {height} pixels; at least 10 x 10 are needed")
+    return width, height
 
 
 def plain_jpeg_size(file: str) -> tuple[int, int] | None:
@@ -252,8 +258,7 @@ def any_image_size(file: str) -> tuple[int, int]:
         end = f.read()
     if image_format not in (*IMG_FORMATS, "jpeg2000"):  # PIL's name of jp2
         raise ValueError(f"format {image_format} is not one of {', '.join(IMG_FORMATS)}")
-    if min(width, height) < 10:
-        raise ValueError(f"{width} x {height} pixels; at least 10 x 10 are needed")
+    large_enough(width, height)
     if image_format in ("jpeg", "mpo"):
         if end != b"\xff\xd9":  # cut off, or bytes after the end mark: only decoding can tell
             with open_regular(file) as f, open_image(f) as im:
@@ -265,94 +270,6 @@ def any_image_size(file: str) -> tuple[int, int]:
         if pixels.shape[1::-1] != (width, height):
             raise ValueError(f"OpenCV decodes {pixels.shape[1]} x {pixels.shape[0]} pixels, PIL {width} x {height}")
     return width, height
-
-
-def open_image(file: BinaryIO) -> Image.Image:
-    """Open an image of up to `MAX_PIXELS` with PIL, whose own limit is 179 million and stays as it is for others.
-
-    Raises:
-        OSError, ValueError, SyntaxError: PIL cannot read it, or it has more pixels.
-    """
-    with _PIL_LIMIT:
-        limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
-        try:
-            im = Image.open(file)  # reads the head alone
-        finally:
-            Image.MAX_IMAGE_PIXELS = limit
-    if im.width * im.height > MAX_PIXELS:
-        raise ValueError(f"{im.width} x {im.height} pixels; at most {MAX_PIXELS} are read: cut it into tiles")
-    return im
-
-
-def orientation(im: Image.Image) -> int:
-    """Return the orientation of EXIF, 1 (upright) if there is none or it cannot be read, as OpenCV takes it then."""
-    try:
-        return int(im.getexif().get(0x0112) or 1)
-    except (SyntaxError, ValueError, TypeError, KeyError, IndexError, OverflowError, RecursionError, struct.error):
-        return 1
-
-
-def decode_image(file: str, flags: int = cv2.IMREAD_COLOR) -> np.ndarray | None:
-    """Decode an image, turned as its EXIF data say: (H, W, 3) BGR uint8 whatever its depth and channels.
-
-    Args:
-        file: image; OSError if it cannot be read.
-        flags: `cv2.IMREAD_COLOR` or one of `cv2.IMREAD_REDUCED_COLOR_2`, 4, 8.
-
-    Returns:
-        None if OpenCV cannot decode it.
-    """
-    with open_regular(file, buffering=0) as f:
-        data = np.fromfile(f, np.uint8)
-    avif = data[4:11].tobytes() == b"ftypavi"
-    try:
-        image = cv2.imdecode(data, flags | cv2.IMREAD_IGNORE_ORIENTATION if avif else flags)
-    except cv2.error:  # an empty file, or more pixels than OpenCV takes
-        return None
-    return turn_avif(image, file) if avif and image is not None else image
-
-
-def turn_avif(image: np.ndarray, file: str) -> np.ndarray:
-    """Turn the pixels of an AVIF file as it says; OpenCV looks for that in EXIF data only, which do not count here."""
-    try:
-        with open_regular(file) as f, open_image(f) as im:
-            turn = orientation(im)
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):  # PIL before 11.3 does not know AVIF
-        return image
-    if turn in (5, 6, 7, 8):
-        image = image.swapaxes(0, 1)
-    if turn in (2, 3, 6, 7):
-        image = image[:, ::-1]
-    if turn in (3, 4, 7, 8):
-        image = image[::-1]
-    return np.ascontiguousarray(image)
-
-
-def has_more_pages(file: str) -> bool:
-    """Return whether an image has further pages or animation frames, which are not read.
-
-    Previews do not count: smaller versions of a page in a TIFF file, and the second image of an MPO file.
-    """
-    if not file.lower().endswith((".tif", ".tiff", ".webp", ".avif", ".png")):
-        return False
-    try:
-        with open_regular(file) as f, open_image(f) as im:
-            for page in range(1, MAX_PREVIEWS):
-                im.seek(page)
-                if not getattr(im, "tag_v2", {}).get(254, 0) & 1:  # NewSubfileType: a reduced version
-                    return True
-    except (
-        OSError,
-        EOFError,
-        ValueError,
-        SyntaxError,
-        TypeError,
-        KeyError,
-        struct.error,
-        Image.DecompressionBombError,
-    ):
-        pass  # no such page, or nothing that PIL can read; OpenCV decides about the first one
-    return False
 
 
 def parse_labels(text: str, file: str, nc: int | None = None) -> tuple[np.ndarray, list[np.ndarray], list[str]]:
@@ -465,7 +382,11 @@ def check_area(box: np.ndarray) -> None:
 
 # Objects in pixels ----------------------------------------------------------------------------------------------------
 def verify_objects(
-    im_file: str, label_file: str, annotation: Annotation | None, classes: Mapping[str, int]
+    im_file: str,
+    label_file: str,
+    annotation: Annotation | None,
+    classes: Mapping[str, int],
+    pixels: PixelFormat = COLOR8,
 ) -> Verified:
     """Check one image and turn its annotation into labels, by the rules of `verify_image_label` and `parse_labels`.
 
@@ -475,9 +396,10 @@ def verify_objects(
         annotation: None if there is none. Coordinates are fractions of its size; one of another shape than that of the
             image (a photograph that was turned, another image) leaves the image out, with a message.
         classes: number of each class name; objects of other classes are left out with a message.
+        pixels: how the image is read.
     """
     try:
-        size = image_size(im_file)
+        size = image_size(im_file, pixels)
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         return image_left_out(im_file, error)
     if annotation is None:

@@ -134,7 +134,7 @@ class VocReader:
             annotation = None
         except (OSError, ValueError) as e:
             return Verified(False, messages=[f"{file}: {reason(e)}; image left out"])
-        return verify_objects(self.im_files[i], file, annotation, self.classes)
+        return verify_objects(self.im_files[i], file, annotation, self.classes, self.split.pixels)
 
 
 def _annotation_folder(folder: Path) -> Path:

@@ -125,7 +125,8 @@ class TensorBoardLogger:
         if not self.active:
             return
         copied = _Boxes(deepcopy(model).eval())
-        images = next(copied.parameters()).new_zeros(1, 3, *np.broadcast_to(imgsz, 2).tolist())
+        channels = getattr(model, "yaml", {}).get("ch", 3)
+        images = next(copied.parameters()).new_zeros(1, channels, *np.broadcast_to(imgsz, 2).tolist())
         with warnings.catch_warnings(), torch.no_grad():
             warnings.simplefilter("ignore")  # sizes become constants, which an image may have
             try:

@@ -76,7 +76,7 @@ def test_faults_of_files(folder):
     cv2.imwrite(str(images / "3.jpg"), image(99))
     (images / "5.png").write_bytes(b"no image")
     (labels / "4.txt").write_text(f"{LINE}\n7 .5 .5 .2 .2\n{LINE}0 .5 .5 .2\n")
-    write_yaml(folder, names=["a", "A", "b"], kpt_shape=[3, 2], channels=4)
+    write_yaml(folder, names=["a", "A", "b"], kpt_shape=[3, 2], task="segment")
     found = findings(folder, limit=0)
     orphans = found["files.orphan_label", None]
     assert orphans.severity == "error"
@@ -96,7 +96,7 @@ def test_faults_of_files(folder):
     assert "1 with a class that does not exist" in lines.message
     assert found["labels.repeated", "train"].places[0].line == 4
     assert found["yaml.names_twice", None].places[0].line
-    assert "'channels' is 4" in found["yaml.other_task", None].message
+    assert "'task' is 'segment'" in found["yaml.other_task", None].message
     assert found["balance.absent", "train"].message.startswith("no label of class 2 (b)")
 
 

@@ -12,7 +12,7 @@ import pytest
 from engine.inference import loaders
 from engine.inference.loaders import LoadImages, LoadScreenshots, LoadStreams, LoadWebcam
 from utils import dataloaders, datasets
-from utils.datasets.reader import IMG_FORMATS, VID_FORMATS
+from utils.datasets.images import IMG_FORMATS, VID_FORMATS
 from utils.paths import ROOT
 
 
