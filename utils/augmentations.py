@@ -85,8 +85,8 @@ def letterbox(
         im = cv2.resize(im, (inner_w, inner_h), interpolation=cv2.INTER_LINEAR)
     if dw or dh:
         left, top = round(pad[0] - 0.1), round(pad[1] - 0.1)
-        color = color if im.ndim < 3 or im.shape[2] < 4 else (color[0],) * 4
-        im = cv2.copyMakeBorder(im, top, dh - top, left, dw - left, cv2.BORDER_CONSTANT, value=color)
+        fill = color if im.ndim < 3 or im.shape[2] < 4 else (color[0],) * 4
+        im = cv2.copyMakeBorder(im, top, dh - top, left, dw - left, cv2.BORDER_CONSTANT, value=fill)
     return like(im, shape), ratio, pad
 
 

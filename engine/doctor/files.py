@@ -10,7 +10,7 @@ from pathlib import Path
 from engine.doctor.dataset import Dataset, DoctorSplit
 from engine.doctor.findings import Finding, Place, share_text
 from utils.datasets.dataset import repeated_images
-from utils.datasets.images import IMG_FORMATS
+from utils.datasets.images import IMG_FORMATS, heic_hint
 from utils.datasets.lists import img2label_paths, is_image_name
 from utils.files import key_place
 from utils.text import name_list, printable
@@ -159,7 +159,8 @@ def check_folders(data: Dataset) -> Iterator[Finding]:
             "files.unread_suffix", "warning" if labelled else "note", None, len(unread),
             len(unread) + len(folders.images), f"{len(unread)} images of formats that are not read ({words}), "
             f"{labelled} of them with a label file",
-            f"They are passed over. Convert them, say to PNG; read are {', '.join(folders.suffixes)}.",
+            f"They are passed over. Convert them, say to PNG; read are {', '.join(folders.suffixes)}"
+            f"{heic_hint([file for file, _ in unread])}.",
             **data.files([file for file, _ in unread], shown=False),
         )  # fmt: skip
     unlisted = [file for file, has in extra if has and is_image_name(file, folders.suffixes)]

@@ -10,7 +10,15 @@ from PIL import Image
 
 from engine.doctor.dataset import Dataset
 from engine.doctor.findings import Finding, share_text
-from utils.datasets.images import PixelFormat, decode_image, has_more_pages, open_image, orientation, read_pixels
+from utils.datasets.images import (
+    COLOR8,
+    PixelFormat,
+    decode_image,
+    has_more_pages,
+    open_image,
+    orientation,
+    read_pixels,
+)
 from utils.datasets.reader import HEAD_BYTES
 from utils.files import open_regular
 
@@ -54,7 +62,7 @@ def bits_per_sample(file: str) -> int:
     return 8
 
 
-def used_bits(files: list[str], pixels: PixelFormat) -> tuple[int, int]:
+def used_bits(files: list[str], pixels: PixelFormat = COLOR8) -> tuple[int, int]:
     """Return the largest value in 16-bit images and the bits it needs."""
     largest = 0
     for file in files:

@@ -25,6 +25,7 @@ from utils.datasets.images import (
     PixelFormat,
     decode_image,
     has_more_pages,
+    heic_hint,
     load_pixels,
     read_animation,
     read_pages,
@@ -284,7 +285,7 @@ def _left_out(files: Sequence[str]) -> str:
     kinds = Counter("folder" if os.path.isdir(f) else f".{_suffix(f)}" if _suffix(f) else "no suffix" for f in files)
     counts = ", ".join(f"{n} {kind}{'s' * (kind == 'folder' and n > 1)}" for kind, n in kinds.most_common())
     names = ", ".join(os.path.basename(file) for file in files[:NAMED])
-    return printable(f"{counts} ({names}{', ...' * (len(files) > NAMED)})") if files else ""
+    return printable(f"{counts} ({names}{', ...' * (len(files) > NAMED)}){heic_hint(files)}") if files else ""
 
 
 def find_files(text: str, pixels: PixelFormat = COLOR8) -> list[str]:
@@ -304,6 +305,7 @@ def find_files(text: str, pixels: PixelFormat = COLOR8) -> list[str]:
         if _suffix(path) not in (*pixels.suffixes, *VID_FORMATS):
             raise ValueError(
                 f"{text}: not the suffix of an image ({' '.join(pixels.suffixes)}) or a video ({' '.join(VID_FORMATS)})"
+                f"{heic_hint([path])}"
             )
         return [path]
     if any(letter in text for letter in "*?["):

@@ -1,17 +1,27 @@
 """Video files: read their frames, write annotated ones."""
 
 import math
+import os
+import shlex
+import tempfile
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import cv2
+import numpy as np
 from numpy.typing import NDArray
 
 from engine.inference.pipeline import STREAM_FPS, Frame
 from utils.console import LOGGER
 from utils.files import open_new
 
+H264, MPEG4 = "avc1", "mp4v"
+TRIED_FRAMES = 3
 BROKEN_IN_A_ROW = 50  # frames; after so many that cannot be decoded the rest of a video is given up
+
+# Read by OpenCV when it opens its first video. What FFmpeg says names no file; we name what it cannot decode or encode.
+os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
 
 
 def reported_fps(capture: cv2.VideoCapture) -> float:
@@ -74,7 +84,7 @@ def read_video(path: str, vid_stride: int = 1, capture: cv2.VideoCapture | None 
 
 
 class VideoFile:
-    """Write frames into an mp4 file.
+    """Write frames into an mp4 file, as H.264, which browsers play, where this OpenCV can, else as MPEG-4 part 2.
 
     Args:
         path: target; its folder is made.
@@ -90,9 +100,11 @@ class VideoFile:
         self.path, self.shape = path, shape
         self._written = 0
         open_new(path, "wb").close()  # OpenCV would write through a link
-        self._writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"mp4v"), fps, shape[::-1])
+        self.codec = best_codec()
+        self._writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*self.codec), fps, shape[::-1])
         if not self._writer.isOpened():
-            raise OSError(f"{path}: the video cannot be written ({shape[1]} x {shape[0]} pixels, {fps:g} fps, mp4v)")
+            size = f"{shape[1]} x {shape[0]} pixels, {fps:g} fps, {self.codec}"
+            raise OSError(f"{path}: the video cannot be written ({size})")
 
     def write(self, image: NDArray) -> None:
         """Append a frame, (H, W, 3) BGR uint8 of `shape`."""
@@ -112,6 +124,24 @@ class VideoFile:
                 f"{self.path}: the video could not be written: {count} of {self._written} frames are in the file"
                 f"{'' if sound else ', and it cannot be played to its end'}. Is the disk full?"
             )
+
+
+@cache
+def best_codec() -> str:
+    """Return the code of H.264 if this OpenCV writes it, else that of MPEG-4 part 2, which all do; tried once."""
+    with tempfile.TemporaryDirectory(prefix="codec-") as folder:
+        file = Path(folder) / "try.mp4"
+        writer = cv2.VideoWriter(str(file), cv2.VideoWriter_fourcc(*H264), 25.0, (64, 64))
+        for _ in range(TRIED_FRAMES if writer.isOpened() else 0):  # an encoder of the hardware may open and write none
+            writer.write(np.zeros((64, 64, 3), np.uint8))
+        writer.release()
+        return H264 if file.is_file() and _look_at(file) == (TRIED_FRAMES, True) else MPEG4
+
+
+def conversion(path: Path) -> str:
+    """Return the command that makes a video which browsers play."""
+    made = path.with_name(f"{path.stem}-h264.mp4")
+    return shlex.join(["ffmpeg", "-i", str(path), "-c:v", "libx264", "-pix_fmt", "yuv420p", str(made)])
 
 
 def _look_at(path: Path) -> tuple[int, bool]:

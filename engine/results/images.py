@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from engine.inference.pipeline import Frame
-from engine.inference.video import VideoFile
+from engine.inference.video import MPEG4, VideoFile, conversion
 from utils.annotate import crop_box, write_image
 from utils.console import LOGGER
 from utils.datasets.output_names import ResultNames, free_name, name_part
@@ -40,6 +40,7 @@ class Pictures:
     def __init__(self, folder: Path, names: ResultNames, save: bool = True, frames: bool = False) -> None:
         self.folder, self.names, self.stems, self.save, self.frames = folder, names.images, names.stems, save, frames
         self._videos: dict[str, VideoFile] = {}
+        self._advised = False
         self._taken = {name.lower() for name in self.names.values()}
         for source, name in self.names.items():
             if save and (folder / name).exists() and Path(source).exists() and (folder / name).samefile(source):
@@ -77,11 +78,17 @@ class Pictures:
         return self._videos[frame.source]
 
     def close(self) -> None:
-        """Finish all videos."""
+        """Finish all videos; of the first one that browsers do not play say how to convert it."""
+        first = next(iter(self._videos.values()), None)
         with ExitStack() as stack:
             for video in self._videos.values():
                 stack.callback(video.close)
             self._videos.clear()
+        if first and first.codec == MPEG4 and not self._advised:
+            self._advised = True
+            LOGGER.info(
+                f"{first.path}: {MPEG4}, as this OpenCV writes no H.264; for browsers: {conversion(first.path)}"
+            )
 
 
 class Crops:

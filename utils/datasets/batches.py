@@ -45,13 +45,14 @@ def collate(samples: Sequence[Sample]) -> tuple[Tensor, Tensor, list[str], list[
         Images (B, C, H, W) uint8, three channels RGB, or float32 of 0..255 if one is; targets (T, 6) float32 `[image in
         batch, class, xywhn]`; B paths; B shapes as in `LoadImagesAndLabels.__getitem__`.
     """
-    images, labels, paths, shapes = zip(*samples, strict=True)
+    planes, labels, paths, shapes = zip(*samples, strict=True)
+    images = list(planes)
     targets = torch.cat(labels, 0)
     counts = torch.tensor([len(s[1]) for s in samples])
     if len({image.dtype for image in images}) > 1:  # a deep image among others
         images = [image.float() for image in images]
     targets[:, 0] = torch.repeat_interleave(torch.arange(len(samples)), counts)
-    return default_collate(list(images)), targets, list(paths), list(shapes)  # stacks in shared memory in a worker
+    return default_collate(images), targets, list(paths), list(shapes)  # stacks in shared memory in a worker
 
 
 def collate_quad(samples: Sequence[Sample]) -> tuple[Tensor, Tensor, list[str], list[Shapes]]:

@@ -8,8 +8,9 @@ import os
 import struct
 import threading
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from importlib.util import find_spec
 from io import BytesIO
 from itertools import count
 from pathlib import Path
@@ -25,7 +26,11 @@ from torch import Tensor
 from utils.console import LOGGER
 from utils.files import key_place, open_regular
 
-IMG_FORMATS = ("avif", "bmp", "dng", "jfif", "jp2", "jpeg", "jpg", "mpo", "png", "tif", "tiff", "webp", "pfm")
+HEIC = ("heic", "heif")
+HAS_HEIC = find_spec("pillow_heif") is not None  # an optional package, BSD-3; its wheels hold libheif and x265 (GPLv2)
+IMG_FORMATS = (
+    "avif", "bmp", "dng", "jfif", "jp2", "jpeg", "jpg", "mpo", "png", "tif", "tiff", "webp", "pfm", *HEIC * HAS_HEIC,
+)  # fmt: skip
 VID_FORMATS = ("asf", "avi", "gif", "m4v", "mkv", "mov", "mp4", "mpeg", "mpg", "ts", "webm", "wmv")
 ARRAYS = "npy"  # suffix of NumPy arrays; YOLOv5 keeps such files beside 8-bit colour images, where they are no images
 TIFFS = (".tif", ".tiff")
@@ -242,6 +247,8 @@ def _bands_last(image: np.ndarray, channels: int) -> np.ndarray:
 
 def _decode(data: np.ndarray, flags: int, file: str) -> np.ndarray:
     """Decode an image of any depth with OpenCV."""
+    if _is_heif(data):
+        return _decode_heif(data, flags)
     avif = _is_avif(data)
     try:
         image = cv2.imdecode(data, flags | cv2.IMREAD_ANYDEPTH | (cv2.IMREAD_IGNORE_ORIENTATION if avif else 0))
@@ -372,6 +379,11 @@ def decode_image(file: str, flags: int = cv2.IMREAD_COLOR, pixels: PixelFormat =
         return image if flags & cv2.IMREAD_COLOR else cv2.cvtColor(image, cv2.COLOR_BGR2GRAY)
     with open_regular(file, buffering=0) as f:
         data = np.fromfile(f, np.uint8)
+    if _is_heif(data):
+        try:
+            return _decode_heif(data, flags)
+        except ValueError:
+            return None
     avif = _is_avif(data)
     try:
         image = cv2.imdecode(data, flags | cv2.IMREAD_IGNORE_ORIENTATION if avif else flags)
@@ -382,6 +394,38 @@ def decode_image(file: str, flags: int = cv2.IMREAD_COLOR, pixels: PixelFormat =
 
 def _is_avif(data: np.ndarray) -> bool:
     return data[4:11].tobytes() == b"ftypavi"
+
+
+def _is_heif(data: np.ndarray) -> bool:
+    head = data[:64].tobytes()
+    return HAS_HEIC and head[4:11] in (b"ftyphei", b"ftyphev", b"ftypmif") and b"avif" not in head
+
+
+def _decode_heif(data: np.ndarray, flags: int) -> np.ndarray:
+    """Decode a HEIC image, turned as it says, with pillow-heif: BGR uint8 (10 and 12 bits are reduced), or grey.
+
+    Raises:
+        ValueError: it cannot be decoded.
+    """
+    import pillow_heif  # noqa: PLC0415  optional
+
+    try:
+        found = pillow_heif.open_heif(BytesIO(data.tobytes()), convert_hdr_to_8bit=True)
+        if found.size[0] * found.size[1] > MAX_PIXELS:
+            raise ValueError(f"{found.size[0]} x {found.size[1]} pixels; at most {MAX_PIXELS} are read")
+        image = np.asarray(found)  # (H, W, 3 or 4) RGB
+    except (ValueError, RuntimeError, SyntaxError, EOFError, OSError) as error:
+        raise ValueError(f"pillow-heif cannot decode it: {' '.join(str(error).split())[:200]}") from None
+    if image.ndim == 2:
+        return image if not flags & cv2.IMREAD_COLOR else cv2.cvtColor(image, cv2.COLOR_GRAY2BGR)
+    rgb = np.ascontiguousarray(image[..., :3])
+    return cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR if flags & cv2.IMREAD_COLOR else cv2.COLOR_RGB2GRAY)
+
+
+def heic_hint(files: Iterable[str]) -> str:
+    """Return what to do about HEIC files among others that are not read, "" if there are none."""
+    found = not HAS_HEIC and any(file.lower().rpartition(".")[2] in HEIC for file in files)
+    return "; for HEIC: pip install pillow-heif" if found else ""
 
 
 def turn(image: np.ndarray, file: str) -> np.ndarray:

@@ -8,7 +8,7 @@ from itertools import islice
 from pathlib import Path
 
 from utils.console import LOGGER
-from utils.datasets.images import IMG_FORMATS
+from utils.datasets.images import IMG_FORMATS, heic_hint
 from utils.datasets.reader import Split, twin_folder
 
 FIRST_LINES = 3  # of an image list that are looked for when it is read
@@ -40,10 +40,11 @@ def list_images(source: str | Path | Sequence[str | Path] | Split) -> list[str]:
             files += read_list(entry, suffixes)
         else:
             raise FileNotFoundError(f"{entry}: no such folder or image list. Patterns with * are not supported.")
-    files = sorted(f for f in files if is_image_name(f, suffixes))
-    if not files:
-        raise FileNotFoundError(f"no images in {', '.join(map(str, entries))}. Suffixes read: {', '.join(suffixes)}")
-    return files
+    images = sorted(f for f in files if is_image_name(f, suffixes))
+    if not images:
+        names = ", ".join(map(str, entries))
+        raise FileNotFoundError(f"no images in {names}. Suffixes read: {', '.join(suffixes)}{heic_hint(files)}")
+    return images
 
 
 def walk(folder: Path | str, above: frozenset[tuple[int, int]] = frozenset()) -> list[str]:

@@ -14,7 +14,16 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
-from utils.datasets.images import COLOR8, IMG_FORMATS, PixelFormat, decode_image, open_image, orientation, read_pixels
+from utils.datasets.images import (
+    COLOR8,
+    HEIC,
+    IMG_FORMATS,
+    PixelFormat,
+    decode_image,
+    load_pixels,
+    open_image,
+    orientation,
+)
 from utils.datasets.selection import Selection
 from utils.files import open_regular
 from utils.text import name_list
@@ -182,8 +191,8 @@ def image_size(file: str, pixels: PixelFormat = COLOR8) -> tuple[int, int]:
         OSError, ValueError, SyntaxError: PIL or OpenCV cannot read it, it is too small, or its format is not in
             `IMG_FORMATS`.
     """
-    if not pixels.plain:
-        height, width = read_pixels(file, pixels).shape[:2]
+    if not pixels.plain or file.lower().endswith(HEIC):  # which PIL does not know
+        height, width = load_pixels(file, pixels).shape[:2]
         return large_enough(width, height)
     return plain_jpeg_size(file) or any_image_size(file)
 
