@@ -133,7 +133,7 @@ def run(options: DetectOptions, *, stream: bool = False) -> list[Result] | Itera
         camera = opened.live and str(o.source).isdecimal()
         view = open_windows(o.view_img, camera)
         start = model.thresholds if o.conf_thres == CONF_THRES else None  # a confidence given by hand shows all boxes
-        outs = Outputs(save_dir, opened, model.names, wanted, start)
+        outs = Outputs(save_dir, opened, model.names, wanted, start, model.pixels)
         maps = Visualization(_first_model(model), model.names, o.report) if o.visualize else None
         stack.enter_context(maps or nullcontext())
         at_once = choose_batch(o.batch_size, model.batch_size, opened.live)

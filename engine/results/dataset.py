@@ -3,14 +3,17 @@
 import os
 import re
 from collections.abc import Mapping
+from io import BytesIO
 from pathlib import Path
 
+import numpy as np
 from torch import Tensor
 
 from engine.inference.pipeline import Frame
 from utils.annotate import write_image
 from utils.console import LOGGER
 from utils.datasets.converters import Sample, label_text, link
+from utils.datasets.images import COLOR8, PixelFormat
 from utils.datasets.output_names import free_name, name_part
 from utils.files import write_whole, yaml_save
 
@@ -36,7 +39,8 @@ def check_new(folder: str | Path) -> Path:
 class DatasetFolder:
     """Write images/, labels/ and dataset.yaml with train and val of the same images; `engine.split` divides them.
 
-    Images are linked, or copied where the disk does not allow that; frames of videos and streams are written as JPEG.
+    Images are linked, or copied where the disk does not allow that; frames of videos and streams are written as JPEG,
+    pages of a TIFF as PNG, deep ones as .npy.
     All are in one folder: of sources that share a name, or have one that no dataset can use, it is changed. An image
     without detections has an empty label file. Labels hold class and box, clipped to the image, and no confidence;
     boxes with a side below one pixel, and equal ones, are left out.
@@ -45,6 +49,7 @@ class DatasetFolder:
         folder: see `check_new`; made.
         stems: of all sources, see `ResultNames`.
         names: class names by index.
+        pixels: that the network reads, for the YAML.
 
     Attributes:
         yaml: the dataset YAML, written by `close` if there is an image.
@@ -54,8 +59,10 @@ class DatasetFolder:
         ValueError: see `check_new`.
     """
 
-    def __init__(self, folder: str | Path, stems: Mapping[str, str], names: Mapping[int, str]) -> None:
-        self.folder, self.names = check_new(folder), names
+    def __init__(
+        self, folder: str | Path, stems: Mapping[str, str], names: Mapping[int, str], pixels: PixelFormat = COLOR8
+    ) -> None:
+        self.folder, self.names, self.pixels = check_new(folder), names, pixels
         self.yaml = self.folder / YAML
         self.images = self.labels = 0
         self._stems = {source: _plain(stem) for source, stem in stems.items()}
@@ -69,7 +76,15 @@ class DatasetFolder:
         label = free_name(f"{stem}.txt", self._taken)
         self._taken.add(label.lower())
         target = self.folder / "images" / label.removesuffix(".txt")
-        if frame.kind == "image":
+        if frame.kind == "image" and frame.number and not self.pixels.plain and frame.pixels is not None:
+            image = target.with_name(f"{target.name}.npy")
+            content = BytesIO()
+            np.save(content, frame.pixels if frame.pixels.dtype == np.uint8 else (frame.pixels / 255).clip(0, 1))
+            write_whole(image, content.getvalue())
+        elif frame.kind == "image" and frame.number:
+            image = target.with_name(f"{target.name}.png")
+            write_image(image, frame.image)
+        elif frame.kind == "image":
             image = target.with_name(target.name + Path(frame.source).suffix)
             link(Path(frame.source).resolve(), image)  # a second name of a link could lead nowhere
         else:
@@ -85,7 +100,8 @@ class DatasetFolder:
         """Write the YAML, or without an image remove the folders."""
         if self.images:
             names = {int(number): str(name) for number, name in self.names.items()}
-            yaml_save(self.yaml, {"path": str(self.folder), "train": "images", "val": "images", "names": names})
+            table = {"path": str(self.folder), "train": "images", "val": "images", "names": names}
+            yaml_save(self.yaml, {**table, **self.pixels.keys})
             LOGGER.info(
                 f"{self.images} images with {self.labels} labels saved as dataset {self.yaml}, train and val alike"
             )

@@ -18,6 +18,7 @@ from engine.results.images import Crops, Pictures
 from engine.results.report import DetectReport
 from utils.annotate import draw_detections
 from utils.console import LOGGER, colorstr
+from utils.datasets.images import COLOR8, PixelFormat
 from utils.datasets.output_names import ResultIds, image_ids
 from utils.text import count_text, printable
 
@@ -64,6 +65,7 @@ class Outputs:
         names: class names by index.
         wanted: what to write.
         thresholds: of the weights, for the report, see `DetectReport`.
+        pixels: that the network reads.
     """
 
     def __init__(
@@ -73,6 +75,7 @@ class Outputs:
         names: Mapping[int, str],
         wanted: Wanted,
         thresholds: Mapping[str, Any] | None = None,
+        pixels: PixelFormat = COLOR8,
     ) -> None:
         self.folder, self.names, self.wanted = folder, names, wanted
         results = source.results
@@ -83,7 +86,7 @@ class Outputs:
         self.pictures = Pictures(folder, results, wanted.save_img, wanted.save_frames) if save_pictures else None
         self.crops = Crops(folder / "crops", results.stems, names) if wanted.save_crop else None
         self.report = DetectReport(folder, names, thresholds=thresholds) if wanted.report else None
-        self.dataset = DatasetFolder(wanted.as_dataset, results.stems, names) if wanted.as_dataset else None
+        self.dataset = DatasetFolder(wanted.as_dataset, results.stems, names, pixels) if wanted.as_dataset else None
         self.tables: list[TextFiles | CsvFile | JsonFile] = []
         if wanted.save_txt:
             corners = wanted.save_format == 1

@@ -83,6 +83,12 @@ class PixelFormat:
         return f"channels: {self.channels}{'' if self.bits is None else f', bits: {self.bits}'}"
 
     @property
+    def keys(self) -> dict[str, int]:
+        """Keys of a dataset YAML, none for 8-bit colour."""
+        keys = {} if self.plain else {"channels": self.channels}
+        return keys if self.bits is None else {**keys, "bits": self.bits}
+
+    @property
     def plain(self) -> bool:
         """Whether it is 8-bit colour, as without any key."""
         return self == COLOR8
