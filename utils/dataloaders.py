@@ -52,13 +52,10 @@ from utils.console import LOGGER, ProgressBar
 from utils.datasets.batches import Sample, Shapes, collate, collate_quad, rect_batches
 from utils.datasets.dataset import load_labels
 from utils.datasets.image_cache import ImageCache, cache_kind, free_memory, processes_to_come
-<<<<<<< HEAD
-=======
 from utils.datasets.images import IMG_FORMATS as IMG_FORMATS
 from utils.datasets.images import VID_FORMATS as VID_FORMATS
 from utils.datasets.images import decode_image, log_left_out, pixel_bytes, read_pixels
 from utils.datasets.images import exif_size as exif_size
->>>>>>> 6b1ab48 (Grey, deep and multi-band images end to end: channels and bits in the dataset YAML, first layer adapted, pages and animations frame by frame)
 from utils.datasets.lists import autosplit as autosplit
 from utils.datasets.lists import get_hash as get_hash
 from utils.datasets.lists import img2label_paths as img2label_paths
@@ -190,14 +187,8 @@ class LoadImagesAndLabels(Dataset):
         with suppress(RuntimeError):  # no room in /dev/shm: each worker then reports a damaged image by itself
             self._damaged.share_memory_()  # known to all workers, reported by one
         self.images: list[np.ndarray] | None = None
-<<<<<<< HEAD
-        self.disk: ImageCache | None = None
-        if cache == "disk":
-            self.disk = ImageCache.of_images(self.im_files[0], img_size, augment, cache_dir, prefix)
-=======
-        beside = self.im_files[0], img_size, augment, prefix, self.pixels.mark
-        self.disk = ImageCache.beside(*beside) if cache == "disk" else None
->>>>>>> 6b1ab48 (Grey, deep and multi-band images end to end: channels and bits in the dataset YAML, first layer adapted, pages and animations frame by frame)
+        disk = self.im_files[0], img_size, augment, cache_dir, prefix, self.pixels.mark
+        self.disk = ImageCache.of_images(*disk) if cache == "disk" else None
         if self.disk is not None and not self.disk.fits(self._cache_bytes(), self.im_files, prefix):
             self.disk = None
         if cache == "ram" and self._fits_in_memory(prefix):
@@ -438,19 +429,6 @@ class LoadImagesAndLabels(Dataset):
         return perspective_matrix(draw, shape_in, shape_out), shape_out, draw.scale
 
 
-<<<<<<< HEAD
-def scratch(height: int, width: int) -> np.ndarray:
-    """Return a canvas (height, width, 4) with any content, for this thread alone, until it asks for the next one.
-
-    It is kept, because the system takes longer to hand out so much fresh memory than it takes to warp a mosaic.
-    """
-    if getattr(_kept, "canvas", None) is None or _kept.canvas.shape[:2] != (height, width):
-        _kept.canvas = np.empty((height, width, 4), np.uint8)
-    return _kept.canvas
-
-
-=======
->>>>>>> 6b1ab48 (Grey, deep and multi-band images end to end: channels and bits in the dataset YAML, first layer adapted, pages and animations frame by frame)
 def start_loader(worker: int) -> None:
     """Set up a loader process, see `start_worker`; the memory that it frees is kept for its next images."""
     keep_freed_memory()

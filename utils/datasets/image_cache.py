@@ -153,7 +153,6 @@ class ImageCache:
         return need <= 0.9 * free
 
     @classmethod
-<<<<<<< HEAD
     def of_images(
         cls,
         im_file: str,
@@ -161,6 +160,7 @@ class ImageCache:
         augment: bool,
         parent: str | Path | None = None,
         prefix: str = "",
+        kind: str = "",
     ) -> "ImageCache | None":
         """Keep the images of a dataset in a folder of their own.
 
@@ -172,6 +172,7 @@ class ImageCache:
                 that of the images, so that datasets with equal names have different ones. None: beside the images,
                 `train.images.cache`.
             prefix: of the messages.
+            kind: `PixelFormat.mark` of them.
 
         Returns:
             None, with a warning, if the folder beside the images cannot be written.
@@ -180,30 +181,15 @@ class ImageCache:
             OSError: `parent` cannot be written.
         """
         source = Path(os.path.abspath(im_file)).parent
-        folder, variant = source.with_name(f"{source.name}.images.cache"), f"{imgsz} {'train' if augment else 'val'}"
+        folder, variant = (
+            source.with_name(f"{source.name}.images.cache"),
+            f"{imgsz} {'train' if augment else 'val'}{kind}",
+        )
         if parent is not None:
             digest = hashlib.sha256(os.fsencode(source)).hexdigest()[:10]
             return cls(Path(parent) / f"{file_name(source.name)}-{digest}.images.cache", variant)
         try:
             return cls(folder, variant)
-=======
-    def beside(
-        cls, im_file: str, imgsz: int | tuple[int, int], augment: bool, prefix: str = "", kind: str = ""
-    ) -> "ImageCache | None":
-        """Keep the images of a dataset beside their folder, as `train.images.cache`; None, warned, if impossible.
-
-        Args:
-            im_file: one of them.
-            imgsz: see `LoadImagesAndLabels`.
-            augment: whether they are for training.
-            prefix: of the messages.
-            kind: `PixelFormat.mark` of them.
-        """
-        folder = Path(im_file).parent
-        folder = folder.with_name(f"{folder.name}.images.cache")
-        try:
-            return cls(folder, f"{imgsz} {'train' if augment else 'val'}{kind}")
->>>>>>> 6b1ab48 (Grey, deep and multi-band images end to end: channels and bits in the dataset YAML, first layer adapted, pages and animations frame by frame)
         except OSError as error:
             LOGGER.warning(f"{prefix}images not cached: {folder}: {error.strerror}; --cache-dir names another folder")
             return None
