@@ -6,9 +6,9 @@ from pathlib import Path
 
 import torch
 
-from engine.conversion.images import TooFewImages
 from engine.conversion.run import PASSES, Settings, convert
 from engine.training.state import Inputs
+from engine.unlabelled import TooFewImages
 from models.image_size import both_sides
 from models.weights.checkpoint import load_checkpoint
 from models.weights.twin import check_pairing, pair_layers, twin_table

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from engine.conversion.images import Images
 from engine.conversion.imitation import recorded_maps, relative_error
+from engine.unlabelled import Images
 from engine.validation.evaluation import ImageResult, Runner, Tally, evaluating
 from models.yolo import DetectionModel
 from utils.callbacks import Callbacks

@@ -5,13 +5,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from engine.conversion.check import Check
+from engine.unfinished import load_unfinished, save_unfinished
 from utils.console import LOGGER
-from utils.files import atomic_path
-from utils.model_files.inert_pickle import DamagedError, RefusedError
-from utils.model_files.torch_file import InertFile
 
 
 @dataclass
@@ -51,9 +47,7 @@ class Progress:
 
 def save_progress(progress: Progress, file: Path) -> None:
     """Write the state of a conversion; the file is replaced in one step."""
-    content = vars(progress) | {"checks": [vars(check) for check in progress.checks]}
-    with atomic_path(file) as tmp, tmp.open("wb") as stream:
-        torch.save(content, stream)
+    save_unfinished(vars(progress) | {"checks": [vars(check) for check in progress.checks]}, file)
 
 
 def load_progress(file: Path, key: Mapping[str, Any]) -> Progress | None:
@@ -63,17 +57,11 @@ def load_progress(file: Path, key: Mapping[str, Any]) -> Progress | None:
         file: of `save_progress`; it may be missing.
         key: what the conversion depends on now.
     """
-    if not file.is_file():
+    content = load_unfinished(file, key, "conversion")
+    if content is None:
         return None
     try:
-        with InertFile(file) as opened:
-            content = opened.content("cpu")
-        progress = Progress(**content | {"checks": [Check(**check) for check in content["checks"]]})
-    except (DamagedError, RefusedError, AttributeError, KeyError, TypeError) as error:
+        return Progress(**content | {"checks": [Check(**check) for check in content["checks"]]})
+    except (KeyError, TypeError) as error:
         LOGGER.warning(f"{file}: not the state of a conversion ({error}), so it starts anew")
         return None
-    changed = [name for name in key if progress.key.get(name) != key[name]]
-    if changed:
-        LOGGER.info(f"{file}: of a conversion that differs in {', '.join(changed)}, so this one starts anew")
-        return None
-    return progress

@@ -1,7 +1,6 @@
 """A conversion from teacher to twin: what is read, the phases, what is saved and reported."""
 
 import math
-import os
 import time
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
@@ -14,11 +13,12 @@ import torch
 from torch.utils.data import DataLoader
 
 from engine.conversion.check import Check, check_twin, measure_map, validation_loader
-from engine.conversion.images import Images
 from engine.conversion.imitation import Imitation, phases_of, rate_at
 from engine.conversion.progress import Progress, load_progress, save_progress
 from engine.conversion.stem import fit_stem_
 from engine.interrupts import Interrupts
+from engine.unfinished import refuse_existing
+from engine.unlabelled import Images, images_to_learn
 from models.image_size import check_img_size, input_stride
 from models.weights.checkpoint import (
     FOREIGN,
@@ -31,8 +31,6 @@ from models.weights.checkpoint import (
 from models.weights.twin import build_twin, check_pairing, derive_table, start_as_identity_, twin_table
 from utils.console import LOGGER, ProgressBar, colorstr, duration
 from utils.datasets.dataset import check_dataset
-from utils.datasets.lists import list_images
-from utils.datasets.reader import Split, pixels_of
 from utils.downloads.official_weights import LICENCE, LICENCE_NOTICE, find_weights
 from utils.files import check_place, file_sha256, yaml_save
 from utils.text import printable
@@ -349,26 +347,13 @@ def convert(
     """
     source = find_weights(source)
     table = check_dataset(data, needed=("train", "val")) if data else None
-    entries = [images] if isinstance(images, str | Path) else list(images or [])
-    if table:
-        if not pixels_of(table["train"]).plain:
-            raise ValueError(
-                f"{data}: a conversion learns from 8-bit colour images, not from {pixels_of(table['train'])}"
-            )
-        entries += split_images(table["train"])
-    if not entries:
-        raise ValueError("no images: pass --images FOLDER, or --data with a dataset YAML")
-    files = sorted(set(list_images(entries)))
-    if table:
-        files = without_validation(files, table)
+    files = images_to_learn(images, table, str(data))
     out = Path(out or f"{source.stem}-swinv2.pt")
     check_place(out)
     if out.resolve() == source.resolve():
         raise ValueError(f"--out {out} is the file of the teacher: choose another name")
     written = [out, out.with_suffix(".yaml")] if cfg == "twin" else [out]
-    for file in written:
-        if file.exists():
-            raise ValueError(f"{file} exists already: move it away, or choose another --out")
+    refuse_existing(written)
     state_file = out.with_name(f"{out.stem}.conversion.pt")
     ckpt = load_checkpoint(source)
     if ckpt["version"] == FOREIGN:
@@ -391,23 +376,3 @@ def convert(
     names = " and ".join(map(str, written))
     LOGGER.info(f"{PREFIX}saved as {names}; detect.py, val.py, export.py and train.py --weights {out} read it")
     return out
-
-
-def split_images(split: Any) -> list[str]:
-    """Return the folders or lists of the images of a split, whatever the format of its labels."""
-    entries = Split.of(split).images
-    return [str(entries)] if isinstance(entries, str | Path) else [str(entry) for entry in entries]
-
-
-def without_validation(files: list[str], table: Mapping[str, Any]) -> list[str]:
-    """Leave out the images that the dataset validates or tests with: they shall measure what they did not teach."""
-    used = {
-        os.path.realpath(file)
-        for key in ("val", "test")
-        if table[key]
-        for file in list_images([e for e in split_images(table[key]) if Path(e).exists()] or split_images(table["val"]))
-    }
-    kept = [file for file in files if os.path.realpath(file) not in used]
-    if len(kept) < len(files):
-        LOGGER.info(f"{PREFIX}{len(files) - len(kept)} images of the validation or test split left out")
-    return kept

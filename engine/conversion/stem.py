@@ -5,8 +5,8 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from engine.conversion.images import Images
 from engine.conversion.imitation import relative_error
+from engine.unlabelled import Images
 from models.common import Conv, Focus
 from models.weights.twin import copy_stem_
 from models.yolo import DetectionModel

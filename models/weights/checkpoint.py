@@ -50,6 +50,7 @@ FIELDS = {  # name -> what it holds
     "opt": "dict, the options of the run",
     "converted": "dict, record of `engine.conversion` of what the weights were converted from, or None; not in older "
     "files",
+    "pretrained": "dict, record of `engine.pretraining` if only the backbone is trained, or None; not in older files",
     "teacher": "dict, file and digest of the teacher of the run and the scale of its loss, or None; not in older files",
     "thresholds": "dict, confidences to use, found by `engine.validation.deployed`, or None; not in older files",
     "git": "str, state of the repository, or None",
@@ -85,6 +86,7 @@ YOUNGER_FIELDS = (
     "data",
     "progress",
     "converted",
+    "pretrained",
     "teacher",
     "thresholds",
 )  # None in older files
@@ -225,6 +227,7 @@ def _load_foreign(path: Path, foreign: Foreign, device: str | torch.device) -> d
         "hyp": foreign.hyp,
         "opt": foreign.opt,
         "converted": None,
+        "pretrained": None,
         "teacher": None,
         "thresholds": None,
         "git": foreign.git,
@@ -317,6 +320,11 @@ def build_model(ckpt: Mapping[str, Any], fuse: bool = False) -> DetectionModel:
         ValueError: the weights do not fit the model table of the checkpoint.
     """
     table = ckpt["yaml"]
+    if ckpt["pretrained"]:
+        raise ValueError(
+            "these weights are a backbone that was trained without labels, and no head detects: train them first, "
+            "python train.py --weights FILE --data my.yaml"
+        )
     _check_size(table, _weights(ckpt))
     model = DetectionModel(cfg=table, ch=table["ch"], nc=table["nc"], verbose=False)
     try:

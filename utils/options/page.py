@@ -5,6 +5,7 @@ from utils.options.convert import ConvertOptions
 from utils.options.detect import DetectOptions
 from utils.options.doctor import DoctorOptions
 from utils.options.export import ExportOptions
+from utils.options.pretrain import PretrainOptions
 from utils.options.split import SplitOptions
 from utils.options.table import Option, alternatives, options_of
 from utils.options.train import TrainOptions
@@ -19,6 +20,7 @@ PROGRAMS = {
     "export.py": ExportOptions,
     "python -m engine.convert": ConvertOptions,
     "python -m engine.doctor": DoctorOptions,
+    "python -m engine.pretrain": PretrainOptions,
     "python -m engine.split": SplitOptions,
 }
 HEAD = """# Options

@@ -1,9 +1,11 @@
-"""The images of a conversion: which are learned from, which are held out, and batches of them. Labels are not read."""
+"""Images to learn from without labels: which are learned from, which are held out, and batches of them."""
 
 import hashlib
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -23,15 +25,29 @@ from utils.augmentations import (
 from utils.console import LOGGER
 from utils.datasets.image_cache import free_memory
 from utils.datasets.images import decode_image
+from utils.datasets.lists import list_images
+from utils.datasets.reader import Split, pixels_of
 
-FEWEST, FEW = 16, 64  # images: below the first a conversion is refused, below the second it is warned of
+FEWEST, FEW = 16, 64  # images: fewer than the first are refused, fewer than the second are warned of
 HELD_OUT, MOST_HELD_OUT = 16, 64  # at least and at most that many are held out; between them a tenth
 SHARE_OF_MEMORY = 0.1  # of what is free: decoded images
 NO_BOXES = np.zeros((0, 5), np.float32)
 
 
 class TooFewImages(ValueError):  # noqa: N818
-    """There are fewer images than a conversion needs."""
+    """There are too few images."""
+
+
+def change_slightly(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Return an image moved, scaled and coloured a little, half of the time mirrored; its size stays.
+
+    Stronger changes, as in training, cost accuracy: the twin would imitate on images that it will not see.
+    """
+    size = image.shape[0], image.shape[1]
+    warp = perspective_matrix(draw_perspective(rng, translate=0.1, scale=0.25), size, size)
+    image, _ = apply_perspective(image, NO_BOXES, (), warp, size)
+    image = apply_hsv(image[..., :3], draw_hsv(rng, 0.015, 0.4, 0.3))
+    return apply_flips(image, NO_BOXES, draw_flips(rng, 0.0, 0.5))[0]
 
 
 class Images:
@@ -42,6 +58,8 @@ class Images:
         imgsz: long side of the images in pixels.
         seed: of order, choice and augmentation. Batches depend on seed and number alone.
         stride: the sides of batches are multiples of it.
+        change: augmentation, from an image (H, W, 3) BGR uint8 and a random generator to another image.
+        copies: processes that keep decoded images, each of its own.
 
     Attributes:
         learned: files to learn from. held_out: the others.
@@ -50,20 +68,28 @@ class Images:
         TooFewImages: fewer than `FEWEST`.
     """
 
-    def __init__(self, files: Sequence[str], imgsz: int, seed: int = 0, stride: int = 32) -> None:
+    def __init__(
+        self,
+        files: Sequence[str],
+        imgsz: int,
+        seed: int = 0,
+        stride: int = 32,
+        change: Callable[[np.ndarray, np.random.Generator], np.ndarray] = change_slightly,
+        copies: int = 1,
+    ) -> None:
         if len(files) < FEWEST:
             raise TooFewImages(
-                f"{len(files)} images; a conversion needs at least {FEWEST}, and works well from {FEW} on"
+                f"{len(files)} images; learning without labels needs at least {FEWEST}, and works well from {FEW} on"
             )
         if len(files) < FEW:
-            LOGGER.warning(f"only {len(files)} images: the twin may come near its teacher on these alone; add others")
+            LOGGER.warning(f"only {len(files)} images: what is learned may fit these alone; add others")
         order = np.random.default_rng((seed, 0)).permutation(len(files))
         count = min(max(len(files) // 10, HELD_OUT), MOST_HELD_OUT, len(files) // 2)
         self.held_out = [files[i] for i in sorted(order[:count])]
         self.learned = [files[i] for i in sorted(order[count:])]
-        self.imgsz, self.seed, self.stride = imgsz, seed, stride
+        self.imgsz, self.seed, self.stride, self.change = imgsz, seed, stride, change
         self._cache: dict[str, np.ndarray] = {}
-        self._room = (free_memory() or 0) * SHARE_OF_MEMORY
+        self._room = (free_memory() or 0) * SHARE_OF_MEMORY / copies
         self._damaged: set[str] = set()
 
     def fingerprint(self) -> str:
@@ -89,10 +115,10 @@ class Images:
 
     def held_out_batch(self, start: int, size: int) -> Tensor:
         """Return images held out as they are, (B, 3, H, W) in 0..1; the last batch is smaller."""
-        images = [self._read(file) for file in self.held_out[start : start + size]]
+        images = [self.read(file) for file in self.held_out[start : start + size]]
         return to_tensor(frame(images, self.stride))
 
-    def _read(self, file: str) -> np.ndarray:
+    def read(self, file: str) -> np.ndarray:
         """Return an image, BGR uint8, its long side at most `imgsz`; grey if it is damaged."""
         image = self._cache.get(file)
         if image is None:
@@ -113,16 +139,7 @@ class Images:
         return image
 
     def _augmented(self, file: str, rng: np.random.Generator) -> np.ndarray:
-        """Return an image moved, scaled and coloured a little, half of the time mirrored; its size stays.
-
-        Stronger changes, as in training, cost accuracy: the twin would imitate on images that it will not see.
-        """
-        image = self._read(file)
-        size = image.shape[0], image.shape[1]
-        warp = perspective_matrix(draw_perspective(rng, translate=0.1, scale=0.25), size, size)
-        image, _ = apply_perspective(image, NO_BOXES, (), warp, size)
-        image = apply_hsv(image[..., :3], draw_hsv(rng, 0.015, 0.4, 0.3))
-        return apply_flips(image, NO_BOXES, draw_flips(rng, 0.0, 0.5))[0]
+        return self.change(self.read(file), rng)
 
 
 def frame(images: Sequence[np.ndarray], stride: int) -> list[np.ndarray]:
@@ -141,3 +158,49 @@ def to_tensor(images: Sequence[np.ndarray]) -> Tensor:
     """Stack BGR images (H, W, 3) uint8 of one size to RGB, (B, 3, H, W) float32 in 0..1."""
     stacked = np.stack(images)[..., ::-1].transpose(0, 3, 1, 2)  # (B, 3, H, W)
     return torch.from_numpy(np.ascontiguousarray(stacked)).float() / 255
+
+
+def images_to_learn(
+    images: str | Path | Sequence[str | Path] | None, table: Mapping[str, Any] | None, source: str = ""
+) -> list[str]:
+    """Return the images that the user named, and the training images of a dataset; none that validates it.
+
+    Args:
+        images: folders or lists of images.
+        table: of `check_dataset`, or None.
+        source: its file, for messages.
+
+    Raises:
+        ValueError: neither is given, or the dataset has other than 8-bit colour images.
+        FileNotFoundError: of a folder or list.
+    """
+    entries = [images] if isinstance(images, str | Path) else list(images or [])
+    if table:
+        if not pixels_of(table["train"]).plain:
+            kind = pixels_of(table["train"])
+            raise ValueError(f"{source}: learning without labels takes 8-bit colour images, not {kind}")
+        entries += split_images(table["train"])
+    if not entries:
+        raise ValueError("no images: pass --images FOLDER, or --data with a dataset YAML")
+    files = sorted(set(list_images(entries)))
+    return without_validation(files, table) if table else files
+
+
+def split_images(split: Any) -> list[str]:
+    """Return the folders or lists of the images of a split, whatever the format of its labels."""
+    entries = Split.of(split).images
+    return [str(entries)] if isinstance(entries, str | Path) else [str(entry) for entry in entries]
+
+
+def without_validation(files: list[str], table: Mapping[str, Any]) -> list[str]:
+    """Leave out the images that the dataset validates or tests with: they shall measure what they did not teach."""
+    used = {
+        os.path.realpath(file)
+        for key in ("val", "test")
+        if table[key]
+        for file in list_images([e for e in split_images(table[key]) if Path(e).exists()] or split_images(table["val"]))
+    }
+    kept = [file for file in files if os.path.realpath(file) not in used]
+    if len(kept) < len(files):
+        LOGGER.info(f"{len(files) - len(kept)} images of the validation or test split left out")
+    return kept

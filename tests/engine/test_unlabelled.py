@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from engine.conversion.images import Images, frame, to_tensor
+from engine.unlabelled import Images, frame, to_tensor
 
 
 @pytest.fixture(scope="module")
@@ -57,12 +57,12 @@ def test_damaged_image_is_replaced_and_named_once(files, tmp_path, caplog):
     bad.write_bytes(b"no image")
     images = Images([*files, str(bad)], 32)
     for _ in range(2):
-        assert (images._read(str(bad)) == 114).all()
+        assert (images.read(str(bad)) == 114).all()
     assert caplog.text.count("bad.png: OpenCV cannot decode") == 1
 
 
 def test_too_few_images_are_refused_and_few_are_warned_of(files, caplog):
-    with pytest.raises(ValueError, match="15 images; a conversion needs at least 16"):
+    with pytest.raises(ValueError, match="15 images; learning without labels needs at least 16"):
         Images(files[:15], 32)
     Images(files, 32)
     assert "only 40 images" in caplog.text
