@@ -33,7 +33,7 @@ DOORS = {
     "numpy.load": ("utils/datasets/label_cache.py",),  # without pickle, behind a look at the sizes
     "numpy.fromfile": (
         "utils/datasets/image_cache.py",
-        "utils/datasets/reader.py",
+        "utils/datasets/images.py",
     ),  # bytes, with a checksum or for OpenCV
     "yaml.load": ("utils/files.py",),  # with a loader of few tags and bounded work
     "yaml.unsafe_load": (),

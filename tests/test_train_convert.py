@@ -108,7 +108,7 @@ def test_wrong_sibling_is_named_and_training_goes_on(place, caplog):
 
 def test_too_few_images_are_warned_of_and_weights_copied(place, tiny_dataset, caplog):
     inputs, begun = begin(place, data=str(tiny_dataset), imgsz=96)
-    assert "no conversion: 8 images; a conversion needs at least 16" in caplog.text
+    assert "no conversion: 8 images; learning without labels needs at least 16" in caplog.text
     assert "The weights that fit are copied" in caplog.text
     assert begun is inputs
 

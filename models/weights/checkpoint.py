@@ -320,7 +320,7 @@ def build_model(ckpt: Mapping[str, Any], fuse: bool = False) -> DetectionModel:
         ValueError: the weights do not fit the model table of the checkpoint.
     """
     table = ckpt["yaml"]
-    if ckpt["pretrained"]:
+    if ckpt.get("pretrained"):
         raise ValueError(
             "these weights are a backbone that was trained without labels, and no head detects: train them first, "
             "python train.py --weights FILE --data my.yaml"
