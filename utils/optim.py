@@ -163,6 +163,22 @@ def lr_factor(epoch: float, epochs: int, lrf: float, cosine: bool = False) -> fl
     return (1 - x) * (1 - lrf) + lrf
 
 
+def warmup_cosine(step: int, steps: int, warmup: float, last: float) -> float:
+    """Return the learning rate of a step as a fraction of its peak: a straight rise, then half a cosine.
+
+    Args:
+        step: 0 is the first.
+        steps: of the run.
+        warmup: part of the steps in which the rate rises; at least one does.
+        last: fraction of the peak towards which it falls.
+    """
+    rising = max(1, round(warmup * steps))
+    if step < rising:
+        return (step + 1) / rising
+    fall = (1 + math.cos(math.pi * (step - rising) / max(steps - rising, 1))) / 2
+    return last + (1 - last) * fall
+
+
 def warmup_iterations(warmup_epochs: float, batches: int, fewest: int = 100) -> int:
     """Return the length of the warmup in batches.
 

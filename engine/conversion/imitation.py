@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from models.weights.twin import run_layers
 from models.yolo import DetectionModel
 from utils.console import LOGGER
-from utils.optim import DECAY, param_groups
+from utils.optim import DECAY, param_groups, warmup_cosine
 
 RATE = 0.02  # peak of the learning rate
 WARMUP, LAST_RATE = 0.1, 0.01  # fraction of the steps in which the rate rises; fraction of the peak at the end
@@ -84,11 +84,7 @@ def onward_weight(block: Any) -> Tensor:
 
 def rate_at(step: int, steps: int) -> float:
     """Return the learning rate of a step: a straight rise to `RATE`, then half a cosine down to `LAST_RATE` of it."""
-    warmup = max(1, round(WARMUP * steps))
-    if step < warmup:
-        return RATE * (step + 1) / warmup
-    fall = (1 + math.cos(math.pi * (step - warmup) / max(steps - warmup, 1))) / 2
-    return RATE * (LAST_RATE + (1 - LAST_RATE) * fall)
+    return RATE * warmup_cosine(step, steps, WARMUP, LAST_RATE)
 
 
 @contextmanager

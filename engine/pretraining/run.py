@@ -28,7 +28,7 @@ from utils.console import LOGGER, ProgressBar, colorstr, duration
 from utils.datasets.dataset import check_dataset
 from utils.datasets.loader_processes import Loader, start_worker, workers_that_fit
 from utils.files import check_place, yaml_load
-from utils.optim import build_optimizer
+from utils.optim import build_optimizer, warmup_cosine
 from utils.paths import check_file
 from utils.torch_utils import amp_context
 
@@ -61,11 +61,7 @@ class Settings:
 
 def rate_at(step: int, steps: int) -> float:
     """Return the learning rate of a step: a straight rise to `RATE`, then half a cosine down to `LAST_RATE` of it."""
-    warmup = max(1, round(WARMUP * steps))
-    if step < warmup:
-        return RATE * (step + 1) / warmup
-    fall = (1 + math.cos(math.pi * (step - warmup) / max(steps - warmup, 1))) / 2
-    return RATE * (LAST_RATE + (1 - LAST_RATE) * fall)
+    return RATE * warmup_cosine(step, steps, WARMUP, LAST_RATE)
 
 
 class Pretraining:
