@@ -77,7 +77,8 @@ class Pretraining:
     Attributes:
         detector: the model of the YAML. model: its backbone with the layer that predicts pixels.
         step: number of the next step, of `steps`. losses: of the training since the last check. checks: for each one
-            step, loss of the training since the one before, loss of the images held out.
+            step, loss of the training since the one before, loss of the images held out. mean_colour: see
+            `error_of_mean`.
 
     Raises:
         ValueError: sizes that do not fit, or too few images.
@@ -104,6 +105,7 @@ class Pretraining:
         self.amp = choose_amp(settings.amp, device)
         self.scaler = torch.amp.GradScaler(device.type, enabled=self.amp == torch.float16)
         self.step, self.seconds, self.losses = 0, 0.0, [0.0, 0.0]
+        self.mean_colour = self.error_of_mean()
         self.checks: list[list[float]] = []
         self.key = {
             "table": repr(self.detector.yaml),
@@ -132,7 +134,7 @@ class Pretraining:
                 f"{self.settings.epochs} epochs, {self.steps} steps of {self.settings.batch_size} images"
             )
         begun = last_saved = time.monotonic()
-        before, self.losses_of_mean = self.seconds, self.error_of_mean()
+        before = self.seconds
         bar = ProgressBar[None](title=PREFIX, total=self.steps, done=self.step)
         with bar, interrupts.patient():
             for images, hidden in self.batches():
@@ -211,7 +213,7 @@ class Pretraining:
         epoch = self.step * self.settings.batch_size / len(self.images.learned)
         LOGGER.info(
             f"{PREFIX}epoch {epoch:.0f}: loss {self.checks[-1][1]:.4f}, of images held out {held_out:.4f} "
-            f"({self.losses_of_mean:.4f} for the mean colour of what is seen)"
+            f"({self.mean_colour:.4f} for the mean colour of what is seen)"
         )
 
     def error_of_mean(self) -> float:
@@ -267,7 +269,7 @@ class Pretraining:
             "settings": asdict(self.settings),
             "images": len(self.images.learned),
             "checks": self.checks,
-            "mean_colour": self.losses_of_mean,
+            "mean_colour": self.mean_colour,
             "seconds": round(self.seconds, 1),
         }
         fields = dict.fromkeys(TRAINING_FIELDS) | {
