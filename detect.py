@@ -45,6 +45,7 @@ from models.image_size import choose_size
 from models.runtimes.backends import DetectMultiBackend
 from models.weights.checkpoint import strip_optimizer
 from utils.console import LOGGER, log_options
+from utils.datasets.tiles import tile_sides
 from utils.downloads.official_weights import find_weights
 from utils.options.table import takes_options
 from utils.paths import ROOT, run_folder
@@ -125,8 +126,8 @@ def run(options: DetectOptions, *, stream: bool = False) -> list[Result] | Itera
         tracker = _open_tracker(o, opened, conf)
         low = Tracker.lowest(conf) if tracker and not o.slice else conf  # tiles are joined by what is shown alone
         settings = Settings(
-            size, low, o.iou_thres, o.max_det, find_classes(o.classes, model), o.agnostic_nms, o.augment, o.slice,
-            o.overlap,
+            size, low, o.iou_thres, o.max_det, find_classes(o.classes, model), o.agnostic_nms, o.augment,
+            tile_sides(o.slice), o.overlap,
         )  # fmt: skip
         predictor = Predictor(model, settings)
         model.check_suppression(conf, o.iou_thres, o.max_det, o.agnostic_nms)
@@ -284,7 +285,8 @@ def log_confidence(
         LOGGER.info(f"confidence by class: {', '.join(named[:NAMED])}{more}: best F1 of each {where}")
     else:
         LOGGER.info(f"confidence {conf:g}: {f'best F1 {f1:.2f}' if asked == 'best' else asked} {where}")
-    others = [name for name, on in (("--augment", o.augment), ("--slice", o.slice)) if on]
+    others = ["--augment"] if o.augment else []
+    others += ["--slice" if o.slice else "no --slice"] if o.slice != known.get("slice", 0) else []
     others += ["an int8 file"] if getattr(model.backend, "metadata", {}).get("int8") is True else []
     if others or iou != o.iou_thres or not 0.8 * measured <= size <= 1.2 * measured:
         LOGGER.warning(

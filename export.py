@@ -161,7 +161,7 @@ def brief(thresholds: Mapping[str, Any]) -> dict[str, Any]:
     """Return the thresholds of a checkpoint as a file for detection needs them: few numbers, all keys strings."""
     kept = {
         key: thresholds[key]
-        for key in ("conf", "low", "high", "f1", "images", "imgsz", "iou_thres", "as_detect")
+        for key in ("conf", "low", "high", "f1", "images", "imgsz", "iou_thres", "as_detect", "slice", "overlap")
         if key in thresholds
     }
     for table in ("classes", "for_precision"):

@@ -33,7 +33,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
@@ -57,7 +56,7 @@ from engine.training.recovery import check_epoch, check_step, out_of_memory, rol
 from engine.training.state import Inputs, Plan, State, choose_amp, prepare, read_inputs, save, save_progress
 from engine.training.trained_start import say_if_start_is_best, score_start, settle_hyp, starts_trained
 from engine.training.tuner import Search, read_population, run_genetic, run_optuna
-from models.image_size import both_sides
+from models.image_size import vary_size
 from models.weights.checkpoint import strip_optimizer
 from utils.annotate import plot_images
 from utils.callbacks import Callbacks
@@ -85,6 +84,7 @@ from utils.loss import ComputeLoss
 from utils.metrics import fitness
 from utils.optim import accumulate_at, set_schedule_
 from utils.options.table import arguments, as_dict, checked
+from utils.options.val import ValOptions
 from utils.paths import ROOT as ROOT
 from utils.paths import command, run_folder
 from utils.plots import plot_results
@@ -93,17 +93,6 @@ from utils.torch_utils import amp_context, init_seeds, parse_device, select_devi
 TRAIN_BATCHES_DRAWN = 3
 SETTINGS = ("hyp.yaml", "opt.yaml", "transfer.csv", "labels.jpg", "labels_correlogram.jpg", "events.out.tfevents.*")
 FILE = Path(__file__).resolve()
-
-
-def scale_batch(images: Tensor, plan: Plan, ni: int) -> Tensor:
-    """Resize a batch to a random size of 0.5 to 1.5 times the image size, drawn from seed and iteration alone."""
-    rng, stride, longest = np.random.default_rng((plan.options.seed, ni)), plan.stride, max(both_sides(plan.imgsz))
-    size = int(rng.integers(longest // 2, longest * 3 // 2 + stride)) // stride * stride
-    factor = size / (longest * 2 if plan.options.quad else longest)  # rectangular batches may be smaller
-    if factor == 1:
-        return images
-    shape = [max(math.ceil(side * factor / stride) * stride, stride) for side in images.shape[2:]]
-    return F.interpolate(images, size=shape, mode="bilinear", align_corners=False)
 
 
 def forward_backward(
@@ -219,7 +208,7 @@ def train_one_epoch(
         accumulate = min(accumulate_at(ni, plan.warmup, options.batch_size, hyp.nominal_batch), plan.batches)
         set_schedule_(state.optimizer, ni, plan.warmup, state.epoch, options.epochs, hyp, cosine=options.cos_lr)
         if options.multi_scale:
-            images = scale_batch(images, plan, ni)
+            images = vary_size(images, plan.imgsz, plan.stride, (options.seed, ni), options.quad)
 
         # forward and backward; looking at the loss waits for the device, which the progress bar does anyway
         items = forward_backward(state, plan, images, targets, compute_loss)
@@ -281,9 +270,14 @@ def break_off_validation(interrupts: Interrupts) -> Callable[[], None]:
     return look
 
 
-def limits(plan: Plan) -> dict[str, int]:
-    """Return the limit of detections as an argument of `val.run`, whose defaults hold if it was not given."""
-    return {} if plan.options.max_det is None else {"max_det": plan.options.max_det}
+def limits(plan: Plan) -> dict[str, Any]:
+    """Return the options that training and validation share as arguments of `val.run`; those given, without defaults.
+
+    These are the limit of detections, and tiles, which the loader of the validation has already.
+    """
+    o = plan.options
+    tiles = {"slice": o.slice, "overlap": o.overlap} if o.slice else {}
+    return tiles if o.max_det is None else {"max_det": o.max_det, **tiles}
 
 
 def evaluate(
@@ -330,7 +324,7 @@ def finish(
         line = command(
             "python", "val.py", "--weights", best, "--data", plan.options.data, "--img", *size_text(plan.imgsz).split(),
             "--batch-size", str(plan.options.batch_size * 2), *["--single-cls"] * plan.options.single_cls,
-            *(word for n in limits(plan).values() for word in ("--max-det", str(n))),
+            *arguments(ValOptions(**limits(plan))),
             *(["--classes", *map(str, plan.options.classes)] if plan.options.classes else []),
         )  # fmt: skip
         LOGGER.info(f"To reproduce these numbers: {line}")

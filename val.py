@@ -3,6 +3,7 @@
 python val.py --weights runs/train/exp/weights/best.pt --data data/demo.yaml --img 640
 python val.py --weights best.pt --data data/coco.yaml --iou 0.65 --task test --save-txt --save-conf
 python val.py --weights best.pt --data data/demo.yaml --as-detect    # counts exactly what detect.py gives
+python val.py --weights best.pt --data aerial.yaml --slice 640       # large images in tiles, as detect.py --slice
 python val.py --weights best.pt --data data/coco128.yaml --task speed --batch-size 1 --device 0
 python val.py --weights small.pt large.pt --data data/coco.yaml --task study    # image sizes 256 to 1536
 """
@@ -52,7 +53,7 @@ from engine.validation.evaluation import (
 from engine.validation.frames import as_detect
 from engine.validation.study import StudyFolder
 from models.detector import find_confidence
-from models.image_size import both_sides, choose_size, input_stride, square_or_both
+from models.image_size import both_sides, choose_size, default_size, input_stride, square_or_both
 from models.runtimes.backends import DetectMultiBackend
 from models.weights.checkpoint import add_thresholds
 from utils.callbacks import Callbacks
@@ -61,6 +62,7 @@ from utils.dataloaders import create_dataloader
 from utils.datasets.dataset import check_dataset, result_ids
 from utils.datasets.images import COLOR8, PixelFormat, check_pixels
 from utils.datasets.output_names import unique_stems
+from utils.datasets.tiles import tile_grid, tile_sides
 from utils.downloads.official_weights import find_weights
 from utils.files import yaml_save
 from utils.metrics import ApResult
@@ -131,10 +133,10 @@ def run(
 
     Args:
         options: fields of `ValOptions` as arguments, such as `run("my.yaml", "best.pt", imgsz=320)`. With a
-            `dataloader`, `data` is the mapping that `check_dataset` returned, and `as_detect`, `batch_size`, `imgsz`,
-            `task` and `workers` have no effect; with a `model`, which stays where it is, `weights` only name the JSON
-            file. `save_hybrid` sets `save_txt`, and the metrics then say nothing about the model. `half` needs CUDA;
-            with weights it warns elsewhere.
+            `dataloader`, `data` is the mapping that `check_dataset` returned, `as_detect`, `batch_size`, `task` and
+            `workers` have no effect, and `imgsz`, `slice` and `overlap` are only logged and recorded; with a `model`,
+            which stays where it is, `weights` only name the JSON file. `save_hybrid` sets `save_txt`, and the metrics
+            then say nothing about the model. `half` needs CUDA; with weights it warns elsewhere.
         model: validate this model; it is evaluated as it is and left in the mode it was in.
         dataloader: batches as `create_dataloader` makes them, without augmentation.
         save_dir: folder for the files, if not by hand; made if files are asked for.
@@ -180,7 +182,7 @@ def run(
     tally = Tally(len(names), deployment, details=thresholds or o.report)
     runner = Runner(
         model, ap_confidence(o), o.iou_thres, o.max_det, o.single_cls, half, compute_loss, o.augment, o.save_hybrid,
-        deployment, class_map,
+        deployment, class_map, getattr(dataloader.dataset, "tile", None) is not None,
     )  # fmt: skip
     callbacks.run("on_val_start")
     with evaluating(model):
@@ -241,6 +243,10 @@ def columns_note(best: float | None, deployment: Deployment, o: ValOptions) -> s
     frames = ""
     if deployment.padded:
         frames = "; images padded by half a stride as in YOLOv5 (not with --as-detect)"
+    elif o.slice:
+        frames = (
+            f"; images and tiles of {size_text(o.slice)} joined as by detect.py --slice, the best class of each box"
+        )
     elif o.as_detect:
         frames = "; images framed as by detect.py, so mAP differs a little from that of YOLOv5"
     return (
@@ -282,7 +288,9 @@ def keep_thresholds(
         "iou_thres": float(tally.deployment.iou),
         "augment": o.augment,
         "single_cls": o.single_cls,
-        "as_detect": o.as_detect,
+        "as_detect": o.as_detect or bool(o.slice),
+        "slice": o.slice,
+        "overlap": o.overlap,
     }
     if save_dir != Path(""):
         save_dir.mkdir(parents=True, exist_ok=True)
@@ -351,7 +359,7 @@ def _open_weights(o: ValOptions) -> tuple[DetectMultiBackend, ValOptions]:
     named = None if o.single_cls else yaml_file
     backend = DetectMultiBackend(o.weights or [], device, dnn=o.dnn, data=named, fp16=o.half, window=o.window)
     _check_suppression(backend, o)
-    return backend, replace(o, imgsz=default_size(o.imgsz, backend))
+    return backend, replace(o, imgsz=default_size(o.imgsz, backend.trained_size, backend.imgsz))
 
 
 def _read_dataset(data: Any, model: Any, split: str, classes: Sequence[int | str] | None) -> dict[str, Any]:
@@ -394,14 +402,6 @@ def _check_suppression(backend: DetectMultiBackend, o: ValOptions) -> None:
         )
 
 
-def default_size(imgsz: int | list[int], model: DetectMultiBackend) -> int | list[int]:
-    """Return --imgsz; where nobody gave it, what a file takes or was trained with, if that is no square of any size."""
-    known = model.imgsz or model.trained_size
-    if not isinstance(imgsz, Untouched) or not known:
-        return imgsz
-    return known[0] if known[0] == known[1] else list(known)
-
-
 def _check_settings(o: ValOptions) -> None:
     """Raise ValueError for settings that cannot work; warn of those that mislead."""
     if o.coco:
@@ -424,10 +424,19 @@ def _check_settings(o: ValOptions) -> None:
             f"--save-thresholds writes into one checkpoint (.pt), not into {', '.join(map(str, o.weights))}: "
             "validate the checkpoint, and export it again"
         )
-    if o.as_detect and o.task == "speed":
-        raise ValueError("--task speed times frames of one size: remove --as-detect")
+    if o.task == "speed" and (o.as_detect or o.slice):
+        raise ValueError(f"--task speed times frames of one size: remove {'--slice' if o.slice else '--as-detect'}")
+    _check_slice(o)
     if o.save_hybrid:
         LOGGER.warning("--save-hybrid adds the labels to the detections: the metrics are those of the labels")
+
+
+def _check_slice(o: ValOptions) -> None:
+    """Raise ValueError for tiles that cannot be."""
+    if o.slice:
+        tile_grid(1, 1, o.slice, o.overlap)  # checks them
+        if o.save_hybrid:
+            raise ValueError("--save-hybrid adds the labels to the detections, which tiles would cut: remove --slice")
 
 
 def _class_names(data: Mapping[str, Any], model: Any, by_hand: bool) -> dict[int, str]:
@@ -449,7 +458,7 @@ def _make_loader(data: Mapping[str, Any], model: nn.Module, o: ValOptions) -> Da
     """Load one split as training validates it: rectangular batches with half a stride of padding.
 
     `speed` and files of one size: each image in a frame of the whole size; likewise with height and width. `as_detect`:
-    each image in the frame that detect.py gives it.
+    each image in the frame that detect.py gives it; `slice` too, with its tiles.
     """
     stride = model.stride if isinstance(model, DetectMultiBackend) else input_stride(model.stride)
     split = "val" if o.task == "speed" else o.task
@@ -462,7 +471,8 @@ def _make_loader(data: Mapping[str, Any], model: nn.Module, o: ValOptions) -> Da
             + size_text(square_or_both(fixed))
         )
     square = isinstance(o.imgsz, int) or len(o.imgsz) == 1
-    rect = o.task != "speed" and not fixed and square and not o.as_detect
+    tile = tile_sides(o.slice)
+    rect = o.task != "speed" and not fixed and square and not o.as_detect and not tile
     sides = choose_size(o.imgsz, stride)
     batch_size = getattr(model, "batch_size", None) or o.batch_size
     found = create_dataloader(
@@ -478,7 +488,9 @@ def _make_loader(data: Mapping[str, Any], model: nn.Module, o: ValOptions) -> Da
         prefix=colorstr(f"{split}: "),
         pin_memory=(getattr(model, "device", None) or next(model.parameters()).device).type == "cuda",
     )
-    return as_detect(*found, None if fixed else stride, batch_size) if o.as_detect else found[0]
+    if not (o.as_detect or tile):
+        return found[0]
+    return as_detect(*found, None if fixed else stride, batch_size, tile, o.overlap)
 
 
 # Command line ---------------------------------------------------------------------------------------------------------

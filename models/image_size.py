@@ -4,7 +4,9 @@ import math
 from collections.abc import Sequence
 from typing import overload
 
+import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from utils.console import LOGGER, size_text
@@ -60,7 +62,9 @@ def both_sides(imgsz: int | Sequence[int]) -> tuple[int, int]:
     """
     sides = [imgsz] if isinstance(imgsz, int) else list(imgsz)
     if len(sides) not in (1, 2) or min(sides) < 1:
-        raise ValueError(f"--imgsz is {size_text(sides)}, but must be one size, or a height and a width, in pixels")
+        raise ValueError(
+            f"--imgsz is {size_text(sides) or 'empty'}, but must be one size, or a height and a width, in pixels"
+        )
     return sides[0], sides[-1]
 
 
@@ -84,8 +88,20 @@ def trained_size(recorded: object) -> tuple[int, int] | None:
     return height, width
 
 
+def default_size(
+    imgsz: int | list[int], trained: tuple[int, int] | None, fixed: tuple[int, int] | None
+) -> int | list[int]:
+    """Return the image size of --imgsz or, where nobody gave it, `fixed` or `trained`, see `choose_size`."""
+    known = fixed or trained
+    if not isinstance(imgsz, Untouched) or known is None:
+        return imgsz
+    if not fixed:
+        LOGGER.info(f"image size {size_text(known)} (height width), as the model was trained: --img was not given")
+    return list(known) if known[0] != known[1] else known[0]
+
+
 def choose_size(
-    imgsz: int | Sequence[int],
+    imgsz: int | list[int],
     stride: int,
     trained: tuple[int, int] | None = None,
     fixed: tuple[int, int] | None = None,
@@ -103,12 +119,31 @@ def choose_size(
     Raises:
         ValueError: not one or two numbers of at least 1.
     """
-    asked = both_sides(imgsz)
-    if isinstance(imgsz, Untouched):
-        asked = fixed or trained or asked
+    asked = both_sides(default_size(imgsz, trained, fixed))
     if fixed:
         return asked
     if asked[0] == asked[1]:
         side = check_img_size(asked[0], stride, floor)
         return side, side
     return check_img_size(asked[0], stride, floor), check_img_size(asked[1], stride, floor)
+
+
+def vary_size(
+    images: Tensor, imgsz: int | tuple[int, int], stride: int, seed: tuple[int, ...], quad: bool = False
+) -> Tensor:
+    """Resize a batch (B, C, H, W) to a random size of 0.5 to 1.5 times the image size, for training.
+
+    Args:
+        images: of the image size or, in rectangular batches, within it.
+        imgsz: a side, or height and width.
+        stride: the sides become multiples of it.
+        seed: of the draw, so that it depends on nothing else.
+        quad: the images have twice the size.
+    """
+    rng, longest = np.random.default_rng(seed), max(both_sides(imgsz))
+    size = int(rng.integers(longest // 2, longest * 3 // 2 + stride)) // stride * stride
+    factor = size / (longest * 2 if quad else longest)
+    if factor == 1:
+        return images
+    shape = [max(math.ceil(side * factor / stride) * stride, stride) for side in images.shape[2:]]
+    return F.interpolate(images, size=shape, mode="bilinear", align_corners=False)

@@ -80,15 +80,20 @@ REFUSED = {  # of clouds, and of formats that are not exported
 OURS = {
     "train": {
         "--amp": "auto", "--activation-checkpointing": False, "--checkpoint-stages": None, "--window": None,
+        "--slice": 0, "--overlap": 0.2,
         "--shard-optimizer": False, "--tuner": "genetic", "--storage": "", "--logger": [], "--nan-policy": "stop",
         "--convert": "auto", "--unlabeled": [], "--freeze-bn": False, "--strip": False,
         "--metric": "fitness",
         "--teacher": "", "--distill-from": "outputs", "--close-mosaic": None, "--max-det": None,
         "--classes": None, "--cache-dir": "",
     },
-    "val": {**flags("--as-detect", "--report", "--save-thresholds", "--coco"), "--window": None, "--classes": None},
+    "val": {
+        **flags("--as-detect", "--report", "--save-thresholds", "--coco"), "--window": None, "--classes": None,
+        "--slice": 0, "--overlap": 0.2,
+    },
     "detect": {
-        **flags("--save-json", "--save-frames", "--report"), "--window": None, "--slice": 0, "--overlap": 0.2,
+        **flags("--save-json", "--save-frames", "--report"), "--window": None,
+        "--slice": 0, "--overlap": 0.2,
         "--batch-size": None, "--as-dataset": None, "--track": False,
     },
     "export": {"--calibration": 128, "--check-tensorrt": False},

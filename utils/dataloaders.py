@@ -14,6 +14,7 @@ import sys
 import time as time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from multiprocessing.pool import ThreadPool
 from pathlib import Path
 from typing import Any
@@ -62,9 +63,9 @@ from utils.datasets.lists import img2label_paths as img2label_paths
 from utils.datasets.loader_processes import InfiniteDataLoader, Loader, start_worker, workers_that_fit
 from utils.datasets.loader_processes import seed_worker as seed_worker
 from utils.datasets.mosaics import draw_mosaic, draw_mosaic9, lay_images, lay_labels, mosaic4, mosaic9, overlap, scratch
-from utils.datasets.reader import pixels_of
-from utils.datasets.reader import verify_image_label as verify
+from utils.datasets.reader import pixels_of, verify_pair
 from utils.datasets.sampling import EpochSampler
+from utils.datasets.tiles import cut_into_tiles, whole_images
 from utils.hyp import Hyp
 from utils.torch_utils import keep_freed_memory
 
@@ -101,10 +102,15 @@ class LoadImagesAndLabels(Dataset):
         seed: of all random numbers, 0 or more.
         nc: number of classes; labels of other classes are reported and left out. None accepts any.
         cache_dir: folder for the files of `disk`, which else are beside the images.
+        tile: height and width in pixels; the tiles of larger images are samples too (`cut_into_tiles`), and then an
+            image is a sample in all that follows.
+        overlap: of the tiles, see `tile_grid`.
 
     Attributes:
         im_files, label_files: N paths.
         pixels: `PixelFormat` of the images.
+        found: the `LabelSet` of the whole images.
+        samples: what each of them shows (`Samples`).
         img_size, frame: the largest side of a sample, and (height, width) of samples not of `batch_shapes`.
         pad: of `batch_shapes`, in strides.
         labels: N arrays (M, 5) float32 `[class, xywhn]`, relative to the original image.
@@ -146,6 +152,8 @@ class LoadImagesAndLabels(Dataset):
         *,
         nc: int | None = None,
         cache_dir: str | Path | None = None,
+        tile: tuple[int, int] | None = None,
+        overlap: float = 0.2,
     ) -> None:
         hyp = Hyp.from_dict(hyp) if isinstance(hyp, Mapping) else hyp
         rect = rect and not image_weights
@@ -159,10 +167,13 @@ class LoadImagesAndLabels(Dataset):
         self.stride, self.pad, self.mosaic = stride, pad * rect, augment and not rect
         self.close_at: int | None = None
         self.pixels = pixels_of(path)
-        found = load_labels(path, nc=None if single_cls else nc, prefix=prefix)
-        self.im_files, self.label_files = found.im_files, found.label_files
-        self.labels, self.segments, self.shapes = found.labels, found.segments, found.sizes
+        self.found = found = load_labels(path, nc=None if single_cls else nc, prefix=prefix)
+        if single_cls:
+            found.labels = [np.concatenate((x[:, :1] * 0, x[:, 1:]), 1) for x in found.labels]
+        self.samples = cut_into_tiles(found, tile, overlap, seed, prefix) if tile else whole_images(found)
+        self.im_files, self.label_files = self.samples.of(found.im_files), self.samples.of(found.label_files)
         self.messages = found.messages
+        self.labels, self.segments, self.shapes = self.samples.labels, self.samples.segments, self.samples.sizes
         if min_items > 0:
             self._reorder(np.flatnonzero([len(x) >= min_items for x in self.labels]))
             if not self.im_files:
@@ -176,8 +187,6 @@ class LoadImagesAndLabels(Dataset):
             if augment:
                 raise ValueError(message)
             LOGGER.warning(f"{message} All metrics will be 0")
-        if single_cls:
-            self.labels = [np.concatenate((x[:, :1] * 0, x[:, 1:]), 1) for x in self.labels]
         self.batch_size = batch_size
         self.batch_shapes = None
         if rect:
@@ -187,10 +196,7 @@ class LoadImagesAndLabels(Dataset):
         with suppress(RuntimeError):  # no room in /dev/shm: each worker then reports a damaged image by itself
             self._damaged.share_memory_()  # known to all workers, reported by one
         self.images: list[np.ndarray] | None = None
-        disk = self.im_files[0], img_size, augment, cache_dir, prefix, self.pixels.mark
-        self.disk = ImageCache.of_images(*disk) if cache == "disk" else None
-        if self.disk is not None and not self.disk.fits(self._cache_bytes(), self.im_files, prefix):
-            self.disk = None
+        self.disk = self._open_disk(img_size, cache_dir, prefix) if cache == "disk" else None
         if cache == "ram" and self._fits_in_memory(prefix):
             with ThreadPool(min(8, os.cpu_count() or 1)) as pool:
                 read = pool.imap(self._read_resized, range(self.n))
@@ -202,6 +208,12 @@ class LoadImagesAndLabels(Dataset):
     def img_files(self) -> list[str]:
         """Paths of the images: `im_files`, as YOLOv5 up to 6.1 called them."""
         return self.im_files
+
+    def _open_disk(self, size: Any, cache_dir: str | Path | None, prefix: str) -> ImageCache | None:
+        """Return where `disk` keeps the resized images of an image size; None if they do not fit there."""
+        disk = ImageCache.of_images(self.im_files[0], size, self.augment, cache_dir, prefix, self.pixels.mark)
+        parts = [self.samples.name(i) for i in range(self.n)]
+        return disk if disk is not None and disk.fits(self._cache_bytes(), self.im_files, prefix, parts) else None
 
     def _fits_in_memory(self, prefix: str) -> bool:
         """Return whether all resized images fit into 90 % of the free memory (on Linux; assumed elsewhere).
@@ -227,7 +239,7 @@ class LoadImagesAndLabels(Dataset):
         for name in ("im_files", "label_files", "labels", "segments"):
             values = getattr(self, name)
             setattr(self, name, [values[i] for i in order])
-        self.shapes = self.shapes[order]
+        self.shapes, self.samples = self.shapes[order], self.samples.take(order)
 
     def __len__(self) -> int:
         return self.n
@@ -285,10 +297,10 @@ class LoadImagesAndLabels(Dataset):
         The folder does not count, so a dataset that was moved stays the same.
         """
         digest = hashlib.sha256(self.shapes.tobytes())
-        for file, labels in zip(self.im_files, self.labels, strict=True):
+        for i, (file, labels) in enumerate(zip(self.im_files, self.labels, strict=True)):
             size = os.path.getsize(file) if os.path.exists(file) else 0
             digest.update(f"{os.path.basename(file)}\0{size}\0{len(labels)}\0".encode(errors="surrogateescape"))
-            digest.update(labels.tobytes())
+            digest.update(labels.tobytes() + self.samples.name(i).encode())
         return {"images": self.n, "digest": digest.hexdigest()}
 
     # Parts of a sample ------------------------------------------------------------------------------------------------
@@ -312,8 +324,9 @@ class LoadImagesAndLabels(Dataset):
         A damaged image is grey.
         """
         if self.disk is not None and not self._damaged[index]:
-            shape, channels = self._resized(index), self.pixels.channels
-            im = self.disk.get(self.im_files[index], shape, lambda: self._read_resized(index), channels)
+            shape, part = self._resized(index), self.samples.name(index)
+            make = partial(self._read_resized, index)
+            im = self.disk.get(self.im_files[index], shape, make, self.pixels.channels, part)
         else:
             im = self._read_resized(index) if self.images is None else self.images[index]
         return self.pixels.scaled(im)
@@ -329,11 +342,13 @@ class LoadImagesAndLabels(Dataset):
         width, height = self.shapes[index].tolist()
         size = self._resized(index)[::-1]
         k, flags = 1, cv2.IMREAD_COLOR
-        if self.augment and self.pixels.plain and self.im_files[index].lower().endswith((".jpg", ".jpeg")):
+        jpeg = self.pixels.plain and self.im_files[index].lower().endswith((".jpg", ".jpeg"))
+        if self.augment and jpeg and not self.samples.is_tile(index):
             k, flags = next((pair for pair in REDUCED if max(width, height) // pair[0] >= max(size)), (k, flags))
         im = None if self._damaged[index] else self._decode(index, flags, k)
         if im is None:
             return np.full((size[1], size[0], self.pixels.channels), FILL, np.uint8)
+        im = self.samples.crop(index, im)
         if im.shape[1::-1] == size:
             return im
         smooth = self.augment or max(size) > max(width, height)
@@ -341,7 +356,7 @@ class LoadImagesAndLabels(Dataset):
 
     def _decode(self, index: int, flags: int, k: int) -> np.ndarray | None:
         """Decode an image at 1/k of its size; mark and report it, and return None, if that fails."""
-        width, height = self.shapes[index].tolist()
+        width, height = self.samples.whole_sizes[index].tolist()
         im, problem = None, "OpenCV cannot decode this image"
         try:
             file, pixels = self.im_files[index], self.pixels
@@ -352,7 +367,7 @@ class LoadImagesAndLabels(Dataset):
             return im
         if im is not None:
             problem = f"decoded as {im.shape[1]} x {im.shape[0]} pixels (1/{k}), not {width} x {height} as before"
-        self._damaged[index] = True
+        self._damaged[torch.from_numpy(self.samples.source == self.samples.source[index])] = True
         LOGGER.warning(f"{self.im_files[index]}: {problem}. It is replaced by a grey background; fix or remove it")
         return None
 
@@ -459,6 +474,8 @@ def create_dataloader(
     pin_memory: bool = False,
     world_size: int = 1,
     cache_dir: str | Path | None = None,
+    tile: tuple[int, int] | None = None,
+    overlap: float = 0.2,
 ) -> tuple[DataLoader, LoadImagesAndLabels]:
     """Make the dataset of one split and a loader of its batches.
 
@@ -492,6 +509,8 @@ def create_dataloader(
         pin_memory: put batches into page-locked memory, for CUDA; the environment variable PIN_MEMORY=false forbids it.
         world_size: processes that share the batches; `batch_size`, of all together, is a multiple of it.
         cache_dir: see `LoadImagesAndLabels`.
+        tile: see `LoadImagesAndLabels`.
+        overlap: there, too.
 
     Returns:
         The loader of batches as `collate` makes them, and its dataset.
@@ -526,6 +545,8 @@ def create_dataloader(
         seed=seed,
         nc=nc,
         cache_dir=cache_dir,
+        tile=tile,
+        overlap=overlap,
     )
     batch_size = min(batch_size, -(-dataset.n // world_size) * world_size)
     workers = min(workers, (os.cpu_count() or 1) // world_size, batch_size if batch_size > 1 else 0)
@@ -554,25 +575,7 @@ def create_dataloader(
 
 
 # YOLOv5's other names at this address ---------------------------------------------------------------------------------
-def verify_image_label(args: tuple[str, str, str]) -> list[Any]:
-    """Check one image and read its labels (`reader.verify_image_label`).
-
-    Args:
-        args: image, label file, and what to put before the message.
-
-    Returns:
-        Image file, or None if it cannot be used; labels (M, 5) `[class, xywhn]`; (width, height); polygons xyn; 1 or 0
-        for a missing label file, a found, an empty and a corrupt one; message, "" for none.
-    """
-    im_file, lb_file, prefix = args
-    found = verify(im_file, lb_file)
-    counts = [int(found.state == state) for state in ("missing", "found", "empty")]
-    message = f"{prefix}{'; '.join(found.messages)}" if found.messages else ""
-    if not found.ok:
-        return [None, None, None, None, *counts, 1, message]
-    return [im_file, found.labels, found.size, found.segments, *counts, 0, message]
-
-
+verify_image_label = verify_pair
 _ABOVE = ("LoadImages", "LoadStreams", "LoadScreenshots")
 _LEFT_OUT = {
     "ClassificationDataset": "only detection is here: {} belongs to classification of YOLOv5",

@@ -21,7 +21,6 @@ COPIES = 5  # label files with equal content
 
 def check_tiny(data: Dataset) -> Iterator[Finding]:
     """Report boxes that are too small for the size of the network input."""
-    at = size_text(data.imgsz)
     for split in data.splits.values():
         short = data.net_sides(split).min(1)
         rows = np.flatnonzero(short < TINY)
@@ -29,10 +28,10 @@ def check_tiny(data: Dataset) -> Iterator[Finding]:
             smallest = max(float(np.quantile(short[rows], 0.1)), 1e-6)
             sides = [side * TINY / smallest for side in ([data.imgsz] if isinstance(data.imgsz, int) else data.imgsz)]
             larger = [-(-int(need) // 32) * 32 for need in sides]
-            size = f"--img {size_text(larger)}" if max(sides) <= 4096 else "--slice in detect.py, or tiles"
+            size = f"--img {size_text(larger)}" if max(sides) <= 4096 else "--slice, tiles of large images,"
             yield Finding(
                 "boxes.tiny", "warning", split.name, len(rows), len(short),
-                f"{share_text(len(rows), len(short), 'boxes')} have a side below {TINY} pixels at --img {at}",
+                f"{share_text(len(rows), len(short), 'boxes')} have a side below {TINY} pixels at {data.settings}",
                 f"Training drops most of them, validation counts them as missed. {size} would keep nine in ten.",
                 **data.boxes(split, rows, (f"{short[row]:.1f} pixels" for row in rows)),
             )  # fmt: skip
@@ -42,8 +41,8 @@ def check_tiny(data: Dataset) -> Iterator[Finding]:
             rows = np.flatnonzero(below)
             yield Finding(
                 "boxes.below_stride", "warning" if much else "note", split.name, len(rows), len(short),
-                f"{share_text(len(rows), len(short), 'boxes')} have a side below {data.stride} pixels at --img "
-                f"{at}, one cell of the finest map",
+                f"{share_text(len(rows), len(short), 'boxes')} have a side below {data.stride} pixels at "
+                f"{data.settings}, one cell of the finest map",
                 "They are hard to find. A larger --img or a P2 model (models/hub/yolov5-p2.yaml) helps.",
                 **data.boxes(split, rows, (f"{short[row]:.1f} pixels" for row in rows)),
             )  # fmt: skip
@@ -71,7 +70,7 @@ def check_anchors(data: Dataset) -> Iterator[Finding]:
     yield Finding(
         "boxes.no_anchor", "warning" if severe else "note", split.name, len(rows), len(fit),
         f"{share_text(len(rows), len(fit), 'boxes')} differ from every anchor by a factor of {data.anchor_t:g} or more "
-        f"in a side at --img {size_text(data.imgsz)}{name}",
+        f"in a side at {data.settings}{name}",
         f"No anchor learns them. {fixed}.",
         **data.boxes(split, rows, (f"{sides[row, 0]:.0f} x {sides[row, 1]:.0f} pixels" for row in rows)),
     )  # fmt: skip

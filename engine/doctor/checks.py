@@ -10,9 +10,10 @@ from engine.doctor.dataset import Dataset, DoctorSplit, head_settings
 from engine.doctor.findings import Finding, count_by_severity, in_words, ordered
 from engine.validation.evaluation import warn_of_max_det
 from models.yolo import DetectionModel
-from utils.console import LOGGER, colorstr, size_text
+from utils.console import LOGGER, colorstr
 from utils.datasets.dataset import SPLITS
 from utils.datasets.reader import Split
+from utils.datasets.tiles import tile_sides
 from utils.distributed import is_main
 from utils.options.train import TrainOptions
 from utils.paths import command
@@ -108,11 +109,11 @@ def examine(data: Dataset, ids: set[str], checks: Sequence[Check] = CHECKS) -> l
 
 # At the start of a training -------------------------------------------------------------------------------------------
 def loaded_split(name: str, source: str | Sequence[str] | Split, loaded: Any) -> DoctorSplit:
-    """Return a split from what the training has read already, a `LoadImagesAndLabels`."""
-    split = Split.of(source)
+    """Return a split from what the training has read already, a `LoadImagesAndLabels` or `DetectFrames`."""
+    split, found = Split.of(source), loaded.found
     return DoctorSplit(
-        name, split.images, split.format == "yolo", loaded.im_files, loaded.im_files, loaded.label_files,
-        loaded.labels, loaded.shapes, loaded.messages, selection=split.selection,
+        name, split.images, split.format == "yolo", found.im_files, found.im_files, found.label_files,
+        found.labels, found.sizes, found.messages, selection=split.selection,
     )  # fmt: skip
 
 
@@ -129,8 +130,8 @@ def report_start(
     Only the first process does, and no training of an evolution. The arguments are those of `start_line`.
     """
     if is_main() and options.evolve is None:
-        max_det = options.max_det or 300
-        line = start_line(data, loaders, model, imgsz, anchor_t, max_det, options.classes or ())
+        max_det, tile = options.max_det or 300, tile_sides(options.slice)
+        line = start_line(data, loaders, model, imgsz, anchor_t, max_det, options.classes or (), tile)
         LOGGER.info(f"{colorstr('doctor: ')}{line}")
         warn_of_max_det(loaders["val"].dataset, max_det)
 
@@ -143,6 +144,7 @@ def start_line(
     anchor_t: float,
     max_det: int,
     classes: Sequence[int | str] = (),
+    tile: tuple[int, int] | None = None,
 ) -> str:
     """Return one line about the dataset of a training: findings of each severity by the checks that decode nothing.
 
@@ -154,20 +156,28 @@ def start_line(
         anchor_t: hyperparameter.
         max_det: detections that validation keeps of an image.
         classes: of --classes.
+        tile: see `Dataset`.
 
     Raises:
         ValueError: from `skipped`.
     """
     splits = {name: loaded_split(name, data[name], loader.dataset) for name, loader in loaders.items()}
     file = str(data["yaml_file"] or "dataset")
-    settings = {"imgsz": imgsz, "anchor_t": anchor_t, "limit": 1, "max_det": max_det, **head_settings(model.detect)}
+    settings = {
+        "imgsz": imgsz,
+        "anchor_t": anchor_t,
+        "limit": 1,
+        "max_det": max_det,
+        "tile": tile,
+        **head_settings(model.detect),
+    }
     dataset = Dataset(file, data, dict(model.names), splits, **settings)
     found = examine(dataset, chosen_ids((), skipped(data)), AT_START)
     if not found:
         return "no finding about labels and names"
     grave = ", ".join(dict.fromkeys(f.id for f in found if f.severity != "note"))
     chosen = ["--classes", *map(str, classes)] if classes else []
-    shown = command("python", "-m", "engine.doctor", file, "--img", *size_text(imgsz).split(), *chosen)
+    shown = command("python", "-m", "engine.doctor", file, *dataset.settings.split(), *chosen)
     return f"{in_words(count_by_severity(found))}{f' ({grave})' if grave else ''}. Shown by: {shown}"
 
 

@@ -13,6 +13,7 @@ import numpy as np
 from engine.doctor.findings import Place
 from models.yolo import Detect
 from utils.autoanchor import label_sizes
+from utils.console import size_text
 from utils.datasets.dataset import SPLITS, label_classes, read_split
 from utils.datasets.images import PixelFormat
 from utils.datasets.reader import Split, parse_line, read_text
@@ -123,6 +124,8 @@ class Dataset:
         unreadable: why others could not.
         imgsz: side of the network input, or height and width, in pixels; *net pixels* are those of an image fitted
             into it.
+        tile: height and width of the tiles that are looked at besides the whole image, or None. Boxes that fit into one
+            have its net pixels.
         anchors: (A, 2) in net pixels; None for a model without fixed anchors.
         anchor_t: largest ratio of sides at which an anchor still fits.
         stride: smallest stride of the model.
@@ -136,6 +139,7 @@ class Dataset:
     splits: dict[str, DoctorSplit]
     unreadable: dict[str, str] = field(default_factory=dict)
     imgsz: int | tuple[int, int] = 640
+    tile: tuple[int, int] | None = None
     anchors: np.ndarray | None = field(default_factory=lambda: np.array(P5_ANCHORS, float))
     anchor_t: float = 4.0
     stride: int = 8
@@ -177,7 +181,18 @@ class Dataset:
 
     def net_sides(self, split: DoctorSplit) -> np.ndarray:
         """Return width and height of all labels in net pixels, (L, 2)."""
-        return np.concatenate([np.zeros((0, 2)), *label_sizes(split.sizes, split.labels, self.imgsz)])
+        sides = np.concatenate([np.zeros((0, 2)), *label_sizes(split.sizes, split.labels, self.imgsz)])
+        if self.tile is None:
+            return sides
+        parts = np.minimum(split.sizes, self.tile[::-1])[split.owner]
+        pixels = split.flat[:, 3:5] * split.sizes[split.owner]
+        frame = np.broadcast_to(self.imgsz, 2)[::-1]
+        return np.where((pixels <= parts).all(1)[:, None], pixels * (frame / parts).min(1, keepdims=True), sides)
+
+    @property
+    def settings(self) -> str:
+        """How the images are looked at, as options of the command line."""
+        return f"--img {size_text(self.imgsz)}" + (f" --slice {size_text(self.tile)}" if self.tile else "")
 
 
 def head_settings(head: Detect) -> dict[str, Any]:

@@ -16,7 +16,6 @@ import numpy as np
 from engine.doctor.dataset import Dataset, DoctorSplit
 from engine.doctor.findings import Finding, Place, count_by_severity, in_words
 from engine.results.report import thumbnail
-from utils.console import size_text
 from utils.dataloaders import REDUCED
 from utils.datasets.images import decode_image
 from utils.files import write_whole
@@ -166,7 +165,7 @@ def charts(data: Dataset) -> str:
         (
             bars(f"Labels of each class{left}", [f"{c} {data.names[c]}" for c in most],
                  {name: [int(n[c]) for c in most] for name, n in classes.items()}),
-            bars(f"Shorter side of the boxes in pixels at --img {size_text(data.imgsz)}", _pixels(SIZES),
+            bars(f"Shorter side of the boxes in pixels at {data.settings}", _pixels(SIZES),
                  {name: np.histogram(s.min(1), SIZES)[0].tolist() for name, s in sides.items()}),
             bars("Width to height of the boxes", RATIO_NAMES,
                  {name: np.histogram(s[:, 0] / s[:, 1], RATIOS)[0].tolist() for name, s in sides.items()}),
@@ -230,7 +229,7 @@ def write_page(file: str, data: Dataset, findings: Sequence[Finding], unusable: 
     marks = {
         "TITLE": text(data.file),
         "VERDICT": text(verdict(findings, unusable)),
-        "SETTINGS": f"Judged for --img {size_text(data.imgsz)} and a smallest stride of {data.stride} pixels.",
+        "SETTINGS": f"Judged for {data.settings} and a smallest stride of {data.stride} pixels.",
         "SPLITS": table(data),
         "FINDINGS": "".join(finding_html(f, thumbnails) for f in findings) or "<p>None.</p>",
         "KEYS": "".join(f'<span class="key {name}">{name}</span>' for name in data.splits),

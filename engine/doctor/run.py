@@ -18,6 +18,7 @@ from models.image_size import square_or_both
 from models.yolo import DetectionModel
 from utils.console import LOGGER
 from utils.datasets.dataset import check_dataset
+from utils.datasets.tiles import tile_sides
 from utils.downloads.official_weights import find_weights
 from utils.files import write_whole
 from utils.options.doctor import DoctorOptions
@@ -129,7 +130,13 @@ def run(options: DoctorOptions) -> list[Finding]:
         ids -= {id for check in CHECKS if check.cost == PIXELS for id in check.ids}
         if not ids:
             raise ValueError(f"--fast --only {' '.join(o.only)}: no check is left")
-    data = read_dataset(content, imgsz=square_or_both(o.imgsz), limit=o.limit, **model_settings(o.cfg, o.weights))
+    data = read_dataset(
+        content,
+        imgsz=square_or_both(o.imgsz),
+        tile=tile_sides(o.slice),
+        limit=o.limit,
+        **model_settings(o.cfg, o.weights),
+    )
     findings = examine(data, ids)
     counts, unusable = count_by_severity(findings), why_unusable(data)
     bad = counts["error"] + (counts["warning"] if o.strict != "errors" else 0)

@@ -9,14 +9,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from engine.inference.pipeline import Frame
-from engine.inference.slicing import Window, merge_tiles, tile_grid
+from engine.inference.slicing import fit_tiles, merge_with_whole
 from models.detector import Detector
 from models.runtimes.backends import DetectMultiBackend
 from utils.datasets.images import COLOR8
+from utils.datasets.tiles import tile_grid
 from utils.nms import non_max_suppression
 from utils.thresholds import CONF_THRES, IOU_THRES, MAX_DET
-
-TILES_AT_ONCE = 4
 
 
 @dataclass(frozen=True)
@@ -44,7 +43,7 @@ class Settings:
         imgsz: height and width of the network input; multiples of the model's stride.
         conf_thres, iou_thres, classes, agnostic, max_det: see `non_max_suppression`.
         augment: test-time augmentation with three views.
-        tile: side of the tiles into which images are cut, in pixels; 0 does not cut.
+        tile: height and width of the tiles into which images are cut, in pixels; None does not cut.
         overlap: see `tile_grid`.
     """
 
@@ -55,7 +54,7 @@ class Settings:
     classes: Sequence[int] | None = None
     agnostic: bool = False
     augment: bool = False
-    tile: int = 0
+    tile: tuple[int, int] | None = None
     overlap: float = 0.2
 
 
@@ -76,7 +75,7 @@ class Predictor:
         self.detector = Detector(model, self._suppress, settings.augment)
         self.preparing = 0.0  # seconds of letterboxing
         if settings.tile:
-            tile_grid(1, 1, settings.tile, settings.overlap)
+            tile_grid(1, 1, settings.tile, settings.overlap)  # checks them
         # NMS checks its own settings; an empty prediction makes it do so before the first frame.
         self._suppress(torch.zeros(1, 0, 5 + model.nc))
 
@@ -110,9 +109,7 @@ class Predictor:
         """
         self.preparing += prepared.seconds
         found = self.detector(prepared.inputs, [frame.shape for frame in prepared.frames])
-        if self.settings.tile:
-            found = [self._slice(f, whole) for f, whole in zip(prepared.frames, found, strict=True)]
-        return found
+        return [self._slice(f, whole) for f, whole in zip(prepared.frames, found, strict=True)]
 
     def _suppress(self, boxes: Tensor) -> list[Tensor]:
         """Return B of (D, 6) `[xyxy_net, confidence, class]` on the CPU."""
@@ -122,20 +119,10 @@ class Predictor:
 
     def _slice(self, frame: Frame, whole: Tensor) -> Tensor:
         """Merge the detections in the tiles of a frame with those in the whole frame."""
-        s, (height, width) = self.settings, frame.shape
-        windows = tile_grid(height, width, s.tile, s.overlap)
-        if len(windows) == 1:
+        s = self.settings
+        if not s.tile:
             return whole
-        found: list[Tensor] = []
-        values = self._values(frame)
-        for start in range(0, len(windows), TILES_AT_ONCE):
-            part: list[Window] = windows[start : start + TILES_AT_ONCE]
-            tiles = [values[y1:y2, x1:x2] for x1, y1, x2, y2 in part]
-            kept = self.detector(self._fit(tiles), [tile.shape[:2] for tile in tiles])
-            for detections, (x1, y1, _, _) in zip(kept, part, strict=True):
-                moved = detections.clone()
-                moved[:, :4] += torch.tensor([x1, y1, x1, y1])
-                found.append(moved)
+        tiles = fit_tiles(self._values(frame), s.tile, s.overlap, self._fit)
+        found = tiles.detect(self.detector)
         with self.detector.times[2]:
-            found, windows = [whole, *found], [(0, 0, width, height), *windows]
-            return merge_tiles(found, windows, frame.shape, s.iou_thres, s.agnostic, s.max_det)
+            return merge_with_whole(whole, found, tiles.windows, frame.shape, s.iou_thres, s.agnostic, s.max_det)

@@ -1,48 +1,77 @@
-"""Large images in tiles: the grid of tiles, and how their detections are merged.
+"""Large images in tiles: how they go through a detector, and how their detections are merged.
 
 A box that was found in a tile and reaches one of its inner borders may be a part of an object only: it is called cut.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NamedTuple
 
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
+from models.detector import Detector
 from utils.boxes import box_ioa, box_iou
+from utils.datasets.tiles import Window, tile_grid
 from utils.nms import batched_nms
 from utils.thresholds import IOU_THRES, MAX_DET
 
-Window = tuple[int, int, int, int]  # x1, y1, x2, y2 in pixels of the image, x2 and y2 outside
-
+AT_ONCE = 4  # tiles in a batch
 CUT_MARGIN = 0.01  # of the side of a tile: a box that ends so near to an inner border is cut
 COVERED = 0.6  # fraction of a cut box that a whole one must cover to replace it
 ALIGNED = 0.5  # IoU of two cut boxes along the border between them from which they are parts of one object
 
 
-def tile_grid(height: int, width: int, tile: int, overlap: float = 0.2) -> list[Window]:
-    """Cover an image with equal tiles, row by row.
+class FittedTiles(NamedTuple):
+    """The tiles of an image as network input; none of an image that is one tile.
 
-    Neighbours share at least `overlap` of their side; the last tile of a row or column is moved inwards to end with the
-    image. A side of the image below `tile` is covered by one tile of that side.
+    Attributes:
+        windows: T tiles.
+        inputs: arrays (C, H, W), three channels RGB, of one shape for `AT_ONCE` tiles or less at a time, T in all;
+            made when they are asked for, once.
+    """
+
+    windows: list[Window]
+    inputs: Iterable[Any]
+
+    def detect(self, detector: Detector) -> list[Tensor]:
+        """Return for each tile what a detector finds, (D, 6 or more) `[xyxy_img, ...]` in pixels of the whole image."""
+        found: list[Tensor] = []
+        for images in self.inputs:
+            part = self.windows[len(found) : len(found) + len(images)]
+            kept = detector(images, [(y2 - y1, x2 - x1) for x1, y1, x2, y2 in part])
+            for detections, (x1, y1, _, _) in zip(kept, part, strict=True):
+                moved = detections.clone()
+                moved[:, :4] += torch.tensor([x1, y1, x1, y1])
+                found.append(moved)
+        return found
+
+
+def fit_tiles(
+    image: NDArray, tile: tuple[int, int], overlap: float, fit: Callable[[Sequence[NDArray]], Sequence[NDArray]]
+) -> FittedTiles:
+    """Cut an image, (H, W, C), into the tiles of `tile_grid` and letterbox them.
 
     Args:
-        height: of the image in pixels; `width` likewise.
-        width: see `height`.
-        tile: side of a tile in pixels.
-        overlap: fraction of the side, 0 to 0.9.
-
-    Raises:
-        ValueError: tile below 32 or overlap out of range.
+        image: any image.
+        tile: height and width of the tiles in pixels.
+        overlap: see `tile_grid`.
+        fit: makes arrays (C, H, W) of one shape of several images, see `Detector.fit`.
     """
-    if tile < 32:
-        raise ValueError(f"--slice is {tile}, but tiles must have at least 32 pixels")
-    if not 0 <= overlap <= 0.9:
-        raise ValueError(f"--overlap is {overlap}, but must be from 0 to 0.9")
-    step = max(int(tile * (1 - overlap)), 1)
-    h, w = min(tile, height), min(tile, width)
-    tops = [min(y, height - h) for y in range(0, max(height - h + step, 1), step)]
-    lefts = [min(x, width - w) for x in range(0, max(width - w + step, 1), step)]
-    return [(x, y, x + w, y + h) for y in dict.fromkeys(tops) for x in dict.fromkeys(lefts)]
+    windows = tile_grid(image.shape[0], image.shape[1], tile, overlap)
+    if len(windows) == 1:
+        return FittedTiles([], [])
+    groups = [windows[start : start + AT_ONCE] for start in range(0, len(windows), AT_ONCE)]
+    return FittedTiles(windows, (fit([image[y1:y2, x1:x2] for x1, y1, x2, y2 in group]) for group in groups))
+
+
+def merge_with_whole(
+    whole: Tensor, found: Sequence[Tensor], windows: Sequence[Window], shape: tuple[int, int],
+    iou_thres: float, agnostic: bool, max_det: int,
+) -> Tensor:  # fmt: skip
+    """Merge detections in the whole image with those in its tiles, of which there may be none, see `merge_tiles`."""
+    height, width = shape
+    return merge_tiles([whole, *found], [(0, 0, width, height), *windows], shape, iou_thres, agnostic, max_det)
 
 
 def cut_sides(boxes: Tensor, window: Window, shape: tuple[int, int]) -> Tensor:

@@ -10,6 +10,7 @@ import torch
 from models.image_size import both_sides
 from models.weights.imagenet import PUBLISHED
 from utils.console import LOGGER
+from utils.datasets.tiles import tile_grid
 from utils.distributed import launched_processes
 from utils.downloads.official_weights import YOLOV5, find_weights
 from utils.files import key_place, yaml_load
@@ -65,7 +66,7 @@ def check_options(options: TrainOptions) -> TrainOptions:
     Raises:
         ValueError, FileNotFoundError: naming the option.
     """
-    both_sides(options.imgsz)
+    check_sizes(options)
     if options.label_smoothing == 1:
         raise ValueError("--label-smoothing is 1, but must be below 1: the targets would carry no information")
     if options.nan_policy == "rollback" and options.nosave:
@@ -108,6 +109,15 @@ def find_cache_dir(options: TrainOptions) -> str:
     if options.cache_dir and folder.exists() and not folder.is_dir():
         raise ValueError(f"--cache-dir {options.cache_dir} is a file, not a folder")
     return str(folder) if options.cache_dir else ""
+
+
+def check_sizes(options: TrainOptions) -> None:
+    """Raise ValueError for sizes of images and tiles that cannot be, or that other options exclude."""
+    both_sides(options.imgsz)
+    if options.slice:
+        tile_grid(1, 1, options.slice, options.overlap)  # checks them
+        if options.cache == "val":
+            raise ValueError("--slice validates on images in full size, which no cache keeps: remove --cache val")
 
 
 def check_teacher(options: TrainOptions) -> TrainOptions:

@@ -19,6 +19,7 @@ from engine.training.distillation import Distillation, load_teacher
 from engine.training.metric import class_of, learned_names
 from engine.training.more_epochs import is_finished, settle_epochs
 from engine.training.random_state import rng_state, set_rng_state, set_torch_rng_state
+from engine.validation.frames import as_detect
 from models.image_size import choose_size, input_stride, square_or_both
 from models.weights.checkpoint import load_checkpoint, refuse_foreign_resume, save_checkpoint
 from models.weights.imagenet import PUBLISHED, Published, load_published, read_published
@@ -30,6 +31,7 @@ from utils.callbacks import Callbacks
 from utils.console import LOGGER, colorstr
 from utils.dataloaders import LoadImagesAndLabels, create_dataloader
 from utils.datasets.dataset import check_dataset
+from utils.datasets.tiles import tile_sides
 from utils.distributed import gather, is_main, main_first, rank, world_size
 from utils.files import yaml_load
 from utils.hyp import Hyp
@@ -52,7 +54,7 @@ from utils.torch_utils import EarlyStopping, ModelEMA, load_state
 
 KEPT_OPTIONS = (  # on which the optimizer, the order of the images, the network or best.pt depend
     "batch_size", "classes", "distill_from", "freeze", "freeze_bn", "image_weights", "imgsz", "metric", "optimizer",
-    "quad", "rect", "seed", "single_cls", "window",
+    "overlap", "quad", "rect", "seed", "single_cls", "slice", "window",
 )  # fmt: skip
 SWIN_MODULES = {"C3SwinV2", "SwinV2Stage"}
 FEW_IMAGES, HYP_OF_FEW = 1000, "data/hyps/hyp.muon-small.yaml"
@@ -320,6 +322,8 @@ def make_loaders(
 ) -> tuple[DataLoader, LoadImagesAndLabels, DataLoader]:
     """Return the training loader, its dataset, and the validation loader."""
     options, data = inputs.options, inputs.data
+    tile = tile_sides(options.slice)
+    rect = isinstance(imgsz, int) and not tile  # in validation, as val.py does
     common = {
         "hyp": inputs.hyp, "single_cls": options.single_cls, "nc": data["nc"], "names": data["names"],
         "seed": options.seed, "workers": options.workers, "pin_memory": device.type == "cuda",
@@ -330,14 +334,17 @@ def make_loaders(
         train_loader, dataset = create_dataloader(
             data["train"], imgsz, options.batch_size, stride, augment=True, rect=options.rect, shuffle=not options.rect,
             prefix=colorstr("train: "), quad=options.quad, rank=rank(), world_size=world_size(),
-            cache=cache[0], **common,
+            cache=cache[0], tile=tile, overlap=options.overlap, **common,
         )  # fmt: skip
-        val_loader, _ = create_dataloader(
-            data["val"], imgsz, options.batch_size * 2, stride, prefix=colorstr("val: "), cache=cache[1],
-            rect=isinstance(imgsz, int), pad=0.5 * isinstance(imgsz, int), **common,  # as val.py --img does
+        val_loader, whole = create_dataloader(
+            data["val"], imgsz, options.batch_size * 2, stride, prefix=colorstr("val: "), rect=rect, pad=0.5 * rect,
+            cache=None if tile else cache[1], **common,
         )  # fmt: skip
-    if dataset.n < FEW_IMAGES and options.hyp.endswith(HYP_OF_CONV):
-        LOGGER.info(f"{dataset.n} training images are few for {HYP_OF_CONV}: --hyp {HYP_OF_FEW} may learn them better")
+    if tile:  # which reads the images itself, in full size
+        val_loader = as_detect(val_loader, whole, stride, options.batch_size * 2, tile, options.overlap)
+    count = len(dataset.found.im_files)
+    if count < FEW_IMAGES and options.hyp.endswith(HYP_OF_CONV):
+        LOGGER.info(f"{count} training images are few for {HYP_OF_CONV}: --hyp {HYP_OF_FEW} may learn them better")
     return train_loader, dataset, val_loader
 
 

@@ -11,9 +11,11 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+from engine.inference.slicing import FittedTiles, merge_with_whole
 from engine.validation.class_map import ClassMap
 from engine.validation.deployed import Deployment, Detected
 from engine.validation.errors import Errors, judge
+from models.detector import Detector
 from utils.annotate import output_to_target, plot_images
 from utils.boxes import box_area, clip_boxes, scale_boxes, xywhn2xyxy
 from utils.callbacks import Callbacks
@@ -89,6 +91,7 @@ class Runner:
         hybrid: let the labels enter the suppression with confidence 1.
         deployment: the second suppression, for all but AP; without it the detections of AP are counted and drawn.
         class_map: for classes that the dataset chooses; not together with `compute_loss`.
+        sliced: the loader gives tiles too. Each box then has its best class alone, as in detect.py, for AP too.
 
     Attributes:
         times: `Profile` of pre-processing, inference and NMS.
@@ -108,7 +111,9 @@ class Runner:
         hybrid: bool = False,
         deployment: Deployment | None = None,
         class_map: ClassMap | None = None,
+        sliced: bool = False,
     ) -> None:
+        self.sliced = sliced
         self.hybrid, self.deployment = hybrid, deployment
         self.class_map, self.chosen = class_map, class_map.chosen if class_map else None
         self.model, self.single_cls, self.compute_loss = model, single_cls, compute_loss
@@ -123,12 +128,14 @@ class Runner:
         self.times = Profile(), Profile(), Profile()
         self.loss = torch.zeros(3, device=self.device)
         self._memory = torch.zeros(0, device=self.device)
+        self._detector = Detector(model, self._suppress_both, augment, self.dtype is not None)
+        self._detector.times = self.times
         non_max_suppression(torch.zeros(1, 0, 6), conf_thres, iou_thres, max_det=max_det)  # loads torchvision untimed
 
     @torch.no_grad()  # not inference_mode: what a module caches here must stay usable when training goes on
     def batches(self, loader: Iterable, callbacks: Callbacks) -> Iterator[Batch]:
         """Yield the batches of a loader with their detections, in the coordinates of the original images too."""
-        for images, targets, paths, shapes in loader:
+        for images, targets, paths, shapes, *tiles in loader:
             callbacks.run("on_val_batch_start")
             with self.times[0]:
                 images = self._unit_range(images.to(self.device, non_blocking=True))  # (B, 3, H, W)
@@ -148,6 +155,12 @@ class Runner:
             shown = self._deployed(self.deployment, decoded, known) if self.deployment else found
             labels = [targets[targets[:, 0] == i, 1:].cpu() for i in range(len(images))]  # B of (M, 5)
             results = [_to_original(*item, frame) for item in zip(found, labels, shapes, paths, shown, strict=True)]
+            if tiles:
+                results = [self._with_tiles(*pair) for pair in zip(results, tiles[0], strict=True)]
+                found, shown = (
+                    [_to_frame(boxes, ratio_pad) for boxes, (_, ratio_pad) in zip(all_boxes, shapes, strict=True)]
+                    for all_boxes in zip(*((r.detections, r.shown) for r in results), strict=True)
+                )
             yield Batch(images, targets, found, results, shown)
 
     def _unit_range(self, images: Tensor) -> Tensor:
@@ -164,7 +177,7 @@ class Runner:
             self.iou_thres,
             self.chosen,
             agnostic=self.single_cls,
-            multi_label=True,
+            multi_label=not self.sliced,
             labels=known,
             max_det=self.max_det,
         )
@@ -174,6 +187,27 @@ class Runner:
         """Suppress as `_suppress` does, but with the settings of detect.py; on the CPU."""
         found = [d.cpu() for d in deployment.suppress(decoded, self.single_cls, known, self.chosen)]
         return self._merge_classes(found)
+
+    def _suppress_both(self, decoded: Tensor) -> list[Tensor]:
+        """Return B of (D, 7) `[xyxy_net, confidence, class, 0 for AP or 1 for `deployment`]`."""
+        decoded = self.class_map(decoded) if self.class_map else decoded
+        found = [self._suppress(decoded, ())]
+        if self.deployment:
+            found.append(self._deployed(self.deployment, decoded, ()))
+        marked = ([torch.nn.functional.pad(d.cpu(), (0, 1), value=use) for d in part] for use, part in enumerate(found))
+        return [torch.cat(parts) for parts in zip(*marked, strict=True)]
+
+    def _with_tiles(self, result: ImageResult, tiles: FittedTiles) -> ImageResult:
+        """Merge the detections in the whole image with those in its tiles, as detect.py does."""
+        rows, windows, merged = tiles.detect(self._detector), tiles.windows, []
+        settings = [(result.detections, self.iou_thres, self.max_det)]
+        if self.deployment:
+            settings.append((result.shown, self.deployment.iou, self.deployment.max_det))
+        with self.times[2]:
+            for use, (whole, iou, max_det) in enumerate(settings):
+                parts = [boxes[boxes[:, 6] == use, :6] for boxes in rows]
+                merged.append(merge_with_whole(whole, parts, windows, result.shape, iou, self.single_cls, max_det))
+        return replace(result, detections=merged[0], deployed=merged[1] if self.deployment else None)
 
     def _merge_classes(self, found: list[Tensor]) -> list[Tensor]:
         """Give every detection class 0, in place, if all classes count as one."""
@@ -204,6 +238,14 @@ def _to_original(
     labels = torch.cat((labels[:, :1], scale_boxes(frame, boxes, shape, ratio_pad)), 1)
     deployed = None if shown is detections else scale_boxes(frame, shown, shape, ratio_pad)
     return ImageResult(scale_boxes(frame, detections, shape, ratio_pad), labels, shape, path, deployed)
+
+
+def _to_frame(boxes: Tensor, ratio_pad: tuple[tuple[float, float], tuple[float, float]]) -> Tensor:
+    """Bring detections (D, 6) `[xyxy_img, confidence, class]` to pixels of the frame of their image."""
+    (gain, _), (left, top) = ratio_pad
+    moved = boxes.clone()
+    moved[:, :4] = boxes[:, :4] * gain + boxes.new_tensor([left, top, left, top])
+    return moved
 
 
 def warn_of_max_det(dataset: Any, max_det: int) -> None:

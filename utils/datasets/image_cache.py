@@ -119,7 +119,7 @@ class ImageCache:
         if not os.access(folder, os.W_OK):
             raise PermissionError(13, "no permission to write", str(folder))
 
-    def fits(self, need: int, im_files: Sequence[str], prefix: str = "") -> bool:
+    def fits(self, need: int, im_files: Sequence[str], prefix: str = "", parts: Sequence[str] = ()) -> bool:
         """Return whether all images fit into 90 % of the disk's free space; warn if not.
 
         What the folder holds of them counts as free. Images of other sizes, and of files that were changed, are removed
@@ -129,8 +129,9 @@ class ImageCache:
             need: bytes of all images.
             im_files: their sources.
             prefix: of the messages.
+            parts: which part of its source each is, see `file_of`; by default all are whole.
         """
-        names = {self.file_of(file).name for file in im_files}
+        names = {self.file_of(*pair).name for pair in zip(im_files, parts or [""] * len(im_files), strict=True)}
         free, others = shutil.disk_usage(self.folder).free, {}
         with os.scandir(self.folder) as entries:
             for entry in entries:
@@ -194,15 +195,20 @@ class ImageCache:
             LOGGER.warning(f"{prefix}images not cached: {folder}: {error.strerror}; --cache-dir names another folder")
             return None
 
-    def file_of(self, im_file: str) -> Path:
-        """Return the file of an image: its name is made of path, size, time of change and variant."""
+    def file_of(self, im_file: str, part: str = "") -> Path:
+        """Return the file of an image or a part of it: its name is of path, size, time of change, variant and part."""
         stat = os.stat(im_file)
         # an edited image has another name: nothing has to be compared or deleted when the cache is read
-        key = f"{os.path.abspath(im_file)} {stat.st_size} {stat.st_mtime_ns} {self.variant}"
+        key = f"{os.path.abspath(im_file)} {stat.st_size} {stat.st_mtime_ns} {self.variant}{part}"
         return self.folder / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.raw"
 
     def get(
-        self, im_file: str, shape: tuple[int, int], make: Callable[[], np.ndarray], channels: int = 3
+        self,
+        im_file: str,
+        shape: tuple[int, int],
+        make: Callable[[], np.ndarray],
+        channels: int = 3,
+        part: str = "",
     ) -> np.ndarray:
         """Return an image (H, W, C) from its file; if there is no valid one, make the image and write it.
 
@@ -213,8 +219,9 @@ class ImageCache:
             shape: (H, W) that the image must have; a file with another one is not read.
             make: returns the image, of a type of `MARKS`.
             channels: C.
+            part: see `file_of`.
         """
-        file = self.file_of(im_file)
+        file = self.file_of(im_file, part)
         found = self._read(file, (*shape, channels))
         if found is not None:
             return found

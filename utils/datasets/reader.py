@@ -148,6 +148,25 @@ def verify_image_label(im_file: str, label_file: str, nc: int | None = None, pix
     return Verified(True, size, labels, segments, "found" if text.strip() else "empty", messages)
 
 
+def verify_pair(args: tuple[str, str, str]) -> list[Any]:
+    """Check one image and read its labels, with arguments and result of YOLOv5's `verify_image_label`.
+
+    Args:
+        args: image, label file, and what to put before the message.
+
+    Returns:
+        Image file, or None if it cannot be used; labels (M, 5) `[class, xywhn]`; (width, height); polygons xyn; 1 or 0
+        for a missing label file, a found, an empty and a corrupt one; message, "" for none.
+    """
+    im_file, lb_file, prefix = args
+    found = verify_image_label(im_file, lb_file)
+    counts = [int(found.state == state) for state in ("missing", "found", "empty")]
+    message = f"{prefix}{'; '.join(found.messages)}" if found.messages else ""
+    if not found.ok:
+        return [None, None, None, None, *counts, 1, message]
+    return [im_file, found.labels, found.size, found.segments, *counts, 0, message]
+
+
 def image_left_out(im_file: str, error: Exception) -> Verified:
     """Return what is found about an image that cannot be read."""
     text = reason(error).partition(" <_io.")[0]  # PIL shows the open file

@@ -98,6 +98,7 @@ class Epochs(Number):
 
 
 SIDE = Number(int, 1, 32_000)  # pixels of a network input: OpenCV counts them in 16 bits
+TILE = Number(int, 0, SIDE.high)
 COUNT = Number(int, 1, 1_000_000_000)
 EPOCHS = Epochs(int, 1, 1_000_000_000)
 BATCH = Number(int, 1, 65_536)  # a training takes half of it at most, and validates with twice as many

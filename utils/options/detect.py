@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass
 from typing import Annotated, Any, Literal
 
-from utils.options.check import CONF, COUNT, SHARE, SIDE, Number, UntouchedList, class_value
+from utils.options.check import CONF, COUNT, SHARE, SIDE, TILE, Number, UntouchedList, class_value
 from utils.options.table import make_parser, option
 from utils.paths import ROOT
 from utils.thresholds import CONF_THRES, IOU_THRES, MAX_DET
@@ -74,8 +74,8 @@ class DetectOptions:
     window: Annotated[int, COUNT] | list[Annotated[int, COUNT]] | None = option(
         None, "other windows for the Swin stages: one side for all, or one for each"
     )
-    slice: Annotated[int, Number(int, 0, SIDE.high)] = option(
-        0, "look at large images in tiles of this side in pixels too, such as 640"
+    slice: Annotated[int, TILE] | list[Annotated[int, TILE]] = option(
+        0, "look at large images in tiles of this side, or height and width, in pixels too, such as 640"
     )
     overlap: Annotated[float, SHARE] = option(0.2, "fraction of a tile that neighbours have in common")
     batch_size: Annotated[int, COUNT] | None = option(

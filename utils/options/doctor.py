@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from utils.options.check import SIDE, Number, class_value
+from utils.options.check import SIDE, TILE, Number, class_value
 from utils.options.table import make_parser, option
 
 
@@ -21,6 +21,9 @@ class DoctorOptions:
         640,
         "image size in pixels of the training, one side or height and width, by which small boxes are judged",
         *("--imgsz", "--img", "--img-size"),
+    )
+    slice: Annotated[int, TILE] | list[Annotated[int, TILE]] = option(
+        0, "tiles of the training, by which small boxes are judged: one side, or height and width"
     )
     cfg: str = option("", "model YAML, whose anchors and strides count; default: those of yolov5s")
     weights: str = option("", "checkpoint, whose anchors and strides count")

@@ -220,6 +220,8 @@ def as_dict(options: Any) -> dict[str, Any]:
 def arguments(options: Any, leave_out: Collection[str] = ()) -> list[str]:
     """Return the words of a command line that gives these options, without those that have their default.
 
+    An `Untouched` default is one that nobody gave; the same value given by hand is kept.
+
     Args:
         options: object of a dataclass of options.
         leave_out: names of options that are not given.
@@ -227,7 +229,8 @@ def arguments(options: Any, leave_out: Collection[str] = ()) -> list[str]:
     words = []
     for name, item in options_of(type(options)).items():
         value = getattr(options, name)
-        if name in leave_out or value == item.default:
+        same = value == item.default and isinstance(value, Untouched) == isinstance(item.default, Untouched)
+        if name in leave_out or same:
             continue
         alone = item.flag or (item.bare is not None and value == item.bare)
         words += [item.flags[0], *([] if alone else map(str, value) if isinstance(value, list) else [str(value)])]

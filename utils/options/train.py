@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from utils.options.check import BATCH, COUNT, EPOCHS, SHARE, SIDE, WORKERS, Number, class_value
+from utils.options.check import BATCH, COUNT, EPOCHS, SHARE, SIDE, TILE, WORKERS, Number, class_value
 from utils.options.table import make_parser, option, refused
 from utils.paths import ROOT
 
@@ -72,6 +72,12 @@ class TrainOptions:
     imgsz: Annotated[int, TRAIN_SIDE] | list[Annotated[int, TRAIN_SIDE]] = option(
         640, "training and validation size, pixels: one side, or height and width", *("--imgsz", "--img", "--img-size")
     )
+    slice: Annotated[int, TILE] | list[Annotated[int, TILE]] = option(
+        0,
+        "learn from large images in tiles of this side, or height and width, in pixels too, and validate so, as "
+        "detect.py does",
+    )
+    overlap: Annotated[float, SHARE] = option(0.2, "fraction of a tile that neighbours have in common")
     rect: bool = option(False, "rectangular training batches; no mosaic, no shuffling")
     resume: bool | str = option(False, "resume the latest run, or the given last.pt", bare=True)
     nosave: bool = option(False, "save only the final checkpoint")

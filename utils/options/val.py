@@ -5,7 +5,18 @@ from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass
 from typing import Annotated, Any, Literal
 
-from utils.options.check import BATCH, CONF, COUNT, SHARE, SIDE, WORKERS, UntouchedFloat, UntouchedInt, class_value
+from utils.options.check import (
+    BATCH,
+    CONF,
+    COUNT,
+    SHARE,
+    SIDE,
+    TILE,
+    WORKERS,
+    UntouchedFloat,
+    UntouchedInt,
+    class_value,
+)
 from utils.options.table import make_parser, option
 from utils.paths import ROOT
 
@@ -75,6 +86,10 @@ class ValOptions:
     report: bool = option(False, "write report.html: the images with the most errors first")
     coco: bool = option(False, "also print COCO's twelve numbers; needs pip install faster-coco-eval")
     save_thresholds: bool = option(False, "write the best confidences into the checkpoint, for detect.py --conf best")
+    slice: Annotated[int, TILE] | list[Annotated[int, TILE]] = option(
+        0, "look at large images in tiles of this side, or height and width, in pixels too, as detect.py does"
+    )
+    overlap: Annotated[float, SHARE] = option(0.2, "fraction of a tile that neighbours have in common")
     window: Annotated[int, COUNT] | list[Annotated[int, COUNT]] | None = option(
         None, "other windows for the Swin stages: one side for all, or one for each"
     )
