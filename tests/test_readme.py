@@ -1,4 +1,4 @@
-"""What the README names exists: functions, files, options, hyperparameter files."""
+"""What README.md and docs/ name exists: functions, files, options, links, hyperparameter files, figures."""
 
 import importlib
 import re
@@ -10,11 +10,12 @@ import detect
 import export
 import train
 import val
+from benchmarks.results_table import BEGIN, END, table
 
 ROOT = Path(__file__).resolve().parents[1]
-README = (ROOT / "README.md").read_text(encoding="utf-8")
-PAGE = (ROOT / "docs/coming-from-yolov5.md").read_text(encoding="utf-8")
-CODE = re.findall(r"```bash\n(.*?)```", README, re.DOTALL)
+PAGES = {file.name: file.read_text(encoding="utf-8") for file in [ROOT / "README.md", *sorted(ROOT.glob("docs/*.md"))]}
+README, PAGE = PAGES["README.md"], PAGES["coming-from-yolov5.md"]
+CODE = [block for text in PAGES.values() for block in re.findall(r"```bash\n(.*?)```", text, re.DOTALL)]
 
 
 def rows(text, heading):
@@ -34,6 +35,13 @@ def resolve(name):
                 found = getattr(found, attribute)
             return found
     raise AttributeError(name)
+
+
+def anchors(text):
+    """The anchors of the headings of a page, as GitHub and mkdocs make them."""
+    lines = re.sub(r"```.*?```", "", text, flags=re.DOTALL).splitlines()
+    headings = [line.lstrip("# ").lower() for line in lines if re.match("#+ ", line)]
+    return {re.sub(r"[^\w\- ]", "", heading).strip().replace(" ", "-") for heading in headings}
 
 
 def test_moved_names_are_where_the_table_says():
@@ -58,13 +66,46 @@ def test_commands_parse(script, capsys):
 
 
 def test_files_exist():
-    files = re.findall(r"(?:models|data|data/hyps|utils|tests)/[\w.-]+\.(?:yaml|py)", README)
-    assert len(files) > 5
+    text = "\n".join(PAGES.values())
+    files = re.findall(r"(?<![\w/])(?:models|data|data/hyps|engine|benchmarks|utils|tests)/[\w/.-]+\.(?:yaml|py|csv)", text)
+    assert len(files) > 20
     assert [file for file in files if not (ROOT / file).is_file()] == []
 
 
+@pytest.mark.parametrize("name", PAGES)
+def test_links_lead_somewhere(name):
+    folder = ROOT if name == "README.md" else ROOT / "docs"
+    broken = []
+    for link in re.findall(r"\]\(([^)\s]+)\)", PAGES[name]):
+        if link.startswith(("https://", "http://")):
+            continue
+        path, _, anchor = link.partition("#")
+        file = folder / path if path else folder / name
+        if not file.exists() or (anchor and anchor not in anchors(file.read_text(encoding="utf-8"))):
+            broken.append(link)
+    assert broken == []
+
+
+@pytest.mark.parametrize("name", [name for name in PAGES if name != "README.md"])
+def test_pages_say_first_what_the_reader_can_do_afterwards(name):
+    first = PAGES[name].split("\n\n")[1]
+    assert first.startswith(("After this page you", "From this page you"))
+
+
+def test_every_page_is_linked_from_the_index():
+    assert [name for name in PAGES if f"]({name})" not in PAGES["index.md"] and name not in ("README.md", "index.md")] == []
+
+
 def test_every_hyperparameter_file_is_listed():
-    listed = README.split("### Hyperparameters")[1].split("\n## ")[0]
+    listed = PAGES["training.md"].split("## Hyperparameters")[1].split("\n## ")[0]
     names = [file.name.replace("hyp.scratch-", "-") for file in (ROOT / "data/hyps").iterdir()]
     names = [name.removesuffix(".yaml") if name.startswith("-") else name for name in names]
     assert [name for name in names if name not in listed] == []
+
+
+def test_readme_is_short():
+    assert len(README.encode()) <= 9000
+
+
+def test_the_table_of_results_is_that_of_the_measurements():
+    assert README.split(BEGIN)[1].split(END)[0] == table(), "write it anew: python -m benchmarks.results_table"

@@ -25,6 +25,8 @@ PROGRAMS = {
 }
 HEAD = """# Options
 
+After this page you know every option of every program, with its values and its default.
+
 Written by `make docs-options` from `utils/options/`, where each option stands once: do not edit this page.
 
 On the command line an option may be shortened to any beginning that is clear, such as `--conf 0.4`. From Python the
