@@ -1,6 +1,7 @@
-"""Detect in some images and put the drawings side by side into one JPEG, as at the head of README.md.
+"""Detect in some images and put the drawings side by side into one JPEG.
 
-    python -m benchmarks.detections_image --weights best.pt --source a.jpg b.jpg --img 320 --out docs/detections.jpg
+That at the head of README.md: `python -m benchmarks.detections_image --weights best.pt --source BloodImage_00192.jpg
+BloodImage_00217.jpg --img 320 --out docs/detections.jpg`.
 """
 
 import argparse

@@ -62,7 +62,8 @@ def table() -> str:
         lines.append(f"| {label} | " + " | ".join(cell(from_scratch(data, cfg, hyp)) for data in TEACHERS) + " |")
     label = "`yolov5n-swinv2` converted from a trained `yolov5n`, without labels"
     lines.append(f"| {label} | " + " | ".join(cell(*converted(data)) for data in TEACHERS) + " |")
-    lines.append("| converted, then trained for 20 epochs | " + " | ".join(cell(trained_on(d)) for d in TEACHERS) + " |")
+    label = "converted, then trained for 20 epochs"
+    lines.append(f"| {label} | " + " | ".join(cell(trained_on(data)) for data in TEACHERS) + " |")
     return "\n".join(lines) + "\n"
 
 
