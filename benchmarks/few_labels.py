@@ -1,11 +1,13 @@
-"""How many labels a start from trained weights saves: mAP over the number of labelled images, for three starts.
+"""How many labels a better start saves: mAP over the number of labelled images, for four starts.
 
     python -m benchmarks.few_labels --data my.yaml --teacher other.pt --cache --amp bf16
+    python -m benchmarks.few_labels --data my.yaml --starts pretrained scratch --cache --amp bf16
 
 The teacher is a convolutional YOLOv5 that was trained on other images. `converted` is its Swin twin, converted on the
-training images of --data without their labels; `copied` is the twin with the weights that fit; `scratch` starts from
-random weights. The labelled images are the first N of the training images in an order drawn from the seed. Writes
-few_labels.csv and few_labels.png into --project. Runs that are there are not run again.
+training images of --data without their labels; `copied` is the twin with the weights that fit; `pretrained` has a
+backbone that was pretrained on the same images (SimMIM), without a teacher; `scratch` starts from random weights. The
+labelled images are the first N of the training images in an order drawn from the seed. Writes few_labels.csv and
+few_labels.png into --project. Runs that are there are not run again.
 """
 
 import argparse
@@ -20,7 +22,7 @@ import matplotlib
 from matplotlib import pyplot as plt
 
 import train
-from engine import convert
+from engine import convert, pretrain
 from engine.training.more_epochs import is_finished
 from models.weights.checkpoint import load_checkpoint
 from utils.console import LOGGER, cli_errors
@@ -28,8 +30,8 @@ from utils.datasets.dataset import check_dataset
 from utils.datasets.lists import list_images
 from utils.files import yaml_save
 
-STARTS = ("converted", "copied", "scratch")
-STYLES = {"converted": "-", "copied": "--", "scratch": ":"}
+STYLES = {"converted": "-", "copied": "--", "pretrained": "-.", "scratch": ":"}
+NEED_TEACHER = ("converted", "copied")
 COLUMNS = ("start", "images", "seed", "epochs", "map50", "map50_95")
 SCORES = ("metrics/mAP_0.5", "metrics/mAP_0.5:0.95")
 
@@ -48,14 +50,29 @@ def subset(opt: argparse.Namespace, count: int, seed: int) -> Path:
     return place.with_suffix(".yaml")
 
 
-def twin(opt: argparse.Namespace) -> Path:
-    """Convert the teacher on all training images, without labels, unless it is done."""
-    out = Path(opt.project) / "twin.pt"
+def without_labels(start: str, opt: argparse.Namespace) -> str:
+    """Return the checkpoint of a start that learns from all training images without labels; makes it once."""
+    out = Path(opt.project) / f"{start}.pt"
     if not out.is_file():
         images = [str(Path(opt.project) / "images.txt")]
         Path(images[0]).write_text("\n".join(map(str, list_images(check_dataset(opt.data)["train"]))) + "\n")
-        convert.run(opt.teacher, cfg=opt.cfg, images=images, imgsz=opt.imgsz, out=str(out), device=opt.device)
-    return out
+        if start == "converted":
+            convert.run(opt.teacher, cfg=opt.cfg, images=images, imgsz=opt.imgsz, out=str(out), device=opt.device)
+        else:
+            pretrain.run(
+                cfg=opt.cfg, images=images, imgsz=opt.imgsz, batch_size=opt.batch_size, out=str(out), device=opt.device,
+                amp=opt.amp, workers=opt.workers,
+            )  # fmt: skip
+    return str(out)
+
+
+def start_from(start: str, opt: argparse.Namespace) -> dict[str, str]:
+    """Return the options of train.py that begin a run with the weights of a start."""
+    if start == "scratch":
+        return {"weights": ""}
+    if start == "copied":
+        return {"weights": opt.teacher, "convert": "off"}
+    return {"weights": without_labels(start, opt)}
 
 
 def measure(start: str, count: int, epochs: int, seed: int, opt: argparse.Namespace) -> dict[str, Any]:
@@ -63,12 +80,11 @@ def measure(start: str, count: int, epochs: int, seed: int, opt: argparse.Namesp
     folder = Path(opt.project) / f"{start}-{count}-s{seed}"
     last = folder / "weights/last.pt"
     if not last.is_file():
-        options = {"converted": {"weights": str(twin(opt))}, "scratch": {"weights": ""}}
         train.run(
             data=str(subset(opt, count, seed)), cfg=opt.cfg, epochs=epochs, seed=seed, imgsz=opt.imgsz,
             batch_size=opt.batch_size, device=opt.device, workers=opt.workers, cache=opt.cache, amp=opt.amp,
             project=opt.project, name=folder.name, exist_ok=True, noval=True, noplots=True,
-            **options.get(start, {"weights": opt.teacher, "convert": "off"}),
+            **start_from(start, opt),
         )  # fmt: skip
     elif not is_finished(load_checkpoint(last)):
         train.run(resume=str(last))
@@ -91,7 +107,7 @@ def draw(rows: list[dict[str, Any]], file: Path) -> None:
     """Draw the means over the number of images, and every run as a point."""
     matplotlib.use("Agg")
     figure, axis = plt.subplots(figsize=(7, 4.2), layout="constrained")
-    for i, start in enumerate(STARTS):
+    for i, start in enumerate(start for start in STYLES if any(row["start"] == start for row in rows)):
         axis.plot(*zip(*means(rows, start), strict=True), STYLES[start], color=f"C{i}", label=start)
         points = [(row["images"], row["map50_95"]) for row in rows if row["start"] == start]
         axis.plot(*zip(*points, strict=True), ".", color=f"C{i}", alpha=0.6)
@@ -111,7 +127,7 @@ def markdown(rows: list[dict[str, Any]]) -> str:
     """Return the means as a table."""
     counts = sorted({row["images"] for row in rows})
     lines = [f"| start | {' | '.join(map(str, counts))} |", "| --- " * (len(counts) + 1) + "|"]
-    for start in STARTS:
+    for start in dict.fromkeys(row["start"] for row in rows):
         found = dict(means(rows, start))
         lines.append(f"| {start} | {' | '.join(f'{found[c]:.3f}' if c in found else '' for c in counts)} |")
     return "\n".join(lines)
@@ -122,7 +138,8 @@ def parse_opt(argv: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("--data", required=True, help="dataset YAML")
-    add("--teacher", required=True, help="checkpoint of a convolutional YOLOv5, trained on other images")
+    add("--starts", nargs="+", choices=list(STYLES), default=["converted", "copied", "scratch"])
+    add("--teacher", help="checkpoint of a convolutional YOLOv5, trained on other images; for converted and copied")
     add("--cfg", default="models/yolov5n-swinv2.yaml", help="model file of its Swin twin")
     add("--images", nargs="+", type=int, default=[25, 50, 100, 205], help="numbers of labelled images")
     add("--epochs", nargs="+", type=int, default=[160, 120, 80, 60], help="one for each of --images")
@@ -137,6 +154,8 @@ def parse_opt(argv: list[str]) -> argparse.Namespace:
     opt = parser.parse_args(argv)
     if len(opt.images) != len(opt.epochs):
         raise ValueError(f"--images has {len(opt.images)} numbers, --epochs {len(opt.epochs)}")
+    if not opt.teacher and set(opt.starts) & set(NEED_TEACHER):
+        raise ValueError("--teacher is missing: converted and copied start from it")
     return opt
 
 
@@ -149,7 +168,7 @@ def main(argv: list[str]) -> None:
         measure(start, count, epochs, seed, opt)
         for seed in opt.seeds
         for count, epochs in zip(opt.images, opt.epochs, strict=True)
-        for start in STARTS
+        for start in opt.starts
     ]
     with (folder / "few_labels.csv").open("w", newline="") as file:
         table = csv.DictWriter(file, rows[0].keys())
