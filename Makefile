@@ -1,18 +1,26 @@
 # `make demo` and `make test` need Python 3.10+ and make, nothing else: all the rest goes into the folder $(VENV).
+# CPU=1 installs PyTorch without its CUDA libraries, from CPU_INDEX where that can be reached.
 PYTHON ?= python3
 VENV ?= .venv
 DEMO_EPOCHS ?= 30
 PYTEST_ARGS ?=
+CPU ?=
+CPU_INDEX ?= https://download.pytorch.org/whl/cpu
 
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-slow test-all parity fuzz kill lint types types-baseline docs-options format clean
+.PHONY: demo test test-slow test-all parity fuzz kill lint types types-baseline docs docs-options format clean
 
 FUZZ_SECONDS ?= 600  # of each reader
+DOCS_VENV ?= .venv-docs
 
 demo: $(VENV)/.installed
 	$(BIN)/python train.py --data data/demo.yaml --cfg models/yolov5n-swinv2.yaml --weights '' --img 160 --batch-size 8 \
 	  --hyp data/hyps/hyp.demo.yaml --epochs $(DEMO_EPOCHS) --name demo
+	@best=$$(ls -t runs/train/demo*/weights/best.pt | head -n 1); set -- data/demo/images/val/*; \
+	$(BIN)/python detect.py --weights "$$best" --source "$$1" "$$2" --conf best --name demo --exist-ok && \
+	printf '%s\n' '' 'What was found, in two images:' "  runs/detect/demo/$${1##*/}" "  runs/detect/demo/$${2##*/}" \
+	  'To go on by hand:' '  . $(BIN)/activate'
 
 test: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow and not gpu" $(PYTEST_ARGS)
@@ -39,6 +47,7 @@ lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/python -m pytest -q tests/test_imports.py
+	$(BIN)/codespell
 	@$(MAKE) --no-print-directory types
 
 # No error of types beyond tests/types-baseline.txt. With another PyTorch than the baseline's, errors that name a type of
@@ -57,12 +66,22 @@ types-baseline: $(VENV)/.installed-dev
 docs-options: $(VENV)/.installed
 	$(BIN)/python -m utils.options.page
 
+# The pages of docs/ as a site, in the folder `site`; a link that leads nowhere is an error.
+docs: $(DOCS_VENV)/.installed
+	NO_MKDOCS_2_WARNING=1 $(DOCS_VENV)/bin/python -m mkdocs build --strict --quiet
+	@echo 'The pages are in site/index.html'
+
+$(DOCS_VENV)/.installed: requirements-docs.txt
+	@$(DOCS_VENV)/bin/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv $(DOCS_VENV)
+	$(DOCS_VENV)/bin/python -m pip install --disable-pip-version-check -r requirements-docs.txt
+	@touch $@
+
 format: $(VENV)/.installed-dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf .venv .pytest_cache .ruff_cache .mypy_cache
+	rm -rf .venv .venv-docs site .pytest_cache .ruff_cache .mypy_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # The stamps make the second call fast; a changed requirements file installs again.
@@ -71,6 +90,15 @@ $(VENV)/.installed: requirements.txt
 	  sys.exit(None if sys.version_info >= (3, 10) else f"Python {v} is too old: make PYTHON=/path/to/python3.10-or-newer")'
 	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv $(VENV) || { \
 	  echo 'No virtual environment: run `apt install python3-venv`, or `virtualenv $(VENV)`, and make again.' >&2; exit 1; }
+	@if $(BIN)/python -c 'import torch' 2>/dev/null; then :; \
+	elif [ -z "$(CPU)" ]; then \
+	  echo 'PyTorch from PyPI has its CUDA libraries: $(VENV) will take 6.2 GB on Linux, 4.6 GB of it for them.'; \
+	  echo 'Ctrl-C and `make CPU=1 ...` if this machine has no GPU.'; \
+	elif grep '^torch' requirements.txt > $(VENV)/torch.txt && \
+	  $(BIN)/python -m pip install --disable-pip-version-check --index-url $(CPU_INDEX) -r $(VENV)/torch.txt; then :; \
+	else \
+	  echo '$(CPU_INDEX) cannot be used: PyTorch comes from PyPI, 6.2 GB with its CUDA libraries.'; \
+	fi
 	$(BIN)/python -m pip install --disable-pip-version-check -r requirements.txt
 	@$(BIN)/python -c 'import cv2' 2>/dev/null || { \
 	  echo 'opencv-python does not load here (no libGL?): replacing it with opencv-python-headless'; \

@@ -14,7 +14,7 @@ from itertools import count
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]  # the repository
-VERSION = "0.1.0"
+VERSION = "0.2.0"
 SCRIPTS = ("train.py", "val.py", "detect.py", "export.py")
 MODULES = {"pip": "pip", "torchrun": "torch.distributed.run", "tensorboard": "tensorboard.main"}  # programs' own ones
 

@@ -39,7 +39,7 @@ def cached_constant(build: Callable[P, C], size: int = 64) -> CachedConstant[P, 
     """Keep the last `size` results of a function that makes a constant, a tensor or a tuple of some.
 
     Arguments are hashable. The cache is outside every module, so no state dict, deep copy or exponential average ever
-    sees it. It is by-passed while a graph is traced, and fake tensors are never stored. Constants are made outside
+    sees it. It is bypassed while a graph is traced, and fake tensors are never stored. Constants are made outside
     inference mode, so that a later training step may save them for its backward pass.
     """
     make: Callable[..., Any] = build
