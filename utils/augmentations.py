@@ -90,6 +90,14 @@ def letterbox(
     return like(im, shape), ratio, pad
 
 
+def resize(im: np.ndarray, size: tuple[int, int], smooth: bool) -> np.ndarray:
+    """Resize an image (H, W, C) to (width, height): with bilinear interpolation if `smooth`, else by area averages."""
+    if im.shape[2] > 4 and not smooth:  # OpenCV averages four channels at most
+        parts = [resize(np.ascontiguousarray(im[..., i : i + 4]), size, smooth) for i in range(0, im.shape[2], 4)]
+        return np.concatenate(parts, 2)
+    return like(cv2.resize(im, size, interpolation=cv2.INTER_LINEAR if smooth else cv2.INTER_AREA), im.shape)
+
+
 def like(im: np.ndarray, shape: Sequence[int]) -> np.ndarray:
     """Return an image with as many axes as `shape` has: OpenCV drops the axis of a single channel."""
     return im[..., None] if im.ndim < len(shape) else im

@@ -42,10 +42,10 @@ from utils.augmentations import (
     draw_perspective,
     global_rng,
     letterbox,
-    like,
     mixup,
     paste_copies,
     perspective_matrix,
+    resize,
     visible_part,
 )
 from utils.boxes import xywhn2xyxy, xyxy2xywhn
@@ -351,8 +351,7 @@ class LoadImagesAndLabels(Dataset):
         im = self.samples.crop(index, im)
         if im.shape[1::-1] == size:
             return im
-        smooth = self.augment or max(size) > max(width, height)
-        return like(cv2.resize(im, size, interpolation=cv2.INTER_LINEAR if smooth else cv2.INTER_AREA), im.shape)
+        return resize(im, size, self.augment or max(size) > max(width, height))
 
     def _decode(self, index: int, flags: int, k: int) -> np.ndarray | None:
         """Decode an image at 1/k of its size; mark and report it, and return None, if that fails."""

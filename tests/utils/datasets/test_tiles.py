@@ -8,7 +8,9 @@ import torch
 from tests.labelled_folder import write_folder
 from utils import dataloaders as dl
 from utils.boxes import xywhn2xyxy
+from utils.datasets.images import PixelFormat
 from utils.datasets.label_cache import LabelSet
+from utils.datasets.reader import Split
 from utils.datasets.tiles import BACKGROUND, KEPT, cut_into_tiles, cut_labels, tile_grid, tile_sides, whole_images
 from utils.hyp import Hyp
 
@@ -154,3 +156,23 @@ def test_a_damaged_image_is_reported_once(folder, tmp_path, caplog):
     (tmp_path / "a.jpg").write_bytes(b"no image")
     assert all((dataset[i][0] == 114).all() and not len(dataset[i][1]) for i in range(dataset.n))
     assert sum("grey background" in record.message for record in caplog.records) == 1
+
+
+@pytest.mark.parametrize(("pixels", "dtype"), [(PixelFormat(8), np.uint8), (PixelFormat(5, 12), np.uint16)])
+@pytest.mark.parametrize("cache", [None, "ram", "disk"])
+def test_tiles_of_bands_are_parts_of_the_array(tmp_path, pixels, dtype, cache):
+    """Each tile has all bands of its place, on the scale of the file, read, cached or read from the cache."""
+    top = 255 if dtype == np.uint8 else 4095
+    array = np.random.default_rng(0).integers(0, top + 1, (64, 160, pixels.channels), dtype)
+    np.save(tmp_path / "a.npy", array)
+    (tmp_path / "a.txt").write_text("0 .5 .5 .9 .9\n")
+    split = Split(str(tmp_path), "yolo", {0: "field"}, pixels=pixels)
+    for _ in range(2):
+        dataset = dl.LoadImagesAndLabels(split, 64, tile=(64, 64), overlap=0.2, cache_images=cache)
+        assert dataset.n == 4  # the whole image, and three tiles
+        for i in range(1, 4):
+            x1, y1, x2, y2 = dataset.samples.windows[i]
+            expected = array[y1:y2, x1:x2].transpose(2, 0, 1) * np.float32(255 / top)
+            assert np.array_equal(dataset[i][0].numpy(), expected.astype(np.uint8) if top == 255 else expected)
+        whole, means = dataset[0][0].numpy()[:, 19:45], array.mean((0, 1)) * 255 / top  # of each band, made smaller
+        assert np.abs(whole.mean((1, 2)) - means).max() < 1
