@@ -48,7 +48,8 @@ from utils.console import LOGGER, log_options
 from utils.datasets.tiles import tile_sides
 from utils.downloads.official_weights import find_weights
 from utils.options.table import takes_options
-from utils.paths import ROOT, run_folder
+from utils.paths import HOME, run_folder
+from utils.paths import ROOT as ROOT
 from utils.thresholds import CONF_THRES
 from utils.torch_utils import select_device
 
@@ -330,7 +331,7 @@ def check_labels(written: DatasetFolder | None, size: int) -> None:
 
 def _default_source(source: str | list[str]) -> str | list[str]:
     """Return the source; ValueError if it is the default and that folder does not exist."""
-    if isinstance(source, str) and Path(source) == ROOT / "data/images" and not Path(source).is_dir():
+    if isinstance(source, str) and Path(source) == HOME / "data/images" and not Path(source).is_dir():
         raise ValueError(f"no source given, and the default folder {source} does not exist: pass --source")
     return source
 

@@ -85,8 +85,8 @@ from utils.metrics import fitness
 from utils.optim import accumulate_at, set_schedule_
 from utils.options.table import arguments, as_dict, checked
 from utils.options.val import ValOptions
+from utils.paths import HOME, command, run_folder
 from utils.paths import ROOT as ROOT
-from utils.paths import command, run_folder
 from utils.plots import plot_results
 from utils.torch_utils import amp_context, init_seeds, parse_device, select_device
 
@@ -504,7 +504,7 @@ def train_until_stopped(
 def evolution_command(options: TrainOptions, folder: Path) -> str:
     """Return the command that goes on with an evolution in its folder; where nothing is recorded yet, begins anew."""
     if not options.storage and any((folder / file).is_file() for file in ("evolve.csv", "study.db")):
-        options = replace(options, resume_evolve=str(folder), project=str(ROOT / "runs/train"), name="exp")
+        options = replace(options, resume_evolve=str(folder), project=str(HOME / "runs/train"), name="exp")
     return command("python", "train.py", *arguments(options, leave_out=(*FIXED_IN_EVOLUTION, "exist_ok")))
 
 

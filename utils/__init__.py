@@ -9,7 +9,7 @@ import sysconfig
 from pathlib import Path
 from types import TracebackType
 
-from utils.paths import ROOT, SCRIPTS, command
+from utils.paths import PACKAGE, ROOT, SCRIPTS, command
 
 
 def import_advice(error: ImportError) -> str:
@@ -25,8 +25,8 @@ def import_advice(error: ImportError) -> str:
     if Path(found).exists() and Path(sys.prefix).resolve() != venv.resolve() and Path(sys.argv[0]).name in SCRIPTS:
         return f"{sys.executable} has no {name}, but there is {venv}: {shlex.join([found, *sys.argv])}"
     line = command("pip", "install", "-r", needed)
-    if sys.prefix == sys.base_prefix and Path(sysconfig.get_path("stdlib"), "EXTERNALLY-MANAGED").exists():
-        # pip refuses to install into the Python of the system
+    managed = sys.prefix == sys.base_prefix and Path(sysconfig.get_path("stdlib"), "EXTERNALLY-MANAGED").exists()
+    if managed and not PACKAGE:  # pip refuses to install into the Python of the system
         line = f"{command('python', '-m', 'venv', venv)} && {shlex.join([pip, 'install', '-r', needed])}"
     return f"{sys.executable} has no {name}: {line}"
 

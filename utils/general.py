@@ -60,14 +60,14 @@ from utils.downloads import attempt_download, is_url
 from utils.files import unpack, yaml_load, yaml_save
 from utils.loss import FocalLoss, compute_loss, smooth_BCE
 from utils.metrics import ap_per_class, bbox_iou, box_iou, fitness, wh_iou
-from utils.paths import ROOT, VERSION, command, git_describe, increment_path, run_folder, settings_folder
+from utils.paths import HOME, ROOT, VERSION, command, git_describe, increment_path, run_folder, settings_folder
 from utils.plots import plot_images, plot_one_box, save_one_box
 from utils.torch_utils import Profile, intersect_dicts
 
 FILE = Path(__file__).resolve()
 RANK = torch_utils.RANK
 NUM_THREADS = min(8, max(1, (os.cpu_count() or 1) - 1))
-DATASETS_DIR = Path(os.environ.get("YOLOv5_DATASETS_DIR", ROOT.parent / "datasets"))
+DATASETS_DIR = Path(os.environ.get("YOLOv5_DATASETS_DIR", HOME.absolute().parent / "datasets"))
 AUTOINSTALL = False  # nothing is installed here
 FONT = "Arial.ttf"
 CONFIG_DIR = settings_folder()  # nothing here writes into it

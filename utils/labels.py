@@ -4,4 +4,5 @@ import subprocess
 import sys
 
 if __name__ == "__main__":  # a process of its own: nothing in utils imports the engine
-    raise SystemExit(subprocess.run([sys.executable, "-m", "engine.doctor", *sys.argv[1:]], check=False).returncode)
+    doctor = f"{(__package__ or '').removesuffix('utils')}engine.doctor"
+    raise SystemExit(subprocess.run([sys.executable, "-m", doctor, *sys.argv[1:]], check=False).returncode)

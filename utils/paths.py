@@ -13,10 +13,13 @@ from glob import escape
 from itertools import count
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]  # the repository
-VERSION = "0.2.0"
+ROOT = Path(__file__).resolve().parents[1]  # the repository, or the package that setup.py makes of it
+PACKAGE = __name__.removesuffix("utils.paths")  # "yolov5_swinv2." where pip installed that package, else ""
+HOME = Path() if PACKAGE else ROOT  # where run folders and datasets are by default: nothing is written into a package
+VERSION = "0.2.0"  # pyproject.toml reads it here
 SCRIPTS = ("train.py", "val.py", "detect.py", "export.py")
 MODULES = {"pip": "pip", "torchrun": "torch.distributed.run", "tensorboard": "tensorboard.main"}  # programs' own ones
+MODULES |= {f"yolov5-{script[:-3]}": f"{PACKAGE}{script[:-3]}" for script in SCRIPTS}
 
 
 def increment_path(path: str | Path, exist_ok: bool = False, sep: str = "", mkdir: bool = False) -> Path:
@@ -83,8 +86,10 @@ def command(*words: str | Path) -> str:
     Args:
         *words: `python`, `pip`, or another key of `MODULES`, which are those of the Python that runs; then the
             arguments. One of `SCRIPTS` is found in the repository, and a module of it is run there: its arguments
-            should be absolute paths.
+            should be absolute paths. Of the installed package they are modules, and a script has its own command.
     """
+    if PACKAGE:
+        words = tuple(_in_package(*map(str, words)))
     own = Path(sys.executable)
     own = own if words[0] == "python" else own.with_name(str(words[0]))
     here, found = Path.cwd() == ROOT, shutil.which(words[0])
@@ -100,10 +105,30 @@ def command(*words: str | Path) -> str:
     return f"cd {join([str(ROOT)])} && {join([*program, *texts])}" if elsewhere else join([*program, *texts])
 
 
+def _in_package(first: str, second: str, *others: str) -> Iterator[str]:
+    """Yield the words of a command with scripts and modules as the installed package has them."""
+    if first == "python" and second in SCRIPTS:
+        yield from (f"yolov5-{second[:-3]}", *others)
+    elif second == "-m" and (ROOT / others[0].partition(".")[0]).exists():
+        yield from (first, second, f"{PACKAGE}{others[0]}", *others[1:])
+    else:
+        for word in (first, second, *others):  # torchrun train.py
+            yield from ("-m", f"{PACKAGE}{word[:-3]}") if word in SCRIPTS else (word,)
+
+
+def installed_text(text: str) -> str:
+    """Return a text with its commands, `python train.py` and so on, as the installed package has them."""
+    if PACKAGE:
+        text = re.sub(r"\bpython (train|val|detect|export)\.py\b", r"yolov5-\1", text)
+        text = re.sub(r"(?<=\s)(train|val|detect|export)\.py(?= --)", rf"-m {PACKAGE}\1", text)
+        text = re.sub(r"(?<=python -m )(?=engine|utils)", PACKAGE, text)
+    return text
+
+
 def check_file(file: str | Path, suffixes: tuple[str, ...] = ()) -> Path:
     """Find a file named by the user.
 
-    The path as given is tried first, then below the repository, then every file of that name in its folders data,
+    The path as given is tried first, then below `ROOT`, then every file of that name in its folders data,
     models and utils. Nothing is downloaded.
 
     Args:

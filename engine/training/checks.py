@@ -17,7 +17,7 @@ from utils.files import key_place, yaml_load
 from utils.loggers.services import check_services
 from utils.options.table import arguments, checked, options_of
 from utils.options.train import DEFAULT_CFG, START, TrainOptions
-from utils.paths import ROOT, check_file, command, get_latest_run
+from utils.paths import HOME, check_file, command, get_latest_run
 from utils.torch_utils import parse_device
 
 EVOLUTION = ("evolve", "tuner", "storage", "evolve_population", "resume_evolve")  # no training inside is ever resumed
@@ -180,7 +180,7 @@ def check_evolution(options: TrainOptions, processes: int) -> TrainOptions:
     """
     if processes > 1:
         raise ValueError("--evolve runs in one process: start it with python, not with torchrun")
-    project = str(ROOT / "runs/evolve") if options.project == str(ROOT / "runs/train") else options.project
+    project = str(HOME / "runs/evolve") if options.project == str(HOME / "runs/train") else options.project
     return replace(options, noval=True, nosave=True, noplots=True, project=project)
 
 

@@ -40,7 +40,7 @@ from utils.datasets.scan import check_all
 from utils.datasets.selection import Selection, select_classes
 from utils.datasets.voc import VocReader
 from utils.files import key_place, yaml_load
-from utils.paths import ROOT, check_file, command
+from utils.paths import HOME, check_file, command
 from utils.text import MAX_NAME, name_list
 
 SPLITS = ("train", "val", "test")
@@ -106,7 +106,7 @@ def check_dataset(
         LOGGER.info(f"{where}: classes {selection}")
 
     path = Path(os.path.expanduser(str(data.get("path") or ".")))
-    folders = [ROOT, yaml_file.parent, Path.cwd()] if yaml_file else [ROOT, Path.cwd()]
+    folders = [HOME, yaml_file.parent, Path.cwd()] if yaml_file else [HOME, Path.cwd()]
     bases = list(dict.fromkeys(Path(os.path.normpath(folder.absolute() / path)) for folder in folders))
     needed = [key for key in needed if data.get(key)]
     there = {b: sum(split_exists(b, data[key]) for key in needed) for b in bases}

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from utils.options.check import CONF, COUNT, SHARE, SIDE, TILE, Number, UntouchedList, class_value
 from utils.options.table import make_parser, option
-from utils.paths import ROOT
+from utils.paths import HOME
 from utils.thresholds import CONF_THRES, IOU_THRES, MAX_DET
 
 FORMS = (
@@ -24,7 +24,7 @@ class DetectOptions:
         None, "model file, or official weights such as yolov5s.pt; several .pt files work as an ensemble. Required"
     )
     source: str | list[str] = option(
-        str(ROOT / "data/images"), f"{FORMS}; or several of these, of files or of cameras and streams"
+        str(HOME / "data/images"), f"{FORMS}; or several of these, of files or of cameras and streams"
     )
     data: str | None = option(None, "dataset YAML with class names, for model files that hold none")
     imgsz: list[Annotated[int, SIDE]] = option(
@@ -56,7 +56,7 @@ class DetectOptions:
         False, "save feature maps, and for the best box attention and class activation; of videos for the first frame"
     )
     update: bool = option(False, "at the end strip the training state from the .pt files in place")
-    project: str = option(str(ROOT / "runs/detect"), "parent of the run folder")
+    project: str = option(str(HOME / "runs/detect"), "parent of the run folder")
     name: str = option("exp", "run folder")
     exist_ok: bool = option(False, "use the run folder even if it exists")
     line_thickness: Annotated[int, Number(int, 1, 500)] | None = option(

@@ -45,8 +45,7 @@ def parse_opt(
 
     The word CHECK before it, of the command of earlier versions, is passed over.
     """
-    parser = make_parser(DoctorOptions, description)
-    parser.prog = "python -m engine.doctor"
+    parser = make_parser(DoctorOptions, description, "python -m engine.doctor")
     parser.add_argument("files", nargs="*", metavar="DATA", help="the same as --data DATA")
     opt = parser.parse_intermixed_args(argv)
     files = [file for file in opt.files if file not in ("CHECK", "check")]

@@ -34,6 +34,5 @@ def parse_opt(
     argv: Sequence[str] | None = None, description: str = "Train a backbone on images without labels."
 ) -> argparse.Namespace:
     """Read the options from `argv`, or from the command line."""
-    parser = make_parser(PretrainOptions, description)
-    parser.prog = "python -m engine.pretrain"
+    parser = make_parser(PretrainOptions, description, "python -m engine.pretrain")
     return parser.parse_args(argv)

@@ -23,6 +23,7 @@ from types import NoneType, UnionType
 from typing import Annotated, Any, Concatenate, Literal, ParamSpec, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from utils.options.check import Number, Untouched, plain
+from utils.paths import PACKAGE, installed_text
 
 Options = TypeVar("Options")
 Own = ParamSpec("Own")
@@ -246,9 +247,20 @@ def alternatives(hint: Any) -> tuple[Any, ...]:
 # Command line ---------------------------------------------------------------------------------------------------------
 
 
-def make_parser(cls: type, description: str = "") -> argparse.ArgumentParser:
-    """Return the parser of the options that a dataclass declares."""
-    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+def make_parser(cls: type, description: str = "", program: str = "") -> argparse.ArgumentParser:
+    """Return the parser of the options that a dataclass declares.
+
+    Args:
+        cls: the dataclass.
+        description: of the program, for --help.
+        program: how it is called; "" for one of the scripts.
+    """
+    script = f"yolov5-{cls.__name__.removesuffix('Options').lower()}" if PACKAGE else None
+    parser = argparse.ArgumentParser(
+        prog=installed_text(program) or script,
+        description=installed_text(description),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     for item in all_options(cls).values():
         item.add_to(parser)
     return parser
@@ -264,8 +276,7 @@ def parse_words(cls: type, name: str, program: str, argv: Sequence[str] | None, 
         argv: words to read; None for those of the command line.
         description: of the program, for --help.
     """
-    parser, metavar = make_parser(cls, description), name.upper()
-    parser.prog = f"python -m {program}"
+    parser, metavar = make_parser(cls, description, f"python -m {program}"), name.upper()
     parser.add_argument("word", nargs="?", metavar=metavar, help=f"the same as --{name} {metavar}")
     opt = parser.parse_args(argv)
     if opt.word and getattr(opt, name):

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from utils.options.check import BATCH, COUNT, EPOCHS, SHARE, SIDE, TILE, WORKERS, Number, class_value
 from utils.options.table import make_parser, option, refused
-from utils.paths import ROOT
+from utils.paths import HOME
 
 DEFAULT_CFG = "models/yolov5s-swinv2.yaml"
 TRAIN_SIDE = Number(int, 1, SIDE.high // 2)  # a mosaic is laid out on twice the side
@@ -120,7 +120,7 @@ class TrainOptions:
         None, "default: the hyperparameter file's, or SGD"
     )
     workers: Annotated[int, WORKERS] = option(8, "maximum number of data loading processes")
-    project: str = option(str(ROOT / "runs/train"), "parent of the run folder")
+    project: str = option(str(HOME / "runs/train"), "parent of the run folder")
     name: str = option("exp", "run folder; cfg: name of the model")
     exist_ok: bool = option(False, "write into an existing run folder")
     quad: bool = option(False, "combine four images into one of twice the side; --batch-size is a multiple of 4")

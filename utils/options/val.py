@@ -18,7 +18,7 @@ from utils.options.check import (
     class_value,
 )
 from utils.options.table import make_parser, option
-from utils.paths import ROOT
+from utils.paths import HOME
 
 AP_CONF_THRES = UntouchedFloat(0.001)  # as in YOLOv5
 SPLIT_TASKS = ("train", "val", "test", "speed")
@@ -67,7 +67,7 @@ class ValOptions:
     save_hybrid: bool = option(False, "write both labels and other detections into the text files")
     save_conf: bool = option(False, "add the confidence to the text files")
     save_json: bool = option(False, "write a COCO result file; always with coco.yaml")
-    project: str = option(str(ROOT / "runs/val"), "parent of the run folder")
+    project: str = option(str(HOME / "runs/val"), "parent of the run folder")
     name: str = option("exp", "run folder")
     exist_ok: bool = option(False, "use the run folder even if it exists")
     half: bool = option(False, "compute in float16, CUDA only")
