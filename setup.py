@@ -73,12 +73,13 @@ class BuildPackage(build_py):
         return target, copied
 
 
-setup(
-    cmdclass={"build_py": BuildPackage},
-    package_dir={PACKAGE: "."} | {f"{PACKAGE}.{room}": room for room in (*ROOMS, "data")},
-    packages=[
-        PACKAGE,
-        *(f"{PACKAGE}.{name}" for room in ROOMS for name in find_packages(include=[room, f"{room}.*"])),
-        *(f"{PACKAGE}.{name}" for name in DATA),
-    ],
-)
+if __name__ == "__main__":
+    setup(
+        cmdclass={"build_py": BuildPackage},
+        package_dir={PACKAGE: "."} | {f"{PACKAGE}.{room}": room for room in (*ROOMS, "data")},
+        packages=[
+            PACKAGE,
+            *(f"{PACKAGE}.{name}" for room in ROOMS for name in find_packages(include=[room, f"{room}.*"])),
+            *(f"{PACKAGE}.{name}" for name in DATA),
+        ],
+    )

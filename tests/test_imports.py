@@ -19,6 +19,7 @@ LAZY = (  # files whose __getattr__ may import upwards: YOLOv5's addresses
     "utils/plots.py",  # feature_visualization, plot_evolve: they stand on engine.results and engine.training
     "utils/dataloaders.py",  # LoadImages, LoadStreams, LoadScreenshots: they stand on engine.inference
     "utils/datasets/__init__.py",  # the same in YOLOv5 up to 6.1; this package stands below utils/dataloaders.py
+    "yolov5_swinv2/__init__.py",  # load and __version__: --help of an installed command does not wait for torch
     "models/common.py",  # DetectMultiBackend, AutoShape and Detections are imported from here; they stand on its blocks
 )
 RUN_AS_FILE = ("models/yolo.py",)  # `python models/yolo.py`: the path starts with models/ and must start with the root
@@ -30,7 +31,7 @@ HEAVY = (
     "torch._dynamo torch.distributed.optim torchvision matplotlib thop trackers supervision"
 ).split()
 
-SKIPPED_FOLDERS = {"tests", "benchmarks", "examples", "runs", "datasets", "venv"}
+SKIPPED_FOLDERS = {"tests", "benchmarks", "examples", "runs", "datasets", "venv", "build"}
 
 
 class Import(NamedTuple):

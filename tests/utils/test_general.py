@@ -51,7 +51,7 @@ def test_root_is_the_repository():
 
 
 def test_version_is_that_of_the_project_file():
-    assert f'version = "{paths.VERSION}"' in (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    assert 'version = { attr = "utils.paths.VERSION" }' in (ROOT / "pyproject.toml").read_text(encoding="utf-8")
 
 
 def test_colours_only_on_a_terminal(terminal, monkeypatch):
