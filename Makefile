@@ -9,7 +9,7 @@ CPU_INDEX ?= https://download.pytorch.org/whl/cpu
 
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-slow test-all parity fuzz kill lint types types-baseline docs docs-options format clean
+.PHONY: demo test test-slow test-all parity fuzz kill installed lint types types-baseline docs docs-options format clean
 
 FUZZ_SECONDS ?= 600  # of each reader
 DOCS_VENV ?= .venv-docs
@@ -42,6 +42,9 @@ fuzz: $(VENV)/.installed-dev
 
 kill: $(VENV)/.installed
 	$(BIN)/python -m tests.killed_training
+
+installed: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest -q tests/installed.py
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

@@ -1,4 +1,4 @@
-"""What setup.py makes of the sources, and how commands read in the package; tests/installed.py builds and installs it."""
+"""What setup.py makes of the sources, and how the package words commands; tests/installed.py installs the wheel."""
 
 import re
 import sys
