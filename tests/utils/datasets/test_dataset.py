@@ -85,14 +85,14 @@ def test_relative_path_is_tried_from_yaml_then_working_directory(dataset, monkey
 def test_repository_comes_first(dataset, monkeypatch, tmp_path_factory):
     root = tmp_path_factory.mktemp("root")
     draw(root / "images" / "train", ["z.png"])
-    monkeypatch.setattr(lb, "ROOT", root)
+    monkeypatch.setattr(lb, "HOME", root)
     assert lb.check_dataset(dataset / "set.yaml")["path"] == str(root)
 
 
 def test_missing_validation_images_name_all_places(dataset, monkeypatch):
     yaml_file = write(dataset / "sub" / "set.yaml", "path: nowhere\ntrain: t\nval: v\nnames: [x]\n")
     monkeypatch.chdir(dataset)
-    places = [lb.ROOT / "nowhere/v", dataset / "sub/nowhere/v", dataset / "nowhere/v"]
+    places = [lb.HOME / "nowhere/v", dataset / "sub/nowhere/v", dataset / "nowhere/v"]
     with pytest.raises(FileNotFoundError, match="validation images are missing") as error:
         lb.check_dataset(yaml_file)
     assert all(str(place) in str(error.value) for place in places)
@@ -170,7 +170,7 @@ def test_demonstration_set_is_drawn_once(tmp_path, monkeypatch, log):
 
 def test_stock_files_have_80_names_and_a_url():
     for name in ("coco.yaml", "coco128.yaml"):
-        content = yaml.safe_load((lb.ROOT / "data" / name).read_text())
+        content = yaml.safe_load((lb.HOME / "data" / name).read_text())
         assert lb.check_names(content["names"], name) == content["names"]
         assert len(content["names"]) == 80
         assert content["download"].startswith("https://")
