@@ -5,9 +5,10 @@
 
 A step is: load and augment one batch, forward, loss, backward, optimizer, average. A way is `default`, which is
 channels_last in float32, or some of these words joined by `+`: `nchw` for the other memory format, `compile` for
-torch.compile, `bf16` for bfloat16 autocast, `checkpointing` to compute the Swin blocks again in the backward pass. All
-models in all ways take turns, step by step, so that what else the machine does hits all of them; the figures are
-medians, `ratio` is the time over that of the first row. Peak memory is that of a process of its own for each row.
+torch.compile, `bf16` for bfloat16 autocast, `fp16` for float16 autocast with scaled gradients, `checkpointing` to
+compute the Swin blocks again in the backward pass. All models in all ways take turns, step by step, so that what else
+the machine does hits all of them; the figures are medians, `ratio` is the time over that of the first row. Peak memory
+is that of a process of its own for each row.
 """
 
 import argparse
@@ -35,35 +36,56 @@ from utils.torch_utils import ModelEMA, amp_context, init_seeds, select_device
 
 PHASES = ("load", "forward", "loss", "backward", "optimizer", "average")
 DEFAULT_MODELS = ("yolov5n.yaml", "yolov5n-swinv2.yaml")
-WORDS = ("default", "nchw", "compile", "bf16", "checkpointing")
+WORDS = ("default", "nchw", "compile", "bf16", "fp16", "checkpointing")
+AMP = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class Trainer:
-    """One model in one way with all that a step needs; `step` returns seconds of each of `PHASES`."""
+    """One model in one way with all that a step needs; `step` returns seconds of each of `PHASES`.
 
-    def __init__(self, cfg: str, way: str, opt: argparse.Namespace, data: dict[str, Any], device: torch.device) -> None:
+    Args:
+        cfg: model file.
+        way: words of `WORDS` joined by `+`.
+        imgsz: side of the images, pixels.
+        nc: classes.
+        device: where it trains.
+        make_batches: gives, for the hyperparameters, an endless iterator over batches as the loader makes them.
+
+    Attributes:
+        loss: sum of the terms of the last step, (1,), on the device.
+    """
+
+    def __init__(
+        self,
+        cfg: str,
+        way: str,
+        imgsz: int,
+        nc: int,
+        device: torch.device,
+        make_batches: Callable[[Hyp], Iterator[Any]],
+    ) -> None:
         init_seeds(0)
         words = way.split("+")
-        model = DetectionModel(cfg, nc=data["nc"], verbose=False).to(device)
+        model = DetectionModel(cfg, nc=nc, verbose=False).to(device)
         self.parameters = sum(p.numel() for p in model.parameters())
-        self.gflops = model.gflops(opt.imgsz)
+        self.gflops = model.gflops(imgsz)
         swin = any(row[2] in SWIN_MODULES for row in model.yaml["backbone"])
         hyp = Hyp.load(check_file(HYP_OF_SWIN if swin else HYP_OF_CONV))
-        model.hyp = hyp.scaled(model.detect.nl, model.nc, opt.imgsz, 0.0).to_dict()
+        model.hyp = hyp.scaled(model.detect.nl, model.nc, imgsz, 0.0).to_dict()
         self.format = torch.contiguous_format if "nchw" in words else torch.channels_last
         model = model.to(memory_format=self.format).train()
         if "checkpointing" in words:
             model.set_activation_checkpointing(True)
-        self.device, self.amp = device, torch.bfloat16 if "bf16" in words else None
+        self.device = device
+        self.amp = next((dtype for word, dtype in AMP.items() if word in words), None)
+        self.scaler = torch.amp.GradScaler(device.type, enabled=self.amp == torch.float16)
         self.ema = ModelEMA(model)
         self.optimizer = build_optimizer(model, hyp.optimizer or "SGD", hyp.lr0, hyp.momentum, hyp.weight_decay)
         self.compute_loss = ComputeLoss(model)
         self.live = model
         self.model = torch.compile(model) if "compile" in words else model
-        loader, _ = create_dataloader(
-            data["train"], opt.imgsz, opt.batch_size, 32, hyp=hyp, augment=True, nc=data["nc"], workers=0, shuffle=True
-        )
-        self.batches = forever(loader)
+        self.loss = torch.zeros(1, device=device)
+        self.batches = make_batches(hyp)
 
     def step(self) -> list[float]:
         """Train on the next batch."""
@@ -80,9 +102,12 @@ class Trainer:
         with amp_context(self.device, self.amp):
             preds = mark(self.model(images))
         loss, _ = mark(self.compute_loss(preds, targets.to(self.device)))
-        mark(loss.backward())
+        self.loss = loss.detach()
+        mark(self.scaler.scale(loss).backward())
+        self.scaler.unscale_(self.optimizer)
         torch.nn.utils.clip_grad_norm_(self.live.parameters(), 10.0)
-        self.optimizer.step()
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
         mark(self.optimizer.zero_grad())
         mark(self.ema.update(self.live))
         return [end - start for start, end in zip(marks, marks[1:], strict=False)]
@@ -145,7 +170,14 @@ def main(argv: list[str]) -> None:
     device = select_device(opt.device)
     data = check_dataset(opt.data)
     kinds = list(product(opt.cfg, opt.ways))
-    trainers = [Trainer(cfg, way, opt, data, device) for cfg, way in kinds]
+
+    def make_batches(hyp: Hyp) -> Iterator[Any]:
+        loader, _ = create_dataloader(
+            data["train"], opt.imgsz, opt.batch_size, 32, hyp=hyp, augment=True, nc=data["nc"], workers=0, shuffle=True
+        )
+        return forever(loader)
+
+    trainers = [Trainer(cfg, way, opt.imgsz, data["nc"], device, make_batches) for cfg, way in kinds]
     if opt.only_memory:
         for _ in range(3):
             trainers[0].step()
