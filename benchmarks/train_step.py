@@ -68,7 +68,6 @@ class Trainer:
         words = way.split("+")
         model = DetectionModel(cfg, nc=nc, verbose=False).to(device)
         self.parameters = sum(p.numel() for p in model.parameters())
-        self.gflops = model.gflops(imgsz)
         swin = any(row[2] in SWIN_MODULES for row in model.yaml["backbone"])
         hyp = Hyp.load(check_file(HYP_OF_SWIN if swin else HYP_OF_CONV))
         model.hyp = hyp.scaled(model.detect.nl, model.nc, imgsz, 0.0).to_dict()
@@ -183,15 +182,16 @@ def main(argv: list[str]) -> None:
             trainers[0].step()
         sys.stdout.write(f"{peak_resident():.0f}\n")
         return
+    gflops = [trainer.live.gflops(opt.imgsz) for trainer in trainers]
     medians = interleave([trainer.step for trainer in trainers], opt.repeats)
     rows = []
-    for (cfg, way), trainer, times in zip(kinds, trainers, medians, strict=True):
+    for (cfg, way), trainer, operations, times in zip(kinds, trainers, gflops, medians, strict=True):
         rows.append(
             {
                 "model": cfg,
                 "way": way,
                 "parameters": trainer.parameters,
-                "gflops": trainer.gflops,
+                "gflops": operations,
                 "images/s": opt.batch_size / sum(times),
                 "peak MiB": peak_memory(cfg, way, argv),
                 "ratio": sum(times) / sum(medians[0]),

@@ -110,7 +110,11 @@ def train_call(core: Core, case: Case) -> Callable[[], Tensor]:
 
 
 def forward_call(core: Core, case: Case) -> Callable[[], Tensor]:
-    """Return a call that attends without gradients."""
+    """Return a call that attends without gradients.
+
+    Its input has none either: PyTorch picks the kernel by what a leaf asks for, whether gradients are recorded or not.
+    """
+    case = Case(*(leaf.detach() for leaf in case.leaves), case.blocked)
 
     def call() -> Tensor:
         with torch.no_grad():
@@ -120,7 +124,7 @@ def forward_call(core: Core, case: Case) -> Callable[[], Tensor]:
 
 
 def relative_gap(found: Tensor | None, exact: Tensor | None) -> float:
-    """Return the largest difference over the largest value of the exact tensor; infinite where one is missing or NaN."""
+    """Return the largest difference over the largest value of the exact one; infinite where one is missing or NaN."""
     if found is None or exact is None:
         return float("inf")
     gap = float((found.detach().double() - exact.detach()).abs().max() / exact.detach().abs().max())
@@ -198,6 +202,7 @@ def first_line(error: BaseException) -> str:
 
 def kernels(work: Work) -> None:
     """Find out which kernel `sdpa` runs for our bias and mask, and which backends refuse them."""
+    answers: dict[str, list[str]] = {}  # answer of the backends -> cases
     for window in work.setting.pick(WINDOWS, WINDOWS[:2]):
         for shifted in (True, False):
             for dtype in DTYPES:
@@ -205,7 +210,10 @@ def kernels(work: Work) -> None:
                 place = f"window {window}, {'masked' if shifted else 'not masked'}, {dtype}"
                 with work.may_not_fit(f"kernels of {place}"):
                     record_kernels(work, case, place)
-                    record_refusals(work, case, place)
+                    for answer in ask_backends(work, case):
+                        answers.setdefault(answer, []).append(place)
+    for answer, places in answers.items():
+        work.note(f"{answer}: {'; '.join(places)}")
 
 
 def record_kernels(work: Work, case: Case, place: str) -> None:
@@ -235,21 +243,23 @@ def record_kernels(work: Work, case: Case, place: str) -> None:
             work.note(f"kernels, {place}, {phase}: {longest}")
 
 
-def record_refusals(work: Work, case: Case, place: str) -> None:
-    """Ask for each backend alone and note who takes a training pass and who refuses it, with PyTorch's reasons."""
-    found = []
-    for name in BACKENDS:
-        with warnings.catch_warnings(record=True) as caught, sdpa_kernel(getattr(SDPBackend, name)):
-            warnings.simplefilter("always")
-            try:
-                train_call(attend_sdpa, case)()
-                synchronize(work.device)
-                found.append(f"{name} runs")
-            except RuntimeError as error:
-                synchronize(work.device)
-                reasons = {str(w.message).split(" (Triggered")[0] for w in caught} or {first_line(error)}
-                found.append(f"{name} refuses ({'; '.join(sorted(reasons))[:400]})")
-    work.note(f"backends, {place}: " + "; ".join(found))
+def ask_backends(work: Work, case: Case) -> list[str]:
+    """Ask for each backend alone: for each pass and backend say whether it runs, or refuses with PyTorch's reasons."""
+    answers = []
+    for phase, call in (("forward", forward_call(attend_sdpa, case)), ("training", train_call(attend_sdpa, case))):
+        for name in BACKENDS:
+            with warnings.catch_warnings(record=True) as caught, sdpa_kernel(getattr(SDPBackend, name)):
+                warnings.simplefilter("always")
+                try:
+                    call()
+                    synchronize(work.device)
+                    answers.append(f"{phase}: {name} runs")
+                except RuntimeError as error:
+                    synchronize(work.device)
+                    said = [" ".join(str(w.message).split(" (Triggered")[0].split()) for w in caught]
+                    reasons = [text for text in dict.fromkeys(said) if not text.endswith("because:")]
+                    answers.append(f"{phase}: {name} refuses ({'; '.join(reasons)[:400] or first_line(error)})")
+    return answers
 
 
 def attention_items(setting: Setting) -> dict[str, Item]:

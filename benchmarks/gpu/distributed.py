@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from benchmarks.gpu.precision import CLASSES, random_batch
-from benchmarks.gpu.work import Item, Setting, Work, milliseconds, synchronize
+from benchmarks.gpu.work import Item, Setting, Work, milliseconds, model_file, synchronize
 from models.yolo import DetectionModel
 from utils.hyp import Hyp
 from utils.loss import ComputeLoss
@@ -37,7 +37,7 @@ def gradients(model: nn.Module) -> Tensor:
     return torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
 
 
-def worker(rank: int, world: int, port: int, backend: str, devices: list[str], imgsz: int, file: str) -> None:
+def worker(rank: int, world: int, port: int, backend: str, devices: list[str], cfg: str, imgsz: int, file: str) -> None:
     """Compare a gradient with that of one process, train some steps; the first process writes what it found."""
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     device = torch.device(devices[rank])
@@ -46,7 +46,7 @@ def worker(rank: int, world: int, port: int, backend: str, devices: list[str], i
     dist.init_process_group(backend, rank=rank, world_size=world, timeout=timedelta(seconds=60))
     init_seeds(0)
     torch.backends.cudnn.allow_tf32 = False
-    model = DetectionModel(f"{CFG}.yaml", nc=CLASSES, verbose=False).to(device).train()
+    model = DetectionModel(cfg, nc=CLASSES, verbose=False).to(device).train()
     model.set_drop_path(0.0)
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
@@ -94,7 +94,8 @@ def train_together(work: Work, devices: list[str], backend: str) -> None:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     file = setting.folder / f"ddp-{backend}.json"
-    mp.spawn(worker, (len(devices), port, backend, devices, setting.pick(320, 64), str(file)), nprocs=len(devices))
+    given = (len(devices), port, backend, devices, model_file(setting, CFG), setting.pick(320, 64), str(file))
+    mp.spawn(worker, given, nprocs=len(devices))
     found = json.loads(file.read_text(encoding="utf-8"))
     gap, apart, losses = found["gap"], found["weights"], found["losses"]
     place = f"{' and '.join(devices)}, {backend}"

@@ -7,7 +7,7 @@ from functools import partial
 import torch
 
 from benchmarks.gpu.precision import CLASSES, make_trainer
-from benchmarks.gpu.work import MIB, Item, Setting, Work, peak_memory, synchronize
+from benchmarks.gpu.work import MIB, Item, Setting, Work, model_file, peak_memory, synchronize
 from models.yolo import DetectionModel
 from utils.autobatch import FRACTION, LARGEST, autobatch
 
@@ -19,7 +19,7 @@ def measure_autobatch(work: Work, cfg: str) -> None:
     """Let AutoBatch choose, and train that batch: it must fit, and take about the share that was promised."""
     setting = work.setting
     imgsz = setting.pick(640, 64)
-    model = DetectionModel(f"{cfg}.yaml", nc=CLASSES, verbose=False).to(work.device).train()
+    model = DetectionModel(model_file(setting, cfg), nc=CLASSES, verbose=False).to(work.device).train()
     amp = torch.float16 if setting.cuda else None
     batch = autobatch(model, imgsz, batch_size=2, amp=amp)  # 2 where nothing can be measured, on a CPU
     del model

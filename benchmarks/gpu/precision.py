@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.gpu.work import Item, Setting, Work
+from benchmarks.gpu.work import Item, Setting, Work, model_file
 from benchmarks.train_step import Trainer
 from utils.hyp import Hyp
 
@@ -24,7 +24,7 @@ def make_trainer(setting: Setting, cfg: str, way: str, imgsz: int, batch: int) -
     def make_batches(_: Hyp) -> Iterator[Any]:
         return repeat((images, targets))
 
-    return Trainer(f"{cfg}.yaml", way, imgsz, CLASSES, setting.device, make_batches)
+    return Trainer(model_file(setting, cfg), way, imgsz, CLASSES, setting.device, make_batches)
 
 
 def random_batch(imgsz: int, batch: int) -> tuple[torch.Tensor, torch.Tensor]:

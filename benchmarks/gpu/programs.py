@@ -20,7 +20,7 @@ from torch import nn
 import detect
 import export
 from benchmarks.gpu.precision import CLASSES
-from benchmarks.gpu.work import Item, Setting, Work, milliseconds, time_calls
+from benchmarks.gpu.work import Item, Setting, Work, milliseconds, model_file, time_calls
 from models.runtimes.backends import DetectMultiBackend
 from models.weights.checkpoint import save_checkpoint
 from models.yolo import DetectionModel
@@ -145,7 +145,7 @@ def make_weights(setting: Setting, cfg: str) -> Path:
     if file.is_file():
         return file
     init_seeds(0, deterministic=False)
-    model = DetectionModel(f"{cfg}.yaml", nc=CLASSES, verbose=False)
+    model = DetectionModel(model_file(setting, cfg), nc=CLASSES, verbose=False)
     for conv in model.detect.m:
         nn.init.normal_(conv.weight, std=0.5)
         nn.init.zeros_(conv.bias)

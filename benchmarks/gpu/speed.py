@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.gpu.precision import CLASSES, make_trainer
-from benchmarks.gpu.work import Item, Setting, Work, free_memory, milliseconds, peak_memory, time_calls
+from benchmarks.gpu.work import Item, Setting, Work, free_memory, milliseconds, model_file, peak_memory, time_calls
 from models.yolo import DetectionModel
 from utils.torch_utils import init_seeds
 
@@ -28,7 +28,7 @@ def training(work: Work, models: tuple[str, ...]) -> None:
             with work.may_not_fit(f"training of {cfg}, {name}"):
                 trainer = make_trainer(setting, cfg, precision if name != "nchw" else f"nchw+{precision}", imgsz, batch)
                 peak = peak_memory(trainer.step, work.device)
-                seconds = time_calls(trainer.step, setting, warmup=2)
+                seconds = time_calls(trainer.step, setting)
                 labels = {"model": cfg, "format": name, "batch": batch, "px": imgsz, "precision": precision}
                 work.figure("training step", milliseconds(seconds), "ms", **labels)
                 work.figure("training", [batch / s for s in seconds], "images/s", **labels)
@@ -56,7 +56,7 @@ def latency(work: Work, models: tuple[str, ...]) -> None:
     medians: dict[str, float] = {}
     for cfg in models:
         init_seeds(0, deterministic=False)
-        source = DetectionModel(f"{cfg}.yaml", nc=CLASSES, verbose=False).eval().fuse().requires_grad_(False)
+        source = DetectionModel(model_file(setting, cfg), nc=CLASSES, verbose=False).eval().fuse().requires_grad_(False)
         for dtype in (torch.float16, torch.float32) if setting.cuda else (torch.float32,):
             for name, memory_format in FORMATS.items():
                 model = source.to(setting.device, dtype, memory_format=memory_format)

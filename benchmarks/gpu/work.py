@@ -11,6 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
+
+from utils.files import yaml_load
+from utils.paths import ROOT
 
 MIB = 2**20
 LEAST_SAMPLE = 0.005  # seconds between two readings of the clock; shorter calls are repeated inside
@@ -48,6 +52,16 @@ class Setting:
     def pick(self, full: Any, tiny: Any) -> Any:
         """Return the first value, or the second in a rehearsal."""
         return tiny if self.tiny else full
+
+
+def model_file(setting: Setting, cfg: str) -> str:
+    """Return the model file of a name such as yolov5n; in a rehearsal a narrow one of the same layers is written."""
+    if not setting.tiny:
+        return f"{cfg}.yaml"
+    file = setting.folder / f"{cfg}-narrow.yaml"
+    table = yaml_load(ROOT / f"models/{cfg}.yaml") | {"width_multiple": 0.125, "depth_multiple": 0.1}
+    file.write_text(yaml.safe_dump(table, sort_keys=False), encoding="utf-8")
+    return str(file)
 
 
 class Work:
