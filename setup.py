@@ -12,12 +12,21 @@ from pathlib import Path
 
 from setuptools import find_packages, setup
 from setuptools.command.build_py import build_py
+from setuptools.command.editable_wheel import editable_wheel
 from setuptools.errors import SetupError
 
 PACKAGE = "yolov5_swinv2"
 SCRIPTS = ("train", "val", "detect", "export", "hubconf")
 ROOMS = ("models", "utils", "engine")
 DATA = ("data", "data.hyps", "models.hub")  # folders without Python files
+
+
+class NoEditable(editable_wheel):
+    """`pip install --editable`: the files of the clone cannot import each other by two names."""
+
+    def run(self) -> None:
+        """Raise SetupError."""
+        raise SetupError("no editable install: the clone runs as it is, and `pip install .` installs a copy of it")
 
 
 def move_imports(text: str, file: str) -> str:
@@ -53,8 +62,6 @@ class BuildPackage(build_py):
 
     def run(self) -> None:
         """Build into an empty folder: what an earlier build left there would come into the wheel."""
-        if self.editable_mode:
-            raise SetupError("no editable install: the clone runs as it is, and `pip install .` installs a copy of it")
         shutil.rmtree(self.build_lib, ignore_errors=True)
         super().run()
 
@@ -75,7 +82,7 @@ class BuildPackage(build_py):
 
 if __name__ == "__main__":
     setup(
-        cmdclass={"build_py": BuildPackage},
+        cmdclass={"build_py": BuildPackage, "editable_wheel": NoEditable},
         package_dir={PACKAGE: "."} | {f"{PACKAGE}.{room}": room for room in (*ROOMS, "data")},
         packages=[
             PACKAGE,
