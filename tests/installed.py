@@ -7,22 +7,21 @@ as PyTorch alone takes gigabytes.
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
 import sysconfig
+import tempfile
 import venv
 from pathlib import Path
 
 import pytest
 
+from tests.test_dockerfile import ROOT, SCRIPTS, SOURCES, context, settings, tracked, values
 from tests.waiting import HANG
 from utils.paths import VERSION
 
-ROOT = Path(__file__).resolve().parents[1]
-SOURCES = ("data", "engine", "models", "utils", "yolov5_swinv2")
-FILES = ("setup.py", "pyproject.toml", "requirements.txt", "README.md", "LICENSE")
-SCRIPTS = ("train.py", "val.py", "detect.py", "export.py", "hubconf.py")
 TRAIN = "--data data/demo.yaml --cfg yolov5n.yaml --weights= --img 64 --epochs 1 --batch-size 50 --workers 1".split()
 BEST = "runs/train/exp/weights/best.pt"
 FORMS = ("pt", "onnx", "torchscript")
@@ -55,12 +54,11 @@ print(json.dumps({{
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory):
-    """Path of the wheel, built from a copy: pip writes into the folder that it builds from."""
+    """Path of the wheel, built from what Docker gets; a copy, as pip writes into the folder that it builds from."""
     source, target = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("wheel")
-    for name in SOURCES:
-        shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__", "demo"))
-    for name in (*FILES, *SCRIPTS):
-        shutil.copy(ROOT / name, source)
+    for file in context(ROOT):
+        (source / file).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / file, source / file)
     (source / "build/lib/yolov5_swinv2").mkdir(parents=True)
     (source / "build/lib/yolov5_swinv2/stale.py").touch()  # of an earlier build
     pip("wheel", "--no-deps", "--no-build-isolation", "--no-index", "-w", target, source)
@@ -69,14 +67,16 @@ def wheel(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def programs(wheel, tmp_path_factory):
-    """Folder of the programs of an environment that has the wheel."""
-    environment = tmp_path_factory.mktemp("environment")
+def programs(wheel):
+    """Folder of the programs of an environment that has the wheel, and that every user of this machine may read."""
+    environment = Path(tempfile.mkdtemp())
+    environment.chmod(0o755)
     venv.create(environment)
     (packages,) = environment.glob("lib/python*/site-packages")
     (packages / "packages.pth").write_text(sysconfig.get_path("purelib"))
     pip("--python", environment, "install", "--no-deps", "--no-index", wheel)
-    return environment / "bin"
+    yield environment / "bin"
+    shutil.rmtree(environment)
 
 
 @pytest.fixture(scope="module")
@@ -122,8 +122,7 @@ def files_of(folder):
 
 
 def test_the_package_holds_every_source_and_nothing_else(package):
-    tracked = subprocess.run(["git", "ls-files", *SOURCES], cwd=ROOT, capture_output=True, text=True, check=True)
-    expected = {Path(file.removeprefix("yolov5_swinv2/")) for file in tracked.stdout.splitlines()}
+    expected = {Path(str(file).removeprefix("yolov5_swinv2/")) for file in tracked(*SOURCES)}
     assert files_of(package) == expected | {Path(file) for file in (*SCRIPTS, "requirements.txt")}
     beside = {path.name for path in package.parent.iterdir() if path.suffix not in (".dist-info", ".pth")}
     assert beside == {"yolov5_swinv2"}
@@ -170,3 +169,33 @@ def test_modules_and_processes_of_torchrun(run):
     words = "-m torch.distributed.run --nproc-per-node 2 -m yolov5_swinv2.train --name two --noplots".split()
     run("python", *words, *TRAIN)
     assert (run.folder / "runs/train/two/weights/best.pt").is_file()
+
+
+def test_as_in_the_container(run, programs):
+    (user,), (command,) = values("USER"), values("CMD")
+    uid, gid = user.split(":")
+    as_user = ["setpriv", f"--reuid={uid}", f"--regid={gid}", "--clear-groups"]
+    small = ["unshare", "--mount", "sh", "-c", 'mount -t tmpfs -o size=64m,mode=1777 shm /dev/shm && exec "$@"', "sh"]
+    for needed in ([*small, "true"], [*as_user, "test", "-r", sysconfig.get_path("purelib")]):
+        if subprocess.run(needed, capture_output=True, check=False).returncode:
+            pytest.skip(f"not possible here: {shlex.join(needed)}")
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        shutil.copytree(run.folder / "data", folder / "data")
+        shutil.copy(run.folder / BEST, folder)
+        for path in (folder, *folder.rglob("*")):
+            os.chown(path, int(uid), int(gid))
+        environment = settings("ENV") | {"PATH": f"{programs}:/usr/bin:/bin", "HOME": name}
+
+        def container(*words):
+            done = subprocess.run(
+                [*small, *as_user, *words], cwd=folder, env=environment, capture_output=True, text=True, timeout=HANG,
+                check=False,
+            )  # fmt: skip
+            assert done.returncode == 0, done.stdout + done.stderr
+            return done
+
+        assert container(*json.loads(command)).stdout.startswith("usage: yolov5-train")
+        words = "--data data/demo.yaml --img 512 --batch-size 50 --workers 2 --weights best.pt".split()
+        assert "0 instead of 2 loader processes" in container("yolov5-val", *words).stderr
+        assert (folder / "runs/val/exp/confusion_matrix.png").stat().st_uid == int(uid)
