@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from engine.exporters.onnx_check import check_inputs, check_nms, compare_onnx, make_session
 from engine.exporters.onnx_nms import add_nms, suppression
+from engine.exporters.onnx_portable import fold_masks, sum_by_products
 from engine.exporters.onnx_quantize import quantize
 from utils.console import LOGGER
 from utils.files import atomic_path
@@ -48,6 +49,9 @@ def export_onnx(model: nn.Module, images: Tensor, file: Path, options: ExportOpt
     graph = trace(model, images, options, stride)
     if options.simplify:
         graph = simplify(graph)
+    if not options.dynamic:
+        fold_masks(graph)
+        sum_by_products(graph)
     precision = "half" if options.half else "float32"
     if calibration:
         graph = quantize(graph, calibration, options.calibration, 1 if options.dynamic else len(images))

@@ -57,12 +57,14 @@ def window_tables(
 def divide(a: Tensor, b: Tensor | int, quotients: Tensor) -> Tensor:
     """Return a // b by comparisons, as TensorRT has no integer division that rounds down.
 
+    None of the tensors is empty, not even for a single quotient, as OpenCV cannot run empty ones.
+
     Args:
         a: int64 (M,), not negative.
         b: positive.
         quotients: int64 (Q,), 0 to Q - 1, all values that the result can have.
     """
-    return (a[:, None] >= (quotients[1:] * b)).long().sum(1)
+    return (a[:, None] >= quotients * b).long().sum(1) - 1
 
 
 def gather_windows(

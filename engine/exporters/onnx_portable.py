@@ -1,0 +1,99 @@
+"""Keep an ONNX graph to what old readers know, above all OpenCV's, without a change of its results.
+
+OpenCV 4 has no tensors of booleans, and up to 4.9 its ReduceSum gives wrong numbers without an error.
+"""
+
+from typing import Any
+
+import numpy as np
+
+COMPARISONS = {"Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Not", "And", "Or", "Xor"}
+
+
+def fold_masks(model: Any) -> None:
+    """Compute the attention masks of a graph with fixed sizes, in place: float constants take the place of booleans.
+
+    The comparisons of constants are computed, and what is made of them as far as it does not grow: a mask (K, 1, N, N)
+    is kept once for all blocks that share it, not its sum with the position bias (K, heads, N, N).
+    """
+    from onnx import helper, numpy_helper
+    from onnx.reference import ReferenceEvaluator
+
+    graph = model.graph
+    values = {item.name: numpy_helper.to_array(item) for item in graph.initializer}
+    folded: set[str] = set()
+    kept = []
+    for node in graph.node:
+        inputs = [name for name in node.input if name]
+        arrays = [values[name] for name in inputs if name in values]
+        made_of_masks = any(name in folded for name in inputs)
+        boolean = node.op_type in COMPARISONS or any(array.dtype == bool for array in arrays)
+        if not inputs or len(arrays) < len(inputs) or not (boolean or made_of_masks):
+            kept.append(node)
+            continue
+        outputs = [helper.make_empty_tensor_value_info(name) for name in node.output]
+        part = helper.make_graph([node], "part", [], outputs, [numpy_helper.from_array(values[n], n) for n in inputs])
+        results = ReferenceEvaluator(helper.make_model(part, opset_imports=model.opset_import)).run(None, {})
+        if not boolean and max(map(np.size, results)) > max(array.size for array in arrays):
+            kept.append(node)
+            continue
+        values |= dict(zip(node.output, results, strict=True))
+        folded.update(node.output)
+    del graph.node[:]
+    graph.node.extend(kept)
+    _write_constants(graph, {name: values[name] for name in folded})
+
+
+def _write_constants(graph: Any, made: dict[str, np.ndarray]) -> None:
+    """Add those of the constants that a node or output reads, equal ones once, and drop initializers that none does."""
+    from onnx import numpy_helper
+
+    read = {name for node in graph.node for name in node.input} | {output.name for output in graph.output}
+    first: dict[tuple, str] = {}
+    other = {}
+    for name in sorted(read & made.keys()):
+        array = made[name]
+        key = (array.shape, array.dtype.str, array.tobytes())
+        other[name] = first.setdefault(key, name)
+        if other[name] == name:
+            graph.initializer.append(numpy_helper.from_array(array, name))
+    for node in graph.node:
+        for i, name in enumerate(node.input):
+            node.input[i] = other.get(name, name)
+    unused = [item for item in graph.initializer if item.name not in read]
+    for item in unused:
+        graph.initializer.remove(item)
+
+
+def sum_by_products(model: Any) -> None:
+    """Replace each sum over the last axis by a product with a column of ones, in place, for OpenCV 4.8 and 4.9.
+
+    Only float sums that keep the axis, of a known length: those of the lengths of queries and keys.
+    """
+    import onnx
+    from onnx import helper, numpy_helper
+
+    graph = model.graph
+    types = {item.name: item.type.tensor_type for item in onnx.shape_inference.infer_shapes(model).graph.value_info}
+    values = {item.name: item for item in graph.initializer}
+    nodes = []
+    for node in graph.node:
+        kind = types.get(node.input[0]) if node.op_type == "ReduceSum" and len(node.input) == 2 else None
+        keeps = all(attribute.i for attribute in node.attribute if attribute.name == "keepdims")
+        if kind is None or not keeps or node.input[1] not in values:
+            nodes.append(node)
+            continue
+        axes = numpy_helper.to_array(values[node.input[1]]).tolist()
+        rank, dtype = len(kind.shape.dim), np.dtype(helper.tensor_dtype_to_np_dtype(kind.elem_type))
+        length = kind.shape.dim[-1].dim_value if rank > 1 else 0
+        if axes not in ([-1], [rank - 1]) or not length or dtype.kind != "f":
+            nodes.append(node)
+            continue
+        ones = f"ones_{length}_{dtype}"
+        if ones not in values:
+            values[ones] = numpy_helper.from_array(np.ones((length, 1), dtype), ones)
+            graph.initializer.append(values[ones])
+        nodes.append(helper.make_node("MatMul", [node.input[0], ones], list(node.output), name=node.name))
+    del graph.node[:]
+    graph.node.extend(nodes)
+    _write_constants(graph, {})
