@@ -103,7 +103,7 @@ def attend_sdpa(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, blocked: Tensor |
         return F.scaled_dot_product_attention(q, k, v, attn_mask=bias[None], scale=1.0)
     n, d = q.shape[-2:]
     mask = torch.where(blocked[:, None], BLOCKED, 0.0).to(bias.dtype)  # (K, 1, N, N): all that a file has to hold
-    masked = (bias + mask).view(1, -1, n, n)  # (1, K * h, N, N)
+    masked = (bias + mask).contiguous().view(1, -1, n, n)  # (1, K * h, N, N); a narrow window gives strided ones
     q, k, v = (t.reshape(-1, masked.shape[1], n, d) for t in (q, k, v))  # (B, K * h, N, d)
     out = F.scaled_dot_product_attention(q, k, v, attn_mask=masked, scale=1.0)
     return out.view(-1, bias.shape[0], n, d)
