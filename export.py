@@ -30,6 +30,7 @@ from torch import Tensor
 
 from engine.exporters import EXPORTERS
 from engine.exporters.calibration import calibration_images
+from engine.exporters.onnx_runtimes import choose_opset
 from engine.exporters.summary import Outcome, log_summary, size_mb
 from engine.exporters.tensorrt_ops import check_tensorrt
 from models.experimental import attempt_load
@@ -45,7 +46,16 @@ from utils.torch_utils import select_device
 
 FILE = Path(__file__).resolve()
 LICENCE = "Apache-2.0"  # of this program, and of weights that were trained with it from scratch
-FLAGS = ("half", "int8", "dynamic", "simplify", "optimize", "nms", "agnostic_nms")  # must apply to at least one format
+FLAGS = (
+    "half",
+    "int8",
+    "dynamic",
+    "simplify",
+    "optimize",
+    "nms",
+    "agnostic_nms",
+    "runtime",
+)  # must apply to at least one format
 
 
 @takes_options(ExportOptions)
@@ -78,6 +88,9 @@ def run(options: ExportOptions) -> list[Path]:
     both_sides(options.imgsz)  # told before a model is loaded
     options = replace(options, opset=_raised(options.opset))
     check_options(options, formats)
+    if options.runtime:
+        options = replace(options, opset=choose_opset(options))
+        LOGGER.info(f"ONNX operator set {options.opset}: {', '.join(options.runtime)} must read it")
     device = select_device(options.device)
     outcomes = []
     for file in weights:

@@ -1,6 +1,7 @@
 """Keep an ONNX graph to what old readers know, above all OpenCV's, without a change of its results.
 
-OpenCV 4 has no tensors of booleans, and up to 4.9 its ReduceSum gives wrong numbers without an error.
+OpenCV 4 has no tensors of booleans, up to 4.9 its ReduceSum gives wrong numbers without an error, and from 4.10 on one
+of the two forms of GELU ends the process.
 """
 
 from typing import Any
@@ -45,7 +46,7 @@ def fold_masks(model: Any) -> None:
 
 
 def _write_constants(graph: Any, made: dict[str, np.ndarray]) -> None:
-    """Add those of the constants that a node or output reads, equal ones once, and drop initializers that none does."""
+    """Add those of the constants that a node or output reads, equal ones once; drop what has become unused."""
     from onnx import numpy_helper
 
     read = {name for node in graph.node for name in node.input} | {output.name for output in graph.output}
@@ -60,9 +61,15 @@ def _write_constants(graph: Any, made: dict[str, np.ndarray]) -> None:
     for node in graph.node:
         for i, name in enumerate(node.input):
             node.input[i] = other.get(name, name)
-    unused = [item for item in graph.initializer if item.name not in read]
-    for item in unused:
-        graph.initializer.remove(item)
+    drop_unused(graph)
+
+
+def drop_unused(graph: Any) -> None:
+    """Remove the initializers that neither a node nor an output reads, in place."""
+    read = {name for node in graph.node for name in node.input} | {output.name for output in graph.output}
+    kept = [item for item in graph.initializer if item.name in read]
+    del graph.initializer[:]
+    graph.initializer.extend(kept)
 
 
 def sum_by_products(model: Any) -> None:
@@ -96,4 +103,30 @@ def sum_by_products(model: Any) -> None:
         nodes.append(helper.make_node("MatMul", [node.input[0], ones], list(node.output), name=node.name))
     del graph.node[:]
     graph.node.extend(nodes)
-    _write_constants(graph, {})
+    drop_unused(graph)
+
+
+def order_gelu(model: Any) -> None:
+    """Halve the product of GELU last, x * (1 + erf) * 0.5, in place: operator sets below 20 have no Gelu.
+
+    The tracer halves the sum first, x * (0.5 * (1 + erf)), which crashes OpenCV 4.10 to 5.0 when it looks for GELU. A
+    half is exact, so that the results are the same.
+    """
+    graph = model.graph
+    constants = {item.name for item in graph.initializer}
+    readers: dict[str, list[Any]] = {}
+    for node in graph.node:
+        for name in node.input:
+            readers.setdefault(name, []).append(node)
+    for erf in [node for node in graph.node if node.op_type == "Erf"]:
+        chain = [erf]
+        while len(chain) < 4 and len(found := readers.get(chain[-1].output[0], [])) == 1:
+            chain += found
+        if [node.op_type for node in chain] != ["Erf", "Add", "Mul", "Mul"]:
+            continue
+        _, total, half, last = chain
+        scale = [name for name in half.input if name in constants]
+        others = [name for name in last.input if name != half.output[0]]
+        if len(scale) == len(others) == 1:
+            half.input[:] = [*others, total.output[0]]
+            last.input[:] = [half.output[0], *scale]

@@ -15,8 +15,9 @@ from torch import Tensor, nn
 
 from engine.exporters.onnx_check import check_inputs, check_nms, compare_onnx, make_session
 from engine.exporters.onnx_nms import add_nms, suppression
-from engine.exporters.onnx_portable import fold_masks, sum_by_products
+from engine.exporters.onnx_portable import fold_masks, order_gelu, sum_by_products
 from engine.exporters.onnx_quantize import quantize
+from engine.exporters.onnx_runtimes import LOWEST, lower_opset
 from utils.console import LOGGER
 from utils.files import atomic_path
 from utils.options.export import OPSETS, ExportOptions
@@ -49,6 +50,7 @@ def export_onnx(model: nn.Module, images: Tensor, file: Path, options: ExportOpt
     graph = trace(model, images, options, stride)
     if options.simplify:
         graph = simplify(graph)
+    order_gelu(graph)
     if not options.dynamic:
         fold_masks(graph)
         sum_by_products(graph)
@@ -56,10 +58,11 @@ def export_onnx(model: nn.Module, images: Tensor, file: Path, options: ExportOpt
     if calibration:
         graph = quantize(graph, calibration, options.calibration, 1 if options.dynamic else len(images))
         precision = "int8"
-    lower_ir_version(graph)
     plain = graph.SerializeToString()
     if options.nms:
         add_nms(graph, nc, options)
+    lower_opset(graph, options.opset)
+    lower_ir_version(graph)
     for key, value in metadata.items():
         graph.metadata_props.add(key=key, value=str(value))
     with atomic_path(file) as tmp:
@@ -92,7 +95,7 @@ def ensure_onnx(model: nn.Module, images: Tensor, file: Path, options: ExportOpt
 
 def _check_options(options: ExportOptions) -> None:
     """Raise ValueError for options that the format does not support."""
-    if not OPSETS[0] <= options.opset <= OPSETS[1]:
+    if not (LOWEST if options.runtime else OPSETS[0]) <= options.opset <= OPSETS[1]:
         raise ValueError(f"--opset is {options.opset}, but must be from {OPSETS[0]} to {OPSETS[1]}")
     if options.int8 and options.half:
         raise ValueError("--int8 and --half are mutually exclusive: choose one")
@@ -126,7 +129,7 @@ def trace(model: nn.Module, images: Tensor, options: ExportOptions, stride: int)
             (images,),
             dynamo=True,
             dynamic_shapes=shapes,
-            opset_version=options.opset,
+            opset_version=max(options.opset, OPSETS[0]),
             input_names=["images"],
             output_names=["output0"],
             external_data=False,

@@ -60,6 +60,11 @@ class ExportOptions:
         bare=True,
         metavar="FILE",
     )
+    runtime: list[str] = option(
+        [],
+        "oldest runtimes that must read the ONNX file, such as onnxruntime==1.16 tensorrt==8.6",
+        metavar="NAME==VERSION",
+    )
     real_images: Callable[[], Iterator[Any]] | None = None
 
 

@@ -57,7 +57,7 @@ ROWS = (
         ".onnx",
         ONNX_WRITERS,
         ("onnxruntime",),
-        options=("opset", "dynamic", "simplify", "half", "int8", *NMS),
+        options=("opset", "runtime", "dynamic", "simplify", "half", "int8", *NMS),
     ),
     Format("torch.export", "pt2", ".pt2", options=("half", "dynamic")),
     Format(
@@ -76,7 +76,7 @@ ROWS = (
         (*ONNX_WRITERS, "tensorrt"),
         ("tensorrt",),
         cpu=False,
-        options=("opset", "dynamic", "simplify", "half", "int8", "workspace", "cache", "verbose", *NMS),
+        options=("opset", "runtime", "dynamic", "simplify", "half", "int8", "workspace", "cache", "verbose", *NMS),
     ),
     Format(
         "ncnn",

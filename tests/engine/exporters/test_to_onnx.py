@@ -97,6 +97,13 @@ def test_example_has_two_windows_on_each_axis(tiny_swin, tiny_conv):
     assert min(example_size(tiny_conv, 16)) >= 32
 
 
+def test_operator_set_17_for_an_old_runtime(tiny_conv, tmp_path):
+    file = export(tiny_conv, tmp_path / "a.onnx", opset=17, runtime=["tensorrt==8.6"], nms=True)
+    graph = onnx.load(file)
+    assert (graph.opset_import[0].version, graph.ir_version) == (17, 8)
+    onnx.checker.check_model(graph, full_check=True)
+
+
 @pytest.mark.parametrize("change", [{}, {"opset": 18, "simplify": True}], ids=str)
 def test_fixed_sizes(tiny_conv, tmp_path, change):
     if change.get("simplify"):
