@@ -5,12 +5,11 @@ import numpy as np
 import pytest
 import torch
 
-from models.yolo import Model
+from tests import same_boxes
+from tests.random_detector import random_detector
 from utils.augmentations import letterbox
 from utils.boxes import scale_boxes
-from utils.files import yaml_load
 from utils.nms import non_max_suppression
-from utils.paths import ROOT
 
 SIZE = 160
 NAMES = {0: "cat", 1: "dog's", 2: "élan"}
@@ -32,22 +31,7 @@ def network_input(picture):
 
 @pytest.fixture(scope="session")
 def network(picture):
-    """A narrow network, random, its statistics set on the picture, so that scores spread over 0 to 1."""
-    torch.manual_seed(0)
-    model = Model(yaml_load(ROOT / "models/hub/yolov3-tiny.yaml") | {"width_multiple": 0.25}, nc=len(NAMES))
-    images = network_input(picture)
-    for module in model.modules():
-        if isinstance(module, torch.nn.BatchNorm2d):
-            module.momentum = 1.0
-    with torch.no_grad():
-        model.train()(images)
-        raw = model.eval()(images)[1]  # one (1, 3, H, W, 5 + classes) per stride
-        for conv, numbers in zip(model.detect.m, raw, strict=True):
-            std, mean = torch.std_mean(numbers, (0, 2, 3))  # (3, 5 + classes)
-            conv.weight.mul_((1.5 / std).view(-1, 1, 1, 1))
-            conv.bias.copy_(((conv.bias.view_as(mean) - mean) * 1.5 / std).view(-1))
-            conv.bias.view_as(mean)[:, 4] -= 3  # few objects
-    return model
+    return random_detector(network_input(picture), len(NAMES))
 
 
 @pytest.fixture(scope="session")
@@ -85,17 +69,4 @@ def expected(network, picture):
 
 @pytest.fixture(scope="session")
 def assert_same():
-    """Check rows (D, 6) `[x1, y1, x2, y2, confidence, class]` against `expected`, within a pixel, in any order."""
-
-    def check(found, expected):
-        found = np.asarray(found, float).reshape(-1, 6)
-        assert len(found) == len(expected)
-        used = set()
-        for row in expected:
-            gaps = np.abs(found - row)
-            match = (gaps[:, :4].max(1) < 1) & (gaps[:, 4] < 1e-3) & (gaps[:, 5] == 0)
-            free = [i for i in match.nonzero()[0] if i not in used]
-            assert free, row
-            used.add(free[0])
-
-    return check
+    return same_boxes.assert_same
