@@ -2,6 +2,7 @@
 # CPU=1 installs PyTorch without its CUDA libraries, from CPU_INDEX where that can be reached.
 PYTHON ?= python3
 VENV ?= .venv
+VENV_CLIENTS ?= .venv-clients
 DEMO_EPOCHS ?= 30
 PYTEST_ARGS ?=
 CPU ?=
@@ -9,7 +10,7 @@ CPU_INDEX ?= https://download.pytorch.org/whl/cpu
 
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-slow test-all parity fuzz kill installed lint types types-baseline docs docs-options format clean
+.PHONY: demo test test-slow test-all parity fuzz kill installed clients lint types types-baseline docs docs-options format clean
 
 FUZZ_SECONDS ?= 600  # of each reader
 DOCS_VENV ?= .venv-docs
@@ -45,6 +46,10 @@ kill: $(VENV)/.installed
 
 installed: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -q tests/installed.py
+
+# Programs of others around this one: docs/clients.md. PyTorch and the rest come from $(VENV).
+clients: $(VENV_CLIENTS)/.installed
+	NODE_MODULES=$(VENV_CLIENTS)/node_modules $(VENV_CLIENTS)/bin/python -m tests.clients.table
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
@@ -84,7 +89,7 @@ format: $(VENV)/.installed-dev
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf .venv .venv-docs site .pytest_cache .ruff_cache .mypy_cache
+	rm -rf .venv .venv-clients .venv-docs site .pytest_cache .ruff_cache .mypy_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # The stamps make the second call fast; a changed requirements file installs again.
@@ -113,4 +118,18 @@ $(VENV)/.installed: requirements.txt
 
 $(VENV)/.installed-dev: requirements-dev.txt $(VENV)/.installed
 	$(BIN)/python -m pip install --disable-pip-version-check -r requirements-dev.txt
+	@touch $@
+
+CLIENTS := tests/clients/requirements
+PIP_CLIENTS := $(VENV_CLIENTS)/bin/python -m pip install --disable-pip-version-check
+
+$(VENV_CLIENTS)/.installed: $(CLIENTS).txt $(CLIENTS)-alone.txt $(VENV)/.installed-dev
+	$(BIN)/python -m venv $(VENV_CLIENTS)
+	site='import sysconfig; print(sysconfig.get_path("purelib"))'; \
+	  $(BIN)/python -c "$$site" >"$$($(VENV_CLIENTS)/bin/python -c "$$site")/clone.pth"
+	$(BIN)/python -m pip freeze >$(VENV_CLIENTS)/versions.txt
+	$(PIP_CLIENTS) -c $(VENV_CLIENTS)/versions.txt -r $(CLIENTS).txt
+	$(PIP_CLIENTS) --no-deps -r $(CLIENTS)-alone.txt
+	@! $(VENV_CLIENTS)/bin/python -m pip freeze | grep -iE '^(yolov5|ultralytics)'  # never
+	-npm install --ignore-scripts --no-audit --no-fund --prefix $(VENV_CLIENTS) onnxruntime-node onnxruntime-web
 	@touch $@

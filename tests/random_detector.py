@@ -28,7 +28,9 @@ def random_detector(images: Tensor, classes: int) -> DetectionModel:
         raw = model.eval()(images)[1]  # one (B, 3, H, W, 5 + classes) per stride
         for conv, numbers in zip(model.detect.m, raw, strict=True):
             std, mean = torch.std_mean(numbers, (0, 2, 3))  # (3, 5 + classes)
-            conv.weight.mul_((1.5 / std).view(-1, 1, 1, 1))
-            conv.bias.copy_(((conv.bias.view_as(mean) - mean) * 1.5 / std).view(-1))
+            spread = torch.full_like(std, 1.5)
+            spread[:, :4] = 0.4  # boxes of like size, so that rounding is small beside each
+            conv.weight.mul_((spread / std).view(-1, 1, 1, 1))
+            conv.bias.copy_(((conv.bias.view_as(mean) - mean) * spread / std).view(-1))
             conv.bias.view_as(mean)[:, 4] -= 3  # few objects
     return model

@@ -3,6 +3,7 @@
 import hashlib
 import os
 import random
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
@@ -19,8 +20,9 @@ def list_images(source: str | Path | Sequence[str | Path] | Split) -> list[str]:
 
     Args:
         source: a folder (searched with all its subfolders), a text file with one image per line (lines that begin with
-            `./` start at the list's folder; below ImageSets/Main of Pascal VOC the lines are names of JPEGImages),
-            several of them, or a split of these.
+            `./` start at the list's folder, and so do those of CVAT that begin with `data/` if there is no such image
+            in the working directory; below ImageSets/Main of Pascal VOC the lines are names of JPEGImages), several of
+            them, or a split of these.
 
     Returns:
         Paths with a suffix of images (`PixelFormat.suffixes` of the split), hidden files and folders (`._a.jpg` of
@@ -89,7 +91,8 @@ def read_list(file: Path, suffixes: Sequence[str]) -> list[str]:
     lines = {number: line.strip() for number, line in enumerate(text.split("\n"), 1) if line.strip()}
     if file.absolute().parts[-3:-1] == ("ImageSets", "Main"):
         folder = file.absolute().parents[2] / "JPEGImages"
-        return [str(folder / f"{line.split()[0]}.jpg") for line in lines.values()]
+        return [_named_image(str(folder / re.sub(r"\s+-?[01]$", "", line)), suffixes) for line in lines.values()]
+    lines = {number: _of_cvat(file, line) for number, line in lines.items()}
     foreign = [number for number, line in lines.items() if not is_image_name(line, suffixes)]
     if foreign:
         line = lines[foreign[0]]
@@ -97,6 +100,21 @@ def read_list(file: Path, suffixes: Sequence[str]) -> list[str]:
         LOGGER.warning(f"{file}:{foreign[0]}: not the name of an image, left out: {line[:60]!r}{more}{slashes(line)}")
     warn_of_missing(file, {number: line for number, line in lines.items() if number not in foreign})
     return [str(file.parent / line[2:]) if line.startswith("./") else line for line in lines.values()]
+
+
+def _named_image(path: str, suffixes: Sequence[str]) -> str:
+    """Return the image of a path without suffix, that with .jpg where there is none."""
+    files = (f"{path}.{suffix}" for suffix in ("jpg", *suffixes))
+    return next(filter(os.path.isfile, files), f"{path}.jpg")
+
+
+def _of_cvat(file: Path, line: str) -> str:
+    """Return a line of an image list, with `./` in place of `data/` where the image is found in that way only.
+
+    CVAT and Darknet expect the export to be unpacked into a folder of that name.
+    """
+    inner = line.removeprefix("data/")
+    return f"./{inner}" if inner != line and not os.path.exists(line) and (file.parent / inner).is_file() else line
 
 
 def warn_of_missing(file: Path, lines: Mapping[int, str]) -> None:

@@ -208,6 +208,23 @@ def test_list_says_where_it_looked_for_relative_lines(tmp_path, monkeypatch, log
     ]
 
 
+def test_list_of_cvat_starts_at_its_folder(tmp_path, monkeypatch, log):
+    draw(tmp_path / "export/obj_train_data", ["a.png"])
+    listing = write(tmp_path / "export/train.txt", "data/obj_train_data/a.png\n")
+    assert lb.list_images(listing) == [f"{tmp_path}/export/obj_train_data/a.png"]
+    draw(tmp_path / "data/obj_train_data", ["a.png"])
+    monkeypatch.chdir(tmp_path)
+    assert lb.list_images(listing) == ["data/obj_train_data/a.png"]  # as before
+    assert log == []
+
+
+def test_names_of_voc_have_any_suffix_and_may_hold_spaces(tmp_path):
+    draw(tmp_path / "JPEGImages", ["a.png", "b 2.png", "c.jpg", "c.png"])
+    listing = write(tmp_path / "ImageSets/Main/cat_train.txt", "a  1\nb 2 -1\nc  0\nlost\n")
+    expected = [f"{tmp_path}/JPEGImages/{name}" for name in ("a.png", "b 2.png", "c.jpg", "lost.jpg")]
+    assert lb.list_images(listing) == expected
+
+
 def test_list_written_on_windows_is_told_apart(tmp_path, log):
     write(tmp_path / "list.txt", ".\\images\\a.png\r\nimages\\b.png\r\n")
     assert lb.list_images(tmp_path / "list.txt") == ["images\\b.png"]
