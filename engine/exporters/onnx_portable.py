@@ -1,7 +1,7 @@
 """Keep an ONNX graph to what old readers know, above all OpenCV's, without a change of its results.
 
 OpenCV 4 has no tensors of booleans, up to 4.9 its ReduceSum gives wrong numbers without an error, and from 4.10 on one
-of the two forms of GELU ends the process.
+of the two forms of GELU ends the process. ONNX Runtime 1.23 to 1.30 merges zero padding into a maximum, which is wrong.
 """
 
 from typing import Any
@@ -130,3 +130,25 @@ def order_gelu(model: Any) -> None:
         if len(scale) == len(others) == 1:
             half.input[:] = [*others, total.output[0]]
             last.input[:] = [half.output[0], *scale]
+
+
+def part_padding(model: Any) -> None:
+    """Pad with next to nothing in place of zero before a MaxPool, in place, as yolov3-tiny does.
+
+    ONNX Runtime (1.23 and 1.30 do, 1.32 does not) merges a padding with zeros into the MaxPool after it, whose own
+    padding is minus infinity: another result wherever a window has no positive value.
+    """
+    from onnx import numpy_helper
+
+    graph = model.graph
+    pooled = {node.input[0] for node in graph.node if node.op_type == "MaxPool"}
+    values = {item.name: numpy_helper.to_array(item) for item in graph.initializer}
+    for node in graph.node:
+        if node.op_type != "Pad" or node.output[0] not in pooled or len(node.input) < 3:
+            continue
+        value = values.get(node.input[2])
+        if value is not None and value.dtype.kind == "f" and not value.any():
+            least = np.finfo(value.dtype).smallest_normal
+            graph.initializer.append(numpy_helper.from_array(np.full_like(value, least), f"{node.output[0]}_padding"))
+            node.input[2] = f"{node.output[0]}_padding"
+    drop_unused(graph)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from engine.exporters.onnx_check import check_inputs, check_nms, compare_onnx, make_session
 from engine.exporters.onnx_nms import add_nms, suppression
-from engine.exporters.onnx_portable import fold_masks, order_gelu, sum_by_products
+from engine.exporters.onnx_portable import fold_masks, order_gelu, part_padding, sum_by_products
 from engine.exporters.onnx_quantize import quantize
 from engine.exporters.onnx_runtimes import LOWEST, lower_opset
 from utils.console import LOGGER
@@ -51,6 +51,7 @@ def export_onnx(model: nn.Module, images: Tensor, file: Path, options: ExportOpt
     if options.simplify:
         graph = simplify(graph)
     order_gelu(graph)
+    part_padding(graph)
     if not options.dynamic:
         fold_masks(graph)
         sum_by_products(graph)

@@ -13,6 +13,7 @@ import pytest
 from tests.clients.conftest import NAMES, SIZE
 from tests.waiting import HANG
 
+pytestmark = pytest.mark.slow  # an export
 NODE = """
 const ort = require(process.argv[2]), fs = require("fs");
 const [, , , model, input, output] = process.argv;
