@@ -35,7 +35,7 @@ from engine.exporters.summary import Outcome, log_summary, size_mb
 from engine.exporters.tensorrt_ops import check_tensorrt
 from models.experimental import attempt_load
 from models.image_size import both_sides, choose_size, input_stride
-from models.yolo import DetectionModel
+from models.yolo import Detect, DetectionModel
 from utils.console import LOGGER, colorstr, log_options, long_step
 from utils.options.export import OPSETS, ExportOptions
 from utils.options.formats import EXPORTS, FORMATS, NMS, Format, output_path, parse_include
@@ -46,16 +46,7 @@ from utils.torch_utils import select_device
 
 FILE = Path(__file__).resolve()
 LICENCE = "Apache-2.0"  # of this program, and of weights that were trained with it from scratch
-FLAGS = (
-    "half",
-    "int8",
-    "dynamic",
-    "simplify",
-    "optimize",
-    "nms",
-    "agnostic_nms",
-    "runtime",
-)  # must apply to at least one format
+FLAGS = (*"half int8 dynamic simplify optimize nms agnostic_nms runtime raw_heads".split(),)  # not of every format
 
 
 @takes_options(ExportOptions)
@@ -114,6 +105,8 @@ def check_options(options: ExportOptions, formats: Sequence[Format]) -> None:
         raise ValueError("--half and --int8 are mutually exclusive: choose one")
     if options.workspace <= 0:
         raise ValueError(f"--workspace is {options.workspace:g} GiB, but must be more than 0")
+    if options.raw_heads and options.nms:
+        raise ValueError("--raw-heads and --nms are mutually exclusive: NMS needs boxes, and raw heads are not decoded")
     if options.agnostic_nms and not options.nms:
         raise ValueError("--agnostic-nms has no effect without --nms")
     for flag in FLAGS:
@@ -165,9 +158,16 @@ def make_metadata(model: DetectionModel, options: ExportOptions, stride: int) ->
         "half": options.half,
         "int8": options.int8,
         "nms": options.nms,
+        **(raw_format(model.detect) if options.raw_heads else {}),
         **({"thresholds": brief(model.thresholds)} if model.thresholds else {}),
         **({name: getattr(options, name) for name in NMS[1:]} if options.nms else {}),
     }
+
+
+def raw_format(head: Detect) -> dict[str, Any]:
+    """Return what a program needs to decode raw heads: strides, and anchors (levels, A, 2) in pixels."""
+    anchors = head.anchors * head.stride.view(-1, 1, 1)
+    return {"raw_heads": True, "strides": [int(s) for s in head.stride], "anchors": anchors.round(decimals=4).tolist()}
 
 
 def brief(thresholds: Mapping[str, Any]) -> dict[str, Any]:
@@ -192,6 +192,7 @@ def export_weights(
         FileNotFoundError, ValueError: the checkpoint or the dataset cannot be read.
     """
     model = load(weights, device)
+    model.detect.raw_heads = options.raw_heads
     stride = input_stride(model.stride)
     options = replace(options, imgsz=list(choose_size(options.imgsz, stride, model.trained_size)))
     if options.data:

@@ -54,7 +54,9 @@ COUNTERS: dict[type, Counter] = {
     common.DWConvTranspose2d: count_transposed_convolution,
 }
 
-Outputs = list[Tensor] | tuple[Tensor] | tuple[Tensor, list[Tensor] | None]  # raw maps; (boxes,); (boxes, raw maps)
+Outputs = (
+    list[Tensor] | tuple[Tensor, ...] | tuple[Tensor, list[Tensor] | None]
+)  # raw maps; (boxes,); (boxes, raw maps)
 
 
 class Detect(nn.Module):
@@ -75,9 +77,11 @@ class Detect(nn.Module):
         grid, anchor_grid: for scripts that decode raw maps themselves: of each level, cell positions less 0.5 and
             anchors in pixels, (1, A, H, W, 2), of the last call in evaluation; empty before it.
         dynamic: for scripts that set it before an export; every call computes its cell positions.
+        raw_heads: with `export`, return what the convolutions give, one (B, A * (5 + nc), H, W) per level.
     """
 
     dynamic = False
+    raw_heads = False
     export = False  # on the class: heads that torch.load made from a file of YOLOv5 have no such attribute
     anchors: Tensor  # (levels, A, 2) in cells
     stride: Tensor  # (levels,) pixels per cell
@@ -102,17 +106,12 @@ class Detect(nn.Module):
         return {key: list(empty) if key in ("grid", "anchor_grid") else value for key, value in vars(self).items()}
 
     def forward(self, x: list[Tensor]) -> Outputs:
-        """Predict from one map (B, C, H, W) per level.
-
-        Returns:
-            In training the raw maps, (B, A, H, W, 5 + nc) per level; in evaluation (boxes, raw maps) with boxes
-            (B, R, 5 + nc), or (boxes,) with `export` set.
-        """
-        raw = []
-        for conv, feature in zip(self.m, x, strict=True):
-            y = conv(feature)
-            b, _, h, w = y.shape
-            raw.append(y.view(b, self.na, self.no, h, w).permute(0, 1, 3, 4, 2).contiguous())  # (B, A, H, W, 5 + nc)
+        """Predict from one map (B, C, H, W) per level; for what it returns see the class."""
+        maps = [conv(feature) for conv, feature in zip(self.m, x, strict=True)]  # (B, A * (5 + nc), H, W)
+        if self.export and self.raw_heads:
+            return tuple(maps)
+        views = (y.view(y.shape[0], self.na, self.no, *y.shape[2:]) for y in maps)
+        raw = [view.permute(0, 1, 3, 4, 2).contiguous() for view in views]  # (B, A, H, W, 5 + nc)
         if self.training:
             return raw
         boxes = torch.cat([self.decode(y, level) for level, y in enumerate(raw)], 1)

@@ -97,6 +97,13 @@ def test_script_exits_with_status_1(weights):
         ({"imgsz": (1, 2, 3)}, "--imgsz is 1 2 3"),
         ({"opset": 21}, "--opset is 21, but must be from 18 to 20"),
         ({"workspace": 0}, "--workspace is 0 GiB"),
+        ({"raw_heads": True, "nms": True}, "--raw-heads and --nms are mutually exclusive"),
+        (
+            {"include": ["engine"], "raw_heads": True},
+            "--raw-heads does not apply to engine: it applies to torchscript",
+        ),
+        ({"runtime": ["tensorrt==8.5"]}, "no file is written for versions older than tensorrt==8.6"),
+        ({"include": ["ncnn"], "runtime": ["tensorrt==8.6"]}, "--runtime does not apply to ncnn"),
         ({"agnostic_nms": True}, "--agnostic-nms has no effect without --nms"),
         ({"include": ["ncnn"], "nms": True}, "--nms does not apply to ncnn: it applies to onnx, engine"),
         ({"include": ["ncnn"], "check_tensorrt": True}, "--check-tensorrt checks an ONNX file"),

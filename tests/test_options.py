@@ -96,7 +96,7 @@ OURS = {
         "--slice": 0, "--overlap": 0.2,
         "--batch-size": None, "--as-dataset": None, "--track": False,
     },
-    "export": {"--calibration": 128, "--check-tensorrt": False, "--runtime": []},
+    "export": {"--calibration": 128, "--check-tensorrt": False, "--runtime": [], "--raw-heads": False},
 }  # fmt: skip
 
 SCRIPTS = {"train": train, "val": val, "detect": detect, "export": export}

@@ -1,13 +1,13 @@
 """Compare a file that was just written with the model it was made from, in the file's own runtime."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
-from engine.exporters.compare import Difference, check_difference, measure
+from engine.exporters.compare import Difference, boxes_of, check_difference, measure
 from engine.exporters.onnx_check import check_inputs
 from utils.console import LOGGER
 from utils.options.export import ExportOptions
@@ -19,7 +19,7 @@ INT8_SCORE = 0.1  # mean difference of its scores; trained detectors of BCCD hav
 @torch.inference_mode()
 def check_file(
     title: str,
-    run: Callable[[Tensor], Tensor | ArrayLike],
+    run: Callable[[Tensor], Tensor | ArrayLike | Sequence[Tensor | ArrayLike]],
     model: nn.Module,
     images: Tensor,
     options: ExportOptions,
@@ -29,8 +29,8 @@ def check_file(
 
     Args:
         title: name of the format, for messages.
-        run: images, float32 (B, C, H, W) on the CPU, to boxes (B, R, 5 + classes).
-        model: float32 model that returns (boxes,).
+        run: images, float32 (B, C, H, W) on the CPU, to boxes (B, R, 5 + classes), or to all outputs of the file.
+        model: float32 model that returns (boxes,), or its raw maps.
         images: the example of the export, for the number of channels.
         options: of the export; they decide sizes, number and the tolerance.
         metadata: of the export; its `stride` is used.
@@ -46,8 +46,9 @@ def check_file(
     worst = Difference()
     LOGGER.info(f"{title}: comparing the file with PyTorch")
     for name, batch in check_inputs(options, int(metadata["stride"]), images.shape[1]):
-        expected, found = model(batch.to(device))[0], torch.as_tensor(run(batch))
+        expected = boxes_of(model, model(batch.to(device)))
         try:
+            found = boxes_of(model, run(batch))
             difference = measure(expected, found)
         except ValueError as error:
             raise ValueError(f"{title}, {name}: {error}") from error

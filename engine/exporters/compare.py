@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike
-from torch import Tensor
+from torch import Tensor, nn
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,28 @@ TOLERANCE = {
     "half": Difference(0.0, 0.1, 0.05),
     "int8": Difference(0.0, 1.0, 0.5),
 }
+
+
+def boxes_of(model: nn.Module, outputs: Tensor | ArrayLike | Sequence[Tensor | ArrayLike]) -> Tensor:
+    """Return the boxes (B, R, 5 + classes) of a file's outputs; the maps of `--raw-heads` are decoded by the model.
+
+    Raises:
+        ValueError: another number of maps than the model has, or channels than anchors times 5 + classes.
+    """
+    head: Any = model.model[-1]  # type: ignore[index]
+    parts = [outputs] if isinstance(outputs, Tensor | np.ndarray) else list(outputs)
+    tensors = [torch.as_tensor(part) for part in parts]
+    if not head.raw_heads:
+        return tensors[0]
+    channels = [tensor.shape[1] for tensor in tensors if tensor.ndim == 4]
+    if channels != [head.na * head.no] * head.nl:
+        raise ValueError(f"the outputs have {channels} channels, expected {head.nl} maps of {head.na * head.no}")
+    rows = []
+    for level, tensor in enumerate(tensors):
+        b, _, h, w = tensor.shape
+        raw = tensor.to(head.anchors.device).view(b, head.na, head.no, h, w).permute(0, 1, 3, 4, 2)
+        rows.append(head.decode(raw, level))
+    return torch.cat(rows, 1)
 
 
 def measure(expected: Tensor, found: ArrayLike | Tensor) -> Difference:

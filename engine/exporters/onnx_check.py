@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from engine.exporters.compare import Difference, check_difference, measure
+from engine.exporters.compare import Difference, boxes_of, check_difference, measure
 from engine.exporters.onnx_nms import BOXES, OUTPUTS
 from utils.console import LOGGER
 from utils.nms import non_max_suppression
@@ -59,8 +59,8 @@ def compare_onnx(session: Any, model: nn.Module, inputs: Iterator[tuple[str, Ten
     """Run both on all inputs and log the largest differences.
 
     Args:
-        session: file with the output `output0`.
-        model: float32 model that returns (boxes,).
+        session: file with the output `output0`, or the maps `output0`, `output1`, ...
+        model: float32 model that returns (boxes,), or its raw maps.
         inputs: from `check_inputs`.
         precision: key of `compare.TOLERANCE`.
 
@@ -71,9 +71,10 @@ def compare_onnx(session: Any, model: nn.Module, inputs: Iterator[tuple[str, Ten
     device = next(model.parameters()).device
     LOGGER.info("ONNX: comparing the file with PyTorch")
     for name, images in inputs:
-        expected = model(images.to(device))[0]
-        (found,) = session.run(["output0"], {"images": images.numpy()})
+        expected = boxes_of(model, model(images.to(device)))
+        outputs = session.run(None, {"images": images.numpy()})
         try:
+            found = boxes_of(model, outputs)
             difference = measure(expected, found)
         except ValueError as error:
             raise ValueError(f"ONNX, {name}: {error}") from error

@@ -53,7 +53,7 @@ def usage(outcome: Outcome) -> list[str]:
     place.
     """
     row, (height, width) = outcome.format, outcome.options.imgsz
-    if outcome.file is None or not (row.cpu or row.gpu):
+    if outcome.file is None or not (row.cpu or row.gpu) or outcome.options.raw_heads:
         return []
     record = outcome.weights.absolute().parent.parent / "opt.yaml"
     run = yaml_load(record) if outcome.weights.absolute().parent.name == "weights" and record.is_file() else {}

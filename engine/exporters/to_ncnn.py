@@ -34,7 +34,7 @@ def export_ncnn(model: nn.Module, images: Tensor, file: Path, options: ExportOpt
         convert(model, images, folder, options.half)
         yaml_save(folder / "metadata.yaml", metadata)
         network = load(folder)
-        check_file("ncnn", lambda x: run(network, x), model, images, options, metadata)
+        check_file("ncnn", lambda x: run(network, x, len(model(images))), model, images, options, metadata)
     return file
 
 
@@ -79,16 +79,17 @@ def load(folder: Path) -> Any:
     return network
 
 
-def run(network: Any, images: Tensor) -> Tensor:
-    """Run images (B, 3, H, W) one by one; (B, R, 5 + classes)."""
+def run(network: Any, images: Tensor, count: int = 1) -> list[Tensor]:
+    """Run images (B, 3, H, W) one by one; return `count` outputs, (B, R, 5 + classes) or raw maps."""
     import ncnn  # noqa: PLC0415, optional
 
-    rows = []
+    rows: list[list[Any]] = [[] for _ in range(count)]
     for image in images.numpy():
         with network.create_extractor() as extractor:
             extractor.input("in0", ncnn.Mat(image).clone())
-            status, output = extractor.extract("out0")
-            if status:
-                raise ValueError(f"ncnn could not run the network (status {status})")
-            rows.append(np.array(output))
-    return torch.from_numpy(np.stack(rows))
+            for i in range(count):
+                status, output = extractor.extract(f"out{i}")
+                if status:
+                    raise ValueError(f"ncnn could not run the network (status {status})")
+                rows[i].append(np.array(output))
+    return [torch.from_numpy(np.stack(row)) for row in rows]

@@ -1,7 +1,8 @@
 """Write ONNX through torch.export: one file, any batch and size on request, checked against the model.
 
 The input is `images`, float32 (B, 3, H, W) RGB in 0..1; the output is `output0`, float32 (B, R, 5 + classes)
-`[xywh_net, objectness, class scores]`, or with NMS `detections` and `num`, see `onnx_nms`. The entries of the metadata
+`[xywh_net, objectness, class scores]`, or with NMS `detections` and `num`, see `onnx_nms`, or with raw heads `output0`,
+`output1`, ..., see `Detect.raw_heads`. The entries of the metadata
 are texts: numbers, lists and mappings as Python writes them.
 """
 
@@ -33,9 +34,9 @@ class HalfModel(nn.Module):
         super().__init__()
         self.model = deepcopy(model).half()
 
-    def forward(self, images: Tensor) -> tuple[Tensor]:
-        """Run float32 images (B, 3, H, W) in float16; return (boxes,) with float32 (B, R, 5 + nc)."""
-        return self.model(images.half())
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        """Run float32 images (B, 3, H, W) in float16; return (boxes,) with float32 (B, R, 5 + nc), or raw maps."""
+        return tuple(output.float() for output in self.model(images.half()))
 
 
 def export_onnx(model: nn.Module, images: Tensor, file: Path, options: ExportOptions, metadata: dict[str, Any]) -> Path:
@@ -122,6 +123,8 @@ def trace(model: nn.Module, images: Tensor, options: ExportOptions, stride: int)
         batch = torch.export.Dim("batch", min=1, max=LARGEST_BATCH)
         height, width = (torch.export.Dim(name, min=1, max=LARGEST_SIDE // stride) for name in ("height", "width"))
         shapes = ({0: batch, 2: stride * height, 3: stride * width},)
+    head: Any = model.model[-1]  # type: ignore[index]
+    levels = head.nl
     traced = HalfModel(model) if options.half else model
     with warnings.catch_warnings(), torch.no_grad():
         warnings.filterwarnings("ignore", module="torch|onnxscript|copyreg")  # of the exporter about itself
@@ -132,7 +135,7 @@ def trace(model: nn.Module, images: Tensor, options: ExportOptions, stride: int)
             dynamic_shapes=shapes,
             opset_version=max(options.opset, OPSETS[0]),
             input_names=["images"],
-            output_names=["output0"],
+            output_names=[f"output{i}" for i in range(levels if options.raw_heads else 1)],
             external_data=False,
             verbose=False,
         )

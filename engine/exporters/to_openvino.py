@@ -60,7 +60,7 @@ def export_openvino(
             raise OSError(
                 f"{file}: OpenVINO cannot read the file it has just written. Is the disk full? {reason}"
             ) from error
-        check_file("OpenVINO", lambda x: written([x.numpy()])[0], model, images, options, metadata)
+        check_file("OpenVINO", lambda x: list(written([x.numpy()]).values()), model, images, options, metadata)
     return file
 
 

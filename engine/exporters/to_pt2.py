@@ -32,7 +32,7 @@ def export_pt2(model: nn.Module, images: Tensor, file: Path, options: ExportOpti
         write_whole(tmp, data.getbuffer())
         written = load_pt2(tmp)[0].module(check_guards=False)
         device = images.device
-        check_file("torch.export", lambda x: written(x.to(device))[0], model, images, options, metadata)
+        check_file("torch.export", lambda x: written(x.to(device)), model, images, options, metadata)
     return file
 
 

@@ -37,7 +37,7 @@ def export_torchscript(
         torch.jit.save(script, data, _extra_files={"config.txt": json.dumps(config)})
         write_whole(tmp, data.getbuffer())
         written = load_torchscript(tmp, images.device)[0]
-        check_file("TorchScript", lambda x: written(x.to(images.device))[0], model, images, options, metadata)
+        check_file("TorchScript", lambda x: written(x.to(images.device)), model, images, options, metadata)
     return file
 
 

@@ -126,6 +126,10 @@ class Runtime:
         if not isinstance(metadata, Mapping):
             raise ValueError(f"{file}: its metadata is a {type(metadata).__name__}, expected keys and values")
         self.metadata = {str(key): parse_value(value) for key, value in metadata.items()}
+        if self.metadata.get("raw_heads") is True:
+            raise ValueError(
+                f"{file}: was exported with --raw-heads, whose maps other programs decode: export it again without"
+            )
         self.end2end = self.metadata.get("nms") is True
         self.half = self.metadata.get("half") is True
         self.thresholds = self.metadata.get("thresholds")

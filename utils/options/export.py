@@ -60,6 +60,7 @@ class ExportOptions:
         bare=True,
         metavar="FILE",
     )
+    raw_heads: bool = option(False, "undecoded maps, (B, anchors * (5 + classes), H, W) per level, in place of boxes")
     runtime: list[str] = option(
         [],
         "oldest runtimes that must read the ONNX file, such as onnxruntime==1.16 tensorrt==8.6",

@@ -48,7 +48,7 @@ ROWS = (
         "TorchScript",
         "torchscript",
         ".torchscript",
-        options=("half", "optimize"),
+        options=("half", "optimize", "raw_heads"),
         note="torch.jit is deprecated in PyTorch: prefer pt2",
     ),
     Format(
@@ -57,9 +57,9 @@ ROWS = (
         ".onnx",
         ONNX_WRITERS,
         ("onnxruntime",),
-        options=("opset", "runtime", "dynamic", "simplify", "half", "int8", *NMS),
+        options=("opset", "runtime", "dynamic", "simplify", "half", "int8", "raw_heads", *NMS),
     ),
-    Format("torch.export", "pt2", ".pt2", options=("half", "dynamic")),
+    Format("torch.export", "pt2", ".pt2", options=("half", "dynamic", "raw_heads")),
     Format(
         "OpenVINO",
         "openvino",
@@ -67,7 +67,7 @@ ROWS = (
         ("onnx", "onnxscript", "openvino"),
         ("openvino",),
         gpu=False,
-        options=("half", "int8", "dynamic"),
+        options=("half", "int8", "dynamic", "raw_heads"),
     ),
     Format(
         "TensorRT",
@@ -85,7 +85,7 @@ ROWS = (
         ("ncnn", "pnnx"),
         ("ncnn",),
         gpu=False,
-        options=("half",),
+        options=("half", "raw_heads"),
         note="convolutional models only: ncnn has no windows",
     ),
     Format(

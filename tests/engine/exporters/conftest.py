@@ -38,11 +38,11 @@ def build(stages, seed):
 
 @pytest.fixture(scope="session", autouse=True)
 def _traced_once():
-    """The tracer takes most of the time of an export; of the options it reads three."""
+    """The tracer takes most of the time of an export; of the options it reads four."""
     trace, graphs = to_onnx.trace, {}
 
     def traced(model, images, options, stride):
-        key = model, images.shape, options.dynamic, options.half, options.opset, stride
+        key = model, images.shape, options.dynamic, options.half, options.opset, options.raw_heads, stride
         if key not in graphs:
             graphs[key] = trace(model, images, options, stride)
         return deepcopy(graphs[key])

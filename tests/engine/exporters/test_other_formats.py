@@ -118,6 +118,22 @@ def test_metadata_are_kept(tiny_conv, tmp_path):
     assert json.loads(extra["metadata.json"])["stride"] == 16
 
 
+@pytest.mark.parametrize(
+    "argument", ["torchscript", *[pytest.param(a, marks=pytest.mark.slow) for a in ("pt2", "onnx")]]
+)
+@pytest.mark.parametrize("half", [False, True])
+def test_raw_heads(argument, half, tiny_conv, tmp_path, monkeypatch):
+    """They are compared decoded; the runtimes, which give boxes, refuse the file."""
+    monkeypatch.setattr(tiny_conv.detect, "raw_heads", True)
+    monkeypatch.setitem(METADATA, "raw_heads", True)
+    file = export(argument, tiny_conv, tmp_path, raw_heads=True, half=half)
+    with pytest.raises(ValueError, match="was exported with --raw-heads, whose maps other programs decode"):
+        DetectMultiBackend(file)
+    if argument == "torchscript":
+        maps = torch.jit.load(str(file))(torch.rand(1, 3, 64, 96))
+        assert [(tuple(y.shape), y.dtype) for y in maps] == [((1, 14, *s), torch.float32) for s in ((8, 12), (4, 6))]
+
+
 def test_pt2_says_nothing_of_the_machine_that_wrote_it(tiny_conv, tmp_path):
     file = export("pt2", tiny_conv, tmp_path)
     with zipfile.ZipFile(file) as archive:
