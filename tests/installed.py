@@ -4,6 +4,7 @@ pytest collects this file only where it is named. The environment sees the packa
 as PyTorch alone takes gigabytes.
 """
 
+import ast
 import json
 import os
 import re
@@ -73,7 +74,7 @@ def programs(wheel):
     environment.chmod(0o755)
     venv.create(environment)
     (packages,) = environment.glob("lib/python*/site-packages")
-    (packages / "packages.pth").write_text(sysconfig.get_path("purelib"))
+    (packages / "packages.pth").write_text("\n".join(path for path in sys.path if path.endswith("site-packages")))
     pip("--python", environment, "install", "--no-deps", "--no-index", wheel)
     yield environment / "bin"
     shutil.rmtree(environment)
@@ -199,3 +200,23 @@ def test_as_in_the_container(run, programs):
         words = "--data data/demo.yaml --img 512 --batch-size 50 --workers 2 --weights best.pt".split()
         assert "0 instead of 2 loader processes" in container("yolov5-val", *words).stderr
         assert (folder / "runs/val/exp/confusion_matrix.png").stat().st_uid == int(uid)
+
+
+def test_notebook(run, programs, monkeypatch):
+    pytest.importorskip("ipykernel")
+    nbclient, nbformat = pytest.importorskip("nbclient"), pytest.importorskip("nbformat")
+    notebook = nbformat.read(ROOT / "examples/tutorial.ipynb", as_version=4)
+    committed = [output.output_type for cell in notebook.cells for output in cell.get("outputs", ())]
+    assert "display_data" in committed
+    assert "error" not in committed
+    for name, value in (("TUTORIAL_EPOCHS", "1"), ("TUTORIAL_SIZE", "64")):
+        monkeypatch.setenv(name, value)
+    monkeypatch.delenv("PYTHONPATH", raising=False)
+    client = nbclient.NotebookClient(notebook, timeout=HANG, resources={"metadata": {"path": str(run.folder)}})
+    client.create_kernel_manager()
+    client.km.kernel_spec.argv[0] = str(programs / "python")
+    client.execute()
+    outputs = [output for cell in notebook.cells for output in cell.get("outputs", ())]
+    assert sum("image/jpeg" in output.get("data", {}) for output in outputs) == 8
+    exported, own = ast.literal_eval(outputs[-1]["data"]["text/plain"])
+    assert exported == own
