@@ -9,7 +9,7 @@ from utils.paths import ROOT
 MEASUREMENTS = ROOT / "docs/measurements"
 README = ROOT / "README.md"
 BEGIN, END = "<!-- written by python -m benchmarks.results_table -->\n", "<!-- end of the table -->"
-TEACHERS = {"bccd.yaml": "muon-n-s0", "cplid.yaml": "cplid-n-s0"}  # in conversion.csv
+TEACHERS = {"bccd.yaml": "muon-n-s0", "cplid.yaml": "cplid-muon-n-s0"}  # in conversion.csv
 SCRATCH = {
     "`yolov5n` from scratch": ("models/yolov5n.yaml", "hyp.muon-small.yaml"),
     "`yolov5n-swinv2` from scratch": ("models/yolov5n-swinv2.yaml", "hyp.swinv2.yaml"),
