@@ -128,13 +128,13 @@ def _raised(opset: int) -> int:
     return max(opset, OPSETS[0])
 
 
-def load(weights: Path, device: torch.device) -> DetectionModel:
-    """Load a checkpoint for export: fused, float32, evaluation mode, one output, no gradients.
+def load(weights: Path, device: torch.device, fuse: bool = True) -> DetectionModel:
+    """Load a checkpoint for export: fused unless told otherwise, float32, evaluation mode, one output, no gradients.
 
     Raises:
         FileNotFoundError, ValueError: from `attempt_load`.
     """
-    model = attempt_load(weights, device)
+    model = attempt_load(weights, device, fuse=fuse)
     model.detect.export = True
     model.set_sequential_attention(0)  # a loop over the windows would be unrolled for one image size
     return model.requires_grad_(False)
@@ -208,7 +208,8 @@ def export_weights(
         file = output_path(weights, row.argument, options.int8)
         try:
             with long_step(f"{row.name}: exporting {weights}"):
-                EXPORTERS[row.argument](model, images, file, options, metadata)
+                source = load(weights, device, fuse=False) if row.argument == "yolov5" else model
+                EXPORTERS[row.argument](source, images, file, options, metadata)
             seconds = (datetime.now() - start).total_seconds()
             if options.check_tensorrt and row.argument in ("onnx", "engine"):
                 check_tensorrt(file.with_suffix(".onnx"))

@@ -2,8 +2,9 @@
 
 export_<name>(model, images, file, options, metadata) -> Path
 
-model: DetectionModel in float32 and evaluation mode on the CPU or a CUDA device, fused, `model.detect.export` set,
-    so that it returns (boxes,). An exporter does not change it: it works on a deep copy where it changes weights.
+model: DetectionModel in float32 and evaluation mode on the CPU or a CUDA device, fused (but for yolov5), with
+    `model.detect.export` set, so that it returns (boxes,). An exporter does not change it: it works on a deep copy
+    where it changes weights.
 images: example, float32 (B, 3, H, W) in 0..1, on the model's device.
 file: what to write, from `utils.options.formats.output_path`. It is written through `utils.files.atomic_path`; a folder
     is made beside the target and put in its place when complete.
@@ -31,6 +32,7 @@ from engine.exporters.to_openvino import export_openvino
 from engine.exporters.to_pt2 import export_pt2
 from engine.exporters.to_tensorrt import export_engine
 from engine.exporters.to_torchscript import export_torchscript
+from engine.exporters.to_yolov5 import export_yolov5
 from utils.options.export import ExportOptions
 
 Exporter = Callable[[nn.Module, Tensor, Path, ExportOptions, dict[str, Any]], Path]
@@ -44,4 +46,5 @@ EXPORTERS: dict[str, Exporter] = {  # word of `--include` -> function
     "ncnn": export_ncnn,
     "coreml": export_coreml,
     "tflite": export_litert,
+    "yolov5": export_yolov5,
 }

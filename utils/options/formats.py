@@ -107,6 +107,13 @@ ROWS = (
         gpu=False,
         note="an extra, not tested on a phone; the converter takes 1 GB of disk: best in a separate environment",
     ),
+    Format(
+        "YOLOv5",
+        "yolov5",
+        "_yolov5.pt",
+        options=("half",),
+        note="a pickled model, which runs code when other programs load it: only for tools of YOLOv5 that need one",
+    ),
 )
 FORMATS = {row.argument: row for row in ROWS}
 EXPORTS = {argument: row for argument, row in FORMATS.items() if argument != "-"}
