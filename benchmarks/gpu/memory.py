@@ -7,7 +7,7 @@ from functools import partial
 import torch
 
 from benchmarks.gpu.precision import CLASSES, make_trainer
-from benchmarks.gpu.work import MIB, Item, Setting, Work, model_file, peak_memory, synchronize
+from benchmarks.gpu.work import MIB, Item, Setting, Work, free_memory, model_file, peak_memory, synchronize
 from models.yolo import DetectionModel
 from utils.autobatch import FRACTION, LARGEST, autobatch
 
@@ -23,6 +23,7 @@ def measure_autobatch(work: Work, cfg: str) -> None:
     amp = torch.float16 if setting.cuda else None
     batch = autobatch(model, imgsz, batch_size=2, amp=amp)  # 2 where nothing can be measured, on a CPU
     del model
+    free_memory(work.device)
     work.figure("batch chosen by AutoBatch", batch, "images", model=cfg, px=imgsz)
     try:
         trainer = make_trainer(setting, cfg, "fp16" if amp else "default", imgsz, batch)

@@ -10,7 +10,7 @@ from benchmarks.gpu.memory import autobatch_items, large_items
 from benchmarks.gpu.precision import precision_items
 from benchmarks.gpu.programs import describe_machine, program_items, run_tests, tensorrt_items
 from benchmarks.gpu.speed import speed_items
-from benchmarks.gpu.work import Item, Setting, Work
+from benchmarks.gpu.work import Item, Setting, Work, free_memory
 
 OVERRUN = 0.25  # of the time of a part, by which its last item may be late
 
@@ -76,4 +76,5 @@ def run_parts(parts: list[Part], work: Work, deadline: float, done: set[tuple[st
             start = time.time()
             work.write("begin", until=min(end + OVERRUN * seconds, deadline))
             item(work)
+            free_memory(work.device)
             work.write("end", seconds=time.time() - start)

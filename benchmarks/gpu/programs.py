@@ -53,7 +53,7 @@ def machine_facts(device: torch.device) -> dict[str, Any]:
         "multiprocessors": card.multi_processor_count,
         "cards": torch.cuda.device_count(),
         "cudnn": torch.backends.cudnn.version(),
-        "driver": driver_version(device.index),
+        "driver": driver_version(),
     }
 
 
@@ -65,14 +65,15 @@ def package_version(name: str) -> str | None:
         return None
 
 
-def driver_version(index: int) -> str:
+def driver_version() -> str:
     """Return the version of NVIDIA's driver."""
     tool = shutil.which("nvidia-smi")
     if tool is None:
         return "unknown: no nvidia-smi"
-    command = [tool, "--query-gpu=driver_version", "--format=csv,noheader", f"--id={index}"]
+    command = [tool, "--query-gpu=driver_version", "--format=csv,noheader"]  # a line for each card, all the same
     done = subprocess.run(command, capture_output=True, text=True, check=False)
-    return done.stdout.strip() if done.returncode == 0 else f"unknown: {done.stderr.strip() or done.stdout.strip()}"
+    lines = (done.stdout.strip() or done.stderr.strip()).splitlines() or ["no answer"]
+    return lines[0] if done.returncode == 0 else f"unknown: {lines[0]}"
 
 
 def describe_machine(work: Work) -> None:

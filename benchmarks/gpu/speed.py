@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.gpu.precision import CLASSES, make_trainer
-from benchmarks.gpu.work import Item, Setting, Work, free_memory, milliseconds, model_file, peak_memory, time_calls
+from benchmarks.gpu.work import Item, Setting, Work, milliseconds, model_file, peak_memory, time_calls
 from models.yolo import DetectionModel
 from utils.torch_utils import init_seeds
 
@@ -18,24 +18,29 @@ FORMATS = {"channels_last": torch.channels_last, "nchw": torch.contiguous_format
 
 
 def training(work: Work, models: tuple[str, ...]) -> None:
-    """Time the training step of models, in the precision that train.py takes by default, in both memory formats."""
-    setting = work.setting
-    imgsz, batch = setting.pick(640, 64), setting.pick(16, 2)
-    precision = "fp16" if setting.cuda else "default"  # as --amp auto
+    """Time the training step of models in both memory formats."""
     medians: dict[str, float] = {}
     for cfg in models:
         for name in FORMATS:
             with work.may_not_fit(f"training of {cfg}, {name}"):
-                trainer = make_trainer(setting, cfg, precision if name != "nchw" else f"nchw+{precision}", imgsz, batch)
-                peak = peak_memory(trainer.step, work.device)
-                seconds = time_calls(trainer.step, setting)
-                labels = {"model": cfg, "format": name, "batch": batch, "px": imgsz, "precision": precision}
-                work.figure("training step", milliseconds(seconds), "ms", **labels)
-                work.figure("training", [batch / s for s in seconds], "images/s", **labels)
-                if peak is not None:
-                    work.figure("training memory", peak, "MiB", **labels)
-                medians[f"{cfg} {name}"] = statistics.median(seconds)
+                medians[f"{cfg} {name}"] = time_training(work, cfg, name)
     record_ratios(work, "training step, Swin over convolutions", models, medians)
+
+
+def time_training(work: Work, cfg: str, name: str) -> float:
+    """Record time and memory of a training step, in the precision that train.py takes by default; return seconds."""
+    setting = work.setting
+    imgsz, batch = setting.pick(640, 64), setting.pick(16, 2)
+    precision = "fp16" if setting.cuda else "default"  # as --amp auto
+    trainer = make_trainer(setting, cfg, precision if name != "nchw" else f"nchw+{precision}", imgsz, batch)
+    peak = peak_memory(trainer.step, work.device)
+    seconds = time_calls(trainer.step, setting)
+    labels = {"model": cfg, "format": name, "batch": batch, "px": imgsz, "precision": precision}
+    work.figure("training step", milliseconds(seconds), "ms", **labels)
+    work.figure("training", [batch / s for s in seconds], "images/s", **labels)
+    if peak is not None:
+        work.figure("training memory", peak, "MiB", **labels)
+    return statistics.median(seconds)
 
 
 def record_ratios(work: Work, title: str, models: tuple[str, ...], medians: dict[str, float]) -> None:
@@ -50,54 +55,72 @@ def record_ratios(work: Work, title: str, models: tuple[str, ...], medians: dict
 
 
 def latency(work: Work, models: tuple[str, ...]) -> None:
-    """Time the fused models in evaluation: two precisions, two batches, both formats, and as CUDA graphs."""
+    """Time the fused models in evaluation: two precisions, two batches, both formats."""
     setting = work.setting
-    imgsz = setting.pick(640, 64)
     medians: dict[str, float] = {}
     for cfg in models:
-        init_seeds(0, deterministic=False)
-        source = DetectionModel(model_file(setting, cfg), nc=CLASSES, verbose=False).eval().fuse().requires_grad_(False)
+        network = make_network(setting, cfg)
         for dtype in (torch.float16, torch.float32) if setting.cuda else (torch.float32,):
             for name, memory_format in FORMATS.items():
-                model = source.to(setting.device, dtype, memory_format=memory_format)
+                network = network.to(setting.device, dtype, memory_format=memory_format)
                 for batch in setting.pick((1, 32), (1, 2)):
-                    what = f"{str(dtype).removeprefix('torch.')} {name} batch {batch}"
-                    with work.may_not_fit(f"latency of {cfg}, {what}"):
-                        images = torch.rand(batch, 3, imgsz, imgsz, device=setting.device, dtype=dtype)
-                        images = images.contiguous(memory_format=memory_format)
-                        labels = {"model": cfg, "precision": what.split()[0], "format": name, "batch": batch}
-                        seconds = time_network(work, model, images, **labels)
+                    precision = str(dtype).removeprefix("torch.")
+                    what = f"{precision} {name} batch {batch}"
+                    with work.may_not_fit(f"latency of {cfg}, {what}"), torch.inference_mode():
+                        images = make_images(setting, batch, dtype, memory_format)
+                        seconds = time_calls(partial(network, images), setting)
+                        labels = {"model": cfg, "precision": precision, "format": name, "batch": batch}
+                        work.figure("latency per image", milliseconds(seconds, batch), "ms", **labels)
                         medians[f"{cfg} {what}"] = statistics.median(seconds)
-        del source, model
-        free_memory(setting.device)
     record_ratios(work, "latency, Swin over convolutions", models, medians)
 
 
+def make_network(setting: Setting, cfg: str) -> DetectionModel:
+    """Return a random network, fused, in evaluation mode, on the CPU."""
+    init_seeds(0, deterministic=False)
+    return DetectionModel(model_file(setting, cfg), nc=CLASSES, verbose=False).eval().fuse().requires_grad_(False)
+
+
+def make_images(setting: Setting, batch: int, dtype: torch.dtype, memory_format: torch.memory_format) -> Tensor:
+    """Return random images on the device."""
+    imgsz = setting.pick(640, 64)
+    images = torch.rand(batch, 3, imgsz, imgsz, device=setting.device, dtype=dtype)
+    return images.contiguous(memory_format=memory_format)
+
+
+def graphs(work: Work, models: tuple[str, ...]) -> None:
+    """Time the models in float16 and channels_last as CUDA graphs, beside the plain call."""
+    for cfg in models:
+        network = make_network(work.setting, cfg)
+        network = network.to(work.device, torch.float16, memory_format=torch.channels_last)
+        for batch in work.setting.pick((1, 32), (1, 2)):
+            with work.may_not_fit(f"CUDA graph of {cfg}, batch {batch}"):
+                images = make_images(work.setting, batch, torch.float16, torch.channels_last)
+                time_graph(work, network, images, model=cfg, batch=batch)
+
+
 @torch.inference_mode()
-def time_network(work: Work, network: torch.nn.Module, images: Tensor, **labels: Any) -> list[float]:
-    """Record the latency of a call, plain and as a CUDA graph; return the seconds of the plain one."""
+def time_graph(work: Work, network: Callable[[Tensor], Any], images: Tensor, **labels: Any) -> None:
+    """Record the latency of the plain call and of its graph, and check what the graph gives for another image."""
     setting, batch = work.setting, len(images)
 
     def call() -> Tensor:
         return network(images)[0]
 
-    seconds = time_calls(call, setting)
-    work.figure("latency per image", milliseconds(seconds, batch), "ms", way="eager", **labels)
-    if setting.cuda and labels["format"] == "channels_last" and labels["precision"] == "float16":
-        expected = call().clone()
-        replay, output = capture(call)
-        images.copy_(torch.rand_like(images))  # a replay must read what is in the input now
-        expected_after = call().clone()
-        replay()
-        torch.cuda.synchronize()
-        gap = float((output.float() - expected_after.float()).abs().max())
-        scale = float(expected_after.float().abs().max())
-        ok = gap <= 0.02 * scale and not torch.equal(expected, expected_after)
-        place = ", ".join(map(str, labels.values()))
-        work.check(f"CUDA graph of {place}", ok, f"largest difference from eager {gap:.3g}, largest value {scale:.3g}")
-        graphed = time_calls(replay, setting)
-        work.figure("latency per image", milliseconds(graphed, batch), "ms", way="CUDA graph", **labels)
-    return seconds
+    plain = time_calls(call, setting)
+    before = call().clone()
+    replay, output = capture(call)
+    images.copy_(torch.rand_like(images))  # a replay must read what is in the input now
+    expected = call().clone()
+    replay()
+    torch.cuda.synchronize()
+    gap = float((output.float() - expected.float()).abs().max())
+    largest = float(expected.float().abs().max())
+    ok = gap <= 0.02 * largest and not torch.equal(before, expected)
+    place = ", ".join(f"{key} {value}" for key, value in labels.items())
+    work.check(f"CUDA graph: {place}", ok, f"largest difference from the plain call {gap:.3g}, value {largest:.3g}")
+    for way, seconds in (("plain", plain), ("CUDA graph", time_calls(replay, setting))):
+        work.figure("latency per image, float16, channels_last", milliseconds(seconds, batch), "ms", way=way, **labels)
 
 
 def capture(call: Callable[[], Tensor]) -> tuple[Callable[[], None], Tensor]:
@@ -125,4 +148,6 @@ def speed_items(setting: Setting) -> dict[str, Item]:
     for models in groups:
         items[f"latency: {' and '.join(models)}"] = partial(latency, models=models)
         items[f"training: {' and '.join(models)}"] = partial(training, models=models)
+        if setting.cuda:
+            items[f"CUDA graphs: {' and '.join(models)}"] = partial(graphs, models=models)
     return items

@@ -85,7 +85,7 @@ def test_names_and_shares_of_the_parts():
     full = {p.name: list(p.items(Setting(CUDA, False, ROOT))) for p in PARTS if p.name != "ddp"}
     assert list(full["attention"])[:2] == ["kernels", "cores of window 8"]
     assert {"cores of window 7", "cores of window 10", "flex and compiled, window 16"} <= set(full["attention"])
-    assert len(full["speed"]) == 12  # five sizes of both families and Swin T, training and latency
+    assert len(full["speed"]) == 18  # five sizes of both families and Swin T: latency, training, CUDA graphs
     assert len(full["large"]) == 5
 
 
@@ -191,10 +191,9 @@ def test_a_replay_must_read_its_input_again(recorder, fake_cuda, monkeypatch, st
         return (lambda: None if stale else output.copy_(call())), output
 
     monkeypatch.setattr(speed, "capture", capture)
-    labels = {"model": "n", "precision": "float16", "format": "channels_last", "batch": 1}
-    speed.time_network(recorder, lambda x: [x.square()], images, **labels)
+    speed.time_graph(recorder, lambda x: [x.square()], images, model="n", batch=1)
     assert [event["ok"] for event in of_kind(recorder, "check")] == [not stale]
-    assert [event["labels"]["way"] for event in of_kind(recorder, "figure")] == ["eager", "CUDA graph"]
+    assert [event["labels"]["way"] for event in of_kind(recorder, "figure")] == ["plain", "CUDA graph"]
 
 
 def test_ratios_pair_equal_conditions(recorder):
@@ -278,7 +277,7 @@ def test_facts_of_a_card(monkeypatch):
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: card)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     monkeypatch.setattr(programs.shutil, "which", lambda name: "/bin/nvidia-smi")
-    done = SimpleNamespace(returncode=0, stdout="580.1\n", stderr="")
+    done = SimpleNamespace(returncode=0, stdout="580.1\n580.1\n", stderr="")
     monkeypatch.setattr(programs.subprocess, "run", lambda *args, **keywords: done)
     facts = programs.machine_facts(CUDA)
     assert (facts["device"], facts["memory MiB"], facts["compute capability"]) == ("H200", 16384, "9.0")
