@@ -4,12 +4,11 @@
 under its own licence, another product than TensorRT with the same parser, and never required.
 """
 
-from types import SimpleNamespace
 
 import pytest
 import torch
 
-from engine.exporters.tensorrt_ops import check_tensorrt, find_problems
+from engine.exporters.tensorrt_ops import check_tensorrt
 from engine.exporters.to_onnx import export_onnx
 from engine.exporters.to_tensorrt import build_engine
 from models.yolo import DetectionModel
