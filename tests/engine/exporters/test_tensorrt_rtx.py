@@ -4,7 +4,6 @@
 under its own licence, another product than TensorRT with the same parser, and never required.
 """
 
-
 import pytest
 import torch
 
