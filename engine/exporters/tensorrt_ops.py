@@ -160,12 +160,18 @@ def _resize(_: Graph, node: Any) -> str:
 
 def _pool(_: Graph, node: Any) -> str:
     given = _attributes(node)
+    if node.op_type == "LpPool" and given.get("p", 2) not in (1, 2):
+        return f"p is {given['p']}, allowed: 1, 2"
     if any(d != 1 for d in given.get("dilations", [])):
         return "dilations must be 1"
     if len([name for name in node.output if name]) > 1:
         return "the output Indices is not supported"
     rank = len(given.get("kernel_shape", []))
     return "" if rank in (2, 3) or node.op_type == "LpPool" else f"{rank}-D pooling, allowed: 2-D, 3-D"
+
+
+def _inference(_: Graph, node: Any) -> str:
+    return "training_mode must be 0" if _attributes(node).get("training_mode", 0) else ""
 
 
 def _zero_point(graph: Graph, node: Any) -> str:
@@ -199,6 +205,7 @@ def _not_training(graph: Graph, node: Any) -> str:
 AXES = _constant_input(1, "axes")
 RESTRICTIONS: dict[str, Callable[[Graph, Any], str]] = {
     "AveragePool": _pool,
+    "BatchNormalization": _inference,
     "Constant": _dense_constant,
     "CumSum": _constant_input(1, "axis"),
     "DequantizeLinear": _zero_point,

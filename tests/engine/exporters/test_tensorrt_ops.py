@@ -60,6 +60,11 @@ FAULTS = {
     ),
     "pool with indices": (graph(node("MaxPool", outputs="y i", kernel_shape=[2, 2])), "Indices"),
     "pool with dilation": (graph(node("MaxPool", kernel_shape=[2, 2], dilations=[2, 1])), "dilations must be 1"),
+    "norm of a third power": (graph(node("LpPool", kernel_shape=[2, 2], p=3)), "p is 3, allowed: 1, 2"),
+    "statistics of a training": (
+        graph(node("BatchNormalization", "x s s s s", "y m v", training_mode=1), constants={"s": FLOAT1.repeat(2)}),
+        "training_mode must be 0",
+    ),
     "zero point": (
         graph(node("QuantizeLinear", "x s z"), constants={"s": FLOAT1, "z": np.array([3], INT8)}),
         "QuantizeLinear 'n': the zero point must be a constant 0",
@@ -103,6 +108,10 @@ GOOD = {
         constants={"s": FLOAT1, "z": np.array([0], INT8)},
     ),
     "where": graph(node("Where", "c x x"), inputs={"c": (TensorProto.BOOL, [1]), "x": (1, [1])}),
+    "norm pool": graph(node("LpPool", kernel_shape=[2, 2])),
+    "statistics of inference": graph(
+        node("BatchNormalization", "x s s s s"), constants={"s": FLOAT1.repeat(2)}, opset=18
+    ),
     "reduce over all": graph(node("ReduceMax")),
     "pool": graph(node("MaxPool", kernel_shape=[5, 5], pads=[2] * 4, dilations=[1, 1])),
 }

@@ -7,7 +7,7 @@ under its own licence, another product than TensorRT with the same parser, and n
 import pytest
 import torch
 
-from engine.exporters.tensorrt_ops import check_tensorrt
+from engine.exporters.tensorrt_ops import check_tensorrt, find_problems
 from engine.exporters.to_onnx import export_onnx
 from engine.exporters.to_tensorrt import build_engine
 from models.yolo import DetectionModel
@@ -69,3 +69,31 @@ def test_family_is_built(cfg, form, family, tmp_path, record_property):
     engine = build_engine(rtx, file, options, stride, 3)
     record_property("MB", round(len(engine) / 1e6, 1))
     assert len(engine) > 10_000
+
+
+@pytest.mark.parametrize(
+    ("operator", "inputs", "good", "bad"),
+    [
+        ("LpPool", "x", {"kernel_shape": [2, 2], "p": 2}, {"kernel_shape": [2, 2], "p": 3}),
+        ("MaxPool", "x", {"kernel_shape": [2, 2]}, {"kernel_shape": [2, 2], "dilations": [2, 2]}),
+        ("BatchNormalization", "x s s s s", {}, {"training_mode": 1}),
+    ],
+)
+def test_restrictions_of_the_table_are_those_of_the_parser(operator, inputs, good, bad, tmp_path):
+    helper, FLOAT = onnx.helper, onnx.TensorProto.FLOAT
+    for attributes, allowed in ((good, True), (bad, False)):
+        outputs = ["y", "m", "v"] if "training_mode" in attributes else ["y"]
+        node = helper.make_node(operator, inputs.split(), outputs, name="n", **attributes)
+        x = helper.make_tensor_value_info("x", FLOAT, [1, 2, 8, 8])
+        y = helper.make_tensor_value_info("y", FLOAT, None)
+        s = onnx.numpy_helper.from_array(torch.ones(2).numpy(), "s")
+        constants = [s] if "s" in inputs else []
+        graph = helper.make_graph([node], "g", [x], [y], constants)
+        model = onnx.shape_inference.infer_shapes(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)]))
+        onnx.save(model, tmp_path / "one.onnx")
+        assert (find_problems(model) == []) == allowed
+        if allowed:
+            assert build_engine(rtx, tmp_path / "one.onnx", ExportOptions(imgsz=(8, 8), workspace=1.0), 1, 2)
+        else:
+            with pytest.raises(ValueError, match="TensorRT cannot read this graph"):
+                build_engine(rtx, tmp_path / "one.onnx", ExportOptions(imgsz=(8, 8), workspace=1.0), 1, 2)
