@@ -11,7 +11,7 @@ ROOT = Path(__file__).resolve().parents[1]
 DOORS = {
     "torch.load": (),  # utils/model_files/torch_file.py reads such files without running them
     "torch.package.*": (),
-    "torch.hub.load": ("benchmarks/gpu/programs.py",),  # of this folder, source="local"
+    "torch.hub.load": ("benchmarks/gpu/programs.py", "examples/sahi/detect.py"),  # of this folder, source="local"
     "torch.hub.load_state_dict_from_url": (),
     "torch.hub.download_url_to_file": (),  # has no deadline: utils/downloads/__init__.py
     "torch.ops.load_library": (),
@@ -58,13 +58,14 @@ DOORS = {
     "compile": (),
     "__import__": (),
     "importlib.import_module": (),
-    "runpy.*": (),
+    "runpy.*": ("yolov5_swinv2/commands.py",),  # our four scripts
     "os.system": (),
     "os.popen": (),
     "subprocess.run": (
         "utils/paths.py",  # git
         "engine/exporters/to_ncnn.py",  # pnnx, of which the path is ours
         "utils/labels.py",  # engine.doctor, at the earlier address of that command
+        "benchmarks/against.py",  # what its command line names
         "benchmarks/gpu/programs.py",
         "benchmarks/memory.py",
         "benchmarks/train_step.py",
