@@ -14,6 +14,7 @@ flask = pytest.importorskip("flask")
 @pytest.fixture
 def client(hub_model):
     app = flask.Flask(__name__)
+    app.testing = True  # errors come here
 
     @app.route("/v1/object-detection/<model>", methods=["POST"])
     def predict(model):

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import torch
 
+from engine.exporters.onnx_portable import part_padding
 from tests import same_boxes
 from tests.random_detector import random_detector
 from utils.augmentations import letterbox
@@ -50,6 +51,7 @@ def onnx_file(network, tmp_path_factory):
     names = {"input_names": ["images"], "output_names": ["output0"]}
     torch.onnx.export(Boxes().eval(), (example,), file, dynamo=True, opset_version=18, external_data=False, **names)
     model = onnx.load(file)
+    part_padding(model)
     onnx.helper.set_model_props(model, {"stride": "32", "names": str(NAMES)})
     onnx.save(model, file)
     return file
