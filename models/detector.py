@@ -159,7 +159,7 @@ def find_confidence(asked: float | str, model: nn.Module) -> float | list[float]
     if "conf" in saved and saved["conf"] is None:
         raise ValueError(
             f"confidence {asked!r:.80}: no best one is saved in {name}, as no box was right in its validation. "
-            "Pass a number"
+            "Train longer, or pass a number such as 0.25"
         )
     raise ValueError(
         f"confidence {asked!r:.80}: no best one is saved in {name}. Pass a number, or run val.py --save-thresholds on "

@@ -12,6 +12,7 @@ from engine.doctor.findings import Finding, Place, share_text
 from utils.datasets.dataset import repeated_images
 from utils.datasets.images import IMG_FORMATS, heic_hint
 from utils.datasets.lists import img2label_paths, is_image_name
+from utils.datasets.voc import annotation_folder
 from utils.files import key_place
 from utils.text import name_list, printable
 
@@ -253,7 +254,7 @@ def _unlabelled(data: Dataset, split: DoctorSplit) -> Iterator[Finding]:
         "files.no_label", "warning" if many else "note", split.name, len(missing) + len(empty), images,
         f"{share_text(len(missing), images, 'images')} without a label file{files}",
         "They are backgrounds: an empty file says so, a missing one may have been forgotten."
-        + (_where_labels_are(split) if many and split.yolo else ""), **data.files(missing or empty),
+        + (_where_labels_are(split) if many and (missing or split.yolo) else ""), **data.files(missing or empty),
     )  # fmt: skip
 
 
@@ -261,11 +262,16 @@ def _where_labels_are(split: DoctorSplit) -> str:
     """Say where labels were looked for, and what is there instead: files of other formats, a folder of another name."""
     first, image = Path(split.label_files[0]), Path(split.im_files[0])
     text = f" Looked for {first}"
+    if not split.yolo:
+        return f"{text}."
     if first.parent.is_dir():
         suffixes = Counter(file.suffix.lower() for file in first.parent.iterdir())
         found = [f"; there are {n} files {suffix}, {OTHER_LABELS[suffix]}" for suffix, n in suffixes.items()
                  if suffix in OTHER_LABELS]  # fmt: skip
         text += "".join(sorted(found))
+    xml = annotation_folder(image.parent) / f"{image.stem}.xml"
+    if xml.parent != first.parent and xml.is_file():
+        return f"{text}; there is {xml}, {OTHER_LABELS['.xml'].replace('are', 'is')}."
     root = next((folder.parent for folder in image.parents if folder.name == "images"), None)
     if root is not None:
         names = sorted(other.name for other in root.iterdir() if other.is_dir() and other.name != "labels")

@@ -103,7 +103,7 @@ def read_voc(file: str | Path, first_pixel: int = 0) -> Annotation:
 class VocReader:
     """Labels of one split from Pascal VOC files, one beside each image or in the folder that goes with that of images.
 
-    Folders that go together: JPEGImages and Annotations, images and annotations.
+    Folders that go together: JPEGImages and Annotations, images and annotations, images and labels.
 
     Attributes:
         label_files: the annotation file of each image.
@@ -114,7 +114,7 @@ class VocReader:
         if split.annotations:
             raise ValueError(f"{split}: 'annotations' is for format coco; format voc looks for FILE.xml of each image")
         self.split, self.im_files, self.nc = split, im_files, nc
-        folders = {folder: _annotation_folder(folder) for folder in {Path(file).parent for file in im_files}}
+        folders = {folder: annotation_folder(folder) for folder in {Path(file).parent for file in im_files}}
         paths = map(Path, im_files)
         self.label_files = [str(folders[path.parent] / f"{path.stem}.xml") for path in paths]
         self.sources = self.label_files
@@ -137,7 +137,10 @@ class VocReader:
         return verify_objects(self.im_files[i], file, annotation, self.classes, self.split.pixels)
 
 
-def _annotation_folder(folder: Path) -> Path:
+def annotation_folder(folder: Path) -> Path:
     """Return the folder with the annotations of the images in `folder`."""
     twins = (twin_folder(folder, name, twin) for name, twin in TWINS)
-    return next((twin for twin in twins if twin is not None), folder)
+    labels = twin_folder(folder, "images", "labels")
+    if labels is not None and next(labels.glob("*.xml"), None) is None:
+        labels = None  # YOLO text
+    return next((twin for twin in (*twins, labels) if twin is not None), folder)

@@ -194,8 +194,25 @@ def test_labels_elsewhere_are_found(folder):
         (labels / f"{i}.txt").rename(labels / f"{i}.xml")
     looked = f"Looked for {labels / '0.txt'}; there are 6 files .xml, of Pascal VOC, which are read with format: voc"
     assert looked in advice()
+    for i in range(6):
+        (labels / f"{i}.xml").rename(labels / f"{i}.txt")
     (folder / "labels").rename(folder / "Annotations")
     assert advice().endswith(f"; the labels of {folder / 'images'} are read from 'labels': rename Annotations.")
+
+
+def test_voc_files_elsewhere_are_found(folder):
+    def advice():
+        data = program.read_dataset(check_dataset(str(folder / "my.yaml")))
+        return next(f.advice for f in check_missing(data) if f.split == "train")
+
+    write_yaml(folder, format="voc")
+    assert advice().endswith(f" Looked for {folder / 'images/train/0.xml'}.")
+    (folder / "images").rename(folder / "JPEGImages")
+    xml = folder / "Annotations/train/0.xml"
+    xml.parent.mkdir(parents=True)
+    xml.write_text("<annotation/>")
+    write_yaml(folder, train="JPEGImages/train", val="JPEGImages/val")
+    assert advice().endswith(f"; there is {xml}, of Pascal VOC, which is read with format: voc in the YAML.")
 
 
 def test_kinds_of_pixels(folder):

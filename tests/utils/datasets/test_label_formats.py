@@ -300,6 +300,18 @@ def test_voc_folder_with_an_image_without_a_file(voc):
     assert found.counts == {"found": 1, "missing": 1, "empty": 0, "corrupt": 1}
 
 
+def test_voc_in_labels_beside_images(voc, tmp_path):
+    """As CPLID is published; a folder `labels` of YOLO text is passed over."""
+    (tmp_path / "JPEGImages").rename(tmp_path / "images")
+    (tmp_path / "Annotations").rename(tmp_path / "labels")
+    keys = voc | {"train": "images", "val": "images"}
+    assert lb.load_labels(lb.check_dataset(keys)["val"]).counts["found"] == 1
+    for file in (tmp_path / "labels").iterdir():
+        file.rename(tmp_path / "images" / file.name)
+    (tmp_path / "labels" / "a.txt").write_text("")
+    assert lb.load_labels(lb.check_dataset(keys)["val"]).counts["found"] == 1
+
+
 BOMB = '<!DOCTYPE x [<!ENTITY a "aaaaaaaaaa">' + "".join(
     f'<!ENTITY {b} "{f"&{a};" * 10}">' for a, b in zip("abcdefgh", "bcdefghi", strict=True)
 )
