@@ -17,7 +17,8 @@ NAMED = 10  # classes named in a message
 
 
 def _named(data: Dataset, classes: list[int], numbers: list[str]) -> str:
-    words = [f"{c} ({printable(data.names[c])}): {n}" for c, n in zip(classes, numbers, strict=True)]
+    pairs = zip(classes, numbers, strict=True)
+    words = [f"{c} ({printable(data.names[c])})" + (f": {n}" if n else "") for c, n in pairs]
     more = f", and {len(words) - NAMED} more" if len(words) > NAMED else ""
     return ", ".join(words[:NAMED]) + more
 

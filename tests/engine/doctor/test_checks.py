@@ -141,6 +141,8 @@ def test_classes():
     assert texts["balance.absent", "val"] == "no label of class 0 (a): 220 in train"
     assert texts["balance.few", "train"].endswith("1 (b): 2 in 1 images")
     assert ("balance.few", "val") not in texts
+    (alone, *_) = balance.check_absent(dataset(train, names=("a", "b", "never")))
+    assert alone.message == "no label of class 2 (never)"
     got = found(balance.check_ratio, train, val)
     assert got["balance.ratio"].severity == "warning"
     assert "110.0 times" in got["balance.ratio"].message
