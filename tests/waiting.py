@@ -22,3 +22,8 @@ def wait_for_next_second() -> None:
     """Return when the clock shows another second, for programs that name or sort their files by it."""
     second = int(time.time())
     wait_for(lambda: int(time.time()) != second)
+
+
+def in_an_hour() -> float:
+    """Return a deadline, seconds since 1970, that no test reaches."""
+    return time.time() + 3600

@@ -3,7 +3,6 @@
 import json
 import subprocess
 import sys
-import time
 from types import SimpleNamespace
 
 import pytest
@@ -15,6 +14,7 @@ from benchmarks.gpu.attention import relative_gap
 from benchmarks.gpu.plan import PARTS, Part, allowance, run_parts
 from benchmarks.gpu.report import has_failed, item_report, make_page, make_report, save_report
 from benchmarks.gpu.work import Setting, Work
+from tests.waiting import in_an_hour
 from utils.paths import ROOT
 
 CUDA = torch.device("cuda", 0)
@@ -75,7 +75,7 @@ def test_items_that_ran_before_a_restart_are_left_out(recorder):
     def refuse(_):
         raise AssertionError
 
-    run_parts([part("a", 1, one=refuse, two=lambda w: w.note("ran"))], recorder, time.time() + 9, {("a", "one")})
+    run_parts([part("a", 1, one=refuse, two=lambda w: w.note("ran"))], recorder, in_an_hour(), {("a", "one")})
     assert [event["item"] for event in of_kind(recorder, "begin")] == ["two"]
 
 
@@ -454,7 +454,7 @@ def test_device_is_chosen_without_a_context(monkeypatch):
 @pytest.mark.parametrize("tested", [p for p in PARTS if p.name not in ("tests", "machine")], ids=lambda p: p.name)
 def test_part_on_a_cpu(tested, setting, recorder):
     """All of it, whatever the time: nothing fails, and only what needs a card is not run."""
-    run_parts([tested], recorder, time.time() + 3600, set())
+    run_parts([tested], recorder, in_an_hour(), set())
     items = list(tested.items(setting))
     report = make_report([(tested.name, tested.title, items)], events_of(recorder), tiny=True)
     found = {item["name"]: (item["status"], item["message"]) for item in report["parts"][0]["items"]}
