@@ -301,7 +301,7 @@ def test_voc_folder_with_an_image_without_a_file(voc):
 
 
 def test_voc_in_labels_beside_images(voc, tmp_path):
-    """As CPLID is published; a folder `labels` of YOLO text is passed over."""
+    """XML in `labels` beside `images`; a folder `labels` of YOLO text is passed over."""
     (tmp_path / "JPEGImages").rename(tmp_path / "images")
     (tmp_path / "Annotations").rename(tmp_path / "labels")
     keys = voc | {"train": "images", "val": "images"}
