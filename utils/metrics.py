@@ -19,7 +19,7 @@ from utils.thresholds import CONF_THRES, IOU_THRES
 IOU_THRESHOLDS = torch.linspace(0.5, 0.95, 10)  # of mAP50-95, step 0.05
 FITNESS_WEIGHTS = np.array([0.0, 0.0, 0.1, 0.9])  # of P, R, mAP50, mAP50-95
 CURVE_POINTS = 1000  # confidences (or recalls) 0 to 1 at which curves are sampled
-WAITING_CELLS = 1 << 17  # pairs that a confusion matrix keeps before it counts them
+WAITING_CELLS = 1 << 17  # least pairs that a confusion matrix keeps before it counts them
 RECALL_POINTS = np.linspace(0, 1, 101)  # at which AP is integrated
 SIZES = {"small": (0.0, 32.0**2), "medium": (32.0**2, 96.0**2), "large": (96.0**2, np.inf)}  # of COCO: areas in pixels
 
@@ -34,6 +34,37 @@ def fitness(x: np.ndarray) -> np.ndarray:
         Scalar or (N,), in [0, 1].
     """
     return (np.asarray(x)[..., :4] * FITNESS_WEIGHTS).sum(-1)
+
+
+class Rows:
+    """Rows of many images end to end, one array for each column, which doubles when it is full.
+
+    A list of arrays for each image would cost several Python objects each, and a view keeps alive what it is a part of.
+    """
+
+    def __init__(self) -> None:
+        self._count = 0
+        self._columns: list[np.ndarray] = []
+
+    def __len__(self) -> int:
+        return self._count
+
+    def add(self, *columns: np.ndarray) -> None:
+        """Append rows: of each column an array (N, ...), of the type that the first ones have."""
+        end = self._count + len(columns[0])
+        if not self._columns:
+            self._columns = [np.empty((0, *column.shape[1:]), column.dtype) for column in columns]
+        if end > len(self._columns[0]):
+            for i, old in enumerate(self._columns):
+                self._columns[i] = np.empty((max(end, 2 * len(old)), *old.shape[1:]), old.dtype)
+                self._columns[i][: self._count] = old[: self._count]
+        for column, new in zip(self._columns, columns, strict=True):
+            column[self._count : end] = new
+        self._count = end
+
+    def columns(self) -> list[np.ndarray]:
+        """Return the columns so far, (N, ...) each, as views: later rows change none of them."""
+        return [column[: self._count] for column in self._columns]
 
 
 def smooth(y: np.ndarray, f: float = 0.05) -> np.ndarray:
@@ -468,7 +499,7 @@ class ConfusionMatrix:
         cells = np.concatenate((pairs, self.nc * side + true[~found], predicted[lone] * side + self.nc))
         self._new.append(cells)
         self._waiting += len(cells)
-        if self._waiting >= WAITING_CELLS:
+        if self._waiting >= max(WAITING_CELLS, len(self._cells)):  # so that all counting costs what the last one does
             self._count()
 
     def tp_fp(self) -> tuple[np.ndarray, np.ndarray]:

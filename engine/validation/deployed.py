@@ -131,15 +131,16 @@ class Detected:
         conf: np.ndarray,
         cls: np.ndarray,
         labels: np.ndarray,
-        boxes_of: Sequence[int] | None = None,
-        labels_of: Sequence[int] | None = None,
+        boxes_of: Sequence[int] | np.ndarray | None = None,
+        labels_of: Sequence[int] | np.ndarray | None = None,
         lowest: float = LOWEST,
     ) -> None:
         self.right, self.conf, self.lowest = right.astype(bool), conf.astype(np.float64), lowest
         self.classes, self._label_row = np.unique(labels.astype(int), return_inverse=True)
         self._known = np.isin(cls, self.classes)
         self._row = np.searchsorted(self.classes, cls[self._known].astype(int))
-        self._boxes_of, self._labels_of = boxes_of or [len(conf)], labels_of or [len(labels)]
+        self._boxes_of = [len(conf)] if boxes_of is None else boxes_of
+        self._labels_of = [len(labels)] if labels_of is None else labels_of
 
     def counts(self, grid: np.ndarray = GRID, weights: np.ndarray | None = None) -> Counts:
         """Count the boxes above each of some rising confidences (P,), and the labels.

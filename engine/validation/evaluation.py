@@ -25,6 +25,7 @@ from utils.metrics import (
     IOU_THRESHOLDS,
     ApResult,
     ConfusionMatrix,
+    Rows,
     map_spread,
     match_labels,
     measure_ap,
@@ -295,72 +296,63 @@ class Tally:
         self.details = details
         self.seen = 0
         self.confusion = ConfusionMatrix(nc, self.deployment.conf)
-        self._labels: list[np.ndarray] = []
-        self._scored: list[tuple[np.ndarray, ...]] = []  # of AP: correct (D, T), confidence (D,), class (D,)
-        self._shown: list[tuple[np.ndarray, ...]] = []  # of `ImageResult.shown`, at IoU 0.5 alone
-        self._label_areas: list[np.ndarray] = []
-        self._scored_areas: list[tuple[np.ndarray, ...]] = []  # of the detections, and of the labels they may have
-        self._judged: list[tuple[np.ndarray, ...]] = []  # kind, label among all so far, and area of `shown`
-        self._seen_labels = 0
+        self._labels, self._scored, self._shown = Rows(), Rows(), Rows()  # see `add`
+        self._counts = Rows()  # of each image: labels, boxes of `_scored`, boxes of `_shown`
 
     def add(self, result: ImageResult) -> None:
         """Count one image."""
         self.seen += 1
         found, shown, labels = (x.numpy() for x in (result.detections, result.shown, result.labels))
-        self._labels.append(labels[:, 0])
         correct, candidates = match_labels(found, labels, LEVELS)
-        self._scored.append((correct, found[:, 4], found[:, 5]))
-        right = match_labels(shown, labels, LEVELS[:1])[0]
-        self._shown.append((right, shown[:, 4], shown[:, 5]))
+        right = match_labels(shown, labels, LEVELS[:1])[0][:, 0]  # at IoU 0.5 alone
         self.confusion.process_batch(result.shown, result.labels)
+        of_labels, of_found, of_shown = [labels[:, 0]], [correct, *found[:, 4:6].T], [right, *shown[:, 4:6].T]
         if self.details:
             areas = box_area(labels[:, 1:])
-            self._label_areas.append(areas)
-            candidate_areas = areas[candidates] if len(areas) else np.zeros(len(found))
-            self._scored_areas.append((box_area(found[:, :4]), candidate_areas))
-            kinds, targets = judge(shown, labels, right[:, 0])
-            targets[targets >= 0] += self._seen_labels
-            self._judged.append((kinds, targets, box_area(shown[:, :4])))
-        self._seen_labels += len(labels)
+            of_labels.append(areas)
+            # areas of the detections, and of the labels they may have
+            of_found += [box_area(found[:, :4]), areas[candidates] if len(areas) else np.zeros(len(found), areas.dtype)]
+            kinds, targets = judge(shown, labels, right)
+            targets[targets >= 0] += len(self._labels)  # the label among all so far
+            of_shown += [kinds, targets, box_area(shown[:, :4])]
+        self._counts.add(np.array([[len(labels), len(found), len(shown)]]))
+        self._labels.add(*of_labels)
+        self._scored.add(*of_found)
+        self._shown.add(*of_shown)
 
     def detected(self) -> Detected:
         """Return the boxes that are shown of all images so far, at least one."""
-        correct, conf, classes = _joined(self._shown)
-        boxes_of, labels_of = [len(x[1]) for x in self._shown], list(map(len, self._labels))
-        labels, lowest = np.concatenate(self._labels), self.deployment.lowest
-        return Detected(correct[:, 0], conf, classes, labels, boxes_of, labels_of, lowest)
+        right, conf, classes = self._shown.columns()[:3]
+        labels_of, _, boxes_of = self._counts.columns()[0].T
+        labels = self._labels.columns()[0]
+        return Detected(right, conf, classes, labels, boxes_of, labels_of, self.deployment.lowest)
 
     def errors(self) -> Errors:
         """Return the boxes that are shown of all images so far by kind of error; needs `details`."""
-        kinds, targets, areas = _joined(self._judged)
-        _, conf, classes = _joined(self._shown)
-        labels, label_areas = np.concatenate(self._labels), np.concatenate(self._label_areas)
+        _, conf, classes, kinds, targets, areas = self._shown.columns()
+        labels, label_areas = self._labels.columns()
         return Errors(kinds, targets, conf, classes.astype(int), areas, labels.astype(int), label_areas)
 
     def compute(self, detected: Detected | None = None) -> ApResult:
         """Return the metrics of all images so far, at least one: AP, and precision, recall and F1 of what is shown."""
-        correct, conf, classes = _joined(self._scored)
-        labels = np.concatenate(self._labels)
+        correct, conf, classes, *areas = self._scored.columns()
+        labels, *label_areas = self._labels.columns()
         result = (detected or self.detected()).put_into(measure_ap(correct, conf, classes, labels))
         if not self.details:
             return result
-        areas, candidate_areas = _joined(self._scored_areas)
-        label_areas = np.concatenate(self._label_areas)
-        ap, counts = measure_ap_by_size(correct, conf, classes, areas, candidate_areas, labels, label_areas)
+        ap, counts = measure_ap_by_size(correct, conf, classes, *areas, labels, *label_areas)
         return replace(result, by_size=ap, size_labels=counts)
 
     def spread(self) -> tuple[float, float]:
         """Return the range that mAP50-95 has with other images as good as these; see `map_spread`."""
-        return map_spread([(*scores, labels) for scores, labels in zip(self._scored, self._labels, strict=True)])
+        labels_of, boxes_of, _ = self._counts.columns()[0].T
+        parts = [np.split(column, boxes_of.cumsum()[:-1]) for column in self._scored.columns()[:3]]
+        parts.append(np.split(self._labels.columns()[0], labels_of.cumsum()[:-1]))
+        return map_spread(list(zip(*parts, strict=True)))
 
     def label_counts(self) -> np.ndarray:
         """Return the number of labels of each class, (nc,)."""
-        return np.bincount(np.concatenate(self._labels).astype(int), minlength=self.nc)
-
-
-def _joined(images: Sequence[tuple[np.ndarray, ...]]) -> tuple[np.ndarray, ...]:
-    """Join the arrays of all images, at least one."""
-    return tuple(map(np.concatenate, zip(*images, strict=True)))
+        return np.bincount(self._labels.columns()[0].astype(int), minlength=self.nc)
 
 
 def progress(loader: DataLoader) -> ProgressBar:
