@@ -13,6 +13,7 @@ from utils.console import LOGGER
 from utils.datasets.coco import CocoReader
 from utils.datasets.reader import Split
 from utils.files import open_regular
+from utils.metrics import Rows
 
 NUMBERS = {
     "AP_all": "AP", "AP_50": "AP50", "AP_75": "AP75", "AP_small": "AP small", "AP_medium": "AP medium",
@@ -45,7 +46,7 @@ class CocoNumbers:
         self._package = load_package()
         self.numbers: dict[str, float | None] = {}
         self._images = {path: i for i, path in enumerate(dataset.im_files)}
-        self._rows: list[np.ndarray] = []
+        self._rows = Rows()
         if isinstance(source, Split) and source.format == "coco" and len(names) == source.classes:
             truth = _annotations(source, self._images)
         else:
@@ -61,13 +62,13 @@ class CocoNumbers:
         ltwh = xyxy2xywh(detections[:, :4].double().numpy())
         ltwh[:, :2] -= ltwh[:, 2:] / 2
         image = np.full((len(ltwh), 1), self._images[path])
-        self._rows.append(np.concatenate((image, ltwh, detections[:, 4:].double().numpy()), 1))
+        self._rows.add(np.concatenate((image, ltwh, detections[:, 4:].double().numpy()), 1))
 
     def close(self) -> None:
         """Compute the numbers, log them and keep them as `numbers`; None where there is no such label."""
         truth = self._package.COCO(self._truth)
         judge = self._package.COCOeval_faster(
-            truth, truth.loadRes(np.concatenate(self._rows)), "bbox", print_function=lambda *_: None
+            truth, truth.loadRes(self._rows.columns()[0]), "bbox", print_function=lambda *_: None
         )
         judge.evaluate()
         judge.accumulate()

@@ -336,11 +336,11 @@ class Tally:
     def compute(self, detected: Detected | None = None) -> ApResult:
         """Return the metrics of all images so far, at least one: AP, and precision, recall and F1 of what is shown."""
         correct, conf, classes, *areas = self._scored.columns()
-        labels, *label_areas = self._labels.columns()
+        labels, *sizes = self._labels.columns()
         result = (detected or self.detected()).put_into(measure_ap(correct, conf, classes, labels))
         if not self.details:
             return result
-        ap, counts = measure_ap_by_size(correct, conf, classes, *areas, labels, *label_areas)
+        ap, counts = measure_ap_by_size(correct, conf, classes, areas[0], areas[1], labels, sizes[0])
         return replace(result, by_size=ap, size_labels=counts)
 
     def spread(self) -> tuple[float, float]:
