@@ -60,11 +60,15 @@ def class_numbers(wanted: Iterable[int | str], names: Mapping[int, str], place: 
     Raises:
         ValueError: no such class, or several of one name.
     """
+    numbers: dict[str, list[int]] = {}  # of each name
+    for number, name in names.items():
+        for text in {name, printable(name)}:
+            numbers.setdefault(text, []).append(number)
     found = []
     for item in wanted:
         if isinstance(item, bool) or not isinstance(item, int | str):
             raise ValueError(f"{place}: {item!r:.80} is not a class name or number. Put a name in quotes.")
-        of_name = [number for number, name in names.items() if str(item) in (name, printable(name))]
+        of_name = numbers.get(str(item), [])
         if isinstance(item, int) or item.isdecimal():
             if int(item) not in names:
                 hint = f"; the class named {str(item)!r} has number {of_name[0]}" if of_name else ""

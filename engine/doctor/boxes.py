@@ -60,7 +60,9 @@ def check_anchors(data: Dataset) -> Iterator[Finding]:
     if not len(rows):
         return
     cls = split.flat[:, 0].astype(int)
-    shares = [(bad[cls == c].mean(), c) for c in np.unique(cls[bad]) if (cls == c).sum() >= 20]
+    total = np.bincount(cls)
+    wrong = np.bincount(cls[bad], minlength=len(total))
+    shares = [(wrong[c] / total[c], c) for c in np.flatnonzero(wrong) if total[c] >= 20]
     worst = max(shares, default=(0.0, -1))
     severe = worst[0] >= 1 - BPR_ENOUGH
     name = f"; worst class {printable(data.names[worst[1]])!r}: {100 * worst[0]:.0f} %" if severe else ""
@@ -119,13 +121,12 @@ def overlapping_pairs(split: DoctorSplit, threshold: float) -> tuple[np.ndarray,
         Rows of `split.flat`, (P, 2), in order, and their IoU, (P,).
     """
     box = edges(split.flat[:, 1:]) * np.tile(split.sizes[split.owner], 2)
-    starts = np.cumsum(split.per_image) - split.per_image
     found, values = [np.zeros((0, 2), np.int64)], [np.zeros(0)]
     for m in np.unique(split.per_image[split.per_image > 1]):
         images = np.flatnonzero(split.per_image == m)
         step = max(PAIRS // int(m * m), 1)
         for k in range(0, len(images), step):
-            rows = starts[images[k : k + step], None] + np.arange(m)  # (images, m)
+            rows = split.starts[images[k : k + step], None] + np.arange(m)  # (images, m)
             b = box[rows]  # (images, m, 4)
             area = (b[..., 2:] - b[..., :2]).prod(-1)
             low = np.maximum(b[:, :, None, :2], b[:, None, :, :2])

@@ -49,6 +49,7 @@ class DoctorSplit:
     messages: list[str]
     nc: int | None = None
     selection: Selection | None = None
+    _lines: tuple[int, list[int]] = (-1, [])  # of the last image that was asked for
 
     @cached_property
     def flat(self) -> np.ndarray:
@@ -64,6 +65,11 @@ class DoctorSplit:
     def per_image(self) -> np.ndarray:
         """Number of labels of each image, (N,)."""
         return np.array([len(x) for x in self.labels], np.int64)
+
+    @cached_property
+    def starts(self) -> np.ndarray:
+        """Number of the first label of each image in `flat`, (N,)."""
+        return np.cumsum(self.per_image) - self.per_image
 
     @cached_property
     def backgrounds(self) -> tuple[list[str], list[str]]:
@@ -93,7 +99,14 @@ class DoctorSplit:
         if not self.yolo:
             return None
         image = int(self.owner[row])
-        number = row - int(self.per_image[:image].sum())
+        if self._lines[0] != image:
+            self._lines = image, self._lines_of(image)
+        number = row - int(self.starts[image])
+        return self._lines[1][number] if number < len(self._lines[1]) else None
+
+    def _lines_of(self, image: int) -> list[int]:
+        """Return the line of each label of an image."""
+        lines: list[int] = []
         seen: set[tuple[float, ...]] = set()
         for line, text in enumerate(read_text(self.label_files[image]).split("\n"), 1):
             try:
@@ -107,9 +120,8 @@ class DoctorSplit:
             values = tuple(values.tolist())
             if values not in seen:
                 seen.add(values)
-                if len(seen) == number + 1:
-                    return line
-        return None
+                lines.append(line)
+        return lines
 
 
 @dataclass

@@ -46,7 +46,8 @@ def check_messages(data: Dataset) -> Iterator[Finding]:
         absent = {f"{f}: image left out: No such file or directory" for f in split.missing}  # check_missing names them
         images = [m for m in split.messages if "image left out: " in m and m not in absent]
         turned = [m for m in split.messages if _for_unturned_image(m)]
-        lines = [m for m in split.messages if m not in {*repeated, *images, *absent, *turned}]
+        others = {*repeated, *images, *absent, *turned}
+        lines = [m for m in split.messages if m not in others]
         total = len(split.flat)
         for key, severity, messages, what, advice in (
             ("labels.bad_line", "error", lines, "label lines or entries cannot be used",

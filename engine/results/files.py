@@ -214,16 +214,18 @@ class CsvFile:
     def __init__(self, file: Path, images: Mapping[str, str], names: Mapping[int, str], tracks: bool = False) -> None:
         self.images, self.names = images, names
         expected = self.HEADER + self.TRACKS * tracks
-        kept = []
-        if file.exists():
-            with TextIOWrapper(open_regular(file), "utf-8", newline="") as old:
-                header, *rows = [*csv.reader(old)] or [expected]
-            if tuple(header) != expected:
-                raise ValueError(f"{file}: this table has the columns {header}, not {expected}: move or rename it")
-            own = set(map(csv_cell, images.values()))
-            kept = [row for row in rows if row and row[0] not in own]
+        own = set(map(csv_cell, images.values()))
         with atomic_path(file) as tmp, tmp.open("w", newline="", encoding="utf-8") as new:
-            csv.writer(new).writerows([expected, *kept])
+            writer = csv.writer(new)
+            writer.writerow(expected)
+            if file.exists():
+                with TextIOWrapper(open_regular(file), "utf-8", newline="") as old:
+                    rows = csv.reader(old)  # one by one: they may be many
+                    if tuple(header := next(rows, expected)) != expected:
+                        raise ValueError(
+                            f"{file}: this table has the columns {header}, not {expected}: move or rename it"
+                        )
+                    writer.writerows(row for row in rows if row and row[0] not in own)
         self._file = file.open("a", newline="", encoding="utf-8")
         self._writer = csv.writer(self._file)
 

@@ -177,8 +177,8 @@ class Summary:
     ) -> None:
         """Count one frame and, if it is time, log a line about it."""
         if ids is not None:
-            followed = {(frame.source, number) for number in ids.tolist() if number >= 0}
-            self._tracks = (self._tracks or set()) | followed
+            self._tracks = set() if self._tracks is None else self._tracks
+            self._tracks.update((frame.source, number) for number in ids.tolist() if number >= 0)
         count = Counter(int(cls) for cls in detections[:, 5].tolist())
         self.found += count
         self.seen_in.update(count.keys())

@@ -25,7 +25,7 @@ class ClassMap:
     """
 
     def __init__(self, parts: Sequence[Sequence[int]], names: Mapping[int, str]) -> None:
-        used = [number for part in parts for number in part]
+        used = dict.fromkeys(number for part in parts for number in part)
         self.parts = [*parts, *([number] for number in range(len(names)) if number not in used)]
         self.chosen = range(len(parts))
         self.own = [names[number] for number in used]
@@ -55,12 +55,14 @@ def match_classes(selection: Selection, names: Mapping[int, str], single_cls: bo
     """
     if single_cls and len(names) == 1:
         return None
-    own = set(names.values())
+    known: dict[str, list[int]] = {}  # numbers of each name of the model
+    for number, name in names.items():
+        known.setdefault(name, []).append(number)
     parts: list[list[int]] = []
     missing: list[str] = []
     for number, name in selection.names.items():
-        wanted = [name] if printable(name) in own else [selection.known[i] for i in selection.parts(number)]
-        found = [i for i, known in names.items() if known in map(printable, wanted)]
+        wanted = [name] if printable(name) in known else [selection.known[i] for i in selection.parts(number)]
+        found = sorted(i for text in set(map(printable, wanted)) for i in known.get(text, ()))
         parts.append(found)
         missing += [] if found else [name]
     if len(missing) == len(parts) == len(names):

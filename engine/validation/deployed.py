@@ -254,6 +254,9 @@ class Detected:
             point, (low, high) = self.at(best), self.range_of_best() or (best, best)
             overall = {"conf": best, "low": low, "high": high, **_described(point), "f1": round(point.f1, 4)}
         curves = self.counts()
+        order = np.argsort(self._row, kind="stable")
+        ends = np.bincount(self._row, minlength=len(self.classes)).cumsum()
+        confs, rights = (np.split(x[self._known][order], ends[:-1]) for x in (self.conf, self.right))  # of each class
         classes: dict[int, dict[str, Any]] = {}
         for k, c in enumerate(self.classes.tolist()):
             labels, right = int(curves.labels[k, 0]), int(curves.right[k, 0])
@@ -263,7 +266,9 @@ class Detected:
                 continue
             conf = self.best(curves.f1[k])
             if conf is not None:
-                classes[c] |= {"conf": conf, "f1": round(float(self.counts(np.array([conf])).f1[k, 0]), 4)}
+                above = confs[k] > conf
+                f1 = 2 * int(rights[k][above].sum()) / max(int(above.sum()) + labels, 1)
+                classes[c] |= {"conf": conf, "f1": round(f1, 4)}
         wishes = {}
         for wish in WISHES:
             found = self.confidence_for(wish)

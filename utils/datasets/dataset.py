@@ -13,6 +13,7 @@ import argparse
 import os
 import sys
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
@@ -198,7 +199,7 @@ def make_split(
     if label_format == "yolo":
         plain = pixels.plain and not selection
         return images if plain else Split(images, label_format, names, selection=selection, pixels=pixels)
-    twice = [name for name in set(names.values()) if list(names.values()).count(name) > 1]
+    twice = [name for name, count in Counter(names.values()).items() if count > 1]
     if twice:
         where = key_place(where, "names")
         raise ValueError(

@@ -93,12 +93,13 @@ def read_list(file: Path, suffixes: Sequence[str]) -> list[str]:
         folder = file.absolute().parents[2] / "JPEGImages"
         return [_named_image(str(folder / re.sub(r"\s+-?[01]$", "", line)), suffixes) for line in lines.values()]
     lines = {number: _of_cvat(file, line) for number, line in lines.items()}
-    foreign = [number for number, line in lines.items() if not is_image_name(line, suffixes)]
+    images = {number: line for number, line in lines.items() if is_image_name(line, suffixes)}
+    foreign = [number for number in lines if number not in images]
     if foreign:
         line = lines[foreign[0]]
         more = f" (and {len(foreign) - 1} more lines)" if len(foreign) > 1 else ""
         LOGGER.warning(f"{file}:{foreign[0]}: not the name of an image, left out: {line[:60]!r}{more}{slashes(line)}")
-    warn_of_missing(file, {number: line for number, line in lines.items() if number not in foreign})
+    warn_of_missing(file, images)
     return [str(file.parent / line[2:]) if line.startswith("./") else line for line in lines.values()]
 
 

@@ -1,7 +1,9 @@
 """Some of the classes of a dataset, and several as one: the keys `classes` and `merge` of its YAML."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -26,7 +28,15 @@ class Selection:
 
     def parts(self, number: int) -> list[int]:
         """Return the classes of the labels that a class consists of."""
-        return [i for i, target in enumerate(self.targets) if target == number]
+        return list(self._parts.get(number, ()))
+
+    @cached_property
+    def _parts(self) -> dict[int, list[int]]:
+        """Classes of the labels by what becomes of them."""
+        found: dict[int, list[int]] = {}
+        for i, target in enumerate(self.targets):
+            found.setdefault(target, []).append(i)
+        return found
 
     def apply(self, classes: np.ndarray) -> np.ndarray:
         """Return what becomes of classes of labels (M,), -1 for those that are ignored, those beyond `known` too."""
@@ -74,7 +84,8 @@ def select_classes(
     if wanted is not None:
         chosen = _choose(wanted, merged, targets, names, place)
         merged = {number: merged[old] for number, old in enumerate(chosen)}
-        targets = tuple(chosen.index(t) if t in chosen else -1 for t in targets)
+        places = {old: number for number, old in enumerate(chosen)}
+        targets = tuple(places.get(t, -1) for t in targets)
     return Selection(merged, targets, dict(names))
 
 
@@ -100,8 +111,9 @@ def _merge(names: Mapping[int, str], merge: Any, where: str) -> tuple[dict[int, 
         if new is not None:
             places.setdefault(new, len(merged) - 1)
         targets.append(len(merged) - 1 if new is None else places[new])
+    counts = Counter(merged)
     for new in places:
-        if merged.count(new) > 1:
+        if counts[new] > 1:
             raise ValueError(f"{where}: merge: {new!r} is a class already: list it too, {new}: [{new}, ...]")
     return dict(enumerate(merged)), tuple(targets)
 
@@ -112,12 +124,14 @@ def _choose(
     """Return the numbers of the chosen classes after merging."""
     if not isinstance(wanted, list | tuple) or not wanted:
         raise ValueError(f"{place}: {wanted!r:.80} is not a list of class names or numbers")
-    gone = {names[i]: merged[t] for i, t in enumerate(targets) if names[i] not in merged.values()}
+    stay = set(merged.values())
+    gone = {names[i]: merged[t] for i, t in enumerate(targets) if names[i] not in stay}
     for name in wanted:
         if isinstance(name, str) and name in gone:
             raise ValueError(f"{place}: {name!r} is part of the merged class {gone[name]!r}: choose that")
     chosen = class_numbers(wanted, merged, place)
+    counts = Counter(chosen)
     for number in chosen:
-        if chosen.count(number) > 1:
+        if counts[number] > 1:
             raise ValueError(f"{place}: class {number}, {merged[number]!r}, is given twice")
     return chosen
