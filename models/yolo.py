@@ -33,9 +33,8 @@ from models.cost import (
     count_nothing,
     count_transposed_convolution,
     count_window_attention,
-    meta_copy,
 )
-from models.image_size import make_divisible
+from models.image_size import find_strides, make_divisible
 from models.model_table import MAX_CHANNELS, MAX_REPEATS, check_table, expand_anchors, resolve_args
 from models.tta import forward_augmented
 from utils.console import LOGGER, cli_errors
@@ -378,8 +377,11 @@ class DetectionModel(nn.Module):
         self.thresholds: dict[str, Any] | None = None
         self.trained_size: tuple[int, int] | None = None
         initialize_weights(self)
-        strides = self._find_strides(ch, source)
         if not self.detect.anchors.is_meta:
+            try:
+                strides = find_strides(self, ch)
+            except (IndexError, RuntimeError, TypeError, ValueError) as error:
+                raise ValueError(f"{source}: the layers do not fit together: {error}") from error
             self._set_strides(strides)
             self._initialize_biases()
         if rate := self.yaml.get("drop_path"):
@@ -402,19 +404,6 @@ class DetectionModel(nn.Module):
     def stride(self) -> Tensor:
         """Pixels per cell of each level, (levels,)."""
         return self.detect.stride
-
-    @torch.no_grad()
-    def _find_strides(self, ch: int, source: str) -> list[float]:
-        """Run an empty image to find the stride of each level."""
-        probe = meta_copy(self).train()  # a copy, so that batch statistics stay untouched
-        norms: list[Any] = [module for module in probe.modules() if isinstance(module, nn.BatchNorm2d)]
-        for norm in norms:
-            norm.forward = lambda x: x  # it keeps the shape, and takes most of the time on the meta device
-        try:
-            maps = probe(torch.zeros(1, ch, 256, 256, device="meta"))
-        except (IndexError, RuntimeError, TypeError, ValueError) as error:
-            raise ValueError(f"{source}: the layers do not fit together: {error}") from error
-        return [256 / y.shape[-2] for y in maps]
 
     @torch.no_grad()
     def _set_strides(self, strides: list[float]) -> None:

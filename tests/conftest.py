@@ -88,7 +88,7 @@ def _seeds():
 
 @pytest.fixture(scope="session", autouse=True)
 def _measured_once():
-    """Strides and operations of equal networks are found once: runs on the meta device, half of a tiny training."""
+    """The operations of equal networks are counted once: a run on the meta device, half of a tiny training."""
 
     def once(measure):
         known = {}
@@ -103,8 +103,7 @@ def _measured_once():
         return wrapper
 
     with pytest.MonkeyPatch.context() as patch:
-        for name in ("_find_strides", "gflops"):
-            patch.setattr(DetectionModel, name, once(getattr(DetectionModel, name)))
+        patch.setattr(DetectionModel, "gflops", once(DetectionModel.gflops))
         yield
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from models.image_size import trained_size
 from models.weights.class_names import fit_names
 from models.weights.yolov5 import Foreign, fit_state, read_foreign
-from models.yolo import DetectionModel
+from models.yolo import DetectionModel, parse_model
 from utils.console import LOGGER
 from utils.downloads.official_weights import LICENCE
 from utils.files import atomic_path, open_regular, plain
@@ -298,8 +298,8 @@ def _check_size(table: Mapping[str, Any], state: Mapping[str, Tensor]) -> None:
             raise ValueError(f"the model table of this checkpoint has no number {key!r}")
     stored = sum(x.numel() for x in state.values())
     with torch.device("meta"):
-        model = DetectionModel(dict(table), verbose=False)
-    wanted = sum(x.numel() for x in (*model.parameters(), *model.buffers()))
+        layers, _ = parse_model(dict(table), [table["ch"]], verbose=False)
+    wanted = sum(x.numel() for x in (*layers.parameters(), *layers.buffers()))
     if wanted > 2 * stored + SPARE_WEIGHTS:
         raise ValueError(
             f"the weights of this checkpoint do not fit its own model table: {stored} values stored, {wanted} needed"

@@ -197,6 +197,19 @@ def test_detector_runs_on_a_pretended_cuda_device(detector, training, precision)
         assert (out[0].device.type, out[0].dtype) == ("cuda", torch.float32)
 
 
+@pytest.mark.parametrize(("name", "core"), CASES)
+def test_module_takes_an_empty_batch(name, core):
+    """It has the shapes of all others, which is how a model finds its strides."""
+    build, shape = MODULES[name]
+    shapes = shape if isinstance(shape, list) else [shape]
+    module = build(core).eval()
+    module.training = True  # of Detect: its raw maps
+    empty, full = ([torch.zeros(n, *size) for size in (s[1:] for s in shapes)] for n in (0, 6))
+    outs = [flat(module(x if isinstance(shape, list) else x[0])) for x in (empty, full)]
+    assert [out.shape[1:] for out in outs[0]] == [out.shape[1:] for out in outs[1]]
+    assert {len(out) for out in outs[0]} == {0}
+
+
 def test_detector_trains_on_the_meta_device(detector):
     meta = deepcopy(detector).to("meta").train()
     sum(level.sum() for level in meta(torch.empty(2, 3, 96, 160, device="meta"))).backward()
