@@ -2,14 +2,14 @@
 
 import math
 from collections.abc import Sequence
-from typing import Any, overload
+from typing import overload
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.cost import meta_copy
+from models.cost import run_empty
 from utils.console import LOGGER, size_text
 from utils.options.check import SIDE, Untouched
 
@@ -17,30 +17,10 @@ from utils.options.check import SIDE, Untouched
 def find_strides(model: nn.Module, channels: int) -> list[float]:
     """Return the pixels per cell of each map that a detector in training mode gives.
 
-    An empty batch has all shapes and costs nothing. A block that takes none is run on the meta device, whose first use
-    loads PyTorch's compiler: a second of CPU time.
-
     Raises:
         IndexError, RuntimeError, TypeError, ValueError: the layers do not fit together.
     """
-    try:
-        maps = _run_unnormalized(model, torch.zeros(0, channels, 256, 256))
-    except (IndexError, RuntimeError, TypeError, ValueError):
-        maps = _run_unnormalized(meta_copy(model), torch.zeros(1, channels, 256, 256, device="meta"))
-    return [256 / y.shape[-2] for y in maps]
-
-
-@torch.no_grad()
-def _run_unnormalized(model: nn.Module, images: Tensor) -> list[Tensor]:
-    """Run a model without its batch normalisations: their statistics stay as they are, and the shapes too."""
-    norms: list[Any] = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
-    for norm in norms:
-        norm.forward = lambda x: x
-    try:
-        return model(images)
-    finally:
-        for norm in norms:
-            del norm.forward
+    return [256 / y.shape[-2] for y in run_empty(model, channels, (256, 256), model)]
 
 
 def input_stride(stride: Tensor | int) -> int:

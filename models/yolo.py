@@ -24,16 +24,7 @@ from models import common
 from models.autoshape import AutoShape
 from models.convolutions import ACTIVATIONS, default_activation, in_place
 from models.convolutions import parse_activation as parse_activation
-from models.cost import (
-    Counter,
-    LayerTimes,
-    count_gflops,
-    count_multihead_attention,
-    count_normalization,
-    count_nothing,
-    count_transposed_convolution,
-    count_window_attention,
-)
+from models.cost import LayerTimes, count_gflops
 from models.image_size import find_strides, make_divisible
 from models.model_table import MAX_CHANNELS, MAX_REPEATS, check_table, expand_anchors, resolve_args
 from models.tta import forward_augmented
@@ -42,16 +33,6 @@ from utils.datasets.images import PixelFormat
 from utils.files import yaml_load
 from utils.paths import check_file
 from utils.torch_utils import fuse_conv_and_bn, initialize_weights, model_info
-
-COUNTERS: dict[type, Counter] = {
-    common.WindowAttention: count_window_attention,
-    nn.MultiheadAttention: count_multihead_attention,
-    nn.AvgPool2d: count_nothing,
-    nn.Upsample: count_nothing,
-    common.LayerNorm2d: count_normalization,
-    nn.ConvTranspose2d: count_transposed_convolution,
-    common.DWConvTranspose2d: count_transposed_convolution,
-}
 
 Outputs = (
     list[Tensor] | tuple[Tensor, ...] | tuple[Tensor, list[Tensor] | None]
@@ -572,7 +553,7 @@ class DetectionModel(nn.Module):
 
     def gflops(self, imgsz: int | tuple[int, int] = 640) -> float:
         """Return the cost of one image, 1e9 operations, two per multiply-add."""
-        return count_gflops(self, (imgsz, imgsz) if isinstance(imgsz, int) else imgsz, self.yaml["ch"], COUNTERS)
+        return count_gflops(self, (imgsz, imgsz) if isinstance(imgsz, int) else imgsz, self.yaml["ch"])
 
     def info(self, verbose: bool = False, img_size: int = 640) -> None:
         """Log layers, parameters, gradients and GFLOPs, see `utils.torch_utils.model_info`."""

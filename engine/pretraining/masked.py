@@ -7,14 +7,12 @@ so the pixels themselves are replaced, by a learned colour. What is predicted is
 the pixels that are seen, as the paper predicts normalised pixels: both begin near nothing.
 """
 
-from typing import Any
-
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.cost import meta_copy
+from models.cost import run_empty
 from models.weights.twin import run_layers
 from models.yolo import DetectionModel
 from utils.augmentations import FILL
@@ -38,9 +36,7 @@ class MaskedImageModel(nn.Module):
         super().__init__()
         channels, size = detector.yaml["ch"], 256
         self.layers = len(detector.yaml["backbone"])
-        probe: Any = torch.zeros(1, channels, size, size, device="meta")
-        copy: Any = meta_copy(detector).eval()
-        map_ = self.last_map(copy, probe)
+        map_ = run_empty(detector, channels, (size, size), lambda images: self.last_map(detector, images))
         self.stride = size // map_.shape[-1]
         self.backbone = detector.model[: self.layers]
         self.token = nn.Parameter(torch.full((1, channels, 1, 1), FILL / 255))

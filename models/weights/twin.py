@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from models.common import C3, C3SwinV2, Conv, Focus, SwinV2Stage
-from models.cost import meta_copy
+from models.cost import run_empty
 from models.swin.windows import choose_window
 from models.yolo import DetectionModel
 from utils.console import LOGGER
@@ -252,13 +252,12 @@ def derive_table(teacher: DetectionModel, imgsz: int) -> tuple[dict[str, Any], l
 
 def map_sides(model: DetectionModel, imgsz: int) -> list[int]:
     """Return the side of the map that each layer of the backbone gives, in cells, for square images."""
-    probe: Any = meta_copy(model).eval()
-    sides = []
-    with torch.no_grad():
-        images = torch.zeros(1, model.yaml["ch"], imgsz, imgsz, device="meta")
-        for _, output in run_layers(probe, images, len(model.yaml["backbone"])):
-            sides.append(output.shape[-1])
-    return sides
+    layers = len(model.yaml["backbone"])
+
+    def run(images: Tensor) -> list[int]:
+        return [output.shape[-1] for _, output in run_layers(model, images, layers)]
+
+    return run_empty(model, model.yaml["ch"], (imgsz, imgsz), run)
 
 
 def run_layers(

@@ -23,7 +23,7 @@ from models.common import (
     WindowAttention,
 )
 from models.cost import count_gflops
-from models.yolo import COUNTERS, DetectionModel
+from models.yolo import DetectionModel
 
 MODELS = Path(__file__).resolve().parents[2] / "models"
 
@@ -87,7 +87,7 @@ def test_no_swinv2_model_pads_its_windows_at_640(scale):
 
 def macs(module, *shape):
     """Multiply-adds of a module on one input without batch, by our counters."""
-    return round(count_gflops(module, shape[1:], shape[0], COUNTERS) * 1e9 / 2, 3)
+    return round(count_gflops(module, shape[1:], shape[0]) * 1e9 / 2, 3)
 
 
 def counted_macs(module, *shape):
@@ -153,8 +153,8 @@ def test_counting_changes_nothing():
     model = nn.Sequential(Conv(3, 8), C3SwinV2(8, 16, 2, 4)).train()
     before = {name: value.clone() for name, value in model.state_dict().items()}
     names = [sorted(vars(module)) for module in model.modules()]
-    first = count_gflops(model, (8, 8), 3, COUNTERS)
-    assert count_gflops(model, (8, 8), 3, COUNTERS) == first
+    first = count_gflops(model, (8, 8), 3)
+    assert count_gflops(model, (8, 8), 3) == first
     assert model.training
     assert [sorted(vars(module)) for module in model.modules()] == names
     assert model.state_dict().keys() == before.keys()
