@@ -1,12 +1,15 @@
 """Parameter groups, optimizers, and the schedules of learning rate, momentum and accumulation."""
 
 import math
-from typing import Any, Protocol
+from inspect import unwrap
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import torch
-from torch import Tensor, nn
-from torch.optim import SGD, Adam, AdamW, Optimizer
+from torch import Tensor, nn, optim
+from torch.optim import Optimizer
+
+Kind = TypeVar("Kind", bound=type[Optimizer])
 
 BIAS, DECAY, NORM = range(3)  # order of the groups in the optimizer; results.csv calls their rates x/lr0, x/lr1, x/lr2
 NO_DECAY_NAMES = ("logit_scale", "cpb_mlp")  # Swin V2: temperature of the attention, network of the position bias
@@ -37,6 +40,33 @@ def param_groups(model: nn.Module) -> tuple[list[nn.Parameter], list[nn.Paramete
                 kind = DECAY
             groups[kind].append(parameter)
     return groups
+
+
+def not_compiled(kind: Kind) -> Kind:
+    """Take the wrappings off an optimizer's methods that load PyTorch's compiler, a second of CPU time in every run.
+
+    They keep `torch.compile` out of the methods, or tell it of `step`; here nothing compiles an optimizer.
+    """
+    members: Any = kind
+    for name in ("add_param_group", "load_state_dict", "state_dict", "zero_grad"):
+        setattr(kind, name, unwrap(getattr(kind, name)))
+    members.step = torch.no_grad()(unwrap(members.step))
+    return kind
+
+
+@not_compiled
+class SGD(optim.SGD):
+    """PyTorch's."""
+
+
+@not_compiled
+class Adam(optim.Adam):
+    """PyTorch's."""
+
+
+@not_compiled
+class AdamW(optim.AdamW):
+    """PyTorch's."""
 
 
 def orthogonalized(matrix: Tensor, steps: int = 5) -> Tensor:

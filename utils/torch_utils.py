@@ -201,7 +201,7 @@ def init_seeds(seed: int = 0, deterministic: bool = True) -> None:
     if deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         os.environ["PYTHONHASHSEED"] = str(seed)
-    torch.use_deterministic_algorithms(deterministic, warn_only=True)
+    torch.set_deterministic_debug_mode("warn" if deterministic else "default")  # without loading the compiler
     torch.utils.deterministic.fill_uninitialized_memory = False  # costs time, and nothing reads such memory
     torch.backends.cudnn.deterministic = deterministic
     torch.backends.cudnn.benchmark = False
