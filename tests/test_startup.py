@@ -11,9 +11,10 @@ from tests.waiting import HANG
 ROOT = Path(__file__).resolve().parents[1]
 SCRIPTS = ("train", "val", "detect", "export")
 # Runs a script as the command line does, and tells which of some packages were loaded when it ended.
-TELL = """
+SLOW = {"torch", "cv2", "numpy", "torchvision", "matplotlib", "tensorboard", "thop", "sympy", "torch._dynamo"}
+TELL = f"""
 import sys
-print("loaded:", *{"torch", "cv2", "numpy", "torchvision", "matplotlib", "thop", "torch._dynamo"} & set(sys.modules))
+print("loaded:", *{SLOW} & set(sys.modules))
 """
 RUN = f"""
 import runpy, sys
@@ -52,3 +53,31 @@ def test_scripts_load_only_what_every_run_needs():
     text, _, packages = done.stdout.rpartition("loaded:")
     assert (done.returncode, text, done.stderr) == (0, "", "")
     assert set(packages.split()) == {"torch", "numpy", "cv2"}
+
+
+RUN_ALL = f"""
+import sys
+sys.modules["pandas"] = None
+import train, val, detect, export
+data, folder = sys.argv[1:]
+best = folder + "/exp/weights/best.pt"
+common = dict(data=data, imgsz=64, workers=0, device="cpu", project=folder)
+train.run(cfg="yolov5n-swinv2.yaml", weights="", epochs=1, batch_size=8, noplots=True, **common)
+train.run(weights=best, epochs=1, batch_size=8, noplots=True, **common)
+val.run(weights=best, plots=False, **common)
+detect.run(weights=best, source=data[: -len(".yaml")] + "/images/val", imgsz=64, device="cpu", project=folder)
+export.run(weights=best, imgsz=64, device="cpu", include=["torchscript"])
+{TELL}
+"""
+
+
+@pytest.mark.slow
+def test_runs_load_neither_compiler_nor_packages_for_plots(tiny_dataset, tmp_path):
+    """The compiler comes with a run on the meta device, PyTorch's own optimizers and torchvision's package."""
+    done = subprocess.run(
+        [sys.executable, "-c", RUN_ALL, tiny_dataset, tmp_path],
+        capture_output=True, text=True, cwd=ROOT, timeout=HANG, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    packages = done.stdout.rpartition("loaded:")[2]
+    assert set(packages.split()) == {"torch", "numpy", "cv2", "tensorboard"}
