@@ -1,146 +1,128 @@
-"""How the cost grows: with image size, window, batch, classes, boxes per image, and processes.
+"""How the cost grows: with pixels, boxes, classes, images and label lines of a dataset, and processes.
 
-    python -m benchmarks.scaling --cfg yolov5n.yaml yolov5n-swinv2.yaml
-    python -m benchmarks.scaling --parts size --sizes 320 640 1280
+    python -m benchmarks.scaling --parts boxes classes
+    python -m benchmarks.scaling --parts images --only scan --lines 1000000
+    python -m benchmarks.scaling --parts size --cfg yolov5n.yaml yolov5n-swinv2.yaml
 
-For each axis all points take turns in one process, and the exponent k of the law `seconds = c * x ** k` is fitted; for
-the image size x is the number of pixels, so that k = 1 is a cost proportional to them. The weights are random.
+One row for each thing that grows (`benchmarks.scaling_cases`). Each of its sizes is measured in a process of its own:
+CPU seconds, those of child processes too, and the peak of the resident memory above what was there before the call.
+The exponent is k of the law `seconds = c * x ** k` over the last three sizes, its median and range over the repeats;
+k = 1 is a cost proportional to x. `objects` counts what the call leaves allocated in Python for each thing more, such
+as lists of boxes would. Weights and data are random. Linux only.
 """
 
 import argparse
+import ctypes
+import gc
+import multiprocessing
 import os
+import re
+import resource
 import socket
+import statistics
 import sys
 import time
 from collections.abc import Callable, Sequence
-from functools import partial
-from typing import Any
+from multiprocessing.connection import Connection
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, NamedTuple
 
+import cv2
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 from torch.nn.parallel import DistributedDataParallel
 
-from benchmarks.tables import exponent, log_table, save_json, take_turns
-from models.yolo import DetectionModel
+from benchmarks.scaling_cases import Case, build, cases, images_of, random_targets, shared_labels
+from benchmarks.tables import exponent, log_table, save_json
 from utils.console import LOGGER, cli_errors
-from utils.hyp import Hyp
 from utils.loss import ComputeLoss
-from utils.nms import non_max_suppression
 from utils.optim import build_optimizer
-from utils.paths import check_file
-from utils.torch_utils import init_seeds, select_device
+from utils.torch_utils import select_device
 
-PARTS = ("size", "window", "batch", "classes", "boxes", "processes")
-
-
-def build(cfg: str, imgsz: int, nc: int = 80) -> DetectionModel:
-    """Return a model in training mode with hyperparameters, channels last."""
-    init_seeds(0)
-    model = DetectionModel(cfg, nc=nc, verbose=False).to(memory_format=torch.channels_last)
-    hyp = Hyp.load(check_file("data/hyps/hyp.scratch-low.yaml"))
-    model.hyp = hyp.scaled(model.detect.nl, model.nc, imgsz, 0.0).to_dict()
-    return model
+PARTS = ("size", "window", "batch", "boxes", "classes", "images", "workers", "processes")
+LEAST = 0.02  # CPU seconds that a figure is measured over
+LAST = 3  # sizes that the exponent is of
 
 
-def images_of(batch: int, imgsz: int) -> torch.Tensor:
-    """Return random images, channels last."""
-    return torch.rand(batch, 3, imgsz, imgsz).to(memory_format=torch.channels_last)
+class Figures(NamedTuple):
+    """What one size costs: CPU seconds of each repeat, peak memory in bytes, Python objects left allocated."""
+
+    seconds: list[float]
+    memory: int
+    objects: int
 
 
-def measure(axis: str, functions: dict[float, Callable[[], Any]], repeats: int, what: str) -> list[dict[str, Any]]:
-    """Time the points of one axis in turn; every row holds the exponent over all of them."""
-    with torch.no_grad():
-        seconds = take_turns({str(x): function for x, function in functions.items()}, repeats)
-    k = exponent(list(functions), list(seconds.values()))
-    return [
-        {"what": what, "axis": axis, "x": x, "ms": s * 1e3, "exponent": k}
-        for x, s in zip(functions, seconds.values(), strict=True)
-    ]
+def cpu_seconds() -> float:
+    """Return the CPU time of this process and of its children that have ended."""
+    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(u.ru_utime + u.ru_stime for u in used)
 
 
-def over_sizes(opt: argparse.Namespace, cfg: str) -> list[dict[str, Any]]:
-    """Inference of one image against its pixels."""
-    model = build(cfg, opt.imgsz).eval().fuse()
-    rows = measure(
-        "pixels", {size * size: partial(model, images_of(1, size)) for size in opt.sizes}, opt.repeats, f"{cfg} forward"
-    )
-    for row in rows:
-        row["us per 1000 pixels"] = row["ms"] / row["x"] * 1e6
-    return rows
+def resident(key: str) -> int:
+    """Return a size of this process in bytes: `VmRSS`, or `VmHWM`, its peak."""
+    return int(Path("/proc/self/status").read_text(encoding="utf-8").split(f"{key}:")[1].split()[0]) * 1024
 
 
-def over_windows(opt: argparse.Namespace, cfg: str) -> list[dict[str, Any]]:
-    """Inference against the area of the window; nothing for models without Swin stages."""
-    functions = {}
-    for window in opt.windows:
-        model = build(cfg, opt.imgsz)
-        if not model.swin_stages:
-            return []
-        model.set_window(window)
-        functions[window**2] = partial(model.eval().fuse(), images_of(1, opt.imgsz))
-    return measure("cells of a window", functions, opt.repeats, f"{cfg} forward")
+def measure_point(case: Case, x: int, repeats: int, sender: Connection) -> None:
+    """Measure one size in this process and send `Figures`."""
+    LOGGER.setLevel("ERROR")
+    case.make(case.sizes[0])()  # what is loaded once
+    function = case.make(x)
+    gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)
+    Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")  # the peak is counted from here on
+    before, blocks, start = resident("VmRSS"), sys.getallocatedblocks(), cpu_seconds()
+    result = function()
+    once = cpu_seconds() - start
+    memory, objects = resident("VmHWM") - before, sys.getallocatedblocks() - blocks
+    del result
+    calls = max(round(LEAST / max(once, 1e-6)), 1)
+    seconds = []
+    for _ in range(repeats):
+        start = cpu_seconds()
+        for _ in range(calls):
+            function()
+        seconds.append((cpu_seconds() - start) / calls)
+    sender.send(Figures(seconds, memory, objects))
 
 
-def over_batches(opt: argparse.Namespace, cfg: str) -> list[dict[str, Any]]:
-    """Inference against the images of a batch."""
-    model = build(cfg, opt.imgsz).eval().fuse()
-    functions = {batch: partial(model, images_of(batch, opt.imgsz)) for batch in opt.batches}
-    return measure("images in a batch", functions, opt.repeats, f"{cfg} forward")
+def measure(case: Case, repeats: int) -> dict[str, Any]:
+    """Measure all sizes of a case; returns a row of the table."""
+    context, found = multiprocessing.get_context("fork"), []
+    for x in case.sizes:
+        receiver, sender = context.Pipe(duplex=False)
+        worker = context.Process(target=measure_point, args=(case, x, repeats, sender))
+        worker.start()
+        sender.close()
+        try:
+            found.append(receiver.recv())
+        except EOFError:
+            raise ValueError(f"{case.what}, {x} {case.unit}: its process ended early") from None
+        finally:
+            worker.join()
+    return row_of(case, found)
 
 
-def random_targets(batch: int, boxes: int, nc: int) -> torch.Tensor:
-    """Return targets (batch * boxes, 6) `[image, class, xywhn]`."""
-    g = torch.Generator().manual_seed(0)
-    n = batch * boxes
-    cls = torch.randint(nc, (n, 1), generator=g).float()
-    centre, size = torch.rand(n, 2, generator=g), 0.02 + 0.3 * torch.rand(n, 2, generator=g)
-    return torch.cat((torch.arange(batch).repeat_interleave(boxes)[:, None].float(), cls, centre, size), 1)
+def row_of(case: Case, found: Sequence[Figures]) -> dict[str, Any]:
+    """Return a row of the table."""
+    xs, last = case.sizes, slice(-LAST, None)
+    per_repeat = zip(*(f.seconds for f in found[last]), strict=True)
+    slopes = [exponent(xs[last], seconds) for seconds in per_repeat]
+    grown = xs[-1] - xs[0]
+    ms = [statistics.median(f.seconds) * 1e3 for f in (found[0], found[-1])]
+    memory, objects = ([getattr(f, name) for f in (found[0], found[-1])] for name in ("memory", "objects"))
+    return {
+        "what": case.what, "x": case.unit, "from": xs[0], "to": xs[-1], "ms from": ms[0], "ms to": ms[1],
+        "exponent": round(statistics.median(slopes), 2), "range": f"{min(slopes):.2f} to {max(slopes):.2f}",
+        "MiB from": round(memory[0] / 2**20, 1), "MiB to": round(memory[1] / 2**20, 1),
+        "bytes each": round((memory[1] - memory[0]) / grown),
+        "objects each": round((objects[1] - objects[0]) / grown, 2) + 0.0,
+    }  # fmt: skip
 
 
-def found_rows(rows: int, boxes: int, nc: int, size: int) -> torch.Tensor:
-    """Return a prediction (1, rows, 5 + nc) in which `boxes` objects have ten overlapping rows each."""
-    g = torch.Generator().manual_seed(0)
-    y = torch.rand(1, rows, 5 + nc, generator=g) * torch.tensor([size, size, 40, 40, 5e-4] + [1.0] * nc)
-    n = min(10 * boxes, rows)
-    y[0, :n, 4] = 0.2 + 0.8 * torch.rand(n, generator=g)
-    y[0, :n, :2] = (torch.rand(boxes, 2, generator=g) * size).repeat(10, 1)[:n]
-    y[0, :n, 5:] *= (torch.arange(nc) == torch.randint(nc, (n, 1), generator=g)).float()
-    return y
-
-
-def over_classes(opt: argparse.Namespace, cfg: str) -> list[dict[str, Any]]:
-    """Inference, loss and NMS against the number of classes."""
-    forward, loss, nms = {}, {}, {}
-    for nc in opt.classes:
-        model = build(cfg, opt.imgsz, nc)
-        images, targets = images_of(2, opt.imgsz), random_targets(2, 10, nc)
-        loss[nc] = partial(ComputeLoss(model), model(images), targets)
-        forward[nc] = partial(model.eval(), images)
-        nms[nc] = partial(
-            non_max_suppression, found_rows(6300, 100, nc, opt.imgsz), 0.001, 0.6, multi_label=True, max_det=300
-        )
-    axis = "classes"
-    return [
-        *measure(axis, forward, opt.repeats, f"{cfg} forward, 2 images"), *measure(axis, loss, opt.repeats, "loss"),
-        *measure(axis, nms, opt.repeats, "NMS at 0.001"),
-    ]  # fmt: skip
-
-
-def over_boxes(opt: argparse.Namespace, cfg: str) -> list[dict[str, Any]]:
-    """Loss and NMS against the boxes of an image."""
-    model = build(cfg, opt.imgsz)
-    preds = model(images_of(4, opt.imgsz))
-    compute_loss = ComputeLoss(model)
-    loss = {n: partial(compute_loss, preds, random_targets(4, n, 80)) for n in opt.boxes}
-    nms = {
-        n: partial(non_max_suppression, found_rows(25200, n, 80, 640), 0.001, 0.6, multi_label=True, max_det=1000)
-        for n in opt.boxes
-    }
-    axis = "boxes in an image"
-    return measure(axis, loss, opt.repeats, "loss, 4 images") + measure(axis, nms, opt.repeats, "NMS at 0.001")
-
-
+# Processes ------------------------------------------------------------------------------------------------------------
 def train_in_process(rank: int, world: int, port: int, cfg: str, opt: argparse.Namespace, results: Any) -> None:
     """Put the seconds of some training steps of one of several processes, each with its own batch, into `results`."""
     torch.set_num_threads(1)
@@ -153,73 +135,125 @@ def train_in_process(rank: int, world: int, port: int, cfg: str, opt: argparse.N
     series = []
     for _ in range(opt.repeats + 1):
         dist.barrier()
-        start = time.perf_counter()
+        start = time.process_time()
         compute_loss(net(images), targets)[0].backward()
         optimizer.step()
         optimizer.zero_grad()
-        series.append(time.perf_counter() - start)
-    results.put((rank, sorted(series[1:])[opt.repeats // 2]))
+        series.append(time.process_time() - start)
+    results.put((series[1:], resident("VmHWM")))
     dist.barrier()
     dist.destroy_process_group()
 
 
-def over_processes(opt: argparse.Namespace, cfg: str) -> list[dict[str, Any]]:
-    """A training step of 1 and of 2 processes with 4 images and one thread each."""
-    seconds = {}
-    for world in (1, 2):
+def over_processes(opt: argparse.Namespace, cfg: str) -> dict[str, Any]:
+    """Measure a training step of 1, 2 and 4 processes with 4 images and one thread each; CPU time of all of them."""
+    found, worlds = [], [1, 2, 4]
+    for world in worlds:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             port = probe.getsockname()[1]
         results = mp.get_context("spawn").SimpleQueue()
         mp.spawn(train_in_process, (world, port, cfg, opt, results), nprocs=world)
-        seconds[world] = max(results.get()[1] for _ in range(world))
-    k = exponent(list(seconds), [s / world for world, s in seconds.items()])
-    return [
-        {
-            "what": f"{cfg} training step", "axis": "processes", "x": world, "ms": s * 1e3, "images/s": 4 * world / s,
-            "exponent": k,
-        }
-        for world, s in seconds.items()
-    ]  # fmt: skip
+        series, memory = zip(*(results.get() for _ in range(world)), strict=True)
+        found.append(Figures([sum(each) for each in zip(*series, strict=True)], sum(memory), 0))
+    return row_of(Case(f"training step, {cfg}, 4 images each", "processes", worlds, lambda _: lambda: None), found)
 
 
-MEASURES: dict[str, Callable[[argparse.Namespace, str], list[dict[str, Any]]]] = {
-    "size": over_sizes,
-    "window": over_windows,
-    "batch": over_batches,
-    "classes": over_classes,
-    "boxes": over_boxes,
-    "processes": over_processes,
-}
+def private_bytes() -> int:
+    """Return how much memory this process has for itself."""
+    text = Path("/proc/self/smaps_rollup").read_text(encoding="utf-8")
+    return sum(int(value) for value in re.findall(r"^Private_\w+: +(\d+) kB", text, re.MULTILINE)) * 1024
+
+
+def touch(dataset: Any, sender: Connection) -> None:
+    """Read all labels in a process, as a loader process does over an epoch, and send what memory it took for itself."""
+    gc.collect()
+    before, start = private_bytes(), cpu_seconds()
+    for i in range(dataset.n):
+        _labels, _segments, _file = dataset.labels[i], dataset.segments[i], dataset.im_files[i]
+    sender.send(Figures([cpu_seconds() - start], private_bytes() - before, 0))
+
+
+def over_workers(lines: int, polygons: bool) -> dict[str, Any]:
+    """Measure how much of the labels becomes memory of a loader process's own when it has read them all."""
+    found, sizes = [], [lines // 100, lines // 10, lines]
+    context = multiprocessing.get_context("fork")
+    for x in sizes:
+        dataset = shared_labels(x, polygons)
+        receiver, sender = context.Pipe(duplex=False)
+        worker = context.Process(target=touch, args=(dataset, sender))
+        worker.start()
+        found.append(receiver.recv())
+        worker.join()
+    kind = "polygons" if polygons else "boxes"
+    return row_of(Case(f"labels in a loader process, {kind}", "label lines", sizes, lambda _: lambda: None), found)
+
+
+def rows_of(part: str, opt: argparse.Namespace, scratch: Path) -> list[dict[str, Any]]:
+    """Measure the rows of a part and log each as it comes."""
+    wanted = re.compile(opt.only, re.IGNORECASE)
+    jobs: list[tuple[str, Callable[[], dict[str, Any]]]] = []
+    if part == "processes":
+        jobs = [(f"training step, {cfg}", lambda cfg=cfg: over_processes(opt, cfg)) for cfg in opt.cfg]
+    elif part == "workers":
+        jobs = [(f"labels {p}", lambda p=p: over_workers(opt.lines, p)) for p in (False, True)]
+    else:
+        found = cases(part, opt.cfg, opt.imgsz, opt.lines, scratch)
+        jobs = [(case.what, lambda case=case: measure(case, opt.repeats)) for case in found]
+    rows = []
+    for what, job in jobs:
+        if wanted.search(what):
+            rows.append(job())
+            row = rows[-1]
+            LOGGER.info(
+                f"{row['what']}: x^{row['exponent']:.2f}, {row['ms to']:.4g} ms and {row['MiB to']} MiB at the end"
+            )
+    return rows
+
+
+def as_markdown(rows: Sequence[dict[str, Any]]) -> str:
+    """Return the table as Markdown."""
+    lines = [
+        "| what | from - to | exponent (range) | ms from - to | peak MiB from - to | bytes each | objects each |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for r in rows:
+        lines.append(
+            f"| {r['what']} | {r['from']:,} - {r['to']:,} {r['x']} | {r['exponent']:.2f} ({r['range']}) | "
+            f"{r['ms from']:.3g} - {r['ms to']:.4g} | {r['MiB from']} - {r['MiB to']} | {r['bytes each']:,} | "
+            f"{r['objects each']:g} |"
+        )
+    return "\n".join(lines)
 
 
 def main(argv: Sequence[str]) -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
+    add("--parts", nargs="+", choices=PARTS, default=PARTS, help="what grows")
+    add("--only", default="", help="rows whose name this regular expression finds")
     add("--cfg", nargs="+", default=["yolov5n.yaml", "yolov5n-swinv2.yaml"], help="model files")
-    add("--parts", nargs="+", choices=PARTS, default=PARTS, help="axes")
-    add("--imgsz", "--img", type=int, default=320, help="image size of all axes but the first, pixels")
-    add("--sizes", nargs="+", type=int, default=[320, 480, 640, 960, 1280, 1536], help="sides, pixels")
-    add("--windows", nargs="+", type=int, default=[4, 8, 16], help="sides, cells")
-    add("--batches", nargs="+", type=int, default=[1, 2, 4, 8, 16], help="images")
-    add("--classes", nargs="+", type=int, default=[1, 10, 80, 300, 1000], help="classes")
-    add("--boxes", nargs="+", type=int, default=[1, 10, 100, 1000], help="boxes of an image")
+    add("--imgsz", "--img", type=int, default=320, help="image size of all parts but `size`, pixels")
+    add("--lines", type=int, default=1_000_000, help="most label lines of a dataset, ten for each image")
     add("--repeats", type=int, default=5, help="measurements of each point")
+    add("--markdown", default="", help="write the table to this file as Markdown")
     add("--json", default="", help="write the tables to this file too")
     opt = parser.parse_args(argv)
     select_device("cpu")  # threads and memory as in the scripts
+    torch.set_num_threads(1)
+    cv2.setNumThreads(0)  # a thread pool does not outlive a fork
     tables = {}
-    for part in opt.parts:
-        alike = part == "boxes"  # loss and NMS do not depend on what made the maps
-        for cfg in opt.cfg[:1] if alike else opt.cfg:
-            rows = MEASURES[part](opt, cfg)
-            if rows:
-                tables[f"{part}, {cfg}"] = rows
-                log_table(rows, f"{part}, {cfg}")
-    for name, rows in tables.items():
-        found = {row["what"]: row["exponent"] for row in rows}
-        LOGGER.info(f"{name}: " + ", ".join(f"{what} ~ x^{k:.2f}" for what, k in found.items()))
+    with TemporaryDirectory(prefix="scaling-") as scratch:
+        for part in opt.parts:
+            if rows := rows_of(part, opt, Path(scratch)):
+                tables[part] = rows
+                log_table(rows, part)
+    rows = [row for part in tables.values() for row in part]
+    if opt.markdown:
+        Path(opt.markdown).write_text(as_markdown(rows) + "\n", encoding="utf-8")
+    for row in rows:
+        if row["exponent"] > 1.05:
+            LOGGER.info(f"above 1.05: {row['what']}, x^{row['exponent']:.2f}")
     save_json(opt.json, vars(opt), tables)
 
 

@@ -10,6 +10,7 @@ boxes come back as float (a centre may lie between pixels); float boxes keep the
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from typing import TypeVar
 
 import numpy as np
@@ -17,6 +18,7 @@ import torch
 from torch import Tensor
 
 Array = TypeVar("Array", Tensor, np.ndarray)
+PAIRS = 1 << 20  # of boxes that are looked at together
 
 
 def _float_copy(x: Array) -> Array:
@@ -191,6 +193,57 @@ def box_ioa(box1: Array, box2: Array, eps: float = 1e-7) -> Array:
     xp = torch if isinstance(box1, Tensor) else np
     side = (xp.minimum(box1[None, 2:4], box2[:, 2:4]) - xp.maximum(box1[None, :2], box2[:, :2])).clip(0, None)  # (M, 2)
     return side[:, 0] * side[:, 1] / (box_area(box2) + eps)
+
+
+def touching_pairs(
+    box1: np.ndarray, box2: np.ndarray, group1: np.ndarray, group2: np.ndarray
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Find the pairs of one box of each set that touch, without a look at all pairs.
+
+    Each box is entered into the cells of a grid that it reaches into, so that the work is proportional to the boxes and
+    to the pairs that share a cell. A cell is as large as the mean box, so a box has some four of them.
+
+    Args:
+        box1: (N, 4) `xyxy`, x1 <= x2 and y1 <= y2.
+        box2: (M, 4) `xyxy`, in the same unit.
+        group1: (N,) integers, 0 or more; only boxes of one group are paired.
+        group2: (M,), likewise.
+
+    Yields:
+        Numbers of boxes of the first and of the second set, (P,) each, some `PAIRS` at a time: every pair once, by
+        the first number.
+    """
+    if not len(box1) or not len(box2):
+        return
+    boxes = np.concatenate((box1[:, :4], box2[:, :4])).astype(np.float64)
+    sides = boxes[:, 2:] - boxes[:, :2]
+    cell = max(*sides.mean(0), sides.prod(1).mean() ** 0.5, np.abs(boxes).max() * 1e-6, 1e-30)
+    places = np.floor((boxes - np.tile(boxes[:, :2].min(0), 2)) / cell).astype(np.int64)
+    low, extent = places[:, :2], places[:, 2:] - places[:, :2] + 1  # first column and row of cells, and their numbers
+    size = places[:, 2:].max(0) + 1
+    owner = np.repeat(np.arange(len(boxes)), extent.prod(1))  # of each entry
+    at = np.arange(len(owner)) - np.repeat(extent.prod(1).cumsum() - extent.prod(1), extent.prod(1))
+    row, column = np.divmod(at, extent[owner, 0])
+    group = np.concatenate((group1, group2)).astype(np.int64)
+
+    def key(owner: np.ndarray, column: np.ndarray, row: np.ndarray) -> np.ndarray:
+        return (group[owner] * size[1] + row) * size[0] + column
+
+    cells = key(owner, low[owner, 0] + column, low[owner, 1] + row)
+    split = np.searchsorted(owner, len(box1))
+    order = split + np.argsort(cells[split:], kind="stable")
+    first, last = (np.searchsorted(cells[order], cells[:split], side) for side in ("left", "right"))
+    counts = last - first  # pairs of each entry of the first set
+    ends = counts.cumsum()
+    for part in np.split(np.arange(split), np.unique(np.searchsorted(ends, np.arange(PAIRS, ends[-1], PAIRS)))):
+        entry = np.repeat(part, counts[part])
+        at = np.arange(len(entry)) - np.repeat(counts[part].cumsum() - counts[part], counts[part])
+        a, b = owner[entry], owner[order[first[entry] + at]]
+        # a pair counts in one of the cells that it shares: that of the later one of both corners
+        shared = np.maximum(low[a], low[b])
+        kept = key(a, shared[:, 0], shared[:, 1]) == cells[entry]
+        kept &= ((boxes[a, :2] <= boxes[b, 2:]) & (boxes[b, :2] <= boxes[a, 2:])).all(1)
+        yield a[kept], b[kept] - len(box1)
 
 
 def bbox_iou(

@@ -8,6 +8,7 @@ from engine.doctor.dataset import Dataset, DoctorSplit
 from engine.doctor.findings import Finding, Place, share_text
 from engine.doctor.formats import edges
 from utils.autoanchor import BPR_ENOUGH, anchor_metric
+from utils.boxes import touching_pairs
 from utils.console import size_text
 from utils.text import printable
 
@@ -15,7 +16,6 @@ TINY = 2  # net pixels: augmentation drops labels with a side below it
 DOUBLE = 0.9  # IoU of two labels of one object; BCCD has seven such pairs, from 0.915
 THIN, TOO_THIN = 20, 100  # ratio of sides; the augmentation drops labels from the second on
 WHOLE = 0.95  # of the area of the image
-PAIRS = 4_000_000  # of labels compared at a time
 COPIES = 5  # label files with equal content
 
 
@@ -122,19 +122,13 @@ def overlapping_pairs(split: DoctorSplit, threshold: float) -> tuple[np.ndarray,
     """
     box = edges(split.flat[:, 1:]) * np.tile(split.sizes[split.owner], 2)
     found, values = [np.zeros((0, 2), np.int64)], [np.zeros(0)]
-    for m in np.unique(split.per_image[split.per_image > 1]):
-        images = np.flatnonzero(split.per_image == m)
-        step = max(PAIRS // int(m * m), 1)
-        for k in range(0, len(images), step):
-            rows = split.starts[images[k : k + step], None] + np.arange(m)  # (images, m)
-            b = box[rows]  # (images, m, 4)
-            area = (b[..., 2:] - b[..., :2]).prod(-1)
-            low = np.maximum(b[:, :, None, :2], b[:, None, :, :2])
-            common = (np.minimum(b[:, :, None, 2:], b[:, None, :, 2:]) - low).clip(0).prod(-1)
-            iou = common / (area[:, :, None] + area[:, None] - common)
-            n, i, j = np.nonzero(np.triu(iou > threshold, 1))
-            found.append(np.stack((rows[n, i], rows[n, j]), 1))
-            values.append(iou[n, i, j])
+    area = (box[:, 2:] - box[:, :2]).prod(1)
+    for i, j in touching_pairs(box, box, split.owner, split.owner):
+        i, j = i[i < j], j[i < j]
+        common = (np.minimum(box[i, 2:], box[j, 2:]) - np.maximum(box[i, :2], box[j, :2])).clip(0).prod(1)
+        iou = common / (area[i] + area[j] - common)
+        found.append(np.stack((i, j), 1)[iou > threshold])
+        values.append(iou[iou > threshold])
     pairs, iou = np.concatenate(found), np.concatenate(values)
     order = np.lexsort(pairs.T[::-1])
     return pairs[order], iou[order]

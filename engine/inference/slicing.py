@@ -3,15 +3,16 @@
 A box that was found in a tile and reaches one of its inner borders may be a part of an object only: it is called cut.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from models.detector import Detector
-from utils.boxes import box_ioa, box_iou
+from utils.boxes import bbox_iou, box_area, touching_pairs
 from utils.datasets.tiles import Window, tile_grid
 from utils.nms import batched_nms
 from utils.thresholds import IOU_THRES, MAX_DET
@@ -19,6 +20,7 @@ from utils.thresholds import IOU_THRES, MAX_DET
 AT_ONCE = 4  # tiles in a batch
 CUT_MARGIN = 0.01  # of the side of a tile: a box that ends so near to an inner border is cut
 COVERED = 0.6  # fraction of a cut box that a whole one must cover to replace it
+MANY = 1500  # rows from which on the suppression looks for those that touch
 ALIGNED = 0.5  # IoU of two cut boxes along the border between them from which they are parts of one object
 
 
@@ -133,12 +135,13 @@ def merge_tiles(
     cut = sides.any(1)
     whole = _suppress(rows[~cut], iou_thres, agnostic)
     parts, sides, tile = rows[cut], sides[cut], tile[cut]
-    if len(whole) and len(parts):
-        covered = torch.stack([box_ioa(box, parts[:, :4]) for box in whole[:, :4]])  # (W, P)
-        if not agnostic:
-            covered = covered * (whole[:, None, 5] == parts[None, :, 5])
-        left = covered.max(0).values < COVERED
-        parts, sides, tile = parts[left], sides[left], tile[left]
+    left = torch.ones(len(parts), dtype=torch.bool, device=parts.device)
+    for i, j in _touching(whole, parts, agnostic):
+        a, b = whole[i, :4], parts[j, :4]
+        common = (torch.minimum(a[:, 2:], b[:, 2:]) - torch.maximum(a[:, :2], b[:, :2])).clip(0)  # (P, 2)
+        covered = common[:, 0] * common[:, 1] / (box_area(b) + 1e-7)
+        left[j[covered >= COVERED]] = False
+    parts, sides, tile = parts[left], sides[left], tile[left]
     return _suppress(torch.cat((whole, join_parts(parts, sides, tile))), iou_thres, agnostic)[:max_det]
 
 
@@ -155,39 +158,70 @@ def join_parts(parts: Tensor, sides: Tensor, tile: Tensor) -> Tensor:
     """
     if not len(parts):
         return parts
-    related = (parts[:, None, 5] == parts[None, :, 5]) & (tile[:, None] != tile[None])  # (P, P)
-    across = torch.zeros_like(related)
-    for axis in (0, 1):  # along x: one is cut at its right side, the other at its left one; along y likewise
-        low, high = axis, axis + 2
-        facing = sides[:, None, high] & sides[None, :, low]
-        for end in (low, high):  # each spans the strip that the tiles share, or it began or ended within the other tile
-            facing &= parts[:, None, end] <= parts[None, :, end]
-        facing &= parts[:, None, high] >= parts[None, :, low]
-        across |= facing & (_iou_1d(parts, 1 - axis) >= ALIGNED)
-    linked = related & (across | across.T)
     group = torch.arange(len(parts), device=parts.device)
+    links = [torch.stack((group[:0], group[:0]))]
+    for i, j in _touching(parts, parts, False):
+        a, b = parts[i], parts[j]
+        across = torch.zeros_like(i, dtype=torch.bool)
+        for axis in (0, 1):  # along x: one is cut at its right side, the other at its left one; along y likewise
+            low, high = axis, axis + 2
+            facing = sides[i, high] & sides[j, low]
+            for end in (low, high):  # each spans the strip that the tiles share, or began or ended in the other tile
+                facing &= a[:, end] <= b[:, end]
+            facing &= a[:, high] >= b[:, low]
+            across |= facing & (_iou_1d(a, b, 1 - axis) >= ALIGNED)
+        links.append(torch.stack((i, j))[:, across & (tile[i] != tile[j])])
+    one, other = torch.cat(links, 1)
+    one, other = torch.cat((one, other)), torch.cat((other, one))
     while True:  # the smallest number spreads through each group
-        spread = torch.where(linked, group[None], len(parts)).min(1).values.minimum(group)
+        spread = group.scatter_reduce(0, one, group[other], "amin")
         if torch.equal(spread, group):
             break
         group = spread
     joined = []
-    for number in group.unique():
-        rows = parts[group == number]
+    order = group.argsort(stable=True)
+    for rows in parts[order].split(group[order].unique_consecutive(return_counts=True)[1].tolist()):
         best = rows[rows[:, 4].argmax()]
         joined.append(torch.cat((rows[:, :2].min(0).values, rows[:, 2:4].max(0).values, best[4:])))
     return torch.stack(joined)
 
 
-def _iou_1d(boxes: Tensor, axis: int) -> Tensor:
-    """IoU of the extents of all pairs of (P, 4 or more) `xyxy` along x (0) or y (1), (P, P)."""
-    low, high = boxes[:, axis].double(), boxes[:, axis + 2].double()
-    zero = torch.zeros_like(low)
-    extents = torch.stack((low, zero, high, zero + 1), 1)
-    return box_iou(extents, extents)
+def _touching(a: Tensor, b: Tensor, agnostic: bool) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield the pairs of rows (N, 6) and (M, 6) `[xyxy, confidence, class]` of one class that touch, see there."""
+    arrays = [x[:, :4].cpu().numpy() for x in (a, b)]
+    groups = [(torch.zeros_like(x[:, 5]) if agnostic else x[:, 5]).cpu().numpy() for x in (a, b)]
+    for i, j in touching_pairs(*arrays, *groups):
+        yield torch.from_numpy(i).to(a.device), torch.from_numpy(j).to(a.device)
+
+
+def _iou_1d(a: Tensor, b: Tensor, axis: int) -> Tensor:
+    """IoU of the extents of pairs of (P, 4 or more) `xyxy` along x (0) or y (1), (P,)."""
+    extents = []
+    for boxes in (a, b):
+        low, high = boxes[:, axis].double(), boxes[:, axis + 2].double()
+        zero = torch.zeros_like(low)
+        extents.append(torch.stack((low, zero, high, zero + 1), 1))
+    return bbox_iou(*extents, xywh=False)
 
 
 def _suppress(rows: Tensor, iou_thres: float, agnostic: bool) -> Tensor:
-    """Apply NMS to (N, 6) rows; best first."""
-    groups = torch.zeros_like(rows[:, 5]) if agnostic else rows[:, 5]
-    return rows[batched_nms(rows[:, :4].double(), rows[:, 4].double(), groups, iou_thres)]
+    """Apply NMS to (N, 6) rows; best first.
+
+    `batched_nms` compares every survivor with all that follow; of many rows few touch, as tiles have been suppressed.
+    """
+    if len(rows) < MANY:
+        groups = torch.zeros_like(rows[:, 5]) if agnostic else rows[:, 5]
+        return rows[batched_nms(rows[:, :4].double(), rows[:, 4].double(), groups, iou_thres)]
+    rows = rows[rows[:, 4].argsort(descending=True, stable=True)]
+    pairs = [torch.zeros(2, 0, dtype=torch.long, device=rows.device)]
+    for i, j in _touching(rows, rows, agnostic):
+        i, j = i[i < j], j[i < j]
+        iou = bbox_iou(rows[i, :4].double(), rows[j, :4].double(), xywh=False, eps=0)
+        pairs.append(torch.stack((i, j))[:, iou > iou_thres])
+    better, worse = torch.cat(pairs, 1).cpu().numpy()  # by the better one
+    numbers, start = np.unique(better, return_index=True)
+    kept = np.ones(len(rows), bool)
+    for number, dropped in zip(numbers.tolist(), np.split(worse, start)[1:], strict=True):
+        if kept[number]:
+            kept[dropped] = False
+    return rows[torch.from_numpy(kept).to(rows.device)]

@@ -254,6 +254,7 @@ class Detected:
             point, (low, high) = self.at(best), self.range_of_best() or (best, best)
             overall = {"conf": best, "low": low, "high": high, **_described(point), "f1": round(point.f1, 4)}
         curves = self.counts()
+        curve = curves.f1  # (K, P), worked out once
         order = np.argsort(self._row, kind="stable")
         ends = np.bincount(self._row, minlength=len(self.classes)).cumsum()
         confs, rights = (np.split(x[self._known][order], ends[:-1]) for x in (self.conf, self.right))  # of each class
@@ -264,7 +265,7 @@ class Detected:
             if labels < FEW_LABELS or right < FEW_RIGHT:
                 classes[c]["why"] = f"{labels} labels and {right} right boxes are too few"
                 continue
-            conf = self.best(curves.f1[k])
+            conf = self.best(curve[k])
             if conf is not None:
                 above = confs[k] > conf
                 f1 = 2 * int(rights[k][above].sum()) / max(int(above.sum()) + labels, 1)

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from utils.boxes import touching_pairs
 from utils.console import LOGGER, size_text
 from utils.datasets.label_cache import LabelSet
 
@@ -163,19 +164,28 @@ def cut_labels(
     scale = np.array([*size, *size], np.float64)
     centre, half = labels[:, 1:3].astype(np.float64), labels[:, 3:5].astype(np.float64) / 2
     boxes = np.concatenate((centre - half, centre + half), 1) * scale  # (M, 4)
-    frames = np.array(windows, np.float64)[:, None]  # (T, 1, 4)
-    inside = np.concatenate((np.maximum(boxes[:, :2], frames[..., :2]), np.minimum(boxes[:, 2:], frames[..., 2:])), 2)
-    sides = (inside[..., 2:] - inside[..., :2]).clip(0)  # (T, M, 2)
-    share = sides.prod(2) / (boxes[:, 2:] - boxes[:, :2]).prod(1)  # (T, M)
-    most = share.max(0, initial=0)
-    stays = (share >= KEPT) | ((share == most) & (most < KEPT))
+    frames = np.array(windows, np.float64)  # (T, 4)
+    one = np.zeros(len(labels), int), np.zeros(len(windows), int)
+    pairs = [np.zeros((0, 2), int), *(np.stack(part, 1) for part in touching_pairs(boxes, frames, *one))]
+    label, tile = np.concatenate(pairs).T  # (P,), (P,)
+    inside = np.concatenate(
+        (np.maximum(boxes[label, :2], frames[tile, :2]), np.minimum(boxes[label, 2:], frames[tile, 2:])), 1
+    )
+    sides = (inside[:, 2:] - inside[:, :2]).clip(0)  # (P, 2)
+    share = sides.prod(1) / (boxes[:, 2:] - boxes[:, :2]).prod(1)[label]  # (P,)
+    most = np.zeros(len(labels))
+    np.maximum.at(most, label, share)
+    stays = np.flatnonzero((share >= KEPT) | ((share == most[label]) & (most[label] < KEPT)))
+    stays = stays[np.lexsort((label[stays], tile[stays]))]
     found = []
-    for window, part, rows in zip(np.array(windows), inside, stays, strict=True):
+    starts = np.searchsorted(tile[stays], np.arange(1, len(windows)))
+    for window, kept in zip(np.array(windows), np.split(stays, starts), strict=True):
+        part, rows = inside[kept], label[kept]
         origin, extent = window[:2], window[2:] - window[:2]
-        box = (part[rows] - np.tile(origin, 2)) / np.tile(extent, 2)
+        box = (part - np.tile(origin, 2)) / np.tile(extent, 2)
         xywhn = np.concatenate(((box[:, :2] + box[:, 2:]) / 2, box[:, 2:] - box[:, :2]), 1)
         own = np.concatenate((labels[rows, :1], xywhn), 1).astype(np.float32)
-        polygons = [segments[m] for m in np.flatnonzero(rows)] if segments else []
+        polygons = [segments[m] for m in rows] if segments else []
         moved = [((p * size - origin) / extent).clip(0, 1).astype(np.float32) for p in polygons]
         found.append((own, moved))
     return found

@@ -72,7 +72,7 @@ def test_pairs_do_not_depend_on_how_many_are_compared_at_a_time(monkeypatch):
     rng = np.random.default_rng(1)
     one = split([np.c_[np.zeros(n), rng.uniform(0.4, 0.6, (n, 4))] for n in (3, 7, 3, 3, 12)])
     whole = boxes.overlapping_pairs(one, 0.6)
-    monkeypatch.setattr(boxes, "PAIRS", 1)
+    monkeypatch.setattr("utils.boxes.PAIRS", 1)
     for a, b in zip(whole, boxes.overlapping_pairs(one, 0.6), strict=True):
         np.testing.assert_array_equal(a, b)
     assert len(whole[0]) > 3
