@@ -201,7 +201,7 @@ def _iou_1d(a: Tensor, b: Tensor, axis: int) -> Tensor:
         low, high = boxes[:, axis].double(), boxes[:, axis + 2].double()
         zero = torch.zeros_like(low)
         extents.append(torch.stack((low, zero, high, zero + 1), 1))
-    return bbox_iou(*extents, xywh=False)
+    return bbox_iou(extents[0], extents[1], xywh=False)
 
 
 def _suppress(rows: Tensor, iou_thres: float, agnostic: bool) -> Tensor:
