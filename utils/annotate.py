@@ -98,14 +98,11 @@ def _font(name: str, size: int) -> ImageFont.FreeTypeFont | None:
         return None
 
 
-@lru_cache(maxsize=1024)
-def _has(name: str, characters: frozenset[str]) -> bool:
-    """Whether a font is there and has a glyph of its own for each character."""
+@lru_cache(maxsize=4096)
+def _has(name: str, character: str) -> bool:
+    """Whether a font is there and has a glyph of its own for a character."""
     font = _font(name, 20)
-    if font is None:
-        return False
-    missing = bytes(font.getmask(_NO_SUCH_CHARACTER))
-    return all(bytes(font.getmask(c)) != missing for c in characters)
+    return font is not None and bytes(font.getmask(character)) != bytes(font.getmask(_NO_SUCH_CHARACTER))
 
 
 def find_font(text: str, size: int, file: str = "") -> ImageFont.FreeTypeFont:
@@ -121,8 +118,8 @@ def find_font(text: str, size: int, file: str = "") -> ImageFont.FreeTypeFont:
     """
     if file and Path(file).is_file():
         return ImageFont.truetype(file, size)
-    characters = frozenset(c for c in text if not c.isspace())
-    font = _font(next((name for name in _FONTS if _has(name, characters)), _FONTS[0]), size)
+    characters = {c for c in text if not c.isspace()} or {" "}
+    font = _font(next((name for name in _FONTS if all(_has(name, c) for c in characters)), _FONTS[0]), size)
     if font is None:
         raise FileNotFoundError(f"font {_FONTS[0]} is missing; it comes with matplotlib: pip install matplotlib")
     return font

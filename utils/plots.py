@@ -175,13 +175,15 @@ def _saved_figure(file: str | Path, width: float, height: float, dpi: int = 150)
     """
     from matplotlib import rc_context
     from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
 
     with rc_context({"text.parse_math": False, "text.usetex": False}):
-        figure = Figure(figsize=(width, height), layout="constrained")
-        figure.get_layout_engine().set(w_pad=0.12, h_pad=0.12)
+        figure = Figure(figsize=(width, height), dpi=dpi)
         yield figure
+        # not given to the figure, which would draw twice to save once
+        ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.12).execute(figure)
         data = BytesIO()
-        figure.savefig(data, dpi=dpi, format=Path(file).suffix[1:])
+        figure.savefig(data, dpi=dpi, format=Path(file).suffix[1:], pil_kwargs={"compress_level": 1})
     write_whole(file, data.getvalue())
 
 
@@ -502,7 +504,7 @@ def plot_confusion_matrix(
         title = "Confusion matrix, fraction of each true class" if normalize else "Confusion matrix"
         unit = "" if classes_per_cell == 1 else f" class / {classes_per_cell}"
         _style(ax, title, f"true{unit}", f"predicted{unit}", grid=False, note=note)
-        figure.colorbar(image, ax=ax, shrink=0.8).outline.set_visible(False)
+        figure.colorbar(image, ax=ax, shrink=0.8, use_gridspec=False).outline.set_visible(False)
         if 0 < nc <= TICK_CLASSES and classes_per_cell == 1:
             _name_ticks(ax, [*class_names(names, range(nc)), "background"], width=58 * side - 50, both=True)
         if nc <= CELL_CLASSES:
