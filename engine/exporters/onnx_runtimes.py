@@ -40,6 +40,12 @@ def parse_runtime(runtime: str) -> tuple[str, tuple[int, int]]:
     return name, version
 
 
+def for_tensorrt(options: ExportOptions) -> bool:
+    """Return whether TensorRT must read the ONNX file: it is asked for by name, or an engine is made from the file."""
+    named = any(parse_runtime(runtime)[0] == "tensorrt" for runtime in options.runtime)
+    return named or bool(options.check_tensorrt) or "engine" in options.include
+
+
 def choose_opset(options: ExportOptions) -> int:
     """Return the operator set of `--opset`, or a lower one where a runtime of `--runtime` reads no higher one.
 

@@ -18,7 +18,7 @@ from engine.exporters.onnx_check import check_inputs, check_nms, compare_onnx, m
 from engine.exporters.onnx_nms import add_nms, suppression
 from engine.exporters.onnx_portable import fold_masks, order_gelu, part_padding, sum_by_products
 from engine.exporters.onnx_quantize import quantize
-from engine.exporters.onnx_runtimes import LOWEST, lower_opset
+from engine.exporters.onnx_runtimes import LOWEST, for_tensorrt, lower_opset
 from utils.console import LOGGER
 from utils.files import atomic_path
 from utils.options.export import OPSETS, ExportOptions
@@ -58,7 +58,8 @@ def export_onnx(model: nn.Module, images: Tensor, file: Path, options: ExportOpt
         sum_by_products(graph)
     precision = "half" if options.half else "float32"
     if calibration:
-        graph = quantize(graph, calibration, options.calibration, 1 if options.dynamic else len(images))
+        batch = 1 if options.dynamic else len(images)
+        quantize(graph, calibration, options.calibration, batch, signed=for_tensorrt(options))
         precision = "int8"
     plain = graph.SerializeToString()
     if options.nms:

@@ -5,6 +5,7 @@ ONNX file (`--half`, `--int8`), because TensorRT 11 has neither precision flags 
 strong typing is a flag, in 11 there is nothing else. The written file has a head, see `utils/model_files/engine.py`.
 """
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,7 @@ def export_engine(
             the model.
     """
     trt = import_tensorrt()
+    options = replace(options, include=["engine"])
     source = ensure_onnx(model, images, file.with_suffix(".onnx"), options, metadata)
     check_tensorrt(source)
     engine = build_engine(trt, source, options, metadata["stride"], images.shape[1])

@@ -30,9 +30,9 @@ FAMILIES = {  # model file -> side of the images, which is a multiple of the lar
 FORMS = {
     "float32": {},
     "float16": {"half": True},
-    "int8": {"int8": True, "calibration": 2},
+    "int8": {"int8": True, "calibration": 2, "runtime": ["tensorrt==10.0"]},
     "dynamic": {"dynamic": True, "batch_size": 2},
-    "dynamic int8": {"dynamic": True, "int8": True, "calibration": 2, "batch_size": 2},
+    "dynamic int8": {"dynamic": True, "int8": True, "calibration": 2, "batch_size": 2, "runtime": ["tensorrt==10.0"]},
 }
 
 

@@ -129,7 +129,9 @@ def test_half(model, request, tmp_path):
     assert find_problems(graph) == []
 
 
-def test_int8_has_the_form_that_tensorrt_takes(tiny_conv, tmp_path):
+@pytest.mark.parametrize("change", [{"runtime": ["tensorrt==10.0"]}, {"include": ["engine"]}, {}], ids=str)
+def test_int8(tiny_conv, tmp_path, change):
+    """TensorRT takes signed activations, of the inputs only; ONNX Runtime needs unsigned ones, of the outputs too."""
     used = []
 
     def images():
@@ -137,26 +139,32 @@ def test_int8_has_the_form_that_tensorrt_takes(tiny_conv, tmp_path):
             used.append(1)
             yield image
 
-    file = export(tiny_conv, tmp_path / "int8.onnx", int8=True, real_images=images, calibration=3)
+    file = export(tiny_conv, tmp_path / "int8.onnx", int8=True, real_images=images, calibration=3, **change)
     assert len(used) == 3 + 4  # and the four of the comparison
     graph = onnx.load(file)
     assert graph.ir_version == 9
-    kinds = [node.op_type for node in graph.graph.node]
-    convolutions = kinds.count("Conv")
-    assert kinds.count("DequantizeLinear") == kinds.count("QuantizeLinear") + convolutions  # weights are stored as int8
     constants = {t.name: onnx.numpy_helper.to_array(t) for t in graph.graph.initializer}
     zero_points = [constants[n.input[2]] for n in graph.graph.node if n.op_type == "QuantizeLinear"]
     assert zero_points
-    assert all(z.dtype == np.int8 and not z.any() for z in zero_points)
     assert not any(array.dtype == np.int32 for array in constants.values())  # no quantised bias
     made_by = {name: node.op_type for node in graph.graph.node for name in node.output}
-    assert all(
-        made_by[name] == "DequantizeLinear"
-        for node in graph.graph.node
-        if node.op_type == "Conv"
-        for name in node.input[:2]
-    )
-    assert find_problems(graph) == []
+    readers = {name: node.op_type for node in graph.graph.node for name in node.input}
+    convolutions = [node for node in graph.graph.node if node.op_type == "Conv"]
+    quantized = [node for node in convolutions if made_by.get(node.input[0]) == "DequantizeLinear"]
+    kept = [node for node in convolutions if node not in quantized]
+    assert [node.input[0] for node in kept[:1]] == ["images"]  # three channels
+    assert [constants[node.input[1]].shape[0] for node in kept[1:]] == [14, 14]  # the heads: 2 anchors, 5 + 2 numbers
+    assert all(constants[node.input[1]].dtype == np.float32 for node in kept)
+    assert all(made_by[node.input[1]] == "DequantizeLinear" for node in quantized)  # weights are stored as int8
+    outputs = [readers[node.output[0]] == "QuantizeLinear" for node in quantized]
+    if change:
+        assert all(z.dtype == np.int8 and not z.any() for z in zero_points)
+        assert not any(outputs)
+        assert find_problems(graph) == []
+    else:
+        assert all(z.dtype == np.uint8 for z in zero_points)
+        assert all(outputs)
+        assert "the zero point must be a constant 0" in " ".join(find_problems(graph))
 
 
 def test_nms_in_the_graph(tiny_conv, tmp_path):
