@@ -31,7 +31,7 @@ from utils.autoanchor import find_better_anchors
 from utils.dataloaders import LoadImagesAndLabels
 from utils.datasets.batches import rect_batches
 from utils.datasets.dataset import cache_path, check_dataset, load_labels
-from utils.datasets.label_cache import STATES, LabelSet, read_cache, write_cache
+from utils.datasets.label_cache import NO_LABELS, STATES, LabelSet, Pieces, read_cache, write_cache
 from utils.datasets.lists import img2label_paths, list_images
 from utils.datasets.mosaics import lay_labels
 from utils.datasets.output_names import ResultIds, image_ids, unique_stems
@@ -454,7 +454,8 @@ def shared_labels(lines: int, polygons: bool) -> Any:
     segments = [list(image) if polygons else [] for image in corners]
     files = [f"images/train/{i:012}.jpg" for i in range(n)]
     others = img2label_paths(files)
-    found = LabelSet(files, others, labels, segments, sizes, dict.fromkeys(STATES, 0), [])
+    pieces = Pieces.of(labels, NO_LABELS), Pieces.nested(segments)
+    found = LabelSet(files, others, *pieces, sizes, dict.fromkeys(STATES, 0), [])
     with TemporaryDirectory() as folder:
         cache = Path(folder) / "train.cache"
         write_cache(cache, "key", found, files)
@@ -555,7 +556,9 @@ def divided(x: int) -> Callable[[], Any]:
 def anchored(good: bool, x: int) -> Callable[[], Any]:
     """Check anchors against x labels, or look for better ones."""
     labels, sizes = quiet_sets(x)
-    return partial(find_better_anchors, sizes, labels, ANCHORS if good else ANCHORS * 20.0, [8, 16, 32])
+    return partial(
+        find_better_anchors, sizes, labels, ANCHORS if good else ANCHORS * 20.0, [8, 16, 32], 12.0 if good else 4.0
+    )
 
 
 def weighed(x: int) -> Callable[[], Any]:

@@ -14,6 +14,7 @@ from engine.validation.class_map import match_classes
 from engine.validation.evaluation import ImageResult, Tally
 from utils.boxes import touching_pairs
 from utils.datasets.dataset import check_dataset
+from utils.datasets.label_cache import NO_LABELS, LabelSet, Pieces, read_cache, write_cache
 from utils.datasets.tiles import cut_labels, tile_grid
 from utils.metrics import ConfusionMatrix, Rows
 
@@ -158,3 +159,46 @@ def test_choice_of_classes_compares_each_name_a_few_times(tmp_path):
     selection = found["selection"]
     assert match_classes(selection, names, False, "best.pt").parts[:n] == [[n - 1 - i] for i in range(n)]
     assert Name.compared < 30 * n
+
+
+def polygons_of(n):
+    """n lists of up to 3 polygons."""
+    rng = np.random.default_rng(0)
+    return [[rng.random((int(k), 2), np.float32) for k in rng.integers(0, 5, rng.integers(0, 4))] for _ in range(n)]
+
+
+def test_pieces_are_the_lists_that_they_are_made_of():
+    lists = polygons_of(30)
+    pieces = Pieces.nested(lists)
+    assert [[p.tolist() for p in part] for part in pieces] == [[p.tolist() for p in part] for part in lists]
+    assert (len(pieces), len(pieces[-1]), len(pieces[3:5])) == (30, len(lists[-1]), 2)
+    pieces[4] = []
+    order = np.array([7, 4, 4, 0, 29])
+    taken = pieces.take(order)
+    lists[4] = []
+    assert [[p.tolist() for p in part] for part in taken] == [[p.tolist() for p in lists[i]] for i in order]
+    for i in (30, -31):
+        with pytest.raises(IndexError):
+            pieces[i]
+    for lengths in ([2, 2], [4, -1], [1.5, 1.5], [[3]]):
+        with pytest.raises(ValueError, match="3 rows for lengths"):
+            Pieces(np.zeros((3, 5)), np.array(lengths))
+
+
+def test_labels_from_the_cache_are_no_objects(tmp_path):
+    def blocks(n):
+        files = [f"{i}.jpg" for i in range(n)]
+        labels = Pieces.of(
+            [np.float32([0, 1, 1, 1, 1]) * np.full((len(p), 5), 0.1, np.float32) for p in polygons_of(n)], NO_LABELS
+        )
+        counts = dict.fromkeys(("found", "missing", "empty", "corrupt"), 0)
+        label_set = LabelSet(files, files, labels, Pieces.nested(polygons_of(n)), np.full((n, 2), 9), counts, [])
+        write_cache(tmp_path / "a.cache", "key", label_set, files)
+        before = sys.getallocatedblocks()
+        found = read_cache(tmp_path / "a.cache", "key", files, files)
+        held = sys.getallocatedblocks() - before
+        assert [len(x) for x in found.segments] == [len(x) for x in found.labels] == [len(x) for x in polygons_of(n)]
+        return held
+
+    blocks(10)
+    assert blocks(400) < blocks(200) + 100

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 Array = TypeVar("Array", Tensor, np.ndarray)
-PAIRS = 1 << 20  # of boxes that are looked at together
+PAIRS = 1 << 18  # of boxes that are looked at together
 
 
 def _float_copy(x: Array) -> Array:

@@ -57,6 +57,7 @@ from utils.datasets.images import IMG_FORMATS as IMG_FORMATS
 from utils.datasets.images import VID_FORMATS as VID_FORMATS
 from utils.datasets.images import decode_image, log_left_out, pixel_bytes, read_pixels
 from utils.datasets.images import exif_size as exif_size
+from utils.datasets.label_cache import Pieces
 from utils.datasets.lists import autosplit as autosplit
 from utils.datasets.lists import get_hash as get_hash
 from utils.datasets.lists import img2label_paths as img2label_paths
@@ -113,8 +114,8 @@ class LoadImagesAndLabels(Dataset):
         samples: what each of them shows (`Samples`).
         img_size, frame: the largest side of a sample, and (height, width) of samples not of `batch_shapes`.
         pad: of `batch_shapes`, in strides.
-        labels: N arrays (M, 5) float32 `[class, xywhn]`, relative to the original image.
-        segments: N lists of polygons (P, 2) xyn, one per label, or empty (`labels.Verified`).
+        labels: N arrays (M, 5) float32 `[class, xywhn]`, relative to the original image, as `Pieces`.
+        segments: N lists of polygons (P, 2) xyn, one per label, or empty (`labels.Verified`). Likewise.
         shapes: (N, 2) int, original width and height.
         messages: problems of single files (`LabelSet`).
         n: number of images.
@@ -169,7 +170,8 @@ class LoadImagesAndLabels(Dataset):
         self.pixels = pixels_of(path)
         self.found = found = load_labels(path, nc=None if single_cls else nc, prefix=prefix)
         if single_cls:
-            found.labels = [np.concatenate((x[:, :1] * 0, x[:, 1:]), 1) for x in found.labels]
+            labels = found.labels.whole
+            found.labels = Pieces(np.concatenate((labels[:, :1] * 0, labels[:, 1:]), 1), found.labels.lengths)
         self.samples = cut_into_tiles(found, tile, overlap, seed, prefix) if tile else whole_images(found)
         self.im_files, self.label_files = self.samples.of(found.im_files), self.samples.of(found.label_files)
         self.messages = found.messages
@@ -236,10 +238,9 @@ class LoadImagesAndLabels(Dataset):
 
     def _reorder(self, order: np.ndarray) -> None:
         """Reorder everything that is stored per image; images that the order lacks are dropped."""
-        for name in ("im_files", "label_files", "labels", "segments"):
-            values = getattr(self, name)
-            setattr(self, name, [values[i] for i in order])
+        self.im_files, self.label_files = ([x[i] for i in order] for x in (self.im_files, self.label_files))
         self.shapes, self.samples = self.shapes[order], self.samples.take(order)
+        self.labels, self.segments = self.samples.labels, self.samples.segments
 
     def __len__(self) -> int:
         return self.n

@@ -44,7 +44,7 @@ class DoctorSplit:
     listed: list[str]
     im_files: list[str]
     label_files: list[str]
-    labels: list[np.ndarray]
+    labels: Sequence[np.ndarray]
     sizes: np.ndarray
     messages: list[str]
     nc: int | None = None

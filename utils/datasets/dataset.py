@@ -26,12 +26,13 @@ from utils.datasets.coco import CocoReader
 from utils.datasets.demo import draw_demo
 from utils.datasets.images import PixelFormat
 from utils.datasets.label_cache import (
+    NO_LABELS,
     STATES,
     LabelSet,
+    Pieces,
     content_key,
     read_cache,
     select_labels,
-    split_by,
     write_cache,
 )
 from utils.datasets.lists import img2label_paths, list_images
@@ -388,8 +389,11 @@ def scan(reader: Reader, prefix: str) -> LabelSet:
     return LabelSet(
         [reader.im_files[i] for i in kept],
         [reader.label_files[i] for i in kept],
-        [labels for part in parts for labels in split_by(part.labels, np.array(part.lengths, np.int64))],
-        [segments for part in parts for segments in part.segments],
+        Pieces(
+            np.concatenate([NO_LABELS, *(part.labels for part in parts)]),
+            np.array([length for part in parts for length in part.lengths], np.int64),
+        ),
+        Pieces.nested([segments for part in parts for segments in part.segments]),
         np.array([size for part in parts for size in part.sizes], np.int64).reshape(-1, 2),
         {state: sum(part.states[state] for part in parts) for state in STATES},
         [*messages, *(message for part in parts for message in part.messages)],

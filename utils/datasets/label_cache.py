@@ -9,9 +9,11 @@ import hashlib
 import json
 import os
 import zipfile
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -22,7 +24,66 @@ from utils.files import atomic_path, open_regular
 IMAGE_BYTES = 1 << 16  # of a cache for one image at most; 3000 boxes or 8000 corners
 MARKS = (b"PK", b"\x93NUMPY")  # first bytes of our caches, and of those of YOLOv5
 STATES = ("found", "missing", "empty", "corrupt")
+NO_LABELS = np.zeros((0, 5), np.float32)
 CACHE_VERSION = 4  # of the cache file and of the rules in reader.py; raise it when either changes
+
+
+class Pieces(Sequence[Any]):
+    """Parts of an array, such as the labels of each image; a part is a view that is made when it is asked for.
+
+    A list of views would be an object for each image or polygon. In forked processes each would have its own copy of
+    them, as the count of references is beside the object.
+
+    Args:
+        whole: the parts end to end; of lists of parts, themselves `Pieces`.
+        lengths: of each part; ValueError if they do not add up.
+    """
+
+    def __init__(self, whole: "np.ndarray | Pieces", lengths: np.ndarray) -> None:
+        self.whole: Any = whole
+        self.lengths, self.ends = lengths, np.cumsum(lengths)
+        self._changed: dict[int, Any] = {}
+        if lengths.dtype != np.int64 or lengths.ndim != 1 or (lengths < 0).any() or lengths.sum() != len(whole):
+            raise ValueError(f"{len(whole)} rows for lengths that add up to {lengths.sum()}")
+
+    @classmethod
+    def of(cls, parts: Sequence[np.ndarray], empty: np.ndarray) -> "Pieces":
+        """Join arrays; `empty` has their shape and type, with no row."""
+        return cls(np.concatenate([empty, *parts]), np.array(list(map(len, parts)), np.int64))
+
+    @classmethod
+    def nested(cls, parts: Sequence[Sequence[np.ndarray]]) -> "Pieces":
+        """Join lists of polygons."""
+        lengths = np.array(list(map(len, parts)), np.int64)
+        return cls(cls.of([polygon for part in parts for polygon in part], NO_POLYGON), lengths)
+
+    def __len__(self) -> int:
+        return len(self.ends)
+
+    def __getitem__(self, i: Any) -> Any:
+        if isinstance(i, slice):
+            if self._changed:
+                return [self[k] for k in range(*i.indices(len(self)))]
+            spans = zip(self.ends[i].tolist(), self.lengths[i].tolist(), strict=True)
+            return [self.whole[end - length : end] for end, length in spans]
+        if not -len(self) <= i < len(self):
+            raise IndexError(i)
+        i = int(i) % len(self)
+        if i in self._changed:
+            return self._changed[i]
+        end = int(self.ends[i])
+        return self.whole[end - int(self.lengths[i]) : end]
+
+    def __setitem__(self, i: int, value: Any) -> None:
+        self._changed[range(len(self))[i]] = value
+
+    def take(self, order: np.ndarray) -> "Pieces":
+        """Return the parts of these numbers, in this order, as a copy."""
+        lengths = self.lengths[order]
+        rows = np.repeat(self.ends[order] - lengths.cumsum(), lengths) + np.arange(lengths.sum())
+        taken = Pieces(self.whole.take(rows) if isinstance(self.whole, Pieces) else self.whole[rows], lengths)
+        taken._changed = {k: self._changed[i] for k, i in enumerate(order.tolist()) if i in self._changed}
+        return taken
 
 
 @dataclass
@@ -41,8 +102,8 @@ class LabelSet:
 
     im_files: list[str]
     label_files: list[str]
-    labels: list[np.ndarray]
-    segments: list[list[np.ndarray]]
+    labels: Pieces
+    segments: Pieces
     sizes: np.ndarray
     counts: dict[str, int]
     messages: list[str]
@@ -56,7 +117,8 @@ def select_labels(found: LabelSet, selection: Selection | None) -> tuple[LabelSe
     """
     if selection is None:
         return found, ""
-    labels, segments = [], []
+    labels: list[np.ndarray] = []
+    segments: list[list[np.ndarray]] = []
     ignored = emptied = repeated = 0
     for old, polygons in zip(found.labels, found.segments, strict=True):
         classes = selection.apply(old[:, 0])
@@ -75,7 +137,8 @@ def select_labels(found: LabelSet, selection: Selection | None) -> tuple[LabelSe
     notes = [f"{ignored} labels of other classes ignored"] if ignored else []
     notes += [f"{emptied} images have no others and count as backgrounds"] if emptied else []
     notes += [f"{repeated} labels equal after merging left out"] if repeated else []
-    return replace(found, labels=labels, segments=segments, counts=counts), "; ".join(notes)
+    found = replace(found, labels=Pieces.of(labels, NO_LABELS), segments=Pieces.nested(segments), counts=counts)
+    return found, "; ".join(notes)
 
 
 def content_key(im_files: list[str], sources: list[str], nc: int | None, split: Split) -> str:
@@ -103,16 +166,16 @@ def write_cache(cache: Path, key: str, label_set: LabelSet, im_files: list[str])
         if head and not head.startswith(MARKS):
             raise FileExistsError(errno.EEXIST, "not a label cache but another file, which is kept", str(cache))
     kept = set(label_set.im_files)
-    segments = [s for image in label_set.segments for s in image]
+    labels, segments = label_set.labels, label_set.segments
     arrays = {
         "key": np.array(key),
         "kept": np.array([f in kept for f in im_files]),
         "sizes": label_set.sizes,
-        "labels": np.concatenate(label_set.labels or [np.zeros((0, 5), np.float32)], 0),
-        "labels_per_image": np.array([len(x) for x in label_set.labels], np.int64),
-        "points": np.concatenate(segments or [NO_POLYGON], 0),
-        "points_per_segment": np.array([len(s) for s in segments], np.int64),
-        "segments_per_image": np.array([len(s) for s in label_set.segments], np.int64),
+        "labels": labels.whole,
+        "labels_per_image": labels.lengths,
+        "points": segments.whole.whole,
+        "points_per_segment": segments.whole.lengths,
+        "segments_per_image": segments.lengths,
         "report": np.array(json.dumps({"counts": label_set.counts, "messages": label_set.messages})),
     }
     with atomic_path(cache) as temporary, open(temporary, "wb") as f:
@@ -147,14 +210,12 @@ def read_cache(
                 z = dict(npz)
         report = json.loads(str(z["report"]))
         kept = np.flatnonzero(z["kept"])
-        segments = split_by(z["points"], z["points_per_segment"])
-        counts = z["segments_per_image"].tolist()
-        ends = np.cumsum(z["segments_per_image"]).tolist()
+        polygons = Pieces(z["points"], z["points_per_segment"])
         label_set = LabelSet(
             [im_files[i] for i in kept],
             [label_files[i] for i in kept],
-            split_by(z["labels"], z["labels_per_image"]),
-            [segments[end - n : end] for end, n in zip(ends, counts, strict=True)],
+            Pieces(z["labels"], z["labels_per_image"]),
+            Pieces(polygons, z["segments_per_image"]),
             z["sizes"],
             report["counts"],
             report["messages"],
@@ -184,7 +245,7 @@ def is_sound(found: LabelSet, labels: np.ndarray, points: np.ndarray, nc: int | 
         and found.sizes.dtype == np.int64
         and found.sizes.shape == (n, 2)
         and len(found.labels) == len(found.segments) == n
-        and all(len(s) in (0, len(x)) for s, x in zip(found.segments, found.labels, strict=True))
+        and not ((found.segments.lengths > 0) & (found.segments.lengths != found.labels.lengths)).any()
         and bool((found.sizes > 0).all())
         and all(bool(((values >= 0) & (values <= 1)).all()) for values in (labels[:, 1:], points))
         and bool((labels[:, 3:] > 0).all())
@@ -195,11 +256,3 @@ def is_sound(found: LabelSet, labels: np.ndarray, points: np.ndarray, nc: int | 
         and isinstance(found.messages, list)
         and all(isinstance(message, str) for message in found.messages)
     )
-
-
-def split_by(rows: np.ndarray, lengths: np.ndarray) -> list[np.ndarray]:
-    """Cut rows laid end to end into one array per length; ValueError if they do not add up."""
-    ends = np.cumsum(lengths).tolist()
-    if ends and ends[-1] != len(rows):
-        raise ValueError(f"{len(rows)} rows for lengths that add up to {ends[-1]}")
-    return [rows[start:end] for start, end in zip([0, *ends], ends, strict=False)]

@@ -7,7 +7,7 @@ import numpy as np
 
 from utils.boxes import touching_pairs
 from utils.console import LOGGER, size_text
-from utils.datasets.label_cache import LabelSet
+from utils.datasets.label_cache import NO_LABELS, LabelSet, Pieces
 
 Window = tuple[int, int, int, int]  # x1, y1, x2, y2 in pixels of the image, x2 and y2 outside
 
@@ -72,8 +72,8 @@ class Samples:
     source: np.ndarray
     windows: np.ndarray
     whole_sizes: np.ndarray
-    labels: list[np.ndarray]
-    segments: list[list[np.ndarray]]
+    labels: Pieces
+    segments: Pieces
 
     @property
     def sizes(self) -> np.ndarray:
@@ -99,7 +99,7 @@ class Samples:
 
     def take(self, order: np.ndarray) -> "Samples":
         """Return the samples of these numbers, in this order."""
-        rows = ([values[i] for i in order] for values in (self.labels, self.segments))
+        rows = self.labels.take(order), self.segments.take(order)
         return Samples(self.source[order], self.windows[order], self.whole_sizes[order], *rows)
 
 
@@ -122,7 +122,7 @@ def cut_into_tiles(found: LabelSet, tile: tuple[int, int], overlap: float, seed:
         seed: of the draw.
         prefix: put before the log line.
     """
-    source, windows, labels, segments = [], [], [], []
+    source, windows, labels, segments = [], [], [], []  # of each sample
     for i, (width, height) in enumerate(found.sizes.tolist()):
         grid, own = tile_grid(height, width, tile, overlap), (found.labels[i], found.segments[i])
         grid = grid if len(grid) > 1 else []
@@ -132,7 +132,8 @@ def cut_into_tiles(found: LabelSet, tile: tuple[int, int], overlap: float, seed:
             windows.append(window)
             labels.append(rows)
             segments.append(polygons)
-    every = Samples(np.array(source), np.array(windows), found.sizes[source], labels, segments)
+    rows = Pieces.of(labels, NO_LABELS), Pieces.nested(segments)
+    every = Samples(np.array(source), np.array(windows), found.sizes[source], *rows)
     tiles = np.diff(source, prepend=-1) == 0  # the first sample of an image is the whole one
     empty = np.flatnonzero(tiles & (np.array(list(map(len, labels))) == 0))
     dropped = np.random.default_rng(seed).permutation(empty)[round(BACKGROUND * len(empty)) :]

@@ -77,7 +77,7 @@ def test_samples_are_whole_images_tiles_with_labels_and_a_share_of_the_others():
     labelled = np.array(list(map(len, samples.labels)))
     assert (tiles & (labelled > 0)).sum() == 1
     assert (tiles & (labelled == 0)).sum() == round(BACKGROUND * (99 + 100 + 10))
-    assert samples.labels[0] is one
+    np.testing.assert_array_equal(samples.labels[0], one, strict=True)
     again, other = (cut_into_tiles(found, (100, 100), 0.0, seed=s) for s in (3, 4))
     assert np.array_equal(samples.windows, again.windows)
     assert not np.array_equal(samples.windows, other.windows)
