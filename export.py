@@ -12,12 +12,13 @@ deprecated since).
 
 import argparse
 
-from utils.console import cli_errors
+from utils.console import cli_errors, pause_collection, resume_collection
 from utils.options.export import parse_opt
 
 if __name__ == "__main__":  # before torch is loaded: --help and mistyped options are answered at once
     with cli_errors():
         OPTIONS = parse_opt(description=__doc__)
+    pause_collection()
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -305,5 +306,6 @@ def main(opt: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
+    resume_collection()
     with cli_errors():
         main(OPTIONS)

@@ -14,12 +14,13 @@ same weights as without the stop. After a harder end (kill -9, power) it goes on
 
 import argparse
 
-from utils.console import cli_errors
+from utils.console import cli_errors, pause_collection, resume_collection
 from utils.options.train import TrainOptions, parse_opt
 
 if __name__ == "__main__":  # before torch is loaded: --help and mistyped options are answered at once
     with cli_errors():
         OPTIONS = parse_opt(description=__doc__)
+    pause_collection()
 
 import math
 import tempfile
@@ -588,5 +589,6 @@ def run(**options: Any) -> tuple[float, ...]:
 
 
 if __name__ == "__main__":
+    resume_collection()
     with cli_errors():
         main(OPTIONS)

@@ -10,12 +10,13 @@ python val.py --weights small.pt large.pt --data data/coco.yaml --task study    
 
 import argparse
 
-from utils.console import cli_errors
+from utils.console import cli_errors, pause_collection, resume_collection
 from utils.options.val import AP_CONF_THRES, SPLIT_TASKS, ValOptions, parse_opt
 
 if __name__ == "__main__":  # before torch is loaded: --help and mistyped options are answered at once
     with cli_errors():
         OPTIONS = parse_opt(description=__doc__)
+    pause_collection()
 
 import shlex
 from collections.abc import Mapping, Sequence
@@ -529,5 +530,6 @@ def study(weights: Sequence[str], settings: dict[str, Any]) -> Path:
 
 
 if __name__ == "__main__":
+    resume_collection()
     with cli_errors():
         main(OPTIONS)

@@ -9,12 +9,13 @@ Ctrl-C, SIGTERM and kill are survived: the same command goes on.
 
 import argparse
 
-from utils.console import cli_errors
+from utils.console import cli_errors, pause_collection, resume_collection
 from utils.options.pretrain import parse_opt
 
 if __name__ == "__main__":  # before torch is loaded: --help and mistyped options are answered at once
     with cli_errors():
         OPTIONS = parse_opt(description=__doc__)
+    pause_collection()
 
 from pathlib import Path
 
@@ -51,5 +52,6 @@ def main(opt: argparse.Namespace) -> Path:
 
 
 if __name__ == "__main__":
+    resume_collection()
     with cli_errors():
         main(OPTIONS)

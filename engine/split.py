@@ -9,12 +9,13 @@ Image lists and dataset YAMLs are written beside the YAML; images and labels sta
 
 import argparse
 
-from utils.console import cli_errors
+from utils.console import cli_errors, pause_collection, resume_collection
 from utils.options.split import parse_opt
 
 if __name__ == "__main__":  # before torch is loaded: --help and mistyped options are answered at once
     with cli_errors():
         OPTIONS = parse_opt(description=__doc__)
+    pause_collection()
 
 import os
 import re
@@ -269,5 +270,6 @@ def main(opt: argparse.Namespace) -> list[Path]:
 
 
 if __name__ == "__main__":
+    resume_collection()
     with cli_errors():
         main(OPTIONS)

@@ -1,5 +1,7 @@
 """Nobody waits for torch to read --help, nor for packages that the work at hand does not need."""
 
+import ast
+import gc
 import subprocess
 import sys
 from pathlib import Path
@@ -7,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.waiting import HANG
+from utils.console import pause_collection, resume_collection
 
 ROOT = Path(__file__).resolve().parents[1]
 SCRIPTS = ("train", "val", "detect", "export")
@@ -53,6 +56,28 @@ def test_scripts_load_only_what_every_run_needs():
     text, _, packages = done.stdout.rpartition("loaded:")
     assert (done.returncode, text, done.stderr) == (0, "", "")
     assert set(packages.split()) == {"torch", "numpy", "cv2"}
+
+
+PROGRAMS = [*SCRIPTS, "engine/convert", "engine/doctor/__main__", "engine/pretrain", "engine/split"]
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_no_garbage_is_looked_for_while_modules_load(program):
+    """Half a second in torch's modules alone, and as much again at exit."""
+    tree = ast.parse((ROOT / f"{program}.py").read_text())
+    before, after = ([ast.unparse(line) for line in node.body] for node in tree.body if isinstance(node, ast.If))
+    assert "OPTIONS = parse_opt(" in before[0]
+    assert before[1:] == ["pause_collection()"]
+    assert after[0] == "resume_collection()"
+
+
+def test_what_is_loaded_is_left_out_of_collections():
+    pause_collection()
+    loaded = ["a container"]
+    assert not gc.isenabled()
+    resume_collection()
+    assert gc.isenabled()
+    assert not any(found is loaded for found in gc.get_objects())
 
 
 RUN_ALL = f"""

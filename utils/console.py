@@ -1,6 +1,7 @@
 """Log lines, colours, and errors as shown to the user; YOLOv5's decorators for errors and threads."""
 
 import functools
+import gc
 import logging
 import os
 import re
@@ -202,6 +203,17 @@ def long_step(text: str) -> Iterator[None]:
     finally:
         ended.set()
         teller.join()
+
+
+def pause_collection() -> None:
+    """Stop the garbage collector while a script loads its modules: these stay, and it would look through them often."""
+    gc.disable()
+
+
+def resume_collection() -> None:
+    """Start the garbage collector again, and leave out what is loaded: at exit alone it costs half a second."""
+    gc.freeze()
+    gc.enable()
 
 
 @contextmanager

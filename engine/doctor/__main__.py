@@ -8,15 +8,17 @@ Exit status: 0 if the dataset can be used, whatever was found; 1 if nothing usab
 wrong command line.
 """
 
-from utils.console import cli_errors
+from utils.console import cli_errors, pause_collection, resume_collection
 from utils.options.doctor import parse_opt
 
 if __name__ == "__main__":  # before torch is loaded: --help and mistyped options are answered at once
     with cli_errors():
         OPTIONS = parse_opt(description=__doc__)
+    pause_collection()
 
 from engine.doctor.run import main
 
 if __name__ == "__main__":
+    resume_collection()
     with cli_errors():
         main(OPTIONS)
