@@ -232,7 +232,7 @@ def measure_ap(
 
     px = np.linspace(0, 1, CURVE_POINTS)
     ap = np.zeros((len(classes), tp.shape[1]))
-    p_curve, r_curve, prec_values = (np.zeros((len(classes), CURVE_POINTS)) for _ in range(3))
+    p_curve, r_curve, f1_curve, prec_values = (np.zeros((len(classes), CURVE_POINTS)) for _ in range(4))
     for i, (a, b) in enumerate(zip(start, stop, strict=True)):
         if a == b:
             continue
@@ -244,8 +244,8 @@ def measure_ap(
         # np.interp wants rising positions, and confidence falls along the list: both signs are turned
         r_curve[i] = np.interp(-px, -conf[a:b], recall[:, 0], left=0)
         p_curve[i] = np.interp(-px, -conf[a:b], precision[:, 0], left=1)
+        f1_curve[i] = 2 * p_curve[i] * r_curve[i] / (p_curve[i] + r_curve[i] + eps)
 
-    f1_curve = 2 * p_curve * r_curve / (p_curve + r_curve + eps)
     best = smooth(f1_curve.mean(0), 0.1).argmax() if len(classes) else 0
     p, r, f1 = p_curve[:, best], r_curve[:, best], f1_curve[:, best]
     n_tp = (r * n_labels).round()

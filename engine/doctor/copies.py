@@ -26,6 +26,7 @@ NEAR = 40  # bits: unrelated pairs differ by 74 or more in the sets measured, a 
 ALIKE = 0.85  # correlation: of unrelated pairs at most 0.76
 FLAT = 2  # grey levels between the darkest and the brightest point of an image without content
 BLOCK = 1 << 24  # pairs compared at a time
+COMPARED = 1 << 13  # images that a block is compared with at a time
 SHORT_SIDE = 120  # pixels that a reduced image must keep
 START_BYTES = 64 << 20  # read for exact copies at the start of a training
 REDUCED = (
@@ -72,10 +73,11 @@ def _scan_one(file: str, size: np.ndarray, pixels: PixelFormat) -> tuple[np.ndar
 def scan_pixels(files: Sequence[str], sizes: np.ndarray, pixels: PixelFormat = COLOR8) -> Scanned:
     """Decode images, each at the largest reduction that leaves 120 pixels, and keep what copies are found by."""
     with ThreadPool(max(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1, 1)) as pool:
-        found = pool.starmap(
-            _scan_one, ((file, size, pixels) for file, size in zip(files, sizes, strict=True)), chunksize=16
-        )
-    hashes, mirrored, thumbs = (np.array(part) for part in zip(*found, strict=True))
+        found = pool.imap(lambda i: _scan_one(files[i], sizes[i], pixels), range(len(files)), chunksize=16)
+        hashes, mirrored = (np.zeros((len(files), 256), bool) for _ in range(2))
+        thumbs = np.zeros((len(files), SIDE, SIDE), np.uint8)
+        for i, one in enumerate(found):
+            hashes[i], mirrored[i], thumbs[i] = one
     flat = thumbs.reshape(len(thumbs), -1)
     return Scanned(hashes, mirrored, thumbs, flat.max(1).astype(int) - flat.min(1))
 
@@ -98,33 +100,50 @@ def near_pairs(scanned: Scanned) -> list[Link]:
     """
     n = len(scanned.levels)
     group = np.arange(n)
-    signs, turned = (np.where(bits, np.float32(1), np.float32(-1)) for bits in (scanned.hashes, scanned.mirrored))
-    thumbs = scanned.thumbs.reshape(n, -1).astype(np.float32)
-    thumbs -= thumbs.mean(1, keepdims=True)
-    thumbs /= np.maximum(np.linalg.norm(thumbs, axis=1, keepdims=True), 1e-6)
+    members = {i: [i] for i in range(n)}  # of each group that is still there
     usable = scanned.levels > FLAT
     links: list[Link] = []
     step = max(BLOCK // max(n, 1), 1)
     for k in range(0, n, step):
         rows = slice(k, min(k + step, n))
-        for mirrored, other in ((False, signs), (True, turned)):
-            close = signs[rows] @ other[k:].T >= 256 - 2 * NEAR  # (block, n - k)
-            close &= usable[k:] & usable[rows, None]
+        signs = _signs(scanned.hashes[rows])
+        for mirrored, other in ((False, scanned.hashes), (True, scanned.mirrored)):
+            close = usable[k:] & usable[rows, None]  # (block, n - k)
+            for first in range(k, n, COMPARED):
+                part = signs @ _signs(other[first : first + COMPARED]).T >= 256 - 2 * NEAR
+                close[:, first - k : first - k + part.shape[1]] &= part
             for row in np.flatnonzero(close.any(1)):
                 a = k + int(row)
                 candidates = k + np.flatnonzero(close[row])
                 candidates = candidates[(candidates > a) & (group[candidates] != group[a])]
                 if not len(candidates):
                     continue
-                mine = thumbs[a].reshape(SIDE, SIDE)[:, ::-1].ravel() if mirrored else thumbs[a]
-                alike = thumbs[candidates] @ mine
+                mine = _unit(scanned.thumbs[a : a + 1])[0]
+                mine = mine.reshape(SIDE, SIDE)[:, ::-1].ravel() if mirrored else mine
+                alike = _unit(scanned.thumbs[candidates]) @ mine
                 for b, value in zip(candidates[alike >= ALIKE].tolist(), alike[alike >= ALIKE].tolist(), strict=True):
                     if group[b] == group[a]:
                         continue
                     bits = scanned.hashes[a] != (scanned.mirrored if mirrored else scanned.hashes)[b]
                     links.append(Link(a, b, int(bits.sum()), value, mirrored))
-                    group[group == group[b]] = group[a]
+                    small, large = sorted((group[a], group[b]), key=lambda g: len(members[g]))
+                    moved = members.pop(small)
+                    group[moved] = large
+                    members[large] += moved
     return links
+
+
+def _signs(bits: np.ndarray) -> np.ndarray:
+    """Return +1 for bits that are set and -1 for others, float32: of 256 such products the sum is 256 - 2 distances."""
+    return np.where(bits, np.float32(1), np.float32(-1))
+
+
+def _unit(thumbs: np.ndarray) -> np.ndarray:
+    """Return thumbnails (N, 32, 32) as float32 vectors (N, 1024) of mean 0 and length 1, whose product correlates."""
+    vectors = thumbs.reshape(len(thumbs), -1).astype(np.float32)
+    vectors -= vectors.mean(1, keepdims=True)
+    vectors /= np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-6)
+    return vectors
 
 
 # Exact copies ---------------------------------------------------------------------------------------------------------
