@@ -1,8 +1,9 @@
 """Checks of label lines: those that cannot be read, and formats of other programs that can be read, but wrongly."""
 
 import re
+from array import array
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import suppress
 from typing import Any
 
@@ -168,19 +169,17 @@ class Columns:
 
     Attributes:
         counts: lines of each number of columns, without those of `wrong`.
-        values: theirs, (lines, columns), of every number but 5.
-        places: file and line of those.
         wrong: columns 2 to 5, in which a fraction is expected, of lines where one is far above 1, (lines, 4).
-        wrong_places: theirs.
     """
 
     def __init__(self, split: DoctorSplit) -> None:
         self.counts: Counter[int] = Counter()
-        self.places: dict[int, list[tuple[str, int, str]]] = {}
-        self.wrong: list[list[float]] = []
-        self.wrong_places: list[tuple[str, int, str]] = []
-        values: dict[int, list[list[float]]] = {}
-        for file, image in zip(img2label_paths(split.listed), split.listed, strict=True):
+        self.images, self.files = split.listed, img2label_paths(split.listed)
+        wrong = array("d")
+        # of each number of columns but 5, 0 for `wrong`: numbers end to end, and pairs of file and line
+        self._values: dict[int, array[float]] = {}
+        self._places: dict[int, array[int]] = {0: array("q")}
+        for i, file in enumerate(self.files):
             try:
                 text = read_text(file)
             except (OSError, ValueError):  # there is none, or the reader has reported it
@@ -194,19 +193,35 @@ class Columns:
                 if not row:
                     continue
                 if len(row) > 4 and max(row[1:5]) > 1.5:
-                    self.wrong.append(row[1:5])
-                    self.wrong_places.append((file, number, image))
+                    wrong.extend(row[1:5])
+                    self._places[0].extend((i, number))
                     continue
                 self.counts[len(row)] += 1
                 if len(row) != 5:
-                    values.setdefault(len(row), []).append(row)
-                    self.places.setdefault(len(row), []).append((file, number, image))
-        self.values = {n: np.array(rows) for n, rows in values.items()}
+                    self._values.setdefault(len(row), array("d")).extend(row)
+                    self._places.setdefault(len(row), array("q")).extend((i, number))
+        self.wrong = np.array(wrong).reshape(-1, 4)
 
     @property
     def lines(self) -> int:
         """Number of all lines."""
         return self.counts.total() + len(self.wrong)
+
+    def values(self, number: int) -> np.ndarray:
+        """Return the lines of a number of columns, (lines, columns), of every number but 5."""
+        return np.array(self._values.get(number, array("d"))).reshape(-1, number)
+
+    def places(self, data: Dataset, number: int, which: np.ndarray | None = None) -> dict[str, Any]:
+        """Return the places of lines of a number of columns, 0 for `wrong`, as arguments of `Finding`."""
+        pairs = np.array(self._places[number]).reshape(-1, 2)
+        pairs = pairs if which is None else pairs[which]
+        chosen = (pair.tolist() for pair in data.first(pairs))
+        first = [Place(self.files[i], line, image=self.images[i]) for i, line in chosen]
+        return {"places": first, "more": len(pairs) - len(first)}
+
+    def images_of_wrong(self, most: int) -> list[str]:
+        """Return the images of the first lines of `wrong`."""
+        return [self.images[i] for i in self._places[0][: 2 * most : 2]]
 
 
 def _numbers(line: str) -> list[float]:
@@ -265,24 +280,14 @@ def check_columns(data: Dataset) -> Iterator[Finding]:
             )  # fmt: skip
 
 
-def _places(data: Dataset, columns: Columns, number: int, which: np.ndarray | None = None) -> dict[str, Any]:
-    places = columns.places[number]
-    return _first_places(data, places if which is None else [places[i] for i in np.flatnonzero(which)])
-
-
-def _first_places(data: Dataset, chosen: Sequence[tuple[str, int, str]]) -> dict[str, Any]:
-    first = [Place(file, line, image=image) for file, line, image in data.first(chosen)]
-    return {"places": first, "more": len(chosen) - len(first)}
-
-
 def _scaled(data: Dataset, split: DoctorSplit, columns: Columns) -> Iterator[Finding]:
     """Report coordinates in pixels or per cent."""
     wrong = columns.wrong
-    if not wrong or len(wrong) < 0.5 * columns.lines:
+    if not len(wrong) or len(wrong) < 0.5 * columns.lines:
         return
-    largest = max(map(max, wrong))
+    largest = float(wrong.max())
     sides = []
-    for _, _, image in columns.wrong_places[:SAMPLED]:
+    for image in columns.images_of_wrong(SAMPLED):
         with suppress(OSError, ValueError, SyntaxError, Image.DecompressionBombError):
             sides.append(max(image_size(image, data.pixels)))
     percent = largest <= 100 < max(sides, default=0) / 2  # in smaller images pixels may be as low
@@ -294,14 +299,14 @@ def _scaled(data: Dataset, split: DoctorSplit, columns: Columns) -> Iterator[Fin
         f"{share_text(len(wrong), columns.lines, 'lines')} have coordinates far above 1, up to {largest:g}: they seem "
         f"to be {'per cent' if percent else 'pixels'}",
         f"A line holds fractions of the image; these are left out. {advice}",
-        **_first_places(data, columns.wrong_places),
+        **columns.places(data, 0),
     )  # fmt: skip
 
 
 def _sixth_column(data: Dataset, split: DoctorSplit, columns: Columns) -> Iterator[Finding]:
-    if 6 not in columns.values:
+    if not columns.counts[6]:
         return
-    last = columns.values[6][:, 5]
+    last = columns.values(6)[:, 5]
     foreign = (last < 0) | (last > 1)
     if foreign.any():
         yield Finding(
@@ -309,29 +314,29 @@ def _sixth_column(data: Dataset, split: DoctorSplit, columns: Columns) -> Iterat
             f"{share_text(int(foreign.sum()), columns.lines, 'lines')} have a sixth column outside 0..1, up to "
             f"{abs(last).max():g}: an angle, not a confidence",
             "It is ignored, so a turned box is learned as if it were upright. Write upright boxes, or the corners as a "
-            "polygon.", **_places(data, columns, 6, foreign),
+            "polygon.", **columns.places(data, 6, foreign),
         )  # fmt: skip
     else:
         yield Finding(
             "labels.confidence", "note", split.name, len(last), columns.lines,
             f"{share_text(len(last), columns.lines, 'lines')} have a sixth column within 0..1, a confidence",
-            "It is ignored: labels that a model made count like those of a person.", **_places(data, columns, 6),
+            "It is ignored: labels that a model made count like those of a person.", **columns.places(data, 6),
         )  # fmt: skip
 
 
 def _many_columns(data: Dataset, split: DoctorSplit, columns: Columns, most: int) -> Iterator[Finding]:
-    lines = columns.values[most]
+    lines = columns.values(most)
     share = share_text(len(lines), columns.lines, "lines")
     if len(lines) >= ENOUGH and key_points_fit(lines):
         yield Finding(
             "labels.key_points", "error", split.name, len(lines), columns.lines,
             f"{share} have {most} columns that fit a box with key points after it",
             "Lines with an odd number of columns are read as polygons, others are left out: both are wrong. Write the "
-            "first five columns alone.", **_places(data, columns, most),
+            "first five columns alone.", **columns.places(data, most),
         )  # fmt: skip
     elif most == 9:
         yield Finding(
             "labels.quads", "note", split.name, len(lines), columns.lines,
             f"{share} have four corners: turned boxes or outlines", "They become the upright boxes around them.",
-            **_places(data, columns, most),
+            **columns.places(data, most),
         )  # fmt: skip
