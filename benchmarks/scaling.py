@@ -4,8 +4,9 @@
     python -m benchmarks.scaling --parts images --only scan --lines 1000000
     python -m benchmarks.scaling --parts size --cfg yolov5n.yaml yolov5n-swinv2.yaml
 
-One row for each thing that grows (`benchmarks.scaling_cases`). Each of its sizes is measured in a process of its own:
-CPU seconds, those of child processes too, and the peak of the resident memory above what was there before the call.
+One row for each thing that grows (`benchmarks.scaling_cases`, `benchmarks.scaling_datasets`). Each of its sizes is
+measured in a process of its own: CPU seconds, those of child processes too, and the peak of the resident memory above
+what was there before the call.
 The exponent is k of the law `seconds = c * x ** k` over the last three sizes, its median and range over the repeats;
 k = 1 is a cost proportional to x. `objects` counts what the call leaves allocated in Python for each thing more, such
 as lists of boxes would. Weights and data are random. Linux only.
@@ -22,7 +23,7 @@ import socket
 import statistics
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from multiprocessing.connection import Connection
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -34,7 +35,18 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from torch.nn.parallel import DistributedDataParallel
 
-from benchmarks.scaling_cases import Case, build, cases, images_of, random_targets, shared_labels
+from benchmarks.scaling_cases import (
+    Case,
+    batch_cases,
+    box_cases,
+    build,
+    class_cases,
+    images_of,
+    random_targets,
+    size_cases,
+    window_cases,
+)
+from benchmarks.scaling_datasets import image_cases, shared_labels
 from benchmarks.tables import exponent, log_table, save_json
 from utils.console import LOGGER, cli_errors
 from utils.loss import ComputeLoss
@@ -189,6 +201,19 @@ def over_workers(lines: int, polygons: bool) -> dict[str, Any]:
         worker.join()
     kind = "polygons" if polygons else "boxes"
     return row_of(Case(f"labels in a loader process, {kind}", "label lines", sizes, lambda _: lambda: None), found)
+
+
+def cases(part: str, cfgs: list[str], imgsz: int, lines: int, scratch: Path) -> list[Case]:
+    """Return the rows of a part."""
+    made: dict[str, Callable[[], Iterator[Case]]] = {
+        "size": lambda: size_cases(cfgs),
+        "window": lambda: window_cases(cfgs, imgsz),
+        "batch": lambda: batch_cases(cfgs, imgsz),
+        "boxes": lambda: box_cases(cfgs),
+        "classes": lambda: class_cases(cfgs, scratch),
+        "images": lambda: image_cases(lines, scratch),
+    }
+    return list(made[part]())
 
 
 def rows_of(part: str, opt: argparse.Namespace, scratch: Path) -> list[dict[str, Any]]:

@@ -20,8 +20,9 @@ from typing import Any, NamedTuple
 import cv2
 import numpy as np
 
-from utils.boxes import box_ioa
+from utils.boxes import box_area, box_ioa, touching_pairs
 
+HIDDEN = 0.30  # fraction of a box from which on a pasted object would hide it
 FILL = 114  # grey of everything that no image covers
 SEGMENT_POINTS = 1000  # points to which a polygon is resampled before it is warped
 HALF = np.array([[1, 0, 0.5], [0, 1, 0.5], [0, 0, 1]])
@@ -320,7 +321,7 @@ def draw_copy_paste(rng: np.random.Generator, segments: Sequence[np.ndarray], p:
 def paste_copies(tile: Tile, chosen: Sequence[int]) -> Tile:
     """Paste mirrored copies of objects into their own image (arXiv:2012.07177, the simple form).
 
-    An object goes to its left-right mirrored place unless it would hide 30 % or more of any box.
+    An object goes to its left-right mirrored place unless it would hide too much of any box (`HIDDEN`).
 
     Args:
         tile: image, labels and polygons.
@@ -333,16 +334,26 @@ def paste_copies(tile: Tile, chosen: Sequence[int]) -> Tile:
     height, width = im.shape[:2]
     mask = np.zeros((height, width), np.uint8)
     segments = list(segments)
-    for j in chosen:
-        x1, y1, x2, y2 = labels[j, 1:5]
-        box = np.array([width - x2, y1, width - x1, y2], np.float32)
-        if (box_ioa(box, labels[:, 1:5]) < 0.30).all():
-            labels = np.concatenate((labels, [[labels[j, 0], *box]]), 0, dtype=np.float32)
+    cls, x1, y1, x2, y2 = labels[np.array(chosen, int)].T
+    copies = np.stack((cls, width - x2, y1, width - x1, y2), 1).astype(np.float32)  # (N, 5)
+    hidden: list[set[int]] = [set() for _ in chosen]  # by each copy: of labels and, after them, copies
+    every = np.concatenate((labels, copies))[:, 1:5]
+    for i, j in touching_pairs(copies[:, 1:5], every):
+        sides = np.minimum(copies[i, 3:5], every[j, 2:]) - np.maximum(copies[i, 1:3], every[j, :2])  # (P, 2)
+        covered = sides.clip(0).prod(1) / (box_area(every[j]) + 1e-7)
+        for k, other in zip(i[covered >= HIDDEN].tolist(), j[covered >= HIDDEN].tolist(), strict=True):
+            hidden[k].add(other)
+    there = set(range(len(labels)))
+    for k, j in enumerate(chosen):
+        if there.isdisjoint(hidden[k]):
+            there.add(len(labels) + k)
             mirrored = np.stack((width - segments[j][:, 0], segments[j][:, 1]), 1)
             segments.append(mirrored.astype(np.float32))
             # Pixel k covers k .. k + 1, so the outline in pixel numbers lies half a pixel back.
             cv2.fillPoly(mask, [(mirrored - 0.5).round().astype(np.int32)], 1)
-    if len(labels) > len(tile.labels):
+    pasted = [n - len(labels) for n in sorted(there) if n >= len(labels)]
+    if pasted:
+        labels = np.concatenate((labels, copies[pasted]), 0, dtype=np.float32)
         im = like(cv2.copyTo(cv2.flip(im, 1), mask, im.copy()), im.shape)
     return Tile(im, labels, segments)
 

@@ -196,7 +196,7 @@ def box_ioa(box1: Array, box2: Array, eps: float = 1e-7) -> Array:
 
 
 def touching_pairs(
-    box1: np.ndarray, box2: np.ndarray, group1: np.ndarray, group2: np.ndarray
+    box1: np.ndarray, box2: np.ndarray, group1: np.ndarray | None = None, group2: np.ndarray | None = None
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Find the pairs of one box of each set that touch, without a look at all pairs.
 
@@ -206,7 +206,7 @@ def touching_pairs(
     Args:
         box1: (N, 4) `xyxy`, x1 <= x2 and y1 <= y2.
         box2: (M, 4) `xyxy`, in the same unit.
-        group1: (N,) integers, 0 or more; only boxes of one group are paired.
+        group1: (N,) integers, 0 or more; only boxes of one group are paired. By default all are of one.
         group2: (M,), likewise.
 
     Yields:
@@ -224,7 +224,8 @@ def touching_pairs(
     owner = np.repeat(np.arange(len(boxes)), extent.prod(1))  # of each entry
     at = np.arange(len(owner)) - np.repeat(extent.prod(1).cumsum() - extent.prod(1), extent.prod(1))
     row, column = np.divmod(at, extent[owner, 0])
-    group = np.concatenate((group1, group2)).astype(np.int64)
+    groups = (np.zeros(len(boxes)),) if group1 is None or group2 is None else (group1, group2)
+    group = np.concatenate(groups).astype(np.int64)
 
     def key(owner: np.ndarray, column: np.ndarray, row: np.ndarray) -> np.ndarray:
         return (group[owner] * size[1] + row) * size[0] + column

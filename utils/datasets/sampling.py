@@ -54,7 +54,7 @@ class EpochSampler(Sampler):
         if self.world_size > 1:
             batches = [order[i : i + self.batch_size] for i in range(0, self.n, self.batch_size)]
             order = np.concatenate([self._share(batch) for batch in batches])
-        return iter([(epoch, i) for i in order[self.skip :].tolist()])
+        return ((epoch, int(i)) for i in order[self.skip :])  # one by one: a list would be objects for every image
 
     def _share(self, batch: np.ndarray) -> np.ndarray:
         """Return the part of a batch that this process sees; all parts are of one length."""

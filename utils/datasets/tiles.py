@@ -166,8 +166,7 @@ def cut_labels(
     centre, half = labels[:, 1:3].astype(np.float64), labels[:, 3:5].astype(np.float64) / 2
     boxes = np.concatenate((centre - half, centre + half), 1) * scale  # (M, 4)
     frames = np.array(windows, np.float64)  # (T, 4)
-    one = np.zeros(len(labels), int), np.zeros(len(windows), int)
-    pairs = [np.zeros((0, 2), int), *(np.stack(part, 1) for part in touching_pairs(boxes, frames, *one))]
+    pairs = [np.zeros((0, 2), int), *(np.stack(part, 1) for part in touching_pairs(boxes, frames))]
     label, tile = np.concatenate(pairs).T  # (P,), (P,)
     inside = np.concatenate(
         (np.maximum(boxes[label, :2], frames[tile, :2]), np.minimum(boxes[label, 2:], frames[tile, 2:])), 1
