@@ -15,6 +15,7 @@ from engine.validation.evaluation import ImageResult, Tally
 from utils.boxes import touching_pairs
 from utils.datasets.dataset import check_dataset
 from utils.datasets.label_cache import NO_LABELS, LabelSet, Pieces, read_cache, write_cache
+from utils.datasets.output_names import image_ids
 from utils.datasets.tiles import cut_labels, tile_grid
 from utils.metrics import ConfusionMatrix, Rows
 
@@ -202,3 +203,10 @@ def test_labels_from_the_cache_are_no_objects(tmp_path):
 
     blocks(10)
     assert blocks(400) < blocks(200) + 100
+
+
+def test_ids_of_images_compare_each_name_a_few_times():
+    n, before = 500, Name.compared
+    names = {Name(f"{i:03}.jpg"): f"{i:03}" for i in range(n)}
+    assert image_ids(names, [Name("000.jpg")]) == {f"{i:03}.jpg": i or "000" for i in range(n)}
+    assert Name.compared - before < 30 * n

@@ -32,7 +32,7 @@ def check_absent(data: Dataset) -> Iterator[Finding]:
     labels = {name: count[0][:nc] for name, count in counts.items()}
     none = {name: np.flatnonzero(n == 0).tolist() for name, n in labels.items()}
     if len(none) == 2:  # what is in neither split is said once
-        none["val"] = [c for c in none["val"] if c not in none["train"]]
+        none["val"] = sorted(set(none["val"]) - set(none["train"]))
     for name, advice in (
         ("train", "It is never learned. Look for a typing error in names, or for labels that were left out."),
         ("val", "There is no AP for it, and a mistake with it shows nowhere. Move images of it into val."),

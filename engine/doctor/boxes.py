@@ -1,5 +1,6 @@
 """Checks of the boxes: too small, too thin, labelled twice, too many."""
 
+import itertools
 from collections.abc import Iterator
 
 import numpy as np
@@ -16,6 +17,7 @@ TINY = 2  # net pixels: augmentation drops labels with a side below it
 DOUBLE = 0.9  # IoU of two labels of one object; BCCD has seven such pairs, from 0.915
 THIN, TOO_THIN = 20, 100  # ratio of sides; the augmentation drops labels from the second on
 WHOLE = 0.95  # of the area of the image
+AT_ONCE = 100_000  # labels that are compared in one grid
 COPIES = 5  # label files with equal content
 
 
@@ -123,7 +125,14 @@ def overlapping_pairs(split: DoctorSplit, threshold: float) -> tuple[np.ndarray,
     box = edges(split.flat[:, 1:]) * np.tile(split.sizes[split.owner], 2)
     found, values = [np.zeros((0, 2), np.int64)], [np.zeros(0)]
     area = (box[:, 2:] - box[:, :2]).prod(1)
-    for i, j in touching_pairs(box, box, split.owner, split.owner):
+    first = np.append(split.starts, len(box))
+    first = first[np.unique(np.searchsorted(first, np.arange(0, len(box) + AT_ONCE, AT_ONCE)).clip(max=len(first) - 1))]
+    parts = (
+        (i + a, j + a)
+        for a, b in itertools.pairwise(first.tolist())  # labels of whole images
+        for i, j in touching_pairs(box[a:b], box[a:b], split.owner[a:b], split.owner[a:b])
+    )
+    for i, j in parts:
         i, j = i[i < j], j[i < j]
         common = (np.minimum(box[i, 2:], box[j, 2:]) - np.maximum(box[i, :2], box[j, :2])).clip(0).prod(1)
         iou = common / (area[i] + area[j] - common)

@@ -124,9 +124,10 @@ def image_ids(names: Mapping[str, str], numbered: Collection[str] = ()) -> dict[
     Returns:
         File -> id, all different.
     """
-    digits = [file for file in names if names[file].isascii() and names[file].isdecimal() and file not in numbered]
-    numbers = Counter(int(names[file]) for file in digits)
-    ids: dict[str, int | str] = {**names} | {f: int(names[f]) for f in digits if numbers[int(names[f])] == 1}
+    moving = set(numbered)
+    digits = {f: int(names[f]) for f in names if names[f].isascii() and names[f].isdecimal() and f not in moving}
+    numbers = Counter(digits.values())
+    ids: dict[str, int | str] = {**names} | {f: number for f, number in digits.items() if numbers[number] == 1}
     changed = [f for f in names if names[f] != Path(f).stem or (f in digits and isinstance(ids[f], str))]
     if changed:
         LOGGER.warning(
