@@ -2,7 +2,7 @@
 
 import math
 from inspect import unwrap
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar, cast
 
 import numpy as np
 import torch
@@ -69,18 +69,37 @@ class AdamW(optim.AdamW):
     """PyTorch's."""
 
 
-def orthogonalized(matrix: Tensor, steps: int = 5) -> Tensor:
-    """Return roughly the closest matrix (M, N) whose singular values are equal: they come to lie between 0.7 and 1.2.
+def orthogonalized(matrices: Tensor, steps: int = 5) -> Tensor:
+    """Return roughly the closest matrices whose singular values are equal: they come to lie between 0.7 and 1.2.
 
-    Newton-Schulz iteration X <- a X + (b A + c A A) X with A = X X^T and the quintic polynomial of Muon
-    (https://kellerjordan.github.io/posts/muon/).
+    Newton-Schulz iteration X <- (a I + b A + c A A) X with A = X X^T and the quintic polynomial of Muon
+    (https://kellerjordan.github.io/posts/muon/). Long matrices are multiplied twice instead of in every step: A and the
+    product of the polynomials commute, so that both follow from the first A alone.
+
+    Args:
+        matrices: (K, M, N), each of them at least float32.
+        steps: of the iteration.
+
+    Returns:
+        (K, M, N).
     """
-    x = matrix.T if matrix.shape[0] > matrix.shape[1] else matrix
-    x = x / (x.norm() + 1e-7)
-    for _ in range(steps):
-        gram = x @ x.T
-        x = torch.addmm(x, torch.addmm(gram, gram, gram, beta=-4.7750, alpha=2.0315), x, beta=3.4445)
-    return x.T if matrix.shape[0] > matrix.shape[1] else x
+    a, b, c = 3.4445, -4.7750, 2.0315
+    x = matrices.mT if matrices.shape[1] > matrices.shape[2] else matrices  # (K, m, n) with m <= n
+    x = x / (x.norm(dim=(1, 2), keepdim=True) + 1e-7)
+    if x.shape[2] < 2 * x.shape[1]:
+        for _ in range(steps):
+            gram = x @ x.mT
+            x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+    else:
+        gram, product = x @ x.mT, None  # (K, m, m)
+        for step in range(steps):
+            polynomial = torch.baddbmm(gram, gram, gram, beta=b, alpha=c)
+            polynomial.diagonal(dim1=1, dim2=2).add_(a)
+            product = polynomial if product is None else product @ polynomial
+            if step < steps - 1:
+                gram = gram @ polynomial @ polynomial
+        x = x if product is None else product @ x
+    return x.mT if matrices.shape[1] > matrices.shape[2] else x
 
 
 class Muon(AdamW):
@@ -107,17 +126,24 @@ class Muon(AdamW):
 
     def _step_matrices(self, group: dict[str, Any]) -> None:
         lr, momentum = group["lr"], group["betas"][0]
-        for p in group["params"]:
-            if p.grad is None:
-                continue
+        params = [p for p in group["params"] if p.grad is not None]
+        for p in params:
             state = self.state[p]
             if not state:
                 state["momentum_buffer"], state["step"] = torch.zeros_like(p), torch.tensor(0.0)
             state["step"] += 1  # AdamW wants it in every state that it loads
-            average = state["momentum_buffer"].lerp_(p.grad, 1 - momentum)
-            update = orthogonalized(p.grad.lerp(average, momentum).flatten(1))
-            p.mul_(1 - lr * group["weight_decay"])
-            p.add_(update.view(p.shape), alpha=-0.2 * lr * max(update.shape) ** 0.5)
+        alike: dict[tuple, list[Tensor]] = {}  # together: dozens of small products take longer to start than to compute
+        for p in params:
+            alike.setdefault((*p.flatten(1).shape, p.dtype, p.device), []).append(p)
+        for same in alike.values():
+            grads = [cast("Tensor", p.grad) for p in same]
+            averages = [self.state[p]["momentum_buffer"] for p in same]
+            torch._foreach_lerp_(averages, grads, 1 - momentum)
+            updates = torch.stack([g.lerp(m, momentum).flatten(1) for g, m in zip(grads, averages, strict=True)])
+            updates = orthogonalized(updates)
+            rate = 0.2 * lr * max(updates.shape[1:]) ** 0.5
+            for p, update in zip(same, updates, strict=True):
+                p.mul_(1 - lr * group["weight_decay"]).add_(update.view(p.shape), alpha=-rate)
 
 
 OPTIMIZERS = {"SGD": SGD, "Adam": Adam, "AdamW": AdamW, "Muon": Muon}

@@ -2,6 +2,7 @@
 
 import ctypes
 import math
+import mmap
 import os
 import platform
 import random
@@ -30,6 +31,7 @@ from utils.paths import git_describe as git_describe
 LOCAL_RANK, RANK = (int(os.environ.get(name, "-1")) for name in ("LOCAL_RANK", "RANK"))  # -1 without torchrun
 WORLD_SIZE = int(os.environ.get("WORLD_SIZE", "1"))
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, KEPT_BYTES = -1, -3, 2**31 - 1  # of mallopt(3)
+HUGE_PAGE = 2 << 20  # bytes
 
 # Device -------------------------------------------------------------------------------------------------------------
 
@@ -45,7 +47,8 @@ def select_device(
         batch_size: images per step over all devices; checked when several are given, 0 or None is unknown.
         newline: log an empty line after it.
 
-    Without CUDA the process is set up for computing on the CPU too, see `limit_threads` and `keep_freed_memory`.
+    Without CUDA the process is set up for computing on the CPU too, see `limit_threads`, `keep_freed_memory`
+    and `use_huge_pages`.
 
     Returns:
         The CPU, MPS, or the first of the CUDA devices, which becomes the current one. With several ids the caller must
@@ -83,6 +86,7 @@ def select_device(
     if kind != "cuda":
         limit_threads()
         keep_freed_memory()
+        use_huge_pages()
         return torch.device(kind)
     torch.cuda.set_device(ids[0])
     return torch.device("cuda", ids[0])
@@ -108,6 +112,26 @@ def keep_freed_memory() -> None:
     if mallopt is not None:  # musl has none
         for option in M_TRIM_THRESHOLD, M_MMAP_THRESHOLD:
             mallopt(option, KEPT_BYTES)
+
+
+def use_huge_pages() -> None:
+    """Let Linux back the next 2 GiB of the heap with pages of 2 MiB where it leaves that to the program.
+
+    The maps of a training step cover hundreds of MiB: with pages of 4 KiB the processor looks up addresses for a
+    twentieth of the time. Only addresses are reserved here, memory is used as before.
+    """
+    libc = ctypes.CDLL(None) if sys.platform == "linux" else None
+    if libc is None or not all(hasattr(libc, name) for name in ("mallopt", "sbrk", "madvise")):
+        return
+    libc.sbrk.restype = libc.malloc.restype = ctypes.c_void_p
+    libc.malloc.argtypes, libc.free.argtypes = [ctypes.c_size_t], [ctypes.c_void_p]
+    libc.madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
+    start = -(-libc.sbrk(0) // mmap.PAGESIZE) * mmap.PAGESIZE
+    reserved = libc.malloc(KEPT_BYTES - HUGE_PAGE)  # below the limit from which on memory lies outside the heap
+    end = libc.sbrk(0)
+    if start < end:  # another allocator, or a limit of the system, leaves the heap as it is
+        libc.madvise(start, end - start, mmap.MADV_HUGEPAGE)
+    libc.free(reserved)
 
 
 def parse_device(text: str) -> tuple[str, list[int]]:

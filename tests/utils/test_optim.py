@@ -161,12 +161,22 @@ def test_an_orthogonalized_matrix_keeps_its_directions(shape):
     torch.manual_seed(0)
     matrix = torch.randn(shape)
     u, _, vh = torch.linalg.svd(matrix, full_matrices=False)
-    found = orthogonalized(matrix)
+    found = orthogonalized(matrix[None])[0]
     values = torch.diagonal(u.T @ found @ vh.T)
     assert torch.allclose(u @ values.diag() @ vh, found, atol=1e-3)
     assert values.min() > 0.5
     assert values.max() < 1.3
-    assert not orthogonalized(torch.zeros(shape)).any()
+    assert not orthogonalized(torch.zeros(2, *shape)).any()
+
+
+@pytest.mark.parametrize("shape", [(16, 32), (20, 8), (8, 300)])
+def test_long_matrices_are_orthogonalized_by_the_iteration_as_published(shape):
+    matrices = torch.randn(3, *shape, generator=torch.Generator().manual_seed(0))
+    expected = matrices.double() / matrices.double().norm(dim=(1, 2), keepdim=True)
+    for _ in range(5):
+        gram = expected @ expected.mT
+        expected = 3.4445 * expected + (-4.7750 * gram + 2.0315 * gram @ gram) @ expected
+    assert (orthogonalized(matrices) - expected).abs().max() < 1e-4
 
 
 def test_muon_is_adamw_but_for_matrices():

@@ -7,6 +7,7 @@ import platform
 import random
 import time
 from copy import deepcopy
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -419,6 +420,17 @@ def test_one_processor_is_left_to_the_loader(monkeypatch, processors, threads):
     assert seen == [threads]
 
 
+def in_a_process(function):
+    """Return what a function sends, called in a copy of this process."""
+    context = multiprocessing.get_context("fork")
+    receiver, sender = context.Pipe(duplex=False)
+    process = context.Process(target=function, args=(sender,))
+    process.start()
+    result = receiver.recv()
+    process.join()
+    return result
+
+
 def count_faults(sender):
     import resource  # noqa: PLC0415 - Unix only
 
@@ -434,11 +446,29 @@ def count_faults(sender):
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only the C library of GNU can be told")
 def test_a_process_on_the_cpu_uses_freed_memory_again():
-    context = multiprocessing.get_context("fork")
-    receiver, sender = context.Pipe(duplex=False)
-    process = context.Process(target=count_faults, args=(sender,))
-    process.start()
-    faults = receiver.recv()
-    process.join()
+    faults = in_a_process(count_faults)
     pages = 3 * (40 << 20) // os.sysconf("SC_PAGE_SIZE")
     assert faults < 0.1 * pages
+
+
+HUGE_PAGES = Path("/sys/kernel/mm/transparent_hugepage/enabled")
+
+
+def find_advised_memory(sender):
+    torch_utils.select_device("cpu")
+    held = np.ones(64 << 20, np.uint8)
+    address, size, advised = held.ctypes.data, 0, 0
+    for line in Path("/proc/self/smaps").read_text().splitlines():
+        if line.startswith("VmFlags:"):
+            advised += size if " hg" in line else 0
+        elif "-" in (bounds := line.split()[0]):
+            start, end = (int(text, 16) for text in bounds.split("-"))
+            size = end - start if start <= address < end else 0
+    sender.send(advised)
+
+
+@pytest.mark.skipif(
+    platform.libc_ver()[0] != "glibc" or not HUGE_PAGES.exists(), reason="this system has no transparent huge pages"
+)
+def test_large_maps_lie_where_huge_pages_are_asked_for():
+    assert in_a_process(find_advised_memory) > 1 << 30
