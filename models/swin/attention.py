@@ -80,15 +80,16 @@ def attend_explicit(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, blocked: Tens
         (B * K, h, N, d) in the dtype of `v`.
     """
     logits = q @ k.transpose(-2, -1)  # (B * K, h, N, N)
-    if blocked is None:
+    if torch.compiler.is_compiling():
         logits = logits + bias
-    elif torch.compiler.is_compiling():
-        mask = torch.where(blocked, BLOCKED, 0.0)[:, None]  # (K, 1, N, N); added, it has no part in the gradient
-        logits = ((logits + bias).unflatten(0, (-1, len(mask))) + mask).flatten(0, 1)
+        if blocked is not None:
+            mask = torch.where(blocked, BLOCKED, 0.0)[:, None]  # (K, 1, N, N); added, it has no part in the gradient
+            logits = (logits.unflatten(0, (-1, len(mask))) + mask).flatten(0, 1)
     else:
-        logits = logits + bias
-        # out of the graph's sight: the softmax gives these pairs a weight of 0, and with it a gradient of 0
-        logits.detach().unflatten(0, (-1, blocked.shape[0])).masked_fill_(blocked[:, None], BLOCKED)
+        logits += bias
+        if blocked is not None:
+            # out of the graph's sight: the softmax gives these pairs a weight of 0, and with it a gradient of 0
+            logits.detach().unflatten(0, (-1, blocked.shape[0])).masked_fill_(blocked[:, None], BLOCKED)
     return logits.softmax(-1).to(v.dtype) @ v
 
 

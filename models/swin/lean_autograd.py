@@ -56,9 +56,13 @@ class SplitHeads(torch.autograd.Function):
         parts = out.permute(2, 0, 3, 1, 4).unbind(0)  # (W, h, N, d) each
         below = (1 - 1e-6) / ctx.floor  # an inverse length of less was not clamped
         dot_q = (q * gq).sum(-1, keepdim=True) / factor  # (W, h, N, 1)
-        along = dot_q * torch.where(rq < below, -rq, 0.0)
-        parts[0].copy_(torch.addcmul(gq * (rq * factor), q, along))
-        along = (k * gk).sum(-1, keepdim=True) * torch.where(rk < below, -rk, 0.0)
-        parts[1].copy_(torch.addcmul(gk * rk, k, along))
+        dot_k = (k * gk).sum(-1, keepdim=True)
+        buffer = torch.empty_like(q)  # one that stays in the cache of the processor
+        for part, x, g, scale, dot, inverse in (
+            (parts[0], q, gq, rq * factor, dot_q, rq),
+            (parts[1], k, gk, rk, dot_k, rk),
+        ):
+            torch.mul(g, scale, out=buffer)
+            part.copy_(buffer.addcmul_(x, dot * torch.where(inverse < below, -inverse, 0.0)))
         parts[2].copy_(gv)
         return out, dot_q.sum((0, 2), keepdim=True)[0] if ctx.needs_input_grad[1] else None, None
