@@ -47,7 +47,7 @@ from benchmarks.scaling_cases import (
     window_cases,
 )
 from benchmarks.scaling_datasets import image_cases, shared_labels
-from benchmarks.tables import exponent, log_table, save_json
+from benchmarks.tables import draw_orders, exponent, log_table, save_json
 from utils.console import LOGGER, cli_errors
 from utils.loss import ComputeLoss
 from utils.optim import build_optimizer
@@ -77,12 +77,13 @@ def resident(key: str) -> int:
     return int(Path("/proc/self/status").read_text(encoding="utf-8").split(f"{key}:")[1].split()[0]) * 1024
 
 
-def measure_point(case: Case, x: int, repeats: int, sender: Connection) -> None:
-    """Measure one size in this process and send `Figures`."""
+def measure_point(case: Case, x: int, connection: Connection) -> None:
+    """Measure one size in this process: send `Figures` without times, then the seconds of a call for each word."""
     LOGGER.setLevel("ERROR")
     case.make(case.sizes[0])()  # what is loaded once
     function = case.make(x)
     gc.collect()
+    gc.freeze()  # a full collection looks at all objects of the libraries, and comes by chance
     ctypes.CDLL(None).malloc_trim(0)
     Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")  # the peak is counted from here on
     before, blocks, start = resident("VmRSS"), sys.getallocatedblocks(), cpu_seconds()
@@ -91,28 +92,36 @@ def measure_point(case: Case, x: int, repeats: int, sender: Connection) -> None:
     memory, objects = resident("VmHWM") - before, sys.getallocatedblocks() - blocks
     del result
     calls = max(round(LEAST / max(once, 1e-6)), 1)
-    seconds = []
-    for _ in range(repeats):
+    connection.send(Figures([], memory, objects))
+    while connection.recv():
         start = cpu_seconds()
         for _ in range(calls):
             function()
-        seconds.append((cpu_seconds() - start) / calls)
-    sender.send(Figures(seconds, memory, objects))
+        connection.send((cpu_seconds() - start) / calls)
 
 
 def measure(case: Case, repeats: int) -> dict[str, Any]:
-    """Measure all sizes of a case; returns a row of the table."""
-    context, found = multiprocessing.get_context("fork"), []
-    for x in case.sizes:
-        receiver, sender = context.Pipe(duplex=False)
-        worker = context.Process(target=measure_point, args=(case, x, repeats, sender))
-        worker.start()
-        sender.close()
-        try:
-            found.append(receiver.recv())
-        except EOFError:
-            raise ValueError(f"{case.what}, {x} {case.unit}: its process ended early") from None
-        finally:
+    """Measure all sizes of a case; returns a row of the table. They take turns, so that all meet the same machine."""
+    context = multiprocessing.get_context("fork")
+    workers, connections, found = [], [], []
+    try:
+        for x in case.sizes:
+            connection, other = context.Pipe()
+            worker = context.Process(target=measure_point, args=(case, x, other), daemon=True)
+            worker.start()
+            other.close()
+            workers.append(worker)
+            connections.append(connection)
+            found.append(connection.recv())
+        for _, order in zip(range(repeats), draw_orders(range(len(connections))), strict=False):
+            for k in order:
+                connections[k].send(True)
+                found[k].seconds.append(connections[k].recv())
+    except EOFError:
+        raise ValueError(f"{case.what}: the process of {case.sizes[len(found)]} {case.unit} ended early") from None
+    finally:
+        for worker in workers:
+            worker.terminate()
             worker.join()
     return row_of(case, found)
 

@@ -224,7 +224,9 @@ def cut(x: int) -> Callable[[], Any]:
 
 def double(x: int) -> Callable[[], Any]:
     """Look for labels of one image that cover each other."""
-    split = DoctorSplit("train", "", True, [], ["a"], ["a"], [labels_of(x)], np.array([[640, 480]]), [])
+    labels = labels_of(x)
+    labels[:, 3:] /= max(x / 100, 1) ** 0.5  # the more there are, the smaller
+    split = DoctorSplit("train", "", True, [], ["a"], ["a"], [labels], np.array([[640, 480]]), [])
     split.flat, split.owner, split.per_image  # noqa: B018, kept once they are known
     return partial(doctor_boxes.overlapping_pairs, split, doctor_boxes.DOUBLE)
 
@@ -276,7 +278,8 @@ def box_cases(cfgs: list[str]) -> Iterator[Case]:
     yield Case("labels of a mosaic", "boxes", many, mosaic_labels)
     yield Case("copy-paste", "objects", [10, 30, 100, 300, 1000], pasted)
     yield Case("loss, 4 images", "boxes in an image", few, partial(losses, cfgs[0], 80))
-    yield Case("drawing", "boxes", few, lambda x: partial(draw_detections, canvas, detections_of(x), names))
+    found = partial(detections_of, nc=8)  # the texts of 8 classes and 100 confidences are rendered once
+    yield Case("drawing", "boxes", few, lambda x: partial(draw_detections, canvas, found(x), names))
     yield Case("text lines", "boxes", many, lambda x: partial(text_lines, detections_of(x), (640, 640), True))
     for kind in ("JSON", "CSV", "page"):
         yield Case(f"writing {kind}", "boxes", many, partial(written, kind))

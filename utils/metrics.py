@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -20,6 +20,7 @@ IOU_THRESHOLDS = torch.linspace(0.5, 0.95, 10)  # of mAP50-95, step 0.05
 FITNESS_WEIGHTS = np.array([0.0, 0.0, 0.1, 0.9])  # of P, R, mAP50, mAP50-95
 CURVE_POINTS = 1000  # confidences (or recalls) 0 to 1 at which curves are sampled
 WAITING_CELLS = 1 << 17  # least pairs that a confusion matrix keeps before it counts them
+TABLE = 1 << 16  # IoU values that are worked out together
 RECALL_POINTS = np.linspace(0, 1, 101)  # at which AP is integrated
 SIZES = {"small": (0.0, 32.0**2), "medium": (32.0**2, 96.0**2), "large": (96.0**2, np.inf)}  # of COCO: areas in pixels
 
@@ -100,6 +101,17 @@ def match_predictions(detections: Tensor, labels: Tensor, iouv: Tensor = IOU_THR
     return torch.from_numpy(match_labels(*arrays)[0]).to(detections.device)
 
 
+def iou_tables(boxes: np.ndarray, labels: np.ndarray) -> Iterator[tuple[slice, np.ndarray]]:
+    """Yield the IoU of boxes (D, 4) and labels (M, 4) for some boxes at a time, which those are and the table (d, M).
+
+    A table of all boxes of a crowded image would be read from memory again in each step, not from the cache.
+    """
+    step = max(TABLE // max(len(labels), 1), 1)
+    for start in range(0, len(boxes), step):
+        rows = slice(start, start + step)
+        yield rows, box_iou(boxes[rows], labels)
+
+
 def match_labels(found: np.ndarray, true: np.ndarray, levels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Match as `match_predictions` does, and return the candidates too.
 
@@ -115,10 +127,11 @@ def match_labels(found: np.ndarray, true: np.ndarray, levels: np.ndarray) -> tup
     correct = np.zeros((len(found), len(levels)), dtype=bool)  # (D, T)
     best_label = np.zeros(len(found), dtype=np.intp)
     if len(true) and len(found):
-        iou = box_iou(found[:, :4], true[:, 1:5])  # (D, M)
-        iou[found[:, 5:6] != true[:, 0]] = 0
-        best_label = iou.argmax(1)  # (D,)
-        best_iou = np.take_along_axis(iou, best_label[:, None], 1)  # (D, 1)
+        best_iou = np.zeros((len(found), 1), np.result_type(found, true))
+        for rows, iou in iou_tables(found[:, :4], true[:, 1:5]):
+            iou[found[rows, 5:6] != true[:, 0]] = 0
+            best_label[rows] = iou.argmax(1)
+            best_iou[rows] = np.take_along_axis(iou, best_label[rows, None], 1)
         number, level = (best_iou >= levels).nonzero()  # pairs of detection and threshold, the first detection first
         first = np.full((len(true), len(levels)), -1)  # (M, T)
         first[best_label[number[::-1]], level[::-1]] = number[::-1]  # of repeated indices NumPy keeps the last
@@ -490,7 +503,7 @@ class ConfusionMatrix:
         rows, truth = found_rows.cpu().numpy(), labels.cpu().numpy()
         rows = rows[rows[:, 4] > self.conf]
         true, predicted = truth[:, 0].astype(np.int64), rows[:, 5].astype(np.int64)  # (M,), (D,)
-        owner = self._pair(box_iou(rows[:, :4], truth[:, 1:5]))  # (M,)
+        owner = self._pair(rows[:, :4], truth[:, 1:5])  # (M,)
         found = owner >= 0
         lone = np.ones(len(predicted), dtype=bool)
         lone[owner[found]] = False
@@ -543,11 +556,12 @@ class ConfusionMatrix:
         np.add.at(total, place, np.concatenate((self._counts, counts)))
         self._cells, self._counts, self._new, self._waiting = merged, total, [], 0
 
-    def _pair(self, iou: np.ndarray) -> np.ndarray:
-        """Give each label of the (D, M) table its detection, or -1; (M,). Of equal IoU the less confident one wins."""
-        owner = np.full(iou.shape[1], -1)
-        if iou.size:
-            label, best = iou.argmax(1), iou.max(1)  # (D,), (D,)
+    def _pair(self, boxes: np.ndarray, labels: np.ndarray) -> np.ndarray:
+        """Give each of M labels its detection among boxes, or -1; (M,). Of equal IoU the less confident one wins."""
+        owner = np.full(len(labels), -1)
+        if len(boxes) and len(labels):
+            tables = [(iou.argmax(1), iou.max(1)) for _, iou in iou_tables(boxes, labels)]
+            label, best = map(np.concatenate, zip(*tables, strict=True))  # (D,), (D,)
             rising = np.argsort(best, kind="stable")
             rising = rising[best[rising] > self.iou_thres]
             owner[label[rising]] = rising  # of repeated indices NumPy keeps the last, here the highest IoU

@@ -125,12 +125,15 @@ def overlapping_pairs(split: DoctorSplit, threshold: float) -> tuple[np.ndarray,
     box = edges(split.flat[:, 1:]) * np.tile(split.sizes[split.owner], 2)
     found, values = [np.zeros((0, 2), np.int64)], [np.zeros(0)]
     area = (box[:, 2:] - box[:, :2]).prod(1)
+    # of two such boxes the left corner of one is no further inside the other than this, and likewise the top
+    sides = (1 - threshold + 1e-6) * (box[:, 2:] - box[:, :2])
+    corners = np.concatenate((box[:, :2], box[:, :2] + sides), 1)
     first = np.append(split.starts, len(box))
     first = first[np.unique(np.searchsorted(first, np.arange(0, len(box) + AT_ONCE, AT_ONCE)).clip(max=len(first) - 1))]
     parts = (
         (i + a, j + a)
         for a, b in itertools.pairwise(first.tolist())  # labels of whole images
-        for i, j in touching_pairs(box[a:b], box[a:b], split.owner[a:b], split.owner[a:b])
+        for i, j in touching_pairs(corners[a:b], corners[a:b], split.owner[a:b], split.owner[a:b])
     )
     for i, j in parts:
         i, j = i[i < j], j[i < j]

@@ -8,8 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from utils.boxes import box_iou
-from utils.metrics import RECALL_POINTS, SIZES, size_masks
+from utils.metrics import RECALL_POINTS, SIZES, iou_tables, size_masks
 
 KINDS = ("correct", "class", "localisation", "both", "duplicate", "background", "missed")  # codes 0 to 6
 CORRECT, CLASS, LOCALISATION, BOTH, DUPLICATE, BACKGROUND, MISSED = range(len(KINDS))
@@ -47,14 +46,15 @@ def judge(found: np.ndarray, labels: np.ndarray, correct: np.ndarray) -> tuple[n
     kinds, targets = np.full(len(found), BACKGROUND, np.int8), np.full(len(found), -1)
     if not len(found) or not len(labels):
         return kinds, targets
-    iou = box_iou(found[:, :4], labels[:, 1:5])  # (D, M)
-    alike = found[:, 5:6] == labels[:, 0]
-    own, other = np.where(alike, iou, 0), np.where(alike, 0, iou)
-    same, different = own.max(1), other.max(1)
-    placed = (same >= BACKGROUND_IOU) & (same < FOREGROUND)
-    cases = (correct, placed, different >= FOREGROUND, same >= FOREGROUND, iou.max(1) < BACKGROUND_IOU)
-    kinds = np.select(cases, (CORRECT, LOCALISATION, CLASS, DUPLICATE, BACKGROUND), BOTH).astype(np.int8)
-    targets = np.where(kinds == CLASS, other.argmax(1), np.where(kinds <= LOCALISATION, own.argmax(1), -1))
+    for rows, iou in iou_tables(found[:, :4], labels[:, 1:5]):  # (d, M)
+        alike = found[rows, 5:6] == labels[:, 0]
+        own, other = np.where(alike, iou, 0), np.where(alike, 0, iou)
+        same, different = own.max(1), other.max(1)
+        placed = (same >= BACKGROUND_IOU) & (same < FOREGROUND)
+        cases = (correct[rows], placed, different >= FOREGROUND, same >= FOREGROUND, iou.max(1) < BACKGROUND_IOU)
+        kind = np.select(cases, (CORRECT, LOCALISATION, CLASS, DUPLICATE, BACKGROUND), BOTH).astype(np.int8)
+        targets[rows] = np.where(kind == CLASS, other.argmax(1), np.where(kind <= LOCALISATION, own.argmax(1), -1))
+        kinds[rows] = kind
     return kinds, targets
 
 
