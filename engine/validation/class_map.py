@@ -25,8 +25,9 @@ class ClassMap:
     """
 
     def __init__(self, parts: Sequence[Sequence[int]], names: Mapping[int, str]) -> None:
-        used = dict.fromkeys(number for part in parts for number in part)
-        self.parts = [*parts, *([number] for number in range(len(names)) if number not in used)]
+        used = [number for part in parts for number in part]
+        others = sorted(set(range(len(names))) - set(used))
+        self.parts = [*parts, *([number] for number in others)]
         self.chosen = range(len(parts))
         self.own = [names[number] for number in used]
 
