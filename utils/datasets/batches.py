@@ -1,13 +1,20 @@
 """Batches: which images share one and its frame, and how samples are put together."""
 
+import mmap
+import os
 import zlib
 from collections.abc import Sequence
+from contextlib import suppress
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.utils.data import default_collate
+from torch.multiprocessing import get_sharing_strategy
+from torch.utils.data import default_collate, get_worker_info
+
+with suppress(ImportError):  # Windows
+    import fcntl
 
 Shapes = tuple[tuple[int, int], tuple[tuple[float, float], tuple[float, float]]] | None
 Sample = tuple[Tensor, Tensor, str, Shapes]
@@ -38,6 +45,78 @@ def rect_batches(
     return order, np.ceil(frame / stride + pad).astype(int) * stride
 
 
+class BatchMemory:
+    """Shared memory of a loader process, used again for a new batch once all processes have freed the old one.
+
+    Fresh shared memory costs more than to warp the images that go into it: the system clears each page, maps it at a
+    fault and takes it back. So the memory is kept, and each batch is handed over as a file of its own, opened anew on
+    it, with a lock (flock). The system ends that lock when the last process that has opened or mapped this file has let
+    go of it. Linux only.
+    """
+
+    def __init__(self) -> None:
+        self._kept: list[tuple[int, Tensor]] = []  # open file, and its bytes as this process writes them
+
+    def take(self, size: int) -> tuple[Tensor, torch.UntypedStorage]:
+        """Return memory that nobody uses: (size,) uint8 with any content to write to, and the storage to hand over.
+
+        One spare memory is kept at most, of those that are free or too small.
+
+        Raises:
+            OSError: there is too little memory, or the system has no such files.
+        """
+        free = [pair for pair in self._kept if self._is_free(pair[0])]
+        fitting = [pair for pair in free if len(pair[1]) >= size]
+        for pair in free:
+            if pair not in fitting[:2]:
+                self._kept.remove(pair)
+                os.close(pair[0])
+        file, own = fitting[0] if fitting else self._allocate(size)
+        handed = os.open(f"/proc/self/fd/{file}", os.O_RDWR | os.O_CLOEXEC)
+        try:
+            fcntl.flock(handed, fcntl.LOCK_SH)
+            return own[:size], torch.UntypedStorage._new_shared_fd_cpu(handed, size)
+        finally:
+            os.close(handed)  # the storage has a copy of the descriptor
+
+    @staticmethod
+    def _is_free(file: int) -> bool:
+        """Return whether no process holds what was handed over."""
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        fcntl.flock(file, fcntl.LOCK_UN)
+        return True
+
+    def _allocate(self, size: int) -> tuple[int, Tensor]:
+        """Make and keep memory of `size` bytes."""
+        file = os.memfd_create("batch")
+        try:
+            os.posix_fallocate(file, 0, size)
+            own = torch.frombuffer(mmap.mmap(file, size), dtype=torch.uint8)
+        except BaseException:
+            os.close(file)
+            raise
+        self._kept.append((file, own))
+        return file, own
+
+
+_memory = BatchMemory()  # of this process
+
+
+def stack_images(images: Sequence[Tensor]) -> Tensor:
+    """Stack images (C, H, W) of one shape and type: (B, C, H, W), in a loader process in shared memory."""
+    in_files = hasattr(os, "memfd_create") and get_sharing_strategy() == "file_descriptor"
+    if in_files and get_worker_info() is not None:
+        with suppress(OSError):  # then PyTorch tries its own way, and says what failed
+            own, storage = _memory.take(sum(image.nbytes for image in images))
+            shape, dtype = (len(images), *images[0].shape), images[0].dtype
+            torch.stack(images, out=own.view(dtype).view(shape))
+            return torch.empty(0, dtype=dtype).set_(storage).view(shape)
+    return default_collate(images)
+
+
 def collate(samples: Sequence[Sample]) -> tuple[Tensor, Tensor, list[str], list[Shapes]]:
     """Put samples of one shape into a batch.
 
@@ -52,7 +131,7 @@ def collate(samples: Sequence[Sample]) -> tuple[Tensor, Tensor, list[str], list[
     if len({image.dtype for image in images}) > 1:  # a deep image among others
         images = [image.float() for image in images]
     targets[:, 0] = torch.repeat_interleave(torch.arange(len(samples)), counts)
-    return default_collate(images), targets, list(paths), list(shapes)  # stacks in shared memory in a worker
+    return stack_images(images), targets, list(paths), list(shapes)
 
 
 def collate_quad(samples: Sequence[Sample]) -> tuple[Tensor, Tensor, list[str], list[Shapes]]:
