@@ -1,5 +1,6 @@
 """Batches: which images share one and its frame, and how samples are put together."""
 
+import math
 import mmap
 import os
 import zlib
@@ -11,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.multiprocessing import get_sharing_strategy
-from torch.utils.data import default_collate, get_worker_info
+from torch.utils.data import get_worker_info
 
 with suppress(ImportError):  # Windows
     import fcntl
@@ -55,12 +56,12 @@ class BatchMemory:
     """
 
     def __init__(self) -> None:
-        self._kept: list[tuple[int, Tensor]] = []  # open file, and its bytes as this process writes them
+        self._kept: list[tuple[int, np.ndarray]] = []  # open file, and its bytes as this process writes them
 
-    def take(self, size: int) -> tuple[Tensor, torch.UntypedStorage]:
+    def take(self, size: int) -> tuple[np.ndarray, torch.UntypedStorage]:
         """Return memory that nobody uses: (size,) uint8 with any content to write to, and the storage to hand over.
 
-        One spare memory is kept at most, of those that are free or too small.
+        Of the memory that is free besides, one piece is kept.
 
         Raises:
             OSError: there is too little memory, or the system has no such files.
@@ -68,8 +69,8 @@ class BatchMemory:
         free = [pair for pair in self._kept if self._is_free(pair[0])]
         fitting = [pair for pair in free if len(pair[1]) >= size]
         for pair in free:
-            if pair not in fitting[:2]:
-                self._kept.remove(pair)
+            if not any(pair is kept for kept in fitting[:2]):
+                self._kept = [kept for kept in self._kept if kept is not pair]
                 os.close(pair[0])
         file, own = fitting[0] if fitting else self._allocate(size)
         handed = os.open(f"/proc/self/fd/{file}", os.O_RDWR | os.O_CLOEXEC)
@@ -89,12 +90,12 @@ class BatchMemory:
         fcntl.flock(file, fcntl.LOCK_UN)
         return True
 
-    def _allocate(self, size: int) -> tuple[int, Tensor]:
+    def _allocate(self, size: int) -> tuple[int, np.ndarray]:
         """Make and keep memory of `size` bytes."""
         file = os.memfd_create("batch")
         try:
             os.posix_fallocate(file, 0, size)
-            own = torch.frombuffer(mmap.mmap(file, size), dtype=torch.uint8)
+            own = np.frombuffer(mmap.mmap(file, size), np.uint8)
         except BaseException:
             os.close(file)
             raise
@@ -105,16 +106,60 @@ class BatchMemory:
 _memory = BatchMemory()  # of this process
 
 
-def stack_images(images: Sequence[Tensor]) -> Tensor:
-    """Stack images (C, H, W) of one shape and type: (B, C, H, W), in a loader process in shared memory."""
-    in_files = hasattr(os, "memfd_create") and get_sharing_strategy() == "file_descriptor"
-    if in_files and get_worker_info() is not None:
+class BatchImages:
+    """The images of a batch in one tensor, into which each is written where it is made.
+
+    Args:
+        count: number of images.
+    """
+
+    def __init__(self, count: int) -> None:
+        self.count, self._places = count, iter(())
+
+    def place(self, shape: tuple[int, int, int], dtype: np.dtype) -> tuple[np.ndarray, Tensor]:
+        """Return the place of the next image twice: to write to, and to hand over, both (C, H, W).
+
+        All images have the shape and type of the first one; another one gets a place outside of the batch.
+        """
+        if self.count:
+            own, handed = allocate_images((self.count, *shape), dtype)
+            self.count, self._places = 0, zip(own, handed, strict=True)
+        own, handed = next(self._places)
+        return (own, handed) if (own.shape, own.dtype) == (shape, dtype) else place_alone(shape, dtype)
+
+
+def place_alone(shape: tuple[int, ...], dtype: np.dtype) -> tuple[np.ndarray, Tensor]:
+    """Return a place for an image that is not part of a batch, as `BatchImages.place` does."""
+    own = np.empty(shape, dtype)
+    return own, torch.from_numpy(own)
+
+
+def allocate_images(shape: tuple[int, ...], dtype: np.dtype) -> tuple[np.ndarray, Tensor]:
+    """Return memory for a batch of images, in a loader process shared, twice: to write to, and to hand over."""
+    if get_worker_info() is None:
+        return place_alone(shape, dtype)
+    size = math.prod(shape) * dtype.itemsize
+    own, storage = None, None
+    if hasattr(os, "memfd_create") and get_sharing_strategy() == "file_descriptor":
         with suppress(OSError):  # then PyTorch tries its own way, and says what failed
-            own, storage = _memory.take(sum(image.nbytes for image in images))
-            shape, dtype = (len(images), *images[0].shape), images[0].dtype
-            torch.stack(images, out=own.view(dtype).view(shape))
-            return torch.empty(0, dtype=dtype).set_(storage).view(shape)
-    return default_collate(images)
+            own, storage = _memory.take(size)
+    storage = torch.UntypedStorage._new_shared(size) if storage is None else storage
+    handed = torch.from_numpy(np.empty(0, dtype)).new_empty(0).set_(storage).view(shape)
+    return handed.numpy() if own is None else own.view(dtype).reshape(shape), handed
+
+
+def stack_images(images: Sequence[Tensor]) -> Tensor:
+    """Stack images (C, H, W) of one shape and type: (B, C, H, W). What `BatchImages` placed is not copied."""
+    first, whole = images[0], images[0].untyped_storage()
+    if whole.nbytes() == first.nbytes * len(images) and all(
+        (im.data_ptr(), im.shape, im.dtype, im.is_contiguous())
+        == (whole.data_ptr() + k * first.nbytes, first.shape, first.dtype, True)
+        for k, im in enumerate(images)
+    ):
+        return first.new_empty(0).set_(whole).view(len(images), *first.shape)
+    own, handed = allocate_images((len(images), *first.shape), first.numpy().dtype)
+    torch.stack(list(images), out=torch.from_numpy(own))
+    return handed
 
 
 def collate(samples: Sequence[Sample]) -> tuple[Tensor, Tensor, list[str], list[Shapes]]:
