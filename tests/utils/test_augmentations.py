@@ -492,6 +492,14 @@ def test_hsv_against_colorsys():
     assert im[1, 1].tolist() == [b, g, r]
 
 
+@pytest.mark.parametrize("gains", [(0.99, 1.3, 0.6), (1.005, 0.5, 1.25), (1.015, 1.7, 1.0), (1.4, 0.0, 1.4), (1, 2, 2)])
+def test_hsv_multiplies_as_the_table_says(gains):
+    im = np.random.default_rng(0).integers(0, 256, (37, 61, 3), np.uint8)
+    hsv = cv2.cvtColor(im, cv2.COLOR_BGR2HSV)
+    expected = np.stack([column[hsv[..., k]] for k, column in enumerate(aug.hsv_table(np.array(gains)).T)], 2)
+    assert np.array_equal(aug.apply_hsv(im, np.array(gains)), cv2.cvtColor(expected, cv2.COLOR_HSV2BGR))
+
+
 def test_hsv_strength_zero_changes_nothing():
     im = noise(9, 9)
     gains = aug.draw_hsv(np.random.default_rng(0), 0, 0, 0)
