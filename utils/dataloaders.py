@@ -12,7 +12,7 @@ import os
 import random as random
 import sys
 import time as time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from multiprocessing.pool import ThreadPool
@@ -50,7 +50,7 @@ from utils.augmentations import (
 )
 from utils.boxes import xywhn2xyxy, xyxy2xywhn
 from utils.console import LOGGER, ProgressBar
-from utils.datasets.batches import BatchImages, Sample, Shapes, collate, collate_quad, place_alone, rect_batches
+from utils.datasets.batches import BatchImages, Sample, Shapes, collate, collate_quad, place_image, rect_batches
 from utils.datasets.dataset import load_labels
 from utils.datasets.image_cache import ImageCache, cache_kind, free_memory, processes_to_come
 from utils.datasets.images import IMG_FORMATS as IMG_FORMATS
@@ -257,15 +257,6 @@ class LoadImagesAndLabels(Dataset):
             `boxes.scale_boxes` needs to go back to the original image: ((h0, w0), ((ratio_h, ratio_w), (pad_w,
             pad_h))).
         """
-        return self._sample(key, place_alone)
-
-    def __getitems__(self, keys: Sequence[int | tuple[int, int]]) -> list[Sample]:
-        """Make the samples of a batch, whose images are in one tensor then (`BatchImages`)."""
-        images = BatchImages(len(keys))
-        return [self._sample(key, images.place) for key in keys]
-
-    def _sample(self, key: int | tuple[int, int], place: Callable[..., tuple[np.ndarray, torch.Tensor]]) -> Sample:
-        """Make one sample as `__getitem__` does, its image where `place` says."""
         epoch, number = key if isinstance(key, tuple) else (0, key)
         index = int(self.indices[number])
         rng = np.random.default_rng((self.seed, epoch, number))
@@ -285,13 +276,18 @@ class LoadImagesAndLabels(Dataset):
             im, labels = apply_flips(im, labels, draw_flips(rng, self.hyp.flipud, self.hyp.fliplr))
         targets = torch.zeros(len(labels), 6)
         targets[:, 1:] = torch.from_numpy(labels)
-        planes, image = place((self.pixels.channels, height, width), im.dtype)
+        planes, image = place_image((self.pixels.channels, height, width), im.dtype)
         if self.pixels.channels == 3:
             im = cv2.cvtColor(im, cv2.COLOR_BGRA2BGR) if im.shape[2] == 4 else im
             cv2.split(im, [planes[2], planes[1], planes[0]])  # written in place: BGR to RGB
         else:
             planes[:] = im.transpose(2, 0, 1)
         return image, targets, self.im_files[index], shapes
+
+    def __getitems__(self, keys: Sequence[int | tuple[int, int]]) -> list[Sample]:
+        """Make the samples of a batch, as PyTorch's loaders ask for them; their images are in one tensor."""
+        with BatchImages(len(keys)):
+            return [self[key] for key in keys]
 
     def _recolor(self, im: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """Change the colours of an image as `hyp` says, if it is 8-bit colour, else its brightness alone."""

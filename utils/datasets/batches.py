@@ -3,8 +3,9 @@
 import math
 import mmap
 import os
+import threading
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 
 import numpy as np
@@ -76,7 +77,7 @@ class BatchMemory:
         handed = os.open(f"/proc/self/fd/{file}", os.O_RDWR | os.O_CLOEXEC)
         try:
             fcntl.flock(handed, fcntl.LOCK_SH)
-            return own[:size], torch.UntypedStorage._new_shared_fd_cpu(handed, size)
+            return own[:size], torch.UntypedStorage._new_shared_fd_cpu(handed, size)  # type: ignore[attr-defined]
         finally:
             os.close(handed)  # the storage has a copy of the descriptor
 
@@ -107,37 +108,47 @@ _memory = BatchMemory()  # of this process
 
 
 class BatchImages:
-    """The images of a batch in one tensor, into which each is written where it is made.
+    """The images of a batch in one tensor, into which each is written where it is made, by `place_image`.
 
     Args:
-        count: number of images.
+        count: number of images that are made while this context is open, in this thread.
     """
 
     def __init__(self, count: int) -> None:
-        self.count, self._places = count, iter(())
+        self.count = count
+        self._places: Iterator[tuple[np.ndarray, Tensor]] | None = None
 
-    def place(self, shape: tuple[int, int, int], dtype: np.dtype) -> tuple[np.ndarray, Tensor]:
-        """Return the place of the next image twice: to write to, and to hand over, both (C, H, W).
+    def __enter__(self) -> None:
+        _current.batch = self
 
-        All images have the shape and type of the first one; another one gets a place outside of the batch.
-        """
-        if self.count:
-            own, handed = allocate_images((self.count, *shape), dtype)
-            self.count, self._places = 0, zip(own, handed, strict=True)
-        own, handed = next(self._places)
-        return (own, handed) if (own.shape, own.dtype) == (shape, dtype) else place_alone(shape, dtype)
+    def __exit__(self, *_: object) -> None:
+        _current.batch = None
+
+    def place(self, shape: tuple[int, ...], dtype: np.dtype) -> tuple[np.ndarray, Tensor] | None:
+        """Return the place of the next image, twice; None if there is none left, or not of the shape of the first."""
+        if self._places is None:
+            self._places = zip(*allocate_images((self.count, *shape), dtype), strict=True)
+        found = next(self._places, None)
+        return found if found is not None and (found[0].shape, found[0].dtype) == (shape, dtype) else None
 
 
-def place_alone(shape: tuple[int, ...], dtype: np.dtype) -> tuple[np.ndarray, Tensor]:
-    """Return a place for an image that is not part of a batch, as `BatchImages.place` does."""
-    own = np.empty(shape, dtype)
+_current = threading.local()
+
+
+def place_image(shape: tuple[int, ...], dtype: np.dtype) -> tuple[np.ndarray, Tensor]:
+    """Return memory for an image (C, H, W), in its batch if there is one: to write to, and to hand over."""
+    batch = getattr(_current, "batch", None)
+    return (batch and batch.place(shape, dtype)) or _two_views(np.empty(shape, dtype))
+
+
+def _two_views(own: np.ndarray) -> tuple[np.ndarray, Tensor]:
     return own, torch.from_numpy(own)
 
 
 def allocate_images(shape: tuple[int, ...], dtype: np.dtype) -> tuple[np.ndarray, Tensor]:
-    """Return memory for a batch of images, in a loader process shared, twice: to write to, and to hand over."""
+    """Return memory for a batch of images, in a loader process shared: to write to, and to hand over."""
     if get_worker_info() is None:
-        return place_alone(shape, dtype)
+        return _two_views(np.empty(shape, dtype))
     size = math.prod(shape) * dtype.itemsize
     own, storage = None, None
     if hasattr(os, "memfd_create") and get_sharing_strategy() == "file_descriptor":

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from utils.datasets import batches
-from utils.datasets.batches import BatchImages, BatchMemory, collate, stack_images
+from utils.datasets.batches import BatchImages, BatchMemory, collate, place_image, stack_images
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="needs files in memory")
 U8 = np.dtype(np.uint8)
@@ -81,12 +81,12 @@ def sample(number, image):
 
 
 def place_all(images):
-    placed = BatchImages(len(images))
     samples = []
-    for number, image in enumerate(images):
-        place, handed = placed.place(image.shape, image.dtype)
-        place[:] = image
-        samples.append(sample(number, handed))
+    with BatchImages(len(images)):
+        for number, image in enumerate(images):
+            place, handed = place_image(image.shape, image.dtype)
+            place[:] = image
+            samples.append(sample(number, handed))
     return samples
 
 
@@ -127,6 +127,17 @@ def test_a_deep_image_among_others_has_its_own_place():
     batch = collate(samples)[0]
     assert batch.dtype == torch.float32
     assert batch[:, 0, 0, 0].tolist() == [7, 0.5, 9]
+
+
+def test_a_sample_that_makes_two_images_has_its_own():
+    with BatchImages(2):
+        places = [place_image((1, 2, 2), U8) for _ in range(4)]
+    places.append(place_image((1, 2, 2), U8))
+    for number, (place, _) in enumerate(places):
+        place[:] = number
+    assert [int(handed.max()) for _, handed in places] == [0, 1, 2, 3, 4]
+    assert collate([sample(0, places[k][1]) for k in (0, 2)])[0][:, 0, 0, 0].tolist() == [0, 2]
+    assert collate([sample(0, places[k][1]) for k in (0, 1)])[0].data_ptr() == places[0][0].ctypes.data
 
 
 @linux
