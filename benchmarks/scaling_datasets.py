@@ -19,6 +19,7 @@ from engine.doctor.copies import SIDE, Scanned, exact_copies, near_pairs
 from engine.doctor.dataset import read_dataset
 from engine.results.files import CsvFile, JsonFile
 from engine.split import stratify
+from engine.unlabelled import Images
 from engine.validation.breakdown import break_down
 from engine.validation.deployed import Detected
 from engine.validation.evaluation import ImageResult, Tally
@@ -163,6 +164,18 @@ def examined(made: Generated, cost: int, x: int) -> Callable[[], Any]:
     return examine
 
 
+def unlabelled(x: int) -> Callable[[], Any]:
+    """Choose the images of a pass of a training without labels."""
+    images = Images([str(i) for i in range(x)], 32, change=lambda image, _: image)
+    images.read = lambda _: np.zeros((1, 1, 3), np.uint8)
+
+    def choose() -> None:
+        for number in range(len(images.learned) // 64):
+            images.batch(number, 64)
+
+    return choose
+
+
 def divided(x: int) -> Callable[[], Any]:
     """Divide x / 10 images into three parts with equal classes."""
     labels, _ = quiet_sets(x)
@@ -216,6 +229,7 @@ def image_cases(lines: int, scratch: Path) -> Iterator[Case]:
     yield Case(
         "its part of 8 processes", "images", images, lambda x: lambda: deque(EpochSampler(x, True, 0, 64, 3, 8), 0)
     )
+    yield Case("order of a pass without labels", "images", [max(x, 100) for x in images], unlabelled)
     yield Case("weights of images", unit, sizes, weighed)
     yield Case("anchors that fit", unit, sizes, partial(anchored, True))
     yield Case("search of anchors", unit, sizes, partial(anchored, False))

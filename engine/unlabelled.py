@@ -91,6 +91,7 @@ class Images:
         self._cache: dict[str, np.ndarray] = {}
         self._room = (free_memory() or 0) * SHARE_OF_MEMORY / copies
         self._damaged: set[str] = set()
+        self._order: tuple[int, np.ndarray] | None = None  # of the last pass: a pass, and the order of its images
 
     def fingerprint(self) -> str:
         """Return a digest of names and sizes of all files, in order, and of size and seed."""
@@ -108,9 +109,10 @@ class Images:
         """
         n, images = len(self.learned), []
         for place in range(number * size, (number + 1) * size):
-            order = np.random.default_rng((self.seed, 1, place // n)).permutation(n)
+            if self._order is None or self._order[0] != place // n:
+                self._order = place // n, np.random.default_rng((self.seed, 1, place // n)).permutation(n)
             rng = np.random.default_rng((self.seed, 2, place))
-            images.append(self._augmented(self.learned[order[place % n]], rng))
+            images.append(self._augmented(self.learned[self._order[1][place % n]], rng))
         return to_tensor(frame(images, self.stride))
 
     def held_out_batch(self, start: int, size: int) -> Tensor:

@@ -37,8 +37,11 @@ def test_a_batch_depends_on_its_number_alone(files):
 def test_each_pass_shows_every_image_once(files, monkeypatch):
     images, seen = Images(files, 32), []
     monkeypatch.setattr(images, "_augmented", lambda file, _: seen.append(file) or np.zeros((32, 32, 3), np.uint8))
+    make, seeds = np.random.default_rng, []
+    monkeypatch.setattr(np.random, "default_rng", lambda seed: seeds.append(seed) or make(seed))
     for number in range(12):
         images.batch(number, 4)
+    assert [pass_ for _, of_order, pass_ in seeds if of_order == 1] == [0, 1]  # one order for each pass
     assert sorted(seen[:24]) == sorted(seen[24:]) == images.learned
     assert seen[:24] != seen[24:]
 
