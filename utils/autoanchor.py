@@ -16,6 +16,7 @@ from utils.torch_utils import de_parallel
 
 BPR_ENOUGH = 0.98  # best possible recall above which the anchors are kept
 SMALLEST_SIDE = 2.0  # pixels; labels with both sides below it are left out, and no anchor side goes below it
+SIZES_AT_ONCE = 1 << 14  # sizes that are compared with all anchors together
 EVOLUTION_SIZES = 10_000  # sizes looked at in each generation; a larger dataset is sampled once
 MUTATION_PROBABILITY, MUTATION_SIGMA = 0.9, 0.1
 
@@ -51,9 +52,12 @@ def anchor_metric(wh: ArrayLike, anchors: ArrayLike, thr: float) -> tuple[NDArra
         raise ValueError(f"anchor_t is {thr}, it must be above 1 (a ratio of sides; the default is 4.0)")
     if not len(wh):
         return np.zeros(0), 0.0, 0.0
-    x = _side_ratios(wh, anchors)  # (M, K)
-    best = x.max(axis=1)
-    return best, float((best > 1 / thr).mean()), float((x > 1 / thr).sum(axis=1).mean())
+    best, fitting = np.zeros(len(wh)), 0
+    for start in range(0, len(wh), SIZES_AT_ONCE):
+        x = _side_ratios(wh[start : start + SIZES_AT_ONCE], anchors)  # (M, K)
+        best[start : start + SIZES_AT_ONCE] = x.max(axis=1)
+        fitting += int((x > 1 / thr).sum())
+    return best, float((best > 1 / thr).mean()), fitting / len(wh)
 
 
 def order_levels(anchors: ArrayLike, stride: ArrayLike) -> NDArray:
