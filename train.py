@@ -27,6 +27,7 @@ import tempfile
 import time
 from collections.abc import Callable, Collection, Mapping
 from contextlib import ExitStack, suppress
+from copy import deepcopy
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -292,8 +293,8 @@ def evaluate(
     try:
         results, maps, _ = val.run(
             data, batch_size=plan.options.batch_size * 2, imgsz=plan.imgsz, half=plan.amp == torch.float16,
-            model=state.ema.ema, single_cls=plan.options.single_cls, dataloader=loader, save_dir=plan.save_dir,
-            plots=False, compute_loss=compute_loss, callbacks=callbacks, **limits(plan),
+            model=deepcopy(state.ema.ema).fuse(), single_cls=plan.options.single_cls, dataloader=loader,
+            save_dir=plan.save_dir, plots=False, compute_loss=compute_loss, callbacks=callbacks, **limits(plan),
         )  # fmt: skip
     except BrokenOffError:
         return None
@@ -310,7 +311,7 @@ def finish(
 ) -> tuple[float, ...]:
     """Strip best.pt and validate it with plots, then close last.pt; until then the same run can be resumed."""
     best, last = plan.save_dir / "weights/best.pt", plan.save_dir / "weights/last.pt"
-    strip_optimizer(best)
+    say_if_start_is_best(strip_optimizer(best), best)
     LOGGER.info(f"\nValidating {best}...")
     results, _, _ = val.run(
         data, weights=best, batch_size=plan.options.batch_size * 2, imgsz=plan.imgsz, device=plan.device,
@@ -320,7 +321,7 @@ def finish(
     )  # fmt: skip
     if not plan.options.noplots:
         plot_results(plan.save_dir / "results.csv")
-    close_last(last, plan.options.strip)
+    close_last(last, plan.options.strip, state.saved)
     if plan.options.evolve is None:  # whose trainings leave no folder
         line = command(
             "python", "val.py", "--weights", best, "--data", plan.options.data, "--img", *size_text(plan.imgsz).split(),
@@ -493,7 +494,6 @@ def train_until_stopped(
         if not finished or any_process(interrupts.wanted, device):
             raise interrupts.end()
         LOGGER.info(f"\n{state.epoch - first} epochs completed in {duration(time.time() - start)}.")
-        say_if_start_is_best(save_dir / "weights/best.pt")
         results = on_main(lambda: finish(state, plan, inputs.data, loaders[1], compute_loss, callbacks))
         best, last = save_dir / "weights/best.pt", save_dir / "weights/last.pt"
         callbacks.run("on_train_end", last=last, best=best, epoch=state.epoch - 1, results=results)

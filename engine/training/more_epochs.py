@@ -14,12 +14,18 @@ from utils.paths import command
 FINISHED = "finished"  # entry of the options in last.pt
 
 
-def close_last(last: Path, strip: bool) -> None:
-    """Mark last.pt as that of a finished run, or strip it."""
+def close_last(last: Path, strip: bool, saved: dict[str, Any] | None) -> None:
+    """Mark last.pt as that of a finished run, or strip it.
+
+    Args:
+        last: the file.
+        strip: strip it.
+        saved: what is in it; None reads it.
+    """
     if strip:
         strip_optimizer(last)
         return
-    ckpt = load_checkpoint(last)
+    ckpt = saved or load_checkpoint(last)
     save_checkpoint(last, ckpt | {"opt": ckpt["opt"] | {FINISHED: True}})
 
 

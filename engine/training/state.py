@@ -97,6 +97,7 @@ class State:
         rollbacks: how often the run went back to an earlier epoch; each one halves the learning rate.
         batch: batches of `epoch` that are done. losses: their mean box, objectness and class loss, (3,), and with a
             teacher that of its term, (4,).
+        saved: what last.pt holds, with the tensors of this state; None before this run wrote it.
     """
 
     model: DetectionModel
@@ -115,6 +116,7 @@ class State:
     rollbacks: int = 0
     batch: int = 0
     losses: torch.Tensor = field(default_factory=lambda: torch.zeros(3))
+    saved: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -578,6 +580,7 @@ def save(state: State, plan: Plan, improved: bool) -> None:
     if plan.options.save_period > 0 and state.epoch % plan.options.save_period == 0:
         save_checkpoint(folder / f"epoch{state.epoch}.pt", ckpt)
     save_checkpoint(folder / "last.pt", ckpt)
+    state.saved = ckpt
 
 
 def save_progress(state: State, plan: Plan) -> None:

@@ -1,6 +1,6 @@
 """Runs that start from trained weights: their hyperparameters, and the start as the first candidate for best.pt."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,6 @@ import torch
 from engine.training.metric import score
 from engine.training.recovery import save_start
 from engine.training.state import Inputs, Plan, State
-from models.weights.checkpoint import load_checkpoint
 from models.weights.imagenet import PUBLISHED
 from models.yolo import DetectionModel
 from utils.console import LOGGER, colorstr
@@ -85,8 +84,12 @@ def score_start(state: State, plan: Plan, evaluate: Callable[[], Any]) -> bool:
     return True
 
 
-def say_if_start_is_best(best: Path) -> None:
-    """Log that no epoch was better than the start, if so; `best` is best.pt before it is stripped."""
-    ckpt = load_checkpoint(best)
+def say_if_start_is_best(ckpt: Mapping[str, Any], best: Path) -> None:
+    """Log that no epoch was better than the start, if so.
+
+    Args:
+        ckpt: what best.pt held before it was stripped.
+        best: the file.
+    """
     if ckpt["epoch"] == START and ckpt["optimizer"]:
         LOGGER.info(f"No epoch was better than the weights that the run started from: {best} holds these")

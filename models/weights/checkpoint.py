@@ -245,7 +245,7 @@ def refuse_foreign_resume(ckpt: Mapping[str, Any], path: str | Path) -> None:
         )
 
 
-def strip_optimizer(f: str | Path = "best.pt", s: str | Path = "") -> None:
+def strip_optimizer(f: str | Path = "best.pt", s: str | Path = "") -> dict[str, Any]:
     """Reduce a checkpoint to what detection needs: the averaged model in float16, classes, tables, options.
 
     The anchors and values that float16 cannot hold keep their precision. Such a file cannot be resumed.
@@ -254,17 +254,19 @@ def strip_optimizer(f: str | Path = "best.pt", s: str | Path = "") -> None:
         f: checkpoint to read.
         s: file to write; "" replaces `f`.
 
+    Returns:
+        What `f` held, as `load_checkpoint` gives it.
+
     Raises:
         FileNotFoundError, ValueError: as `load_checkpoint`.
         OSError: the file cannot be written.
     """
     ckpt = load_checkpoint(f)
-    state = _weights(ckpt)
-    ckpt |= dict.fromkeys(TRAINING_FIELDS)
-    ckpt |= {"epoch": -1, "model": {k: v if k.endswith("anchors") else _half(v) for k, v in state.items()}}
+    halved = {k: v if k.endswith("anchors") else _half(v) for k, v in _weights(ckpt).items()}
     target = Path(s or f)
-    save_checkpoint(target, ckpt)
+    save_checkpoint(target, ckpt | dict.fromkeys(TRAINING_FIELDS) | {"epoch": -1, "model": halved})
     LOGGER.info(f"optimizer stripped from {f}{f', saved as {s}' if s else ''}, {target.stat().st_size / 1e6:.1f} MB")
+    return ckpt
 
 
 def add_thresholds(f: str | Path, thresholds: Mapping[str, Any]) -> None:
