@@ -290,10 +290,11 @@ def evaluate(
     Returns:
         P, R, mAP50, mAP50-95, three losses, and mAP50-95 of each class (nc,); None if a signal interrupted it.
     """
+    averaged: Any = deepcopy(state.ema.ema)
     try:
         results, maps, _ = val.run(
             data, batch_size=plan.options.batch_size * 2, imgsz=plan.imgsz, half=plan.amp == torch.float16,
-            model=deepcopy(state.ema.ema).fuse(), single_cls=plan.options.single_cls, dataloader=loader,
+            model=averaged.fuse(), single_cls=plan.options.single_cls, dataloader=loader,
             save_dir=plan.save_dir, plots=False, compute_loss=compute_loss, callbacks=callbacks, **limits(plan),
         )  # fmt: skip
     except BrokenOffError:

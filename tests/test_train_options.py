@@ -69,7 +69,7 @@ def test_limit_of_detections_reaches_the_validation(monkeypatch, tmp_path):
         return (0.0,) * 7, [], None
 
     monkeypatch.setattr(train.val, "run", run)
-    state = SimpleNamespace(ema=SimpleNamespace(ema=None))
+    state = SimpleNamespace(ema=SimpleNamespace(ema=SimpleNamespace(fuse=lambda: None)))
     for max_det in (None, 7):
         plan = SimpleNamespace(options=TrainOptions(max_det=max_det), imgsz=64, amp=None, save_dir=tmp_path)
         train.evaluate(state, plan, {}, None, None, Callbacks())
