@@ -90,7 +90,7 @@ from utils.options.val import ValOptions
 from utils.paths import HOME, command, run_folder
 from utils.paths import ROOT as ROOT
 from utils.plots import plot_results
-from utils.torch_utils import amp_context, init_seeds, parse_device, select_device
+from utils.torch_utils import amp_context, init_seeds, parse_device, select_device, use_huge_pages
 
 TRAIN_BATCHES_DRAWN = 3
 SETTINGS = ("hyp.yaml", "opt.yaml", "transfer.csv", "labels.jpg", "labels_correlogram.jpg", "events.out.tfevents.*")
@@ -557,6 +557,7 @@ def run_options(options: TrainOptions, given: Collection[str], callbacks: Callba
     else:
         device = local_device(parse_device(options.device)[1])
         LOGGER.info(f"{world_size()} processes, the first one on {device}")
+    use_huge_pages(device)
     choose_amp(options.amp, device)
     with main_first():  # it may draw the demonstration dataset, and convert the checkpoint
         inputs = settle_hyp(convert_inputs(read_inputs(options), device), options.hyp)

@@ -6,9 +6,10 @@
 A step is: load and augment one batch, forward, loss, backward, optimizer, average. A way is `default`, which is
 channels_last in float32, or some of these words joined by `+`: `nchw` for the other memory format, `compile` for
 torch.compile, `bf16` for bfloat16 autocast, `fp16` for float16 autocast with scaled gradients, `checkpointing` to
-compute the Swin blocks again in the backward pass. All models in all ways take turns, step by step, so that what else
-the machine does hits all of them; the figures are medians, `ratio` is the time over that of the first row. Peak memory
-is that of a process of its own for each row.
+compute the Swin blocks again in the backward pass. `--cpu-time` counts the processor time of the process, which other
+programs change less than wall time; give it one thread (OMP_NUM_THREADS=1). All models in all ways take turns, step by
+step, so that what else the machine does hits all of them; the figures are medians, `ratio` is the time over that of the
+first row. Peak memory is that of a process of its own for each row.
 """
 
 import argparse
@@ -32,7 +33,7 @@ from utils.hyp import Hyp
 from utils.loss import ComputeLoss
 from utils.optim import build_optimizer
 from utils.paths import check_file
-from utils.torch_utils import ModelEMA, amp_context, init_seeds, select_device
+from utils.torch_utils import ModelEMA, amp_context, init_seeds, select_device, use_huge_pages
 
 PHASES = ("load", "forward", "loss", "backward", "optimizer", "average")
 DEFAULT_MODELS = ("yolov5n.yaml", "yolov5n-swinv2.yaml")
@@ -50,6 +51,7 @@ class Trainer:
         nc: classes.
         device: where it trains.
         make_batches: gives, for the hyperparameters, an endless iterator over batches as the loader makes them.
+        clock: gives seconds.
 
     Attributes:
         loss: sum of the terms of the last step, (1,), on the device.
@@ -63,6 +65,7 @@ class Trainer:
         nc: int,
         device: torch.device,
         make_batches: Callable[[Hyp], Iterator[Any]],
+        clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         init_seeds(0)
         words = way.split("+")
@@ -75,7 +78,7 @@ class Trainer:
         model = model.to(memory_format=self.format).train()
         if "checkpointing" in words:
             model.set_activation_checkpointing(True)
-        self.device = device
+        self.device, self.clock = device, clock
         self.amp = next((dtype for word, dtype in AMP.items() if word in words), None)
         self.scaler = torch.amp.GradScaler(device.type, enabled=self.amp == torch.float16)
         self.ema = ModelEMA(model)
@@ -88,12 +91,12 @@ class Trainer:
 
     def step(self) -> list[float]:
         """Train on the next batch."""
-        marks = [time.perf_counter()]
+        marks = [self.clock()]
 
         def mark(value: Any) -> Any:
             if self.device.type == "cuda":
                 torch.cuda.synchronize()
-            marks.append(time.perf_counter())
+            marks.append(self.clock())
             return value
 
         images, targets, *_ = mark(next(self.batches))
@@ -158,6 +161,7 @@ def parse_opt(argv: list[str]) -> argparse.Namespace:
     add("--repeats", type=int, default=7, help="steps of each model")
     add("--device", default="", help="as in train.py")
     add("--ways", nargs="+", type=as_way, default=["default"], help="how each model is trained, see above")
+    add("--cpu-time", action="store_true", help="seconds of CPU time instead of wall time")
     add("--json", default="", help="write the table to this file too")
     add("--only-memory", action="store_true", help="print the peak memory of the first row, MiB, and nothing else")
     return parser.parse_args(argv)
@@ -166,7 +170,9 @@ def parse_opt(argv: list[str]) -> argparse.Namespace:
 def main(argv: list[str]) -> None:
     """Measure and print."""
     opt = parse_opt(argv)
+    clock = time.process_time if opt.cpu_time else time.perf_counter
     device = select_device(opt.device)
+    use_huge_pages(device)  # as in train.py
     data = check_dataset(opt.data)
     kinds = list(product(opt.cfg, opt.ways))
 
@@ -176,7 +182,7 @@ def main(argv: list[str]) -> None:
         )
         return forever(loader)
 
-    trainers = [Trainer(cfg, way, opt.imgsz, data["nc"], device, make_batches) for cfg, way in kinds]
+    trainers = [Trainer(cfg, way, opt.imgsz, data["nc"], device, make_batches, clock) for cfg, way in kinds]
     if opt.only_memory:
         for _ in range(3):
             trainers[0].step()

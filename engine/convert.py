@@ -23,7 +23,7 @@ from engine.conversion.run import Settings, convert
 from utils.console import log_options
 from utils.options.convert import ConvertOptions
 from utils.options.table import as_dict, takes_options
-from utils.torch_utils import select_device
+from utils.torch_utils import select_device, use_huge_pages
 
 
 @takes_options(ConvertOptions)
@@ -44,6 +44,7 @@ def run(options: ConvertOptions) -> Path:
         raise ValueError("no weights given: name the checkpoint of a trained YOLOv5")
     settings = Settings(options.imgsz, options.batch_size, options.passes, options.minutes, options.seed)
     device = select_device(options.device, options.batch_size)
+    use_huge_pages(device)
     return convert(options.weights, options.cfg, options.images, options.data or None, options.out, settings, device)
 
 

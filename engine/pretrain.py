@@ -23,7 +23,7 @@ from engine.pretraining.run import Settings, pretrain
 from utils.console import log_options
 from utils.options.pretrain import PretrainOptions
 from utils.options.table import as_dict, takes_options
-from utils.torch_utils import select_device
+from utils.torch_utils import select_device, use_huge_pages
 
 
 @takes_options(PretrainOptions)
@@ -43,6 +43,7 @@ def run(options: PretrainOptions) -> Path:
     o = options
     settings = Settings(o.imgsz, o.batch_size, o.epochs, o.mask_ratio, o.mask_patch, o.amp, o.seed)
     device = select_device(o.device, o.batch_size)
+    use_huge_pages(device)
     return pretrain(o.cfg, o.images, o.data or None, o.out, settings, device, o.workers)
 
 

@@ -47,8 +47,7 @@ def select_device(
         batch_size: images per step over all devices; checked when several are given, 0 or None is unknown.
         newline: log an empty line after it.
 
-    Without CUDA the process is set up for computing on the CPU too, see `limit_threads`, `keep_freed_memory`
-    and `use_huge_pages`.
+    Without CUDA the process is set up for computing on the CPU too, see `limit_threads` and `keep_freed_memory`.
 
     Returns:
         The CPU, MPS, or the first of the CUDA devices, which becomes the current one. With several ids the caller must
@@ -86,7 +85,6 @@ def select_device(
     if kind != "cuda":
         limit_threads()
         keep_freed_memory()
-        use_huge_pages()
         return torch.device(kind)
     torch.cuda.set_device(ids[0])
     return torch.device("cuda", ids[0])
@@ -114,13 +112,14 @@ def keep_freed_memory() -> None:
             mallopt(option, KEPT_BYTES)
 
 
-def use_huge_pages() -> None:
-    """Let Linux back the next 2 GiB of the heap with pages of 2 MiB where it leaves that to the program.
+def use_huge_pages(device: torch.device) -> None:
+    """For training on the CPU: let Linux back the next 2 GiB of the heap with pages of 2 MiB.
 
     The maps of a training step cover hundreds of MiB: with pages of 4 KiB the processor looks up addresses for a
-    twentieth of the time. Only addresses are reserved here, memory is used as before.
+    twentieth of the time. Only addresses are reserved here. The first touch of such a page takes longer, which does not
+    pay for itself in shorter work. Where Linux gives these pages to all programs or to none, nothing changes.
     """
-    libc = ctypes.CDLL(None) if sys.platform == "linux" else None
+    libc = ctypes.CDLL(None) if sys.platform == "linux" and device.type == "cpu" else None
     if libc is None or not all(hasattr(libc, name) for name in ("mallopt", "sbrk", "madvise")):
         return
     libc.sbrk.restype = libc.malloc.restype = ctypes.c_void_p

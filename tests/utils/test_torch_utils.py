@@ -455,7 +455,7 @@ HUGE_PAGES = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 
 
 def find_advised_memory(sender):
-    torch_utils.select_device("cpu")
+    torch_utils.use_huge_pages(torch.device("cpu"))
     size, advised = 0, 0
     for line in Path("/proc/self/smaps").read_text().splitlines():
         name, *values = line.split()
