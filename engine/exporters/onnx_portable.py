@@ -64,6 +64,24 @@ def _write_constants(graph: Any, made: dict[str, np.ndarray]) -> None:
     drop_unused(graph)
 
 
+def fold_weights(model: Any) -> None:
+    """Store weights in the shape that they are used in, in place: a linear layer may be written as a convolution.
+
+    The tracer leaves the Unsqueeze of a large weight as a node; OpenCV and the 8-bit form need a constant.
+    """
+    from onnx import numpy_helper
+
+    graph = model.graph
+    values = {item.name: item for item in graph.initializer}
+    made = {}
+    for node in list(graph.node):
+        if node.op_type == "Unsqueeze" and all(name in values for name in node.input):
+            weight, axes = (numpy_helper.to_array(values[name]) for name in node.input)
+            made[node.output[0]] = np.expand_dims(weight, tuple(axes.tolist()))
+            graph.node.remove(node)
+    _write_constants(graph, made)
+
+
 def drop_unused(graph: Any) -> None:
     """Remove the initializers that neither a node nor an output reads, in place."""
     read = {name for node in graph.node for name in node.input} | {output.name for output in graph.output}

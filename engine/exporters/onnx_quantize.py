@@ -30,7 +30,7 @@ def quantize(
     smallest to the largest value over the calibration images: uint8 before and after a convolution, or with `signed`
     symmetric int8 before it only. Biases stay float32, as TensorRT refuses quantised ones.
 
-    Float32 stay: what is no convolution (attention, normalisation, linear layers, decoding); convolutions that read few
+    Float32 stay: what is no convolution (attention, normalisation, decoding); convolutions that read few
     channels, such as the first and depth-wise ones; and the last ones, whose outputs are pixels and scores.
 
     Args:

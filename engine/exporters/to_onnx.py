@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from engine.exporters.onnx_check import check_inputs, check_nms, compare_onnx, make_session
 from engine.exporters.onnx_nms import add_nms, suppression
-from engine.exporters.onnx_portable import fold_masks, order_gelu, part_padding, sum_by_products
+from engine.exporters.onnx_portable import fold_masks, fold_weights, order_gelu, part_padding, sum_by_products
 from engine.exporters.onnx_quantize import quantize
 from engine.exporters.onnx_runtimes import LOWEST, for_tensorrt, lower_opset
 from utils.console import LOGGER
@@ -51,6 +51,7 @@ def export_onnx(model: nn.Module, images: Tensor, file: Path, options: ExportOpt
     graph = trace(model, images, options, stride)
     if options.simplify:
         graph = simplify(graph)
+    fold_weights(graph)
     order_gelu(graph)
     part_padding(graph)
     if not options.dynamic:

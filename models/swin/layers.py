@@ -5,6 +5,8 @@ Shapes: B batch, C channels, H W map; channel-last, (B, H, W, C), unless said ot
 
 from collections.abc import Sequence
 
+import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 MAX_WINDOW = 128  # cells of a side: an untrusted checkpoint names it, and the memory grows with its fourth power
@@ -94,6 +96,10 @@ class Mlp(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, H, W, C) to (B, H, W, C)."""
+        if self.dw is not None and torch.compiler.is_exporting():  # all three in the layout of convolutions
+            x = F.conv2d(x.permute(0, 3, 1, 2), self.fc1.weight[:, :, None, None], self.fc1.bias)
+            x = self.act(self.dw(x))
+            return F.conv2d(x, self.fc2.weight[:, :, None, None], self.fc2.bias).permute(0, 2, 3, 1)
         x = self.fc1(x)  # (B, H, W, hidden)
         if self.dw is not None:
             x = self.dw(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)

@@ -84,6 +84,9 @@ def window_partition(x: Tensor, window: tuple[int, int]) -> Tensor:
     wy, wx = window
     if not torch.compiler.is_compiling() and (hp % wy or wp % wx):
         raise ValueError(f"a map of {hp}x{wp} cells cannot be cut into windows of {wy}x{wx}; pad it first")
+    if torch.compiler.is_exporting():  # four axes, which ONNX Runtime does not merge with a change of layout before it
+        x = x.reshape(b * (hp // wy), wy, wp // wx, wx * c).transpose(1, 2)  # (B * Ky, Kx, wy, wx * C)
+        return x.reshape(-1, wy * wx, c)
     x = x.view(b, hp // wy, wy, wp // wx, wx, c).transpose(2, 3)  # (B, Ky, Kx, wy, wx, C)
     return x.reshape(-1, wy * wx, c)  # (B * K, N, C)
 
@@ -102,6 +105,9 @@ def window_reverse(windows: Tensor, window: tuple[int, int], padded: tuple[int, 
     wy, wx = window
     ky, kx = padded[0] // wy, padded[1] // wx
     c = windows.shape[-1]
+    if torch.compiler.is_exporting():
+        x = windows.reshape(-1, kx, wy, wx * c).transpose(1, 2)  # (B * Ky, wy, Kx, wx * C)
+        return x.reshape(-1, ky * wy, kx * wx, c)
     x = windows.view(-1, ky, kx, wy, wx, c).transpose(2, 3)  # (B, Ky, wy, Kx, wx, C)
     return x.reshape(-1, ky * wy, kx * wx, c)  # (B, Hp, Wp, C)
 

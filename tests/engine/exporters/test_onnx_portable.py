@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from engine.exporters.onnx_portable import fold_masks, order_gelu, sum_by_products
+from engine.exporters.onnx_portable import fold_masks, fold_weights, order_gelu, sum_by_products
 from engine.exporters.onnx_runtimes import RUNTIMES, choose_opset, lower_opset
 from utils.options.export import OPSETS, ExportOptions
 
@@ -61,6 +61,17 @@ def test_masks_become_floats_and_equal_ones_are_kept_once():
     assert operators(graph) == {"Add": 4}
     assert not any(item.data_type == BOOL for item in graph.graph.initializer)
     assert [len(item.dims) for item in graph.graph.initializer if item.name != "bias"] == [4]
+
+
+def test_weights_are_stored_in_the_shape_that_is_used():
+    nodes = [node("Unsqueeze", "w axes", "u"), node("Unsqueeze", "x axes", "xs"), node("Add", "xs u", "y")]
+    constants = {"w": np.float32([[1, 2], [3, 4]]), "axes": np.array([2, 3])}
+    graph, x = model(nodes, constants, [2, 2], [2, 2, 1, 1]), np.ones((2, 2), np.float32)
+    expected = run(graph, x)
+    fold_weights(graph)
+    np.testing.assert_array_equal(run(graph, x), expected)
+    assert operators(graph) == {"Unsqueeze": 1, "Add": 1}
+    assert sorted(item.name for item in graph.graph.initializer) == ["axes", "u"]
 
 
 def test_what_depends_on_the_image_is_not_folded():
