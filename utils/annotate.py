@@ -459,7 +459,7 @@ def plot_images(
     mosaic = np.full((rows * h, columns * w, 3), 255, np.uint8)
     for i in range(n):
         image = images[i] if images.dtype == np.uint8 else images[i].round().clip(0, 255).astype(np.uint8)
-        image = cv2.resize(cv2.merge(image[::-1]), (w, h), interpolation=cv2.INTER_AREA)  # (h, w, 3), BGR
+        image = cv2.resize(cv2.merge([*image[::-1]]), (w, h), interpolation=cv2.INTER_AREA)  # (h, w, 3), BGR
         tile = Annotator(image[: h - gap, : w - gap], line_width=2, font_size=max(min(h, w) // 36, 11))
         _draw_targets(tile, targets[targets[:, 0] == i, 1:], names, h, w, conf_thres)
         if paths is not None:

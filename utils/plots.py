@@ -183,7 +183,7 @@ def _saved_figure(file: str | Path, width: float, height: float, dpi: int = 150)
         # not given to the figure, which would draw twice to save once
         ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.12).execute(figure)
         data = BytesIO()
-        figure.savefig(data, dpi=dpi, format=Path(file).suffix[1:], pil_kwargs={"compress_level": 1})
+        figure.savefig(data, dpi=dpi, format=Path(file).suffix[1:])
     write_whole(file, data.getvalue())
 
 

@@ -86,6 +86,12 @@ def test_files_are_written(name, tmp_path):
         assert (tmp_path / "labels_correlogram.jpg").read_bytes().startswith(start)
 
 
+@pytest.mark.parametrize(("suffix", "start"), [("pdf", b"%PDF"), ("svg", b"<?xml")])
+def test_the_suffix_chooses_the_format(suffix, start, tmp_path):
+    plot_pr_curve(PX, [1 - PX], [[0.5] * 9], tmp_path / f"pr.{suffix}", ["cat"])
+    assert (tmp_path / f"pr.{suffix}").read_bytes().startswith(start)
+
+
 @pytest.mark.parametrize(
     ("name", "nc"),
     [("pr.png", 20), ("f1.png", 1), ("matrix.png", 1), ("matrix.png", 80), ("labels.jpg", 1), ("labels.jpg", 80)],
