@@ -52,15 +52,15 @@ class Rows:
 
     def add(self, *columns: np.ndarray) -> None:
         """Append rows: of each column an array (N, ...), of the type that the first ones have."""
-        end = self._count + len(columns[0])
+        start, end = self._count, self._count + len(columns[0])
         if not self._columns:
             self._columns = [np.empty((0, *column.shape[1:]), column.dtype) for column in columns]
         if end > len(self._columns[0]):
             for i, old in enumerate(self._columns):
                 self._columns[i] = np.empty((max(end, 2 * len(old)), *old.shape[1:]), old.dtype)
-                self._columns[i][: self._count] = old[: self._count]
+                self._columns[i][:start] = old[:start]
         for column, new in zip(self._columns, columns, strict=True):
-            column[self._count : end] = new
+            column[start:end] = new
         self._count = end
 
     def columns(self) -> list[np.ndarray]:
@@ -127,12 +127,13 @@ def match_labels(found: np.ndarray, true: np.ndarray, levels: np.ndarray) -> tup
     correct = np.zeros((len(found), len(levels)), dtype=bool)  # (D, T)
     best_label = np.zeros(len(found), dtype=np.intp)
     if len(true) and len(found):
-        best_iou = np.zeros((len(found), 1), np.result_type(found, true))
+        best_iou = np.zeros(len(found), found.dtype)  # (D,)
         for rows, iou in iou_tables(found[:, :4], true[:, 1:5]):
             iou[found[rows, 5:6] != true[:, 0]] = 0
-            best_label[rows] = iou.argmax(1)
-            best_iou[rows] = np.take_along_axis(iou, best_label[rows, None], 1)
-        number, level = (best_iou >= levels).nonzero()  # pairs of detection and threshold, the first detection first
+            best_label[rows], best_iou[rows] = iou.argmax(1), iou.max(1)
+        number, level = (
+            best_iou[:, None] >= levels
+        ).nonzero()  # pairs of detection and threshold, the first detection first
         first = np.full((len(true), len(levels)), -1)  # (M, T)
         first[best_label[number[::-1]], level[::-1]] = number[::-1]  # of repeated indices NumPy keeps the last
         label, level = (first >= 0).nonzero()
@@ -560,8 +561,9 @@ class ConfusionMatrix:
         """Give each of M labels its detection among boxes, or -1; (M,). Of equal IoU the less confident one wins."""
         owner = np.full(len(labels), -1)
         if len(boxes) and len(labels):
-            tables = [(iou.argmax(1), iou.max(1)) for _, iou in iou_tables(boxes, labels)]
-            label, best = map(np.concatenate, zip(*tables, strict=True))  # (D,), (D,)
+            label, best = np.zeros(len(boxes), np.intp), np.zeros(len(boxes), boxes.dtype)
+            for rows, iou in iou_tables(boxes, labels):
+                label[rows], best[rows] = iou.argmax(1), iou.max(1)
             rising = np.argsort(best, kind="stable")
             rising = rising[best[rising] > self.iou_thres]
             owner[label[rising]] = rising  # of repeated indices NumPy keeps the last, here the highest IoU

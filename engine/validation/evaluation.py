@@ -1,5 +1,6 @@
 """Validation on a loader: model and NMS on each batch, counts for the metrics, the table and the plots."""
 
+from array import array
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -297,7 +298,7 @@ class Tally:
         self.seen = 0
         self.confusion = ConfusionMatrix(nc, self.deployment.conf)
         self._labels, self._scored, self._shown = Rows(), Rows(), Rows()  # see `add`
-        self._counts = Rows()  # of each image: labels, boxes of `_scored`, boxes of `_shown`
+        self._counts = array("q")  # of each image: labels, boxes of `_scored`, boxes of `_shown`
 
     def add(self, result: ImageResult) -> None:
         """Count one image."""
@@ -315,7 +316,7 @@ class Tally:
             kinds, targets = judge(shown, labels, right)
             targets[targets >= 0] += len(self._labels)  # the label among all so far
             of_shown += [kinds, targets, box_area(shown[:, :4])]
-        self._counts.add(np.array([[len(labels), len(found), len(shown)]]))
+        self._counts.extend((len(labels), len(found), len(shown)))
         self._labels.add(*of_labels)
         self._scored.add(*of_found)
         self._shown.add(*of_shown)
@@ -323,7 +324,7 @@ class Tally:
     def detected(self) -> Detected:
         """Return the boxes that are shown of all images so far, at least one."""
         right, conf, classes = self._shown.columns()[:3]
-        labels_of, _, boxes_of = self._counts.columns()[0].T
+        labels_of, _, boxes_of = np.array(self._counts).reshape(-1, 3).T
         labels = self._labels.columns()[0]
         return Detected(right, conf, classes, labels, boxes_of, labels_of, self.deployment.lowest)
 
@@ -345,7 +346,7 @@ class Tally:
 
     def spread(self) -> tuple[float, float]:
         """Return the range that mAP50-95 has with other images as good as these; see `map_spread`."""
-        labels_of, boxes_of, _ = self._counts.columns()[0].T
+        labels_of, boxes_of, _ = np.array(self._counts).reshape(-1, 3).T
         parts = [np.split(column, boxes_of.cumsum()[:-1]) for column in self._scored.columns()[:3]]
         parts.append(np.split(self._labels.columns()[0], labels_of.cumsum()[:-1]))
         return map_spread(list(zip(*parts, strict=True)))
