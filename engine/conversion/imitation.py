@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from models.weights.twin import run_layers
 from models.yolo import DetectionModel
 from utils.console import LOGGER
-from utils.optim import DECAY, param_groups, warmup_cosine
+from utils.optim import DECAY, AdamW, param_groups, warmup_cosine
 
 RATE = 0.02  # peak of the learning rate
 WARMUP, LAST_RATE = 0.1, 0.01  # fraction of the steps in which the rate rises; fraction of the peak at the end
@@ -150,7 +150,7 @@ class Imitation:
         self.weights = [onward_weight(teacher.model[layer]) for layer in layers]
         self.optimizer = self.make_optimizer()
 
-    def make_optimizer(self) -> torch.optim.AdamW:
+    def make_optimizer(self) -> AdamW:
         """Return a new optimizer of the stages."""
         outputs = {
             id(p): scale
@@ -163,7 +163,7 @@ class Imitation:
         for kind, parameters in enumerate(param_groups(self.stages)):
             for p in parameters:
                 groups.setdefault((WEIGHT_DECAY * (kind == DECAY), outputs.get(id(p), 1.0)), []).append(p)
-        return torch.optim.AdamW(
+        return AdamW(
             [{"params": params, "weight_decay": decay, "scale": scale} for (decay, scale), params in groups.items()],
             betas=BETAS,
         )
