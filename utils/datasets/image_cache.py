@@ -19,8 +19,9 @@ from utils.console import LOGGER
 from utils.files import atomic_path, open_regular
 from utils.text import file_name
 
-HEADER = struct.Struct("<4sIIII")  # mark, height, width, channels, CRC-32 of the pixels
-MARKS = {b"yim1": np.uint8, b"yim2": np.uint16, b"yim4": np.float32}
+HEADER = struct.Struct("<4sIIII")  # mark, height, width, channels, `checksum`
+MARKS = {b"yis1": np.uint8, b"yis2": np.uint16, b"yis4": np.float32}
+PAGE = 4096  # bytes
 CACHED = re.compile(r"[0-9a-f]{32}\.raw")  # names of the files
 
 
@@ -93,6 +94,20 @@ def cache_kind(cache: bool | str | None) -> str | None:
     if kind not in (None, "ram", "disk"):
         raise ValueError(f"cache is {cache!r}; allowed are ram and disk")
     return kind
+
+
+def checksum(pixels: np.ndarray) -> int:
+    """Return the CRC-32 of the sums of the 8-byte numbers of each page, and of the bytes after the last whole page.
+
+    It takes a tenth of the time of a CRC-32 of all bytes, which takes longer than to read them, and shows what happens
+    to files: bytes that changed, pages that are missing, empty or in another place.
+
+    Args:
+        pixels: (N,) uint8.
+    """
+    whole = len(pixels) // PAGE * PAGE
+    sums = pixels[:whole].view(np.uint64).reshape(-1, PAGE // 8).sum(1)
+    return zlib.crc32(pixels[whole:], zlib.crc32(sums))
 
 
 class ImageCache:
@@ -228,7 +243,8 @@ class ImageCache:
         image = make()
         with suppress(OSError), atomic_path(file) as tmp:
             mark = next(mark for mark, kind in MARKS.items() if image.dtype == kind)
-            tmp.write_bytes(HEADER.pack(mark, *image.shape, zlib.crc32(image)) + image.tobytes())
+            pixels = image.tobytes()
+            tmp.write_bytes(HEADER.pack(mark, *image.shape, checksum(np.frombuffer(pixels, np.uint8))) + pixels)
         return image
 
     @staticmethod
@@ -245,7 +261,7 @@ class ImageCache:
         if len(head) != HEADER.size or len(pixels) != count:
             return None
         # the checksum catches what a complete write cannot prevent: a failing disk, a file edited by others
-        mark, *found, checksum = HEADER.unpack(head.tobytes())
-        if mark not in MARKS or tuple(found) != shape or zlib.crc32(pixels) != checksum:
+        mark, *found, expected = HEADER.unpack(head.tobytes())
+        if mark not in MARKS or tuple(found) != shape or checksum(pixels) != expected:
             return None
         return pixels.view(kind).reshape(shape)

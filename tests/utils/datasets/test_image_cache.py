@@ -6,7 +6,7 @@ import shutil
 import numpy as np
 import pytest
 
-from utils.datasets.image_cache import HEADER, ImageCache, cgroup_folders, cgroup_room
+from utils.datasets.image_cache import HEADER, PAGE, ImageCache, cgroup_folders, cgroup_room, checksum
 
 SHAPE = (6, 5)
 
@@ -51,6 +51,22 @@ def test_damaged_file_is_made_again(tmp_path, source, damage):
     assert make.calls == 2
     cache.get(str(source), SHAPE, make)
     assert make.calls == 2
+
+
+@pytest.mark.parametrize("size", [0, 5, PAGE, 3 * PAGE, 3 * PAGE + 5])
+def test_checksum_shows_what_happens_to_files(size):
+    pixels = np.random.default_rng(0).integers(0, 256, size, np.uint8)
+    changed = []
+    for k in {0, size // 2, size - 1} if size else ():
+        other = pixels.copy()
+        other[k] ^= 1
+        changed.append(other)
+    if size > PAGE:
+        changed += [np.roll(pixels, PAGE), np.where(np.arange(size) < PAGE, 0, pixels).astype(np.uint8)]
+    sums = {checksum(pixels), *map(checksum, changed)}
+    assert len(sums) == 1 + len(changed)
+    assert checksum(pixels.copy()) == checksum(pixels)
+    assert all(0 <= value < 2**32 for value in sums)
 
 
 def test_changed_source_and_other_variant_have_files_of_their_own(tmp_path, source):
