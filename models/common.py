@@ -233,7 +233,8 @@ class WindowAttention(nn.Module):
         windows, n, c = x.shape
         # keys have no bias, as published: with the dot product it would add one number to all logits of a query
         qkv_bias = torch.cat((self.q_bias, torch.zeros_like(self.q_bias), self.v_bias))
-        qkv = F.linear(x, self.qkv.weight, qkv_bias).view(windows, n, 3, self.heads, c // self.heads)
+        # rows, as ONNX Runtime joins product and bias of two axes only where sizes are dynamic
+        qkv = F.linear(x.reshape(-1, c), self.qkv.weight, qkv_bias).view(windows, n, 3, self.heads, c // self.heads)
         in_sequence = self.sequential and windows > self.sequential
         with autocast_off(x.device.type):
             factor, bias = self.constants()
@@ -246,7 +247,7 @@ class WindowAttention(nn.Module):
                 qkv = qkv.permute(2, 0, 3, 1, 4).contiguous()  # (3, B * K, h, N, d)
                 attend = partial(self.attend, factor=factor, bias=bias)
                 x = attend_in_sequence(attend, qkv, blocked, self.sequential) if in_sequence else attend(qkv, blocked)
-        return self.proj(x.transpose(1, 2).reshape(windows, n, c))
+        return self.proj(x.transpose(1, 2).reshape(-1, c)).view(windows, n, c)
 
     def extra_repr(self) -> str:
         """Return the arguments that `print(model)` shows."""
