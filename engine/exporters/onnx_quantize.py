@@ -31,7 +31,8 @@ def quantize(
     symmetric int8 before it only. Biases stay float32, as TensorRT refuses quantised ones.
 
     Float32 stay: what is no convolution (attention, normalisation, decoding); convolutions that read few
-    channels, such as the first and depth-wise ones; and the last ones, whose outputs are pixels and scores.
+    channels, such as the first and depth-wise ones; the last ones, whose outputs are pixels and scores; and those that
+    no activation follows, the linear layers in the MLP of a Swin block.
 
     Args:
         model: float32 graph with the input `images`.
@@ -95,6 +96,10 @@ class _Writer:
     def __init__(self, graph: Any, signed: bool) -> None:
         self.graph, self.signed = graph, signed
         self.weights = {item.name: item for item in graph.initializer}
+        self.readers: dict[str, set[str]] = {}
+        for node in graph.node:
+            for name in node.input:
+                self.readers.setdefault(name, set()).add(node.op_type)
         last = last_convolutions(graph)
         self.chosen = [node for node in graph.node if node.op_type == "Conv" and self._suits(node, last)]
         inputs = [node.input[0] for node in self.chosen]
@@ -102,7 +107,8 @@ class _Writer:
 
     def _suits(self, node: Any, last: set[str]) -> bool:
         weight = self.weights.get(node.input[1])
-        return weight is not None and weight.dims[1] >= FEWEST_INPUTS and node.output[0] not in last
+        linear = self.readers.get(node.output[0], set()) <= {"Conv", "Transpose"}  # of the MLP of a Swin block
+        return weight is not None and weight.dims[1] >= FEWEST_INPUTS and node.output[0] not in last and not linear
 
     def rewrite(self, ranges: dict[str, Range]) -> None:
         """Add the nodes, given the ranges of `tensors`."""
