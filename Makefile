@@ -20,7 +20,7 @@ demo: $(VENV)/.installed
 	  --hyp data/hyps/hyp.demo.yaml --epochs $(DEMO_EPOCHS) --name demo
 	@best=$$(ls -t runs/train/demo*/weights/best.pt | head -n 1); set -- data/demo/images/val/*; \
 	$(BIN)/python detect.py --weights "$$best" --source "$$1" "$$2" --img 160 --conf 0.45 --name demo --exist-ok && \
-	printf '%s\n' '' 'What was found, in two images:' "  runs/detect/demo/$${1##*/}" "  runs/detect/demo/$${2##*/}" \
+	printf '%s\n' '' 'Two images with what was found drawn in:' "  runs/detect/demo/$${1##*/}" "  runs/detect/demo/$${2##*/}" \
 	  'To go on by hand:' '  . $(BIN)/activate'
 
 test: $(VENV)/.installed-dev

@@ -14,7 +14,7 @@ DOORS = {
     "torch.hub.load": ("benchmarks/gpu/programs.py", "examples/sahi/detect.py"),  # of this folder, source="local"
     "torch.hub.load_state_dict_from_url": (),
     "torch.hub.download_url_to_file": (),  # has no deadline: utils/downloads/__init__.py
-    "torch.ops.load_library": (),
+    "torch.ops.load_library": ("utils/nms.py",),  # the library inside the installed torchvision
     "torch._C.import_ir_module": (),
     "torch._C.import_ir_module_from_buffer": (),
     "torch._C._load_for_lite_interpreter": (),
