@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from copy import deepcopy
 from time import perf_counter
 from typing import Any, TypeVar
 
@@ -74,8 +75,17 @@ COUNTERS: dict[
 }
 
 
+def meta_copy(module: nn.Module) -> nn.Module:
+    """Copy a module without its storage: parameters and buffers of the copy are on the meta device."""
+    memo: dict[int, Tensor] = {}
+    for tensor in [*module.parameters(), *module.buffers()]:
+        empty = torch.empty_like(tensor, device="meta")
+        memo[id(tensor)] = nn.Parameter(empty, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else empty
+    return deepcopy(module, memo)
+
+
 @torch.no_grad()
-def run_empty(model: nn.Module, channels: int, size: tuple[int, int], run: Callable[[Tensor], Result]) -> Result:
+def run_empty(model: nn.Module, channels: int, size: tuple[int, int], run: Callable[[Any, Tensor], Result]) -> Result:
     """Run a module for the shapes of its maps alone, in training mode; it stays as it was.
 
     An empty batch has all shapes, costs no arithmetic, and needs none of the compiler that PyTorch loads for its first
@@ -85,8 +95,9 @@ def run_empty(model: nn.Module, channels: int, size: tuple[int, int], run: Calla
         model: any module on (B, channels, height, width).
         channels: of the images.
         size: height and width of the images, pixels.
-        run: takes the images, (0, channels, height, width), and runs the module; what it returns is returned. Where
-            that fails it is called again with one black image: not every module takes an empty batch.
+        run: takes the module and the images, (0, channels, height, width); what it returns is returned. Where that
+            fails it is called again with a copy and one image on the meta device: not every module takes an empty
+            batch, and a map of one image may need any memory where an untrusted table names its layers.
     """
     kept: list[Any] = [module for module in model.modules() if isinstance(module, KEEP_SHAPE)]
     modes = [(module, module.training) for module in model.modules()]
@@ -95,9 +106,9 @@ def run_empty(model: nn.Module, channels: int, size: tuple[int, int], run: Calla
     for module in kept:
         module.forward = lambda x: x
     try:
-        return run(like.new_zeros(0, channels, *size))
+        return run(model, like.new_zeros(0, channels, *size))
     except (IndexError, RuntimeError, TypeError, ValueError):
-        return run(like.new_zeros(1, channels, *size))
+        return run(meta_copy(model), like.new_zeros(1, channels, *size, device="meta"))
     finally:
         for module in kept:
             del module.forward
@@ -116,7 +127,7 @@ def count_gflops(model: nn.Module, imgsz: tuple[int, int], channels: int) -> flo
         channels: channels of the image.
     """
 
-    def run(images: Tensor) -> int:
+    def run(model: nn.Module, images: Tensor) -> int:
         macs: list[int] = []
         hooks = []
 

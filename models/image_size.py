@@ -20,7 +20,7 @@ def find_strides(model: nn.Module, channels: int) -> list[float]:
     Raises:
         IndexError, RuntimeError, TypeError, ValueError: the layers do not fit together.
     """
-    return [256 / y.shape[-2] for y in run_empty(model, channels, (256, 256), model)]
+    return [256 / y.shape[-2] for y in run_empty(model, channels, (256, 256), lambda probe, images: probe(images))]
 
 
 def input_stride(stride: Tensor | int) -> int:

@@ -178,6 +178,12 @@ def test_pieces_are_the_lists_that_they_are_made_of():
     taken = pieces.take(order)
     lists[4] = []
     assert [[p.tolist() for p in part] for part in taken] == [[p.tolist() for p in lists[i]] for i in order]
+    pieces[10:12] = [lists[0], []]
+    lists[10:12] = [lists[0], []]
+    for joined, expected in ((pieces + lists, lists + lists), ([] + pieces, lists), (pieces + taken, [*lists, *taken])):
+        assert [[p.tolist() for p in part] for part in joined] == [[p.tolist() for p in part] for part in expected]
+    with pytest.raises(ValueError, match="shorter"):
+        pieces[0:2] = [[]]
     for i in (30, -31):
         with pytest.raises(IndexError):
             pieces[i]

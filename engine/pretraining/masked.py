@@ -36,7 +36,7 @@ class MaskedImageModel(nn.Module):
         super().__init__()
         channels, size = detector.yaml["ch"], 256
         self.layers = len(detector.yaml["backbone"])
-        map_ = run_empty(detector, channels, (size, size), lambda images: self.last_map(detector, images))
+        map_ = run_empty(detector, channels, (size, size), self.last_map)
         self.stride = size // map_.shape[-1]
         self.backbone = detector.model[: self.layers]
         self.token = nn.Parameter(torch.full((1, channels, 1, 1), FILL / 255))

@@ -254,8 +254,8 @@ def map_sides(model: DetectionModel, imgsz: int) -> list[int]:
     """Return the side of the map that each layer of the backbone gives, in cells, for square images."""
     layers = len(model.yaml["backbone"])
 
-    def run(images: Tensor) -> list[int]:
-        return [output.shape[-1] for _, output in run_layers(model, images, layers)]
+    def run(probe: DetectionModel, images: Tensor) -> list[int]:
+        return [output.shape[-1] for _, output in run_layers(probe, images, layers)]
 
     return run_empty(model, model.yaml["ch"], (imgsz, imgsz), run)
 

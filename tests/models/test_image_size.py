@@ -30,7 +30,9 @@ def test_image_size_must_be_positive(size):
 
 
 class Maps(nn.Module):
-    """Maps of strides 8 and 16; the rows of `fold` are counted by a view."""
+    """Maps of strides 8 and 16; the rows of `fold` are counted by a view. `every` run is kept, of copies too."""
+
+    every: list = []
 
     def __init__(self, fold=False, channels=3):
         super().__init__()
@@ -39,6 +41,7 @@ class Maps(nn.Module):
 
     def forward(self, x):
         self.seen.append((len(x), x.device.type))
+        self.every.append((len(x), x.device.type))
         x = self.norm(self.conv(x))
         b, c, h, w = x.shape
         x = x.view(b, c, -1, w) if self.fold else x
@@ -58,6 +61,7 @@ def test_strides_are_those_of_a_run_and_leave_the_statistics():
 def test_strides_of_a_block_that_takes_no_empty_batch():
     model = Maps(fold=True)
     assert find_strides(model, 3) == [8, 16]
+    assert Maps.every[-2:] == [(0, "cpu"), (1, "meta")]  # a large map takes no memory
     assert {tensor.device.type for tensor in model.state_dict().values()} == {"cpu"}
 
 

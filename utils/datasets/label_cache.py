@@ -74,8 +74,17 @@ class Pieces(Sequence[Any]):
         end = int(self.ends[i])
         return self.whole[end - int(self.lengths[i]) : end]
 
-    def __setitem__(self, i: int, value: Any) -> None:
-        self._changed[range(len(self))[i]] = value
+    def __setitem__(self, i: Any, value: Any) -> None:
+        places = range(len(self))[i]
+        if isinstance(places, int):
+            places, value = [places], [value]
+        self._changed.update(zip(places, value, strict=True))
+
+    def __add__(self, other: Sequence[Any]) -> list[Any]:
+        return [*self, *other]
+
+    def __radd__(self, other: Sequence[Any]) -> list[Any]:
+        return [*other, *self]
 
     def take(self, order: np.ndarray) -> "Pieces":
         """Return the parts of these numbers, in this order, as a copy."""
