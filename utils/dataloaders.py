@@ -57,7 +57,6 @@ from utils.datasets.images import IMG_FORMATS as IMG_FORMATS
 from utils.datasets.images import VID_FORMATS as VID_FORMATS
 from utils.datasets.images import decode_image, log_left_out, pixel_bytes, read_pixels
 from utils.datasets.images import exif_size as exif_size
-from utils.datasets.label_cache import Pieces
 from utils.datasets.lists import autosplit as autosplit
 from utils.datasets.lists import get_hash as get_hash
 from utils.datasets.lists import img2label_paths as img2label_paths
@@ -108,23 +107,20 @@ class LoadImagesAndLabels(Dataset):
         overlap: of the tiles, see `tile_grid`.
 
     Attributes:
-        im_files, label_files: N paths.
+        n, im_files, label_files: number of images, and N paths.
         pixels: `PixelFormat` of the images.
         found: the `LabelSet` of the whole images.
         samples: what each of them shows (`Samples`).
         img_size, frame: the largest side of a sample, and (height, width) of samples not of `batch_shapes`.
-        pad: of `batch_shapes`, in strides.
         labels: N arrays (M, 5) float32 `[class, xywhn]`, relative to the original image, as `Pieces`.
         segments: N lists of polygons (P, 2) xyn, one per label, or empty (`labels.Verified`). Likewise.
         shapes: (N, 2) int, original width and height.
         messages: problems of single files (`LabelSet`).
-        n: number of images.
         indices: which image each sample is of. Workers see a change when they start, so not those that are kept.
         batch: (N,) int, the batch of each image in order.
         mosaic: samples may be mosaics. Workers see a change only if it is made before they start.
-        close_at: epoch from which on there are none, nor mixup and copy-paste, which build on them; None for never. Set
-            it before the workers start, too.
-        batch_shapes: (batches, 2) int (height, width) with `rect`, else None.
+        close_at: epoch from which on there are none, nor mixup and copy-paste; None for never. Set it before, too.
+        batch_shapes: (batches, 2) int (height, width) with `rect`, else None. `pad` is that of them, in strides.
 
     Raises:
         FileNotFoundError, ValueError: from `dataset.load_labels`; also if `augment` comes without `hyp` or without a
@@ -170,8 +166,7 @@ class LoadImagesAndLabels(Dataset):
         self.pixels = pixels_of(path)
         self.found = found = load_labels(path, nc=None if single_cls else nc, prefix=prefix)
         if single_cls:
-            labels = found.labels.whole
-            found.labels = Pieces(np.concatenate((labels[:, :1] * 0, labels[:, 1:]), 1), found.labels.lengths)
+            found.labels.whole = found.labels.whole * np.float32([0, 1, 1, 1, 1])
         self.samples = cut_into_tiles(found, tile, overlap, seed, prefix) if tile else whole_images(found)
         self.im_files, self.label_files = self.samples.of(found.im_files), self.samples.of(found.label_files)
         self.messages = found.messages
