@@ -100,6 +100,7 @@ def run_empty(model: nn.Module, channels: int, size: tuple[int, int], run: Calla
             batch, and a map of one image may need any memory where an untrusted table names its layers.
     """
     kept: list[Any] = [module for module in model.modules() if isinstance(module, KEEP_SHAPE)]
+    replaced = [vars(module).get("forward") for module in kept]  # somebody's own, on this module alone
     modes = [(module, module.training) for module in model.modules()]
     like = next((p for p in model.parameters() if p.is_floating_point()), torch.zeros(0))
     model.train()
@@ -110,8 +111,11 @@ def run_empty(model: nn.Module, channels: int, size: tuple[int, int], run: Calla
     except (IndexError, RuntimeError, TypeError, ValueError):
         return run(meta_copy(model), like.new_zeros(1, channels, *size, device="meta"))
     finally:
-        for module in kept:
-            del module.forward
+        for module, forward in zip(kept, replaced, strict=True):
+            if forward is None:
+                del module.forward
+            else:
+                module.forward = forward
         for module, training in modes:
             module.training = training
 

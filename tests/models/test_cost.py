@@ -161,6 +161,14 @@ def test_counting_changes_nothing():
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
+def test_counting_leaves_a_forward_of_the_users_own():
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8))
+    own = model[1].forward = mock.Mock(side_effect=lambda x: x)
+    count_gflops(model, (32, 32), 3)
+    assert model[1].forward is own
+    own.assert_not_called()
+
+
 def test_cost_grows_with_the_area():
     model = on_meta("yolov5n")
     assert model.gflops(320) == pytest.approx(gflops("yolov5n") / 4)
